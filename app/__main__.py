@@ -1,0 +1,81 @@
+"""``python -m app``: read the settings, run the server, tell how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from pydantic import ValidationError
+
+from app import logs
+from app.main import create_app
+from app.settings import Settings
+
+log = logging.getLogger("app")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but SIGTERM and SIGINT end in exit code 0: a clean stop is no failure."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.failed: str | None = None
+
+    def stop(self) -> None:
+        """Stop accepting, let accepted requests finish; at a second call, wait no longer."""
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+    def fail(self, problem: str) -> None:
+        """End with an error."""
+        self.failed = problem
+        self.should_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        yield
+
+
+def main() -> int:
+    """Serve until a signal; return the exit code."""
+    try:
+        settings = Settings(_cli_parse_args=True)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(map(str, problem["loc"]))
+            print(f"setting {name}: {problem['msg']}", file=sys.stderr)
+        return 2
+    logs.set_up(settings.log_level)
+
+    def fail(problem: str) -> None:
+        server.fail(problem)
+
+    app = create_app(settings, fail)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.drain_seconds),
+    )
+    server = _Server(config)
+    server.run()
+    if server.failed is not None:
+        log.error("cannot serve: %s", server.failed)
+        return 1
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""The scoring endpoints, straight on ASGI: bytes in, bytes out, no framework between.
+
+They stand in front of the application's middleware, so they do for themselves what every
+answer needs: limits, request ids, metrics, the one error shape.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from itertools import count
+from time import perf_counter
+from typing import Any, Protocol
+
+import msgspec
+
+from app.decoding import decode, predict_decoder, rank_decoder
+from app.errors import (
+    Detail,
+    Invalid,
+    ServiceError,
+    TooLarge,
+    Undecodable,
+    WrongMediaType,
+)
+from app.metrics import Metrics
+from app.scorer import Scorer
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+BODY_SECONDS = 30.0
+"""How long a body may take to arrive after its first part."""
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_KSERVE = re.compile(r"/v1/models/[^/:]+:predict")
+_JSON = (b"content-type", b"application/json")
+log = logging.getLogger(__name__)
+
+
+class ClientGone(Exception):
+    """The caller closed its connection; nobody waits for an answer."""
+
+
+class HasScorer(Protocol):
+    """Where the scorer in use is found, once there is one."""
+
+    @property
+    def scorer(self) -> Scorer:
+        """The scorer of the bundle in use.
+
+        Raises:
+            NotReady: there is none.
+        """
+        ...
+
+
+class ScoringEndpoints:
+    """``POST /predict``, ``/rank`` and ``/v1/models/{name}:predict``."""
+
+    def __init__(
+        self, state: HasScorer, metrics: Metrics, deadline: float, max_body_bytes: int
+    ) -> None:
+        self._state = state
+        self._metrics = metrics
+        self._deadline = deadline
+        self._max_body_bytes = max_body_bytes
+        self._prefix = os.urandom(6).hex()
+        self._number = count(1)
+        self.predict = self._endpoint("predict", self._predict)
+        self.rank = self._endpoint("rank", self._rank)
+
+    def find(self, path: str) -> Endpoint | None:
+        """Return the endpoint at a path."""
+        if path == "/predict":
+            return self.predict
+        if path == "/rank":
+            return self.rank
+        if path.startswith("/v1/models/") and _KSERVE.fullmatch(path):
+            return self.predict
+        return None
+
+    async def _predict(self, body: bytes, deadline: float, departed: Callable[[], bool]) -> bytes:
+        scorer = self._state.scorer
+        scores = await scorer.predict(decode(predict_decoder, body), deadline, departed)
+        numbers = ",".join(map("%.9g".__mod__, scores.score.tolist()))
+        return f'{{"predictions":[{numbers}],"version":"{scorer.version}"}}'.encode()
+
+    async def _rank(self, body: bytes, deadline: float, departed: Callable[[], bool]) -> bytes:
+        scorer = self._state.scorer
+        request = decode(rank_decoder, body)
+        scores, order = await scorer.rank(request, deadline, departed)
+        best = scores.score[order].tolist()
+        ids: Iterable[int | str | None]
+        if isinstance(request.candidates, list):
+            ids = [request.candidates[index].id for index in order]
+        elif request.candidates.id is not None:
+            ids = [request.candidates.id[index] for index in order]
+        else:
+            ids = [None] * len(order)
+        places = ",".join(
+            '{"index":%d,%s"score":%.9g}' % (index, _id_member(identity), score)
+            for index, identity, score in zip(order, ids, best, strict=True)
+        )
+        return f'{{"ranking":[{places}],"version":"{scorer.version}"}}'.encode()
+
+    def _endpoint(
+        self,
+        route: str,
+        answer: Callable[[bytes, float, Callable[[], bool]], Awaitable[bytes]],
+    ) -> Endpoint:
+        """Wrap a handler with reading, limits, metrics and errors."""
+        metrics = self._metrics
+        seconds = metrics.latency.labels(route)
+        outcomes = {
+            status: metrics.requests.labels(route, status)
+            for status in ("200", "400", "413", "415", "422", "429", "500", "503", "504", "gone")
+        }
+
+        async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+            start = perf_counter()
+            request_id = b""
+            extra: list[tuple[bytes, bytes]] = []
+            try:
+                request_id = self._request_id(scope)
+                timeout = self._read_head(scope)
+                deadline = asyncio.get_running_loop().time() + timeout
+                body = await self._read_body(receive)
+                status, payload = 200, await answer(body, deadline, _departure(receive))
+            except ServiceError as error:
+                status, payload = error.status, msgspec.json.encode(error.body())
+                extra = [(k.encode(), v.encode()) for k, v in error.headers.items()]
+                if status == 413:
+                    # What is left of the body will not be read.
+                    extra.append((b"connection", b"close"))
+            except ClientGone:
+                outcomes["gone"].inc()
+                return
+            except Exception:
+                log.exception("request %s failed", request_id.decode())
+                status, payload = 500, msgspec.json.encode(ServiceError("internal error").body())
+            seconds.observe(perf_counter() - start)
+            outcomes[str(status)].inc()
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": status,
+                    "headers": [
+                        _JSON,
+                        (b"content-length", b"%d" % len(payload)),
+                        (b"x-request-id", request_id),
+                        *extra,
+                    ],
+                }
+            )
+            await send({"type": "http.response.body", "body": payload})
+
+        return endpoint
+
+    def _request_id(self, scope: Scope) -> bytes:
+        """Return the caller's request id if it is plain ASCII of at most 128, else a new one."""
+        for name, value in scope["headers"]:
+            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+                return bytes(value)
+        return b"%s-%x" % (self._prefix.encode(), next(self._number))
+
+    def _read_head(self, scope: Scope) -> float:
+        """Check the headers; return the seconds that the request has."""
+        timeout = self._deadline
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                if int(value) > self._max_body_bytes:
+                    raise TooLarge(f"the body is over {self._max_body_bytes} bytes")
+            elif name == b"content-type":
+                media = value.split(b";")[0].strip().lower()
+                if media != b"application/json" and not media.endswith(b"+json"):
+                    raise WrongMediaType("the body must be application/json")
+            elif name == b"content-encoding":
+                if value.strip().lower() not in (b"", b"identity"):
+                    raise WrongMediaType("compressed bodies are not read")
+            elif name == b"x-request-timeout-ms":
+                timeout = min(timeout, _timeout(value))
+        return timeout
+
+    async def _read_body(self, receive: Receive) -> bytes:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body", False):
+            if len(body) > self._max_body_bytes:
+                raise TooLarge(f"the body is over {self._max_body_bytes} bytes")
+            return body
+        parts, size = [body], len(body)
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while message.get("more_body", False):
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGone
+                    part = message.get("body", b"")
+                    size += len(part)
+                    if size > self._max_body_bytes:
+                        raise TooLarge(f"the body is over {self._max_body_bytes} bytes")
+                    parts.append(part)
+        except TimeoutError:
+            raise Undecodable(f"the body did not arrive in {BODY_SECONDS:g} seconds") from None
+        return b"".join(parts)
+
+
+def _id_member(identity: int | str | None) -> str:
+    if identity is None:
+        return ""
+    return f'"id":{msgspec.json.encode(identity).decode()},'
+
+
+def _timeout(value: bytes) -> float:
+    if not re.fullmatch(rb"[0-9]{1,9}", value) or int(value) == 0:
+        raise Invalid(
+            "a header is invalid",
+            [Detail("X-Request-Timeout-Ms", "expected a whole number of milliseconds above 0")],
+        )
+    return int(value) / 1000
+
+
+def _departure(receive: Receive) -> Callable[[], bool]:
+    """Return a function that tells whether the caller has closed its connection.
+
+    uvicorn's ``receive`` belongs to an object that knows; asking it costs nothing, while
+    waiting for ``http.disconnect`` would cost a task for each request. Behind another server
+    nobody counts as departed before their deadline.
+    """
+    cycle = getattr(receive, "__self__", None)
+    if hasattr(cycle, "disconnected"):
+        return lambda: bool(cycle.disconnected)  # type: ignore[union-attr]
+    return lambda: False

@@ -1,0 +1,331 @@
+"""Rows of concurrent callers → few engine runs.
+
+Continuous batching: nothing waits by default; a batch is what has gathered while the engine
+was busy. Rows are counted, not requests. Long lists are cut, and share each run with short
+requests, so that neither starves the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.batch import Batch, Scores, Scoring
+from app.errors import DeadlinePassed, EngineFailed, NotReady, Overloaded
+
+SWEEP_SECONDS = 0.05
+_INT = 4
+
+
+class Job:
+    """One caller's rows on their way through the queue.
+
+    ``contexts`` holds packed context rows, ``candidates`` the packed candidate rows one after
+    the other, ``row_context`` the context of each row (None: all have the first).
+    ``deadline`` is on the loop's clock; ``departed`` tells whether the caller has gone.
+    """
+
+    __slots__ = ("candidates", "contexts", "deadline", "departed", "done", "future", "logit",
+                 "row_context", "rows", "score", "taken")  # fmt: skip
+
+    def __init__(
+        self,
+        contexts: list[bytes],
+        candidates: bytes | memoryview,
+        rows: int,
+        row_context: list[int] | None,
+        deadline: float,
+        departed: Callable[[], bool],
+    ) -> None:
+        self.contexts = contexts
+        self.candidates = candidates
+        self.rows = rows
+        self.row_context = row_context
+        self.deadline = deadline
+        self.departed = departed
+        self.taken = 0
+        self.done = 0
+        self.logit: NDArray[np.float32] | None = None
+        self.score: NDArray[np.float32] | None = None
+        self.future: asyncio.Future[Scores] = asyncio.get_running_loop().create_future()
+
+    def deliver(self, start: int, scores: Scores) -> None:
+        """Take the scores of the rows from ``start`` on; answer when all are there."""
+        count = len(scores.logit)
+        if count == self.rows:
+            self.logit, self.score = scores.logit, scores.score
+        else:
+            if self.logit is None or self.score is None:
+                self.logit = np.empty(self.rows, np.float32)
+                self.score = np.empty(self.rows, np.float32)
+            self.logit[start : start + count] = scores.logit
+            self.score[start : start + count] = scores.score
+        self.done += count
+        if self.done == self.rows and not self.future.done():
+            if np.isfinite(self.logit).all():
+                self.future.set_result(Scores(self.logit, self.score))
+            else:
+                self.future.set_exception(EngineFailed("the engine gave a score that is no number"))
+
+    def fail(self, error: Exception) -> None:
+        """Answer with an error, unless the caller has its answer or has gone."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+Piece = tuple[Job, int, int]
+"""A job and the range of its rows that a batch holds."""
+
+
+class CostModel:
+    """Predicted seconds of a run, a + b·rows, fitted to what runs took.
+
+    Least squares with exponential forgetting; a and b never go below zero.
+    """
+
+    def __init__(self, decay: float = 0.98) -> None:
+        self._decay = decay
+        self._n = self._x = self._y = self._xx = self._xy = 0.0
+        self.base, self.per_row = 1e-4, 1e-5
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """Learn from one run."""
+        keep = self._decay
+        self._n = keep * self._n + 1
+        self._x = keep * self._x + rows
+        self._y = keep * self._y + seconds
+        self._xx = keep * self._xx + rows * rows
+        self._xy = keep * self._xy + rows * seconds
+        spread = self._n * self._xx - self._x * self._x
+        if spread > 1e-9 * self._n * self._xx:
+            slope = (self._n * self._xy - self._x * self._y) / spread
+            self.per_row = max(0.0, slope)
+        self.per_row = min(self.per_row, self._y / self._x)
+        self.base = max(0.0, (self._y - self.per_row * self._x) / self._n)
+
+    def seconds(self, rows: int, runs: int = 1) -> float:
+        """Predict how long ``rows`` rows take in ``runs`` runs."""
+        return self.base * runs + self.per_row * rows
+
+
+class MicroBatcher:
+    """Gathers rows and gives them to one engine, a batch at a time.
+
+    Use it as an async context manager; leaving it fails what still waits.
+    """
+
+    def __init__(
+        self,
+        engine: Scoring,
+        context_width: int,
+        candidate_width: int,
+        max_rows: int = 256,
+        max_queue_rows: int = 20_000,
+        linger: float = 0.0,
+        observe: Callable[[Batch, float], None] = lambda batch, seconds: None,
+    ) -> None:
+        self._engine = engine
+        self._context_width = context_width
+        self._candidate_width = candidate_width
+        self._max_rows = max_rows
+        self._max_queue_rows = max_queue_rows
+        self._linger = linger
+        self._observe = observe
+        self._small: deque[Job] = deque()
+        self._large: deque[Job] = deque()
+        self._running: list[Piece] = []
+        self._scheduled = False
+        self._closed = False
+        self.cost = CostModel()
+        self.queued_rows = 0
+        self.abandoned = 0
+
+    async def __aenter__(self) -> MicroBatcher:
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closed = True
+        self._sweeper.cancel()
+        for job in [*self._small, *self._large, *(piece[0] for piece in self._running)]:
+            job.fail(NotReady("the service is shutting down"))
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def admit(self, rows: int, deadline: float) -> None:
+        """Refuse rows that could not be scored in time.
+
+        Raises:
+            Overloaded: the queue is full, or the deadline is out of reach.
+        """
+        waiting = self.queued_rows + rows
+        runs = -(-waiting // self._max_rows)
+        wait = self.cost.seconds(waiting, runs)
+        if waiting > self._max_queue_rows and self.queued_rows:
+            raise Overloaded("the scoring queue is full", wait)
+        if self.queued_rows and self._loop.time() + wait > deadline:
+            raise Overloaded("the deadline is out of reach", wait)
+
+    async def submit(self, job: Job) -> Scores:
+        """Score a job's rows along with those of other callers.
+
+        Raises:
+            Overloaded: there is no room for it.
+            DeadlinePassed: its time ran out in the queue.
+            EngineFailed: the engine did not give its scores.
+        """
+        if self._closed:
+            raise NotReady("the service is shutting down")
+        if job.rows == 0:
+            return Scores(np.zeros(0, np.float32), np.zeros(0, np.float32))
+        self.admit(job.rows, job.deadline)
+        (self._small if job.rows <= self._max_rows // 4 else self._large).append(job)
+        self.queued_rows += job.rows
+        self._schedule()
+        return await job.future
+
+    def _schedule(self) -> None:
+        """Start a run soon; rows that arrive in the same turn of the loop join it."""
+        if not self._scheduled and not self._running:
+            self._scheduled = True
+            if self._linger:
+                self._loop.call_later(self._linger, self._run)
+            else:
+                self._loop.call_soon(self._run)
+
+    def _run(self) -> None:
+        self._scheduled = False
+        pieces = self._gather()
+        if not pieces:
+            return
+        self._running = pieces
+        self._thread.submit(self._work, pieces)
+
+    def _gather(self) -> list[Piece]:
+        """Take what the next run holds: half for each class while both wait."""
+        pieces: list[Piece] = []
+        share = self._max_rows // 2 if self._large else self._max_rows
+        left = self._max_rows - share + self._fill(self._small, pieces, share)
+        left = self._fill(self._large, pieces, left)
+        self._fill(self._small, pieces, left)
+        return pieces
+
+    def _fill(self, queue: deque[Job], pieces: list[Piece], room: int) -> int:
+        """Move rows from a queue into a batch; return the room that is left."""
+        now = self._loop.time()
+        while queue and room > 0:
+            job = queue[0]
+            if job.future.done() or job.departed() or now > job.deadline:
+                queue.popleft()
+                self._drop(job)
+                continue
+            start = job.taken
+            stop = min(job.rows, start + room)
+            pieces.append((job, start, stop))
+            job.taken = stop
+            self.queued_rows -= stop - start
+            room -= stop - start
+            if stop == job.rows:
+                queue.popleft()
+            else:
+                # Long lists take turns.
+                queue.rotate(-1)
+                break
+        return room
+
+    def _drop(self, job: Job) -> None:
+        """Forget the untaken rows of a job that nobody waits for, or whose time is over."""
+        self.queued_rows -= job.rows - job.taken
+        job.taken = job.rows
+        if not job.future.done():
+            job.fail(DeadlinePassed("the deadline passed before the rows were scored"))
+        self.abandoned += 1
+
+    def _assemble(self, pieces: list[Piece]) -> Batch:
+        """Lay the pieces' rows after each other; equal contexts become one."""
+        places: dict[bytes, int] = {}
+        row_context: list[int] = []
+        candidates: list[bytes | memoryview] = []
+        stride = self._candidate_width * _INT
+        for job, start, stop in pieces:
+            own = [places.setdefault(context, len(places)) for context in job.contexts]
+            if job.row_context is None:
+                row_context += own * (stop - start)
+            else:
+                row_context += [own[i] for i in job.row_context[start:stop]]
+            whole = stop - start == job.rows
+            candidates.append(
+                job.candidates
+                if whole
+                else memoryview(job.candidates)[start * stride : stop * stride]
+            )
+        return Batch(
+            np.frombuffer(b"".join(places), np.int32).reshape(-1, self._context_width),
+            np.frombuffer(b"".join(candidates), np.int32).reshape(-1, self._candidate_width),
+            np.array(row_context, np.int32),
+        )
+
+    def _work(self, pieces: list[Piece]) -> None:
+        """On the engine's thread: score, then hand the outcome back to the loop."""
+        outcome: Scores | Exception
+        batch: Batch | None = None
+        start = perf_counter()
+        try:
+            batch = self._assemble(pieces)
+            outcome = self._engine.score(batch)
+            if len(outcome.logit) != len(batch.candidate):
+                outcome = EngineFailed("the engine did not give one score for each row")
+        except Exception as error:
+            outcome = error
+        seconds = perf_counter() - start
+        self._loop.call_soon_threadsafe(self._finish, pieces, batch, outcome, seconds)
+
+    def _finish(
+        self,
+        pieces: list[Piece],
+        batch: Batch | None,
+        outcome: Scores | Exception,
+        seconds: float,
+    ) -> None:
+        """Answer every waiter of a run, then start the next one."""
+        self._running = []
+        if isinstance(outcome, Exception):
+            for job, _, _ in pieces:
+                job.fail(
+                    outcome if isinstance(outcome, EngineFailed)
+                    else EngineFailed(f"the engine failed: {type(outcome).__name__}")
+                )  # fmt: skip
+        elif batch is not None:
+            row = 0
+            for job, start, stop in pieces:
+                count = stop - start
+                job.deliver(
+                    start,
+                    Scores(outcome.logit[row : row + count], outcome.score[row : row + count]),
+                )
+                row += count
+            self.cost.observe(row, seconds)
+            self._observe(batch, seconds)
+        if (self._small or self._large) and not self._closed:
+            self._run()
+
+    def _sweep(self) -> None:
+        """Answer callers whose time ran out while the engine was busy or hung."""
+        now = self._loop.time()
+        for job in [*self._small, *self._large, *(piece[0] for piece in self._running)]:
+            if now > job.deadline:
+                job.fail(DeadlinePassed("the deadline passed before the rows were scored"))
+        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)

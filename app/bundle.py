@@ -1,0 +1,243 @@
+"""The exported directory: the only thing that crosses from training to serving."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from app.errors import BundleError, SpecError
+from app.spec import FeatureSpec
+from app.vocabulary import Vocabulary
+
+FORMAT_VERSION = 1
+READABLE_FORMATS = (1,)
+MANIFEST = "manifest.json"
+SPEC = "features.toml"
+VOCABULARY = "vocabulary"
+GRAPH = "score.onnx"
+EXAMPLES = "examples.jsonl"
+_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{12}")
+
+
+class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file of the bundle must hash to, and how many bytes it has."""
+
+    sha256: str
+    size: int
+
+
+class SlotStatistics(msgspec.Struct, frozen=True):
+    """How often a slot was missing or OOV in the training part (shares of its rows)."""
+
+    missing: float
+    oov: float
+    values: int
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """Description of a bundle; every other file is in ``files``."""
+
+    format_version: int
+    id: str
+    created: str
+    network: str
+    vocabulary_hash: str
+    metrics: dict[str, Any]
+    training: dict[str, Any]
+    data: list[dict[str, Any]]
+    statistics: dict[str, SlotStatistics]
+    files: dict[str, FileRecord]
+
+
+class Example(msgspec.Struct, frozen=True):
+    """A golden request: raw rows, the indices they encode to, the trainer's logits.
+
+    ``context_rows`` [1, width] and ``candidate_rows`` [N, width] are the side encoders' rows.
+    """
+
+    context: dict[str, Any]
+    candidates: list[dict[str, Any]]
+    context_row: list[int]
+    candidate_rows: list[list[int]]
+    logits: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle whose files all have the size and the hash that its manifest tells."""
+
+    path: Path
+    manifest: Manifest
+    spec: FeatureSpec
+    vocabulary: Vocabulary
+    examples: tuple[Example, ...]
+
+    @property
+    def version(self) -> str:
+        """The directory's name: time of creation and start of the id."""
+        return self.path.name
+
+    @property
+    def graph(self) -> Path:
+        """The float32 graph."""
+        return self.path / GRAPH
+
+    @classmethod
+    def open(cls, path: Path) -> Bundle:
+        """Read and verify a bundle.
+
+        Raises:
+            BundleError: something is absent, altered, or of another format version.
+        """
+        manifest = _read_manifest(path)
+        _verify_files(path, manifest)
+        if vocabulary_hash(manifest.files) != manifest.vocabulary_hash:
+            raise BundleError(f"{path.name}: the vocabulary is not the one of the manifest")
+        try:
+            spec = FeatureSpec.load(path / SPEC)
+        except SpecError as error:
+            raise BundleError(f"{path.name}: {error}") from error
+        vocabulary = Vocabulary.load(path / VOCABULARY, spec)
+        try:
+            decoder = msgspec.json.Decoder(Example)
+            examples = tuple(decoder.decode_lines((path / EXAMPLES).read_bytes()))
+        except (OSError, msgspec.MsgspecError) as error:
+            raise BundleError(f"{path.name}: {EXAMPLES} cannot be read: {error}") from error
+        return cls(path, manifest, spec, vocabulary, examples)
+
+
+def newest(path: Path) -> Path:
+    """Return the bundle at ``path``, or the newest complete one in that directory.
+
+    Raises:
+        BundleError: there is none.
+    """
+    if (path / MANIFEST).is_file():
+        return path
+    if not path.is_dir():
+        raise BundleError(f"no bundle at {path}: there is no such directory")
+    complete = [
+        child for child in path.iterdir() if _NAME.fullmatch(child.name)
+        and (child / MANIFEST).is_file()
+    ]  # fmt: skip
+    if not complete:
+        raise BundleError(f"no bundle at {path}: no {MANIFEST}, and no bundle directory inside")
+    return max(complete, key=lambda child: (_read_manifest(child).created, child.name))
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        raw = (path / MANIFEST).read_bytes()
+        head = msgspec.json.decode(raw, type=dict[str, Any])
+        if head.get("format_version") not in READABLE_FORMATS:
+            raise BundleError(
+                f"{path.name}: format version {head.get('format_version')!r} cannot be read, "
+                f"only {', '.join(map(str, READABLE_FORMATS))}"
+            )
+        return msgspec.json.decode(raw, type=Manifest)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BundleError(f"{path.name}: {MANIFEST} cannot be read: {error}") from error
+
+
+def _verify_files(path: Path, manifest: Manifest) -> None:
+    present = {name for name, _ in _files(path)} - {MANIFEST}
+    for name in sorted(manifest.files.keys() - present):
+        raise BundleError(f"{path.name}: {name} is absent")
+    for name in sorted(present - manifest.files.keys()):
+        raise BundleError(f"{path.name}: {name} is not in the manifest")
+    for name, record in sorted(manifest.files.items()):
+        found = _record(path / name)
+        if found.size != record.size:
+            raise BundleError(
+                f"{path.name}: {name} has {found.size} bytes, the manifest says {record.size}"
+            )
+        if found.sha256 != record.sha256:
+            raise BundleError(f"{path.name}: {name} was altered: its sha256 does not agree")
+    if bundle_id(manifest.files) != manifest.id:
+        raise BundleError(f"{path.name}: the manifest's id is not that of its files")
+
+
+def _files(path: Path) -> Iterator[tuple[str, Path]]:
+    for child in path.rglob("*"):
+        if child.is_file():
+            yield child.relative_to(path).as_posix(), child
+
+
+def _record(path: Path) -> FileRecord:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return FileRecord(digest.hexdigest(), file.tell())
+
+
+def bundle_id(files: dict[str, FileRecord]) -> str:
+    """sha256 over the sorted (path, sha256) pairs of all files but the manifest."""
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name}\0{files[name].sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def vocabulary_hash(files: dict[str, FileRecord]) -> str:
+    """The id of the vocabulary's files alone: equal vocabularies have equal hashes."""
+    return bundle_id(
+        {name: record for name, record in files.items() if name.startswith(f"{VOCABULARY}/")}
+    )
+
+
+def write_bundle(
+    directory: Path,
+    fill: Callable[[Path], None],
+    describe: Callable[[Path], dict[str, Any]],
+) -> Path:
+    """Write a bundle under a temporary name, make it durable, rename it; return its path.
+
+    ``fill`` writes every file but the manifest into the directory it is given; ``describe``
+    then gives the manifest's fields that are not derived from the files. If either raises,
+    or the process is interrupted, nothing is left that looks like a bundle.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".bundle-", dir=directory))
+    try:
+        fill(temporary)
+        files = {name: _record(path) for name, path in sorted(_files(temporary))}
+        created = datetime.now(UTC)
+        manifest = Manifest(
+            format_version=FORMAT_VERSION,
+            id=bundle_id(files),
+            created=created.isoformat(timespec="microseconds"),
+            vocabulary_hash=vocabulary_hash(files),
+            files=files,
+            **describe(temporary),
+        )
+        data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+        (temporary / MANIFEST).write_bytes(data + b"\n")
+        for _, path in _files(temporary):
+            _sync(path)
+        for folder in (temporary / VOCABULARY, temporary):
+            _sync(folder)
+        temporary.chmod(0o755)
+        target = directory / f"{created:%Y%m%dT%H%M%SZ}-{manifest.id[:12]}"
+        temporary.rename(target)
+        _sync(directory)
+        return target
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,437 @@
+"""Raw values → rows of indices: the same code for a request and for a training file.
+
+A row of one side is a fixed number of int32 indices: one for each single-valued slot, then
+``max_values`` for each list slot, padded with 0. A request's few rows are encoded value by
+value into packed bytes, a column of many values at once; both ask the same field encoders.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from struct import Struct
+from typing import Any, Protocol
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.canonical import (
+    FLOAT32_BOUND,
+    float32_thresholds,
+    integer_key,
+    kind_of,
+    log_squared_key,
+    log_squared_keys,
+    number,
+    seconds,
+    string_key,
+    time_parts,
+)
+from app.errors import ValueProblem
+from app.layout import PADDING, Slot
+from app.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Side, Time
+from app.vocabulary import Edges, Vocabulary
+
+Indices = NDArray[np.int32]
+Row = Mapping[str, Any]
+_MEMO_LIMIT = 65_536
+
+
+class FieldEncoder(Protocol):
+    """Encodes the values of one field into ``width`` indices each."""
+
+    name: str
+    width: int
+
+    def one(self, value: Any) -> tuple[int, ...]:
+        """Encode a JSON value.
+
+        Raises:
+            ValueProblem: the value breaks a rule of the field.
+        """
+        ...
+
+    def many(self, values: Sequence[Any]) -> Indices:
+        """Encode a column of JSON values into [N, width].
+
+        Raises:
+            ColumnProblem: at least one value breaks a rule; it names all of them.
+        """
+        ...
+
+
+class ColumnProblem(ValueProblem):
+    """Values of a column that break a rule: their rows and what is wrong with each."""
+
+    def __init__(self, problems: Sequence[tuple[int, ValueProblem]]) -> None:
+        row, first = problems[0]
+        super().__init__(f"row {row}: {first.problem}")
+        self.problems = tuple(problems)
+
+
+def _one_by_one(
+    encoder: FieldEncoder, values: Sequence[Any], settled: Sequence[int | None] | None = None
+) -> Indices:
+    """Encode value by value, except for ``settled`` ones, gathering problems with their rows."""
+    result = np.empty((len(values), encoder.width), np.int32)
+    problems: list[tuple[int, ValueProblem]] = []
+    for row, value in enumerate(values):
+        if settled is not None and (index := settled[row]) is not None:
+            result[row] = index
+            continue
+        try:
+            result[row] = encoder.one(value)
+        except ValueProblem as problem:
+            problems.append((row, problem))
+    if problems:
+        raise ColumnProblem(problems)
+    return result
+
+
+class _Keys:
+    """Value → row of one vocabulary slot, by the rules of its field.
+
+    ``known`` also holds what counts as missing, so that one look-up settles most values.
+    """
+
+    def __init__(
+        self, field: Categorical | MultiCategorical, slot: Slot, lookup: dict[Any, int]
+    ) -> None:
+        self.known: dict[Any, int] = lookup
+        self.integer = field.dtype == "integer"
+        self.empty_is_missing = field.empty_is_missing
+        self.slot = slot
+
+    def row(self, value: Any) -> int:
+        """Look a present value up, after checking it."""
+        key = integer_key(value) if self.integer else string_key(value)
+        return self.known.get(key, self.slot.oov)
+
+
+class CategoricalEncoder:
+    """One index: the value's row, or missing, or OOV."""
+
+    width = 1
+
+    def __init__(self, field: Categorical, slot: Slot, lookup: dict[Any, int]) -> None:
+        self.name = field.name
+        self.keys = _Keys(field, slot, lookup)
+        self.integer = self.keys.integer
+        self.absent: tuple[Any, ...] = (None, "") if field.empty_is_missing else (None,)
+        self.required = field.required
+        if not field.required:
+            for value in self.absent:
+                lookup[value] = slot.missing
+
+    def index(self, value: Any) -> int:
+        """Encode a value that the table of known ones did not settle."""
+        if value is None or (value == "" and self.keys.empty_is_missing):
+            if self.required:
+                raise ValueProblem("required")
+            return self.keys.slot.missing
+        return self.keys.row(value)
+
+    def one(self, value: Any) -> tuple[int, ...]:
+        return (self.index(value),)
+
+    def many(self, values: Sequence[Any]) -> Indices:
+        # Only these types may meet the table directly: to a dict, True is 1.
+        direct = {int, type(None)} if self.integer else {str, type(None)}
+        if not direct.issuperset(map(type, values)):
+            return _one_by_one(self, values)
+        found = list(map(self.keys.known.get, values))
+        if None in set(found):
+            return _one_by_one(self, values, found)
+        return np.array(found, np.int32).reshape(-1, 1)
+
+
+class ListEncoder:
+    """``max_values`` indices: those of the first values of a list, then padding."""
+
+    def __init__(self, field: MultiCategorical, slot: Slot, lookup: dict[Any, int]) -> None:
+        self.name = field.name
+        self.width = field.max_values
+        self.keys = _Keys(field, slot, lookup)
+        self.required = field.required
+        self._missing = self._pad((slot.missing,))
+
+    def _pad(self, rows: tuple[int, ...]) -> tuple[int, ...]:
+        return rows + (PADDING,) * (self.width - len(rows))
+
+    def _value(self, value: Any, position: int) -> int:
+        if value is None:
+            raise ValueProblem("null inside a list", position)
+        try:
+            return self.keys.row(value)
+        except ValueProblem as problem:
+            raise ValueProblem(problem.problem, position) from None
+
+    def one(self, value: Any) -> tuple[int, ...]:
+        if value is None:
+            if self.required:
+                raise ValueProblem("required")
+            return self._missing
+        if type(value) is not list:
+            raise ValueProblem(f"expected a list, got {kind_of(value)}")
+        drop_empty = self.keys.empty_is_missing
+        rows = [
+            self._value(item, position)
+            for position, item in enumerate(value)
+            if not (drop_empty and item == "")
+        ]
+        return self._pad(tuple(rows[: self.width]))
+
+    def many(self, values: Sequence[Any]) -> Indices:
+        return _one_by_one(self, values)
+
+
+class _NumberEncoder:
+    """Checks that numeric fields share: missing, type, range."""
+
+    width = 1
+
+    def __init__(self, field: Numeric, slot: Slot) -> None:
+        self.name = field.name
+        self.required = field.required
+        self.slot = slot
+
+    def bucket(self, value: float) -> int:
+        raise NotImplementedError
+
+    def buckets(self, values: NDArray[np.float64]) -> Indices:
+        raise NotImplementedError
+
+    def index(self, value: Any) -> int:
+        """Encode one value."""
+        if value is None:
+            if self.required:
+                raise ValueProblem("required")
+            return self.slot.missing
+        return self.bucket(number(value))
+
+    def one(self, value: Any) -> tuple[int, ...]:
+        return (self.index(value),)
+
+    def many(self, values: Sequence[Any]) -> Indices:
+        kinds = set(map(type, values))
+        if not kinds <= {int, float, type(None)} or (self.required and type(None) in kinds):
+            return _one_by_one(self, values)
+        try:
+            numbers = np.array([0 if value is None else value for value in values], np.float64)
+        except OverflowError:
+            return _one_by_one(self, values)
+        if not (np.abs(numbers) < FLOAT32_BOUND).all():
+            return _one_by_one(self, values)
+        buckets = self.buckets(numbers)
+        buckets[[value is None for value in values]] = self.slot.missing
+        return buckets.reshape(-1, 1)
+
+
+class BucketEncoder(_NumberEncoder):
+    """One index: the bucket between two edges that float32(x) falls into."""
+
+    def __init__(self, field: Numeric, slot: Slot, edges: NDArray[np.float32]) -> None:
+        super().__init__(field, slot)
+        self._array = float32_thresholds(edges)
+        self.thresholds: list[float] = self._array.tolist()
+        self.base = slot.oov + 1
+
+    def bucket(self, value: float) -> int:
+        return self.base + bisect_right(self.thresholds, value)
+
+    def buckets(self, values: NDArray[np.float64]) -> Indices:
+        found = np.searchsorted(self._array, values, side="right")
+        return (found + self.base).astype(np.int32)
+
+
+class LogSquaredEncoder(_NumberEncoder):
+    """One index: the vocabulary row of floor(ln(x)²), or of the integer part up to 2."""
+
+    def __init__(self, field: Numeric, slot: Slot, lookup: dict[Any, int]) -> None:
+        super().__init__(field, slot)
+        self.known = lookup
+
+    def bucket(self, value: float) -> int:
+        return self.known.get(log_squared_key(value), self.slot.oov)
+
+    def buckets(self, values: NDArray[np.float64]) -> Indices:
+        keys, inverse = np.unique(log_squared_keys(values), return_inverse=True)
+        rows = [self.known.get(key, self.slot.oov) for key in keys.tolist()]
+        return np.array(rows, np.int32)[inverse]
+
+
+class TimeEncoder:
+    """One index for each part of the local date and hour."""
+
+    def __init__(
+        self, field: Time, slots: Sequence[Slot], lookups: Sequence[dict[Any, int]]
+    ) -> None:
+        self.name = field.name
+        self.width = len(slots)
+        self.required = field.required
+        self._parts = field.parts
+        self._zone = ZoneInfo(field.timezone)
+        self._format = field.format
+        self._known = [(lookup, slot.oov) for lookup, slot in zip(lookups, slots, strict=True)]
+        self._missing = tuple(slot.missing for slot in slots)
+
+    def one(self, value: Any) -> tuple[int, ...]:
+        if value is None or value == "":
+            if self.required:
+                raise ValueProblem("required")
+            return self._missing
+        parts = time_parts(seconds(value, self._zone, self._format), self._zone, self._parts)
+        return tuple(
+            known.get(part, oov) for part, (known, oov) in zip(parts, self._known, strict=True)
+        )
+
+    def many(self, values: Sequence[Any]) -> Indices:
+        return _one_by_one(self, values)
+
+
+def field_encoder(field: Field, vocabulary: Vocabulary) -> FieldEncoder:
+    """Build the encoder of one field from its part of the vocabulary."""
+    by_name = {slot.name: slot for slot in vocabulary.layout.slots}
+    slots = [by_name[name] for name in field.slot_names]
+    parts = [vocabulary.slots[name] for name in field.slot_names]
+    lookups = [{} if isinstance(part, Edges) else part.lookup() for part in parts]
+    match field:
+        case Categorical():
+            return CategoricalEncoder(field, slots[0], lookups[0])
+        case MultiCategorical():
+            return ListEncoder(field, slots[0], lookups[0])
+        case Time():
+            return TimeEncoder(field, slots, lookups)
+        case Numeric():
+            (part,) = parts
+            if isinstance(part, Edges):
+                return BucketEncoder(field, slots[0], part.edges)
+            return LogSquaredEncoder(field, slots[0], lookups[0])
+
+
+class SideEncoder:
+    """Encodes the fields of one side into rows of ``width`` int32 indices.
+
+    Single-valued slots come first, in the order of the spec, then each list slot's
+    ``max_values`` places; ``lists`` holds the column range of each list slot.
+    """
+
+    def __init__(self, spec: FeatureSpec, side: Side, vocabulary: Vocabulary) -> None:
+        encoders = [field_encoder(field, vocabulary) for field in spec.side(side)]
+        encoders.sort(key=lambda encoder: isinstance(encoder, ListEncoder))
+        self.encoders: tuple[FieldEncoder, ...] = tuple(encoders)
+        self.fields = frozenset(encoder.name for encoder in encoders)
+        self.width = sum(encoder.width for encoder in encoders)
+        self.single = sum(e.width for e in encoders if not isinstance(e, ListEncoder))
+        self.lists: list[tuple[int, int]] = []
+        start = self.single
+        for encoder in encoders:
+            if isinstance(encoder, ListEncoder):
+                self.lists.append((start, start + encoder.width))
+                start += encoder.width
+        self.row: Callable[[Row], bytes] = _compile_row(encoders, self.width)
+
+    def problems(self, row: Row) -> Iterable[tuple[str, ValueProblem]]:
+        """Yield every field of a row whose value breaks a rule, and how."""
+        for encoder in self.encoders:
+            try:
+                encoder.one(row.get(encoder.name))
+            except ValueProblem as problem:
+                yield encoder.name, problem
+
+    def columns(self, columns: Mapping[str, Sequence[Any]], rows: int) -> Indices:
+        """Encode columns of ``rows`` values each into [rows, width]; absent ones are missing.
+
+        Raises:
+            FieldProblems: values that break a rule, by field.
+        """
+        result = np.empty((rows, self.width), np.int32)
+        problems: dict[str, ColumnProblem] = {}
+        start = 0
+        for encoder in self.encoders:
+            target = result[:, start : start + encoder.width]
+            start += encoder.width
+            try:
+                values = columns.get(encoder.name)
+                target[:] = encoder.one(None) if values is None else encoder.many(values)
+            except ColumnProblem as problem:
+                problems[encoder.name] = problem
+            except ValueProblem as problem:
+                problems[encoder.name] = ColumnProblem([(0, problem)])
+        if problems:
+            raise FieldProblems(problems)
+        return result
+
+
+class FieldProblems(ValueProblem):
+    """The problems of several columns, by field."""
+
+    def __init__(self, fields: Mapping[str, ColumnProblem]) -> None:
+        name, first = next(iter(fields.items()))
+        super().__init__(f"field {name!r}, {first.problem}")
+        self.fields = fields
+
+
+def _compile_row(encoders: Sequence[FieldEncoder], width: int) -> Callable[[Row], bytes]:
+    """Build the function that encodes one row of a side: straight-line code, no loop.
+
+    A loop over 39 fields with a call for each costs more than the scoring of the row. So,
+    as ``dataclasses`` does for ``__init__``, the lines for this spec are generated once. A
+    line asks the field's table directly where the value's type allows it and falls back on
+    the field's encoder otherwise. Field names are only ever data, never part of the code.
+    """
+    lines = ["def encode(row):", " get = row.get"]
+    names: dict[str, Any] = {"pack": Struct(f"={width}i").pack, "bisect": bisect_right}
+    items = []
+    for i, encoder in enumerate(encoders):
+        names[f"n{i}"] = encoder.name
+        lines.append(f" v = get(n{i})")
+        match encoder:
+            case CategoricalEncoder():
+                names[f"k{i}"], names[f"s{i}"] = encoder.keys.known.get, encoder.index
+                if encoder.integer:
+                    lines.append(f" x{i} = k{i}(v) if v.__class__ is int or v is None else None")
+                else:
+                    lines.append(f" x{i} = k{i}(v) if v.__class__ is str or v is None else None")
+                lines.append(f" if x{i} is None: x{i} = s{i}(v)")
+                items.append(f"x{i}")
+            case BucketEncoder():
+                names[f"t{i}"], names[f"s{i}"] = encoder.thresholds, encoder.index
+                lines.append(
+                    f" x{i} = {encoder.base} + bisect(t{i}, v)"
+                    f" if v.__class__ is float and -3.4e38 < v < 3.4e38 else s{i}(v)"
+                )
+                items.append(f"x{i}")
+            case LogSquaredEncoder():
+                names[f"m{i}"], names[f"s{i}"] = {}, encoder.index
+                names[f"l{i}"] = names[f"m{i}"].get
+                lines += [
+                    f" x{i} = l{i}(v) if v.__class__ is int or v.__class__ is float else None",
+                    f" if x{i} is None:",
+                    f"  x{i} = s{i}(v)",
+                    f"  if v is not None and len(m{i}) < {_MEMO_LIMIT}: m{i}[v] = x{i}",
+                ]
+                items.append(f"x{i}")
+            case _:
+                names[f"s{i}"] = encoder.one
+                lines.append(f" x{i} = s{i}(v)")
+                items.append(f"*x{i}")
+    lines.append(f" return pack({', '.join(items)})")
+    exec("\n".join(lines), names)
+    compiled: Callable[[Row], bytes] = names["encode"]
+    return compiled
+
+
+class Encoder:
+    """Both sides of a spec, over one vocabulary."""
+
+    def __init__(self, spec: FeatureSpec, vocabulary: Vocabulary) -> None:
+        self.context = SideEncoder(spec, "context", vocabulary)
+        self.candidate = SideEncoder(spec, "candidate", vocabulary)
+        self.fields = self.context.fields | self.candidate.fields
+
+    def unknown(self, names: Iterable[str], limit: int = 20) -> list[str]:
+        """Return up to ``limit`` of the names that the spec does not know."""
+        return list(islice((name for name in names if name not in self.fields), limit))

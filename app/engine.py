@@ -1,0 +1,217 @@
+"""Index rows → logits and scores. The only module that knows onnxruntime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime as ort
+
+from app.batch import Batch, Indices, Scores
+from app.errors import BundleError, EngineFailed, ProviderError
+from app.layout import Layout
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+TOLERANCE = {CPU: 1e-4, CUDA: 1e-3}
+"""Largest difference of a logit from the trainer's, by provider (float32)."""
+
+
+def cpu_quota() -> int:
+    """Return how many CPUs this process may use: the cgroup's quota, else its affinity."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    quota = float(allowed or 1)
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if limit != "max":
+            quota = min(quota, int(limit) / int(period))
+    except (OSError, ValueError):
+        try:
+            base = Path("/sys/fs/cgroup/cpu")
+            micros = int((base / "cpu.cfs_quota_us").read_text())
+            if micros > 0:
+                period_us = int((base / "cpu.cfs_period_us").read_text())
+                quota = min(quota, micros / period_us)
+        except (OSError, ValueError):
+            pass
+    return max(1, int(quota))
+
+
+class Widths(NamedTuple):
+    """How the columns of both sides' rows divide into single slots and list slots."""
+
+    context: tuple[int, Sequence[tuple[int, int]]]
+    candidate: tuple[int, Sequence[tuple[int, int]]]
+    context_width: int
+    candidate_width: int
+
+
+class Engine:
+    """One onnxruntime session, on the provider that it really runs on.
+
+    ``provider`` is that provider's name; ``fallback`` says why it is not CUDA where ``auto``
+    would have preferred it.
+    """
+
+    def __init__(
+        self,
+        graph: Path,
+        layout: Layout,
+        widths: Widths,
+        provider: str = "cpu",
+        threads: int = 1,
+    ) -> None:
+        """Load a graph.
+
+        Raises:
+            ProviderError: ``cuda`` was asked for and cannot be used.
+            BundleError: the graph cannot be loaded, or has other inputs than the layout.
+        """
+        self.threads = threads
+        self.fallback: str | None = None
+        self._table_rows = layout.table_rows
+        self._widths = widths
+        if provider != "cpu":
+            self.fallback = _cuda_problem()
+            if provider == "cuda" and self.fallback:
+                raise ProviderError(f"CUDA was asked for and cannot be used: {self.fallback}")
+        self._session = self._load(graph, use_cuda=provider != "cpu" and self.fallback is None)
+        if provider != "cpu" and self.fallback is None and self.provider != CUDA:
+            self.fallback = "onnxruntime could not create a CUDA session; its log says why"
+            if provider == "cuda":
+                raise ProviderError(f"CUDA was asked for and cannot be used: {self.fallback}")
+        self._inputs = self._input_names(layout)
+
+    @property
+    def provider(self) -> str:
+        """The execution provider in use, as the session itself tells it."""
+        return str(self._session.get_providers()[0])
+
+    @property
+    def tolerance(self) -> float:
+        """Largest difference of a logit from the trainer's on this provider."""
+        return TOLERANCE[self.provider]
+
+    def _load(self, graph: Path, use_cuda: bool) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        providers: list[str | tuple[str, dict[str, str]]] = [CPU]
+        if use_cuda:
+            providers.insert(0, (CUDA, {"use_tf32": "0"}))
+        try:
+            return ort.InferenceSession(str(graph), options, providers=providers)
+        except Exception as error:
+            raise BundleError(f"{graph.name} cannot be loaded: {error}") from error
+
+    def _input_names(self, layout: Layout) -> frozenset[str]:
+        wanted = {"context", "candidate", "row_context"}
+        wanted |= {f"context_list_{i}" for i in range(len(layout.context_lists))}
+        wanted |= {f"candidate_list_{i}" for i in range(len(layout.candidate_lists))}
+        present = {node.name for node in self._session.get_inputs()}
+        if present != wanted:
+            raise BundleError(
+                f"the graph's inputs {sorted(present)} are not the spec's {sorted(wanted)}"
+            )
+        return frozenset(wanted)
+
+    def score(self, batch: Batch) -> Scores:
+        """Score a batch; every index is checked against the table first.
+
+        Raises:
+            EngineFailed: an index is out of bounds, the run failed, or it did not give one
+                score for each row.
+        """
+        self._check_bounds(batch)
+        feed = {"row_context": batch.row_context}
+        self._split(feed, "context", batch.context, *self._widths.context)
+        self._split(feed, "candidate", batch.candidate, *self._widths.candidate)
+        try:
+            logit, score = self._session.run(("logit", "score"), feed)
+        except Exception as error:
+            raise EngineFailed(f"the engine failed: {type(error).__name__}") from error
+        if logit.shape != (len(batch.candidate),) or score.shape != logit.shape:
+            raise EngineFailed("the engine did not give one score for each row")
+        return Scores(logit, score)
+
+    def _check_bounds(self, batch: Batch) -> None:
+        # As unsigned numbers, negative indices are the largest of all: one comparison.
+        for rows, bound in (
+            (batch.context, self._table_rows),
+            (batch.candidate, self._table_rows),
+            (batch.row_context, len(batch.context)),
+        ):
+            if rows.size and rows.view(np.uint32).max() >= bound:
+                raise EngineFailed("an index is outside the table")
+
+    @staticmethod
+    def _split(
+        feed: dict[str, Indices],
+        side: str,
+        rows: Indices,
+        single: int,
+        lists: Sequence[tuple[int, int]],
+    ) -> None:
+        if not lists:
+            feed[side] = rows
+            return
+        feed[side] = np.ascontiguousarray(rows[:, :single])
+        for number, (start, end) in enumerate(lists):
+            places = rows[:, start:end]
+            used = np.flatnonzero(places.any(axis=0))
+            longest = int(used[-1]) + 1 if len(used) else 0
+            feed[f"{side}_list_{number}"] = np.ascontiguousarray(places[:, :longest])
+
+    def warm_up(self, rows: Sequence[int] = (1, 2, 3, 16, 64, 256, 1000)) -> None:
+        """Run once at several sizes, so that the first caller does not pay for them."""
+        for count in rows:
+            for contexts in {1, count}:
+                self.score(
+                    Batch(
+                        np.zeros((contexts, self._widths.context_width), np.int32),
+                        np.zeros((count, self._widths.candidate_width), np.int32),
+                        np.arange(count, dtype=np.int32) % contexts,
+                    )
+                )
+
+
+def _cuda_problem() -> str | None:
+    """Say why CUDA cannot be used here, or nothing if it can.
+
+    Both onnxruntime distributions install into the same directory, and which one is then
+    imported is an accident of their order: that is an error of its own.
+    """
+    if CUDA not in ort.get_available_providers():
+        return "this onnxruntime was built without CUDA"
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    try:
+        ort.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", 0)
+    except Exception as error:
+        return f"no usable CUDA device ({str(error).splitlines()[0][:200]})"
+    return None
+
+
+def refuse_mixed_distributions() -> None:
+    """Refuse an environment that has both onnxruntime distributions.
+
+    Raises:
+        ProviderError: both are installed.
+    """
+    found = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        found.append(name)
+    if len(found) > 1:
+        raise ProviderError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; "
+            "uninstall both, then install the one that is wanted"
+        )

@@ -1,0 +1,139 @@
+"""Every error that this project raises on purpose.
+
+CtrError
+├── SpecError            the feature spec is not usable
+├── BundleError          a bundle is incomplete, altered, or does not reproduce
+├── ProviderError        the wanted execution provider cannot be used
+├── ValueProblem         one raw value breaks the rules of its field
+└── ServiceError         an answer to a caller: carries its HTTP status and code as data
+    ├── Undecodable 400, TooLarge 413, WrongMediaType 415, Invalid 422
+    ├── Overloaded 429
+    └── NotReady 503, EngineFailed 503, DeadlinePassed 504
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+
+class CtrError(Exception):
+    """Base of all errors of this project."""
+
+
+class SpecError(CtrError):
+    """A feature spec that cannot be used; the message names the key or field."""
+
+
+class BundleError(CtrError):
+    """A bundle that must not be served; the message names what does not agree."""
+
+
+class ProviderError(CtrError):
+    """The execution provider that was asked for cannot be used here."""
+
+
+class ValueProblem(CtrError):
+    """A raw value that breaks the rules of its field.
+
+    ``position`` is the place inside a list value; the caller knows the field.
+    """
+
+    def __init__(self, problem: str, position: int | None = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.position = position
+
+
+class Detail(NamedTuple):
+    """One thing that is wrong with a request, and where."""
+
+    path: str
+    problem: str
+
+
+class ServiceError(CtrError):
+    """An error that is answered to the caller."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    headers: Mapping[str, str] = {}
+
+    def __init__(
+        self, message: str, details: Sequence[Detail] = (), total: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.details = tuple(details)
+        self.total = len(self.details) if total is None else total
+
+    def body(self) -> dict[str, Any]:
+        """The one shape in which every error is answered."""
+        error: dict[str, Any] = {"code": self.code, "message": str(self)}
+        if self.details:
+            error["details"] = [detail._asdict() for detail in self.details]
+            error["total"] = self.total
+        return {"error": error}
+
+
+class Undecodable(ServiceError):
+    """The body is not the JSON that was announced."""
+
+    status, code = 400, "undecodable"
+
+
+class NotFound(ServiceError):
+    """There is nothing at this path."""
+
+    status, code = 404, "not_found"
+
+
+class MethodNotAllowed(ServiceError):
+    """The path is known, but not with this method."""
+
+    status, code = 405, "method_not_allowed"
+
+
+class TooLarge(ServiceError):
+    """The body, or a list in it, is over a limit."""
+
+    status, code = 413, "too_large"
+
+
+class WrongMediaType(ServiceError):
+    """The body was not announced as JSON."""
+
+    status, code = 415, "wrong_media_type"
+
+
+class Invalid(ServiceError):
+    """The body is JSON but not a request that this bundle can score."""
+
+    status, code = 422, "invalid"
+
+
+class Overloaded(ServiceError):
+    """The scoring queue is full, or the deadline is out of reach; back off and retry."""
+
+    status, code = 429, "overloaded"
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.headers = {"retry-after": str(max(1, round(retry_after)))}
+
+
+class NotReady(ServiceError):
+    """No verified bundle is loaded yet, or the service is draining."""
+
+    status, code = 503, "not_ready"
+
+
+class EngineFailed(ServiceError):
+    """The graph did not give one finite score for each row."""
+
+    status, code = 503, "engine_failed"
+
+
+class DeadlinePassed(ServiceError):
+    """The request's time ran out before its rows were scored."""
+
+    status, code = 504, "deadline_passed"

@@ -1,0 +1,55 @@
+"""Where every feature lives in the fused embedding table.
+
+Row 0 of the table is padding: always zero, never trained. After it every slot owns one
+contiguous range: its first row is *missing*, its second *OOV*, and the known values
+follow. A slot is one column of indices that the graph reads: most fields have one, a
+``time`` field has one for each of its parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PADDING = 0
+RESERVED_ROWS = 2
+"""Rows at the start of a slot's range that are no value's: missing and OOV."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One index column: its name, and the table rows ``[first, first + size)`` it may hold."""
+
+    name: str
+    field: str
+    first: int
+    size: int
+
+    @property
+    def missing(self) -> int:
+        """Row of an absent value."""
+        return self.first
+
+    @property
+    def oov(self) -> int:
+        """Row of a value that was never seen in training, or too rarely."""
+        return self.first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The slots of both sides in the order in which the graph's inputs hold them."""
+
+    context: tuple[Slot, ...]
+    candidate: tuple[Slot, ...]
+    context_lists: tuple[Slot, ...]
+    candidate_lists: tuple[Slot, ...]
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """Every slot, single-valued ones first."""
+        return self.context + self.candidate + self.context_lists + self.candidate_lists
+
+    @property
+    def table_rows(self) -> int:
+        """Rows of the fused table, padding included."""
+        return 1 + sum(slot.size for slot in self.slots)

@@ -1,0 +1,93 @@
+"""Builds the application: every object, every lifetime."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from app.asgi import ScoringEndpoints
+from app.errors import CtrError, MethodNotAllowed, NotFound, ServiceError
+from app.metrics import Metrics
+from app.routes import build_router
+from app.settings import Settings
+from app.state import State
+
+log = logging.getLogger(__name__)
+
+
+class Service(FastAPI):
+    """A FastAPI application whose scoring endpoints stand in front of its middleware."""
+
+    scoring: ScoringEndpoints
+    serving: State
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            endpoint = self.scoring.find(scope["path"])
+            if endpoint is not None:
+                await endpoint(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+
+def create_app(settings: Settings, on_fatal: Callable[[str], None]) -> Service:
+    """Build the service; ``on_fatal`` is told in one line why it cannot start."""
+    metrics = Metrics()
+    state = State(settings, metrics)
+    endpoints = ScoringEndpoints(
+        state, metrics, settings.deadline_ms / 1000, settings.max_body_bytes
+    )
+
+    async def load() -> None:
+        try:
+            await state.start()
+        except CtrError as error:
+            on_fatal(str(error))
+        except Exception as error:
+            log.exception("loading failed")
+            on_fatal(f"loading failed: {type(error).__name__}")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(load())
+        try:
+            yield
+        finally:
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+            await state.close()
+
+    app = Service(
+        title="deepfm-serving",
+        description="Raw features in, click probabilities out.",
+        version="0.1.0",
+        lifespan=lifespan,
+    )
+    app.scoring, app.serving = endpoints, state
+    app.include_router(build_router(state, endpoints, metrics))
+
+    @app.exception_handler(ServiceError)
+    async def on_service_error(request: Request, error: ServiceError) -> JSONResponse:
+        return JSONResponse(error.body(), error.status, dict(error.headers))
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        kinds: dict[int, ServiceError] = {
+            404: NotFound("there is nothing at this path"),
+            405: MethodNotAllowed("this path does not take that method"),
+        }
+        known = kinds.get(error.status_code, ServiceError(str(error.detail)))
+        return JSONResponse(known.body(), error.status_code, dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def on_any_error(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(ServiceError("internal error").body(), 500)
+
+    return app

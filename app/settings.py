@@ -1,0 +1,55 @@
+"""Every knob of the service: a command-line flag and a ``CTR_…`` environment variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Provider = Literal["auto", "cuda", "cpu"]
+
+
+class Settings(BaseSettings):
+    """Read once at start, then frozen and handed down as plain values."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CTR_",
+        frozen=True,
+        extra="forbid",
+        cli_prog_name="python -m app",
+        cli_kebab_case=True,
+        cli_avoid_json=True,
+        cli_implicit_flags=True,
+    )
+
+    bundle: Path = Field(description="a bundle, or a directory of them (newest complete one)")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    provider: Provider = Field(
+        "auto", description="auto, cuda (refuses to start without it), or cpu"
+    )
+    engine_threads: NonNegativeInt = Field(
+        0, description="intra-op threads of the engine; 0 is the CPU quota"
+    )
+    max_batch_rows: PositiveInt = Field(256, description="most rows of one engine run")
+    batch_linger_us: NonNegativeInt = Field(
+        0, description="how long an idle engine waits for more rows, in microseconds"
+    )
+    max_queue_rows: PositiveInt = Field(20_000, description="most rows waiting for the engine")
+    deadline_ms: PositiveInt = Field(
+        1_000, description="time a request has; X-Request-Timeout-Ms may shorten it"
+    )
+    max_body_bytes: PositiveInt = Field(8 * 2**20, description="largest request body")
+    max_instances: PositiveInt = Field(5_000, description="most instances of a /predict")
+    max_candidates: PositiveInt = Field(5_000, description="most candidates of a /rank")
+    unknown_fields: Literal["ignore", "error"] = Field(
+        "ignore", description="what happens to fields that the spec does not know"
+    )
+    drain_seconds: PositiveFloat = Field(
+        20.0, description="how long accepted requests may take to finish after SIGTERM"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe log lines that are written"
+    )

@@ -1,0 +1,193 @@
+"""The feature spec: one TOML file that the trainer reads and the service obeys."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from datetime import datetime
+from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+import msgspec
+from msgspec import Meta
+
+from app.errors import SpecError
+
+Side = Literal["context", "candidate"]
+Part = Literal["hour", "weekday", "day", "month", "year"]
+MAX_LIST_VALUES = 256
+
+
+class _Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Annotated[str, Meta(min_length=1)]
+    side: Side
+    required: bool = False
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """The index columns that this field fills."""
+        return (self.name,)
+
+
+class Categorical(_Field, frozen=True, kw_only=True, tag_field="kind", tag="categorical"):
+    """One value out of a vocabulary."""
+
+    dtype: Literal["integer", "string"] = "string"
+    min_count: Annotated[int, Meta(ge=1)] = 2
+    empty_is_missing: bool = True
+
+
+class MultiCategorical(
+    _Field, frozen=True, kw_only=True, tag_field="kind", tag="multi_categorical"
+):
+    """A list of values out of a vocabulary; text files hold them split by ``separator``."""
+
+    dtype: Literal["integer", "string"] = "string"
+    min_count: Annotated[int, Meta(ge=1)] = 2
+    empty_is_missing: bool = True
+    separator: Annotated[str, Meta(min_length=1)] = "|"
+    max_values: Annotated[int, Meta(ge=1, le=MAX_LIST_VALUES)] = 16
+
+
+class Numeric(_Field, frozen=True, kw_only=True, tag_field="kind", tag="numeric"):
+    """A number, turned into one of a set of buckets."""
+
+    encoding: Literal["quantile", "log_squared", "edges"] = "quantile"
+    buckets: Annotated[int, Meta(ge=2, le=65_536)] = 64
+    edges: tuple[float, ...] = ()
+    min_count: Annotated[int, Meta(ge=1)] = 2
+
+
+class Time(_Field, frozen=True, kw_only=True, tag_field="kind", tag="time"):
+    """A moment, turned into categorical parts of its local date and hour.
+
+    ``format`` (strptime's letters) describes text that is neither seconds since 1970 nor
+    ISO 8601.
+    """
+
+    parts: Annotated[tuple[Part, ...], Meta(min_length=1)]
+    timezone: str = "UTC"
+    format: str | None = None
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        return tuple(f"{self.name}.{part}" for part in self.parts)
+
+
+Field = Categorical | MultiCategorical | Numeric | Time
+
+
+class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the data's columns are and how their values become indices.
+
+    ``columns`` names the columns of files that have no header; ``delimiter`` overrides the
+    one that a file's ending suggests.
+    """
+
+    label: Annotated[str, Meta(min_length=1)]
+    fields: Annotated[tuple[Field, ...], Meta(min_length=1)]
+    timestamp: str | None = None
+    timestamp_format: str | None = None
+    columns: tuple[str, ...] | None = None
+    delimiter: Annotated[str, Meta(min_length=1, max_length=1)] | None = None
+
+    @classmethod
+    def load(cls, path: Path) -> FeatureSpec:
+        """Read and check a TOML file.
+
+        Raises:
+            SpecError: the file is absent, not TOML, or breaks a rule; the message names
+                the field and the key.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpecError(f"cannot read feature spec {path}: {error}") from error
+        return cls.parse(text)
+
+    @classmethod
+    def parse(cls, text: str) -> FeatureSpec:
+        """Like :meth:`load`, from the file's text."""
+        try:
+            raw = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise SpecError(f"feature spec is not TOML: {error}") from error
+        try:
+            spec = msgspec.convert(raw, cls)
+        except msgspec.ValidationError as error:
+            raise SpecError(_explain(str(error), raw)) from error
+        _check(spec)
+        return spec
+
+    def side(self, side: Side) -> Iterator[Field]:
+        """Yield the fields of one side, in the order of the spec."""
+        return (field for field in self.fields if field.side == side)
+
+
+def _explain(message: str, raw: dict[str, Any]) -> str:
+    """Name the field instead of its number, and the nearest known key."""
+    if found := re.search(r"unknown field `(.+?)`", message):
+        known = {name for kind in (FeatureSpec, Categorical, MultiCategorical, Numeric, Time)
+                 for name in kind.__struct_fields__}  # fmt: skip
+        if near := get_close_matches(found[1], known, 1):
+            message += f"; did you mean `{near[0]}`?"
+    if found := re.search(r"\$\.fields\[(\d+)\]", message):
+        entries = raw["fields"]
+        entry = entries[int(found[1])] if isinstance(entries, list) else None
+        if isinstance(entry, dict) and "name" in entry:
+            message = message.replace(found[0], f"field {entry['name']!r}")
+    return f"feature spec: {message}"
+
+
+def _check(spec: FeatureSpec) -> None:
+    names = [field.name for field in spec.fields]
+    for name in names:
+        if names.count(name) > 1:
+            raise SpecError(f"feature spec: field {name!r} is there more than once")
+    if spec.label in names:
+        raise SpecError(f"feature spec: the label {spec.label!r} may not be a field too")
+    for side in ("context", "candidate"):
+        if not any(field.side == side for field in spec.fields):
+            raise SpecError(f"feature spec: no field has side = {side!r}; each side needs one")
+    if spec.columns is not None:
+        wanted = [*names, spec.label, *filter(None, [spec.timestamp])]
+        for name in wanted:
+            if name not in spec.columns:
+                raise SpecError(f"feature spec: {name!r} is not among `columns`")
+    for field in spec.fields:
+        if isinstance(field, Numeric):
+            _check_numeric(field)
+        elif isinstance(field, Time):
+            _check_time(field)
+
+
+def _check_numeric(field: Numeric) -> None:
+    where = f"feature spec: field {field.name!r}:"
+    if (field.encoding == "edges") != bool(field.edges):
+        raise SpecError(f'{where} `edges` goes with encoding = "edges", and only with it')
+    for low, high in pairwise(field.edges):
+        if not low < high:
+            raise SpecError(f"{where} `edges` must increase, but {low} stands before {high}")
+    if any(not abs(edge) < 3.4e38 for edge in field.edges):
+        raise SpecError(f"{where} `edges` must be finite float32 numbers")
+
+
+def _check_time(field: Time) -> None:
+    where = f"feature spec: field {field.name!r}:"
+    if len(set(field.parts)) != len(field.parts):
+        raise SpecError(f"{where} a part is there twice")
+    try:
+        ZoneInfo(field.timezone)
+    except (ValueError, OSError, KeyError) as error:
+        raise SpecError(f"{where} unknown timezone {field.timezone!r}") from error
+    if field.format is not None:
+        moment = datetime(2014, 10, 21, 13)
+        try:
+            if datetime.strptime(moment.strftime(field.format), field.format).year != 2014:
+                raise ValueError("it has no year")
+        except ValueError as error:
+            raise SpecError(f"{where} `format` cannot be read back: {error}") from error

@@ -1,0 +1,140 @@
+"""The bundle in use and everything built on it, from loading to closing."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from dataclasses import dataclass
+from time import perf_counter
+
+from app.batch import Batch
+from app.batcher import MicroBatcher
+from app.bundle import Bundle, newest
+from app.encoder import Encoder
+from app.engine import Engine, Widths, cpu_quota, refuse_mixed_distributions
+from app.errors import NotReady
+from app.metrics import Metrics, ValueCounts
+from app.scorer import Scorer, verify_examples
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A verified bundle with its encoder and its warm engine."""
+
+    bundle: Bundle
+    encoder: Encoder
+    engine: Engine
+    worst_difference: float
+    seconds: float
+
+
+def load(settings: Settings) -> Loaded:
+    """Open the bundle, verify it on the provider that will serve, and warm it up.
+
+    Raises:
+        BundleError: it does not verify.
+        ProviderError: the provider that was asked for cannot be used.
+    """
+    start = perf_counter()
+    refuse_mixed_distributions()
+    bundle = Bundle.open(newest(settings.bundle))
+    encoder = Encoder(bundle.spec, bundle.vocabulary)
+    threads = settings.engine_threads or cpu_quota()
+    engine = Engine(
+        bundle.graph, bundle.vocabulary.layout, widths(encoder), settings.provider, threads
+    )
+    worst = verify_examples(bundle, encoder, engine, engine.tolerance)
+    engine.warm_up()
+    return Loaded(bundle, encoder, engine, worst, perf_counter() - start)
+
+
+def widths(encoder: Encoder) -> Widths:
+    """How the encoder's rows divide into the graph's inputs."""
+    context, candidate = encoder.context, encoder.candidate
+    return Widths(
+        (context.single, context.lists),
+        (candidate.single, candidate.lists),
+        context.width,
+        candidate.width,
+    )
+
+
+class State:
+    """What the service has in use now; not ready until a bundle is loaded."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self.loaded: Loaded | None = None
+        self.batcher: MicroBatcher | None = None
+        self.draining = False
+        self._scorer: Scorer | None = None
+
+    @property
+    def scorer(self) -> Scorer:
+        """The scorer of the bundle in use.
+
+        Raises:
+            NotReady: there is none.
+        """
+        if self._scorer is None:
+            raise NotReady("the bundle is still being loaded")
+        return self._scorer
+
+    async def start(self) -> None:
+        """Load off the event loop, then become ready."""
+        settings, metrics = self._settings, self._metrics
+        loaded = await asyncio.to_thread(load, settings)
+        encoder = loaded.encoder
+        counts = ValueCounts(loaded.bundle.vocabulary.layout, encoder.context, encoder.candidate)
+        metrics.registry.register(counts)
+
+        def observe(batch: Batch, seconds: float) -> None:
+            metrics.batch_rows.observe(len(batch.candidate))
+            metrics.engine_seconds.observe(seconds)
+            counts.observe(batch)
+
+        batcher = MicroBatcher(
+            loaded.engine,
+            encoder.context.width,
+            encoder.candidate.width,
+            max_rows=settings.max_batch_rows,
+            max_queue_rows=settings.max_queue_rows,
+            linger=settings.batch_linger_us / 1e6,
+            observe=observe,
+        )
+        self.batcher = await batcher.__aenter__()
+        metrics.queued_rows.set_function(lambda: batcher.queued_rows)
+        metrics.abandoned.set_function(lambda: batcher.abandoned)
+        metrics.info.labels(loaded.bundle.version, loaded.engine.provider).set(1)
+        self._scorer = Scorer(
+            loaded.bundle,
+            encoder,
+            batcher,
+            settings.max_instances,
+            settings.max_candidates,
+            settings.unknown_fields == "error",
+            metrics.unknown_fields.inc,
+        )
+        self.loaded = loaded
+        # The vocabulary will not go away: the collector need not walk it for every request.
+        gc.collect()
+        gc.freeze()
+        log.info(
+            "ready: bundle %s on %s%s, %d engine threads, golden examples within %.1e, %.2f s",
+            loaded.bundle.version,
+            loaded.engine.provider,
+            f" (not CUDA: {loaded.engine.fallback})" if loaded.engine.fallback else "",
+            loaded.engine.threads,
+            loaded.worst_difference,
+            loaded.seconds,
+        )
+
+    async def close(self) -> None:
+        """Answer whoever still waits, and let go."""
+        if self.batcher is not None:
+            await self.batcher.__aexit__(None, None, None)

@@ -1,0 +1,214 @@
+"""Which table row every known value has: the part of a bundle that indices come from.
+
+On disk each slot is a pair of arrays that can be memory-mapped: sorted keys and their
+rows. Integer keys are int64, with a uint64 tail; text keys are one UTF-8 blob with int64 offsets;
+numeric slots hold float32 bucket edges instead.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import BundleError
+from app.layout import RESERVED_ROWS, Layout, Slot
+from app.spec import FeatureSpec, MultiCategorical, Numeric
+
+LAYOUT_FILE = "layout.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Integers:
+    """Known integer keys in ascending order, and the table row of each.
+
+    ``large`` continues ``keys`` with those from 2^63 upward; ``rows`` covers both.
+    """
+
+    keys: NDArray[np.int64]
+    large: NDArray[np.uint64]
+    rows: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, keys: list[int], rows: NDArray[np.int32]) -> Integers:
+        """Hold keys that are sorted."""
+        bound = bisect_left(keys, 2**63)
+        return cls(np.array(keys[:bound], np.int64), np.array(keys[bound:], np.uint64), rows)
+
+    def lookup(self) -> dict[Any, int]:
+        """Return key → row."""
+        keys = self.keys.tolist() + self.large.tolist()
+        return dict(zip(keys, self.rows.tolist(), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Known text keys in ascending byte order, and the table row of each."""
+
+    blob: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+    rows: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, keys: list[str], rows: NDArray[np.int32]) -> Texts:
+        """Pack keys that are sorted by their UTF-8 bytes."""
+        encoded = [key.encode() for key in keys]
+        offsets = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(key) for key in encoded], out=offsets[1:])
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets, rows)
+
+    def lookup(self) -> dict[Any, int]:
+        """Return key → row."""
+        blob = self.blob.tobytes()
+        bounds = self.offsets.tolist()
+        keys = [blob[start:end].decode() for start, end in pairwise(bounds)]
+        return dict(zip(keys, self.rows.tolist(), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """Bucket edges of a numeric slot: bucket b holds edges[b-1] <= x < edges[b]."""
+
+    edges: NDArray[np.float32]
+
+
+SlotVocabulary = Integers | Texts | Edges
+
+
+class _SlotRecord(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    field: str
+    first: int
+    size: int
+    file: str
+    kind: str
+    values: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Layout of the fused table, and for every slot (by name) what its rows stand for."""
+
+    layout: Layout
+    slots: Mapping[str, SlotVocabulary]
+
+    def save(self, directory: Path) -> None:
+        """Write the arrays and their description into an existing empty directory."""
+        records = []
+        for number, slot in enumerate(self.layout.slots):
+            vocabulary = self.slots[slot.name]
+            stem = f"{number:03d}-{re.sub(r'[^A-Za-z0-9_.-]', '_', slot.name)[:64]}"
+            for part, array in _parts(vocabulary).items():
+                np.save(directory / f"{stem}.{part}.npy", array, allow_pickle=False)
+            values = (
+                len(vocabulary.edges) if isinstance(vocabulary, Edges) else len(vocabulary.rows)
+            )
+            records.append(
+                _SlotRecord(slot.name, slot.field, slot.first, slot.size, stem,
+                            type(vocabulary).__name__.lower(), values)
+            )  # fmt: skip
+        data = msgspec.json.format(msgspec.json.encode(records), indent=1)
+        (directory / LAYOUT_FILE).write_bytes(data + b"\n")
+
+    @classmethod
+    def load(cls, directory: Path, spec: FeatureSpec) -> Vocabulary:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            BundleError: a file is absent or malformed, or the slots are not the spec's.
+        """
+        try:
+            raw = (directory / LAYOUT_FILE).read_bytes()
+            records = msgspec.json.decode(raw, type=list[_SlotRecord])
+            slots = {record.name: _read(directory, record) for record in records}
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            raise BundleError(f"vocabulary cannot be read: {error}") from error
+        by_name = {
+            record.name: Slot(record.name, record.field, record.first, record.size)
+            for record in records
+        }
+        return cls(_layout(spec, by_name), slots)
+
+
+def _parts(vocabulary: SlotVocabulary) -> dict[str, NDArray[Any]]:
+    match vocabulary:
+        case Integers(keys, large, rows):
+            return {"keys": keys, "large": large, "rows": rows}
+        case Texts(blob, offsets, rows):
+            return {"blob": blob, "offsets": offsets, "rows": rows}
+        case Edges(edges):
+            return {"edges": edges}
+
+
+def _read(directory: Path, record: _SlotRecord) -> SlotVocabulary:
+    def array(part: str, kind: str) -> NDArray[Any]:
+        path = directory / f"{record.file}.{part}.npy"
+        loaded: NDArray[Any] = np.load(path, allow_pickle=False)
+        if loaded.ndim != 1 or loaded.dtype.str != kind:
+            raise ValueError(f"{path.name} holds {loaded.dtype} [{loaded.ndim} axes]")
+        return loaded
+
+    match record.kind:
+        case "edges":
+            return Edges(array("edges", "<f4"))
+        case "integers":
+            result: Integers | Texts = Integers(
+                array("keys", "<i8"), array("large", "<u8"), array("rows", "<i4")
+            )
+        case "texts":
+            result = Texts(array("blob", "|u1"), array("offsets", "<i8"), array("rows", "<i4"))
+        case other:
+            raise ValueError(f"slot {record.name!r} has unknown kind {other!r}")
+    rows = result.rows
+    if len(rows) != record.values:
+        raise ValueError(f"slot {record.name!r} has {len(rows)} values, not {record.values}")
+    first, last = record.first + RESERVED_ROWS, record.first + record.size - 1
+    if len(rows) and not (first <= int(rows.min()) and int(rows.max()) <= last):
+        raise ValueError(f"slot {record.name!r} has rows outside its own range")
+    return result
+
+
+def arrange(spec: FeatureSpec, values: Mapping[str, int]) -> Layout:
+    """Give every slot of the spec its table rows; ``values`` is how many it has by name."""
+    slots: dict[str, Slot] = {}
+    first = 1
+    for field in spec.fields:
+        for name in field.slot_names:
+            slots[name] = Slot(name, field.name, first, RESERVED_ROWS + values[name])
+            first += slots[name].size
+    return _layout(spec, slots)
+
+
+def _layout(spec: FeatureSpec, slots: Mapping[str, Slot]) -> Layout:
+    """Sort slots into the graph's inputs, in the order of the spec."""
+    wanted = [name for field in spec.fields for name in field.slot_names]
+    if sorted(wanted) != sorted(slots):
+        raise BundleError("the vocabulary's slots are not those of the feature spec")
+
+    def names(side: str, lists: bool) -> tuple[Slot, ...]:
+        return tuple(
+            slots[name]
+            for field in spec.fields
+            if field.side == side and isinstance(field, MultiCategorical) == lists
+            for name in field.slot_names
+        )
+
+    return Layout(
+        context=names("context", False),
+        candidate=names("candidate", False),
+        context_lists=names("context", True),
+        candidate_lists=names("candidate", True),
+    )
+
+
+def has_edges(field: object) -> bool:
+    """Whether a field's slot holds bucket edges instead of known values."""
+    return isinstance(field, Numeric) and field.encoding != "log_squared"

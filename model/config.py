@@ -1,0 +1,138 @@
+"""Training settings: one frozen value, read from TOML and checked before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+NETWORKS = ("deepfm",)
+
+Metric = Literal["auc", "log_loss"]
+
+
+class ConfigError(ValueError):
+    """A training setting is unknown, of the wrong type or out of range; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Everything that decides a training run, the data aside.
+
+    The defaults suit log data of 10^5 to 10^7 rows; ``embedding_l2`` is the one knob that
+    depends on the data: .003 to .1 for small vocabularies and several epochs, 0 and a single
+    epoch for huge sparse ones.
+    """
+
+    network: str = "deepfm"
+    embedding_size: int = 16
+    hidden: tuple[int, ...] = (400, 400, 400)
+    dropout: float = 0.2
+    """Share of hidden units dropped, in steps of 1/256."""
+    batch_norm: bool = True
+    """Normalise pre-activations; folded into the linear layers at export."""
+    init_std: float = 0.01
+    """Standard deviation of a new embedding; first-order weights start at zero."""
+
+    batch_size: int = 2048
+    epochs: int = 8
+    learning_rate: float = 0.003
+    """Peak step of Adam, for the table and the dense part alike."""
+    warmup: float = 0.1
+    """Share of all steps over which the rate rises to its peak; it then falls linearly to zero."""
+    embedding_l2: float = 0.03
+    """Lambda of lambda/2 ||table||^2 beside the mean log loss, as if on the whole table."""
+    oov_rate: float = 0.0
+    """Share of single-valued indices that training replaces by their slot's OOV index."""
+
+    evaluations_per_epoch: int = 2
+    patience: int = 6
+    """Evaluations in a row without improvement after which training stops; 0 never stops."""
+    metric: Metric = "auc"
+    """What the best weights are best at on the validation rows."""
+
+    seed: int = 1
+    threads: int = 0
+    """Threads of a training step; 0 takes every core that this process may use."""
+
+    def __post_init__(self) -> None:
+        _one_of("network", self.network, NETWORKS)
+        _one_of("metric", self.metric, ("auc", "log_loss"))
+        _at_least("embedding_size", self.embedding_size, 1)
+        if not self.hidden or min(self.hidden) < 1:
+            raise ConfigError(f"hidden: needs one or more positive sizes, got {self.hidden!r}")
+        _at_least("batch_size", self.batch_size, 2 if self.batch_norm else 1)
+        _at_least("epochs", self.epochs, 1)
+        _at_least("evaluations_per_epoch", self.evaluations_per_epoch, 1)
+        _at_least("patience", self.patience, 0)
+        _at_least("seed", self.seed, 0)
+        _at_least("threads", self.threads, 0)
+        _at_least("embedding_l2", self.embedding_l2, 0.0)
+        _at_least("init_std", self.init_std, 0.0)
+        _share("dropout", self.dropout)
+        _share("warmup", self.warmup)
+        _share("oov_rate", self.oov_rate)
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"learning_rate: must be above 0, got {self.learning_rate!r}")
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Self:
+        """Read settings from a TOML file; keys that it leaves out keep their defaults."""
+        try:
+            return cls.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
+        except (tomllib.TOMLDecodeError, ConfigError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
+        """Build settings from plain values, such as ``to_dict`` returns."""
+        defaults = {field.name: field.default for field in fields(cls)}
+        typed: dict[str, Any] = {
+            key: _typed(key, value, defaults) for key, value in settings.items()
+        }
+        return cls(**typed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as values that JSON and TOML can hold."""
+        return asdict(self) | {"hidden": list(self.hidden)}
+
+    def thread_count(self) -> int:
+        """Return the threads to train with, never 0."""
+        return self.threads or len(os.sched_getaffinity(0))
+
+
+def _typed(key: str, value: object, defaults: Mapping[str, object]) -> object:
+    """Return ``value`` as the type of the key's default, or say what is wrong with it."""
+    if key not in defaults:
+        nearest = difflib.get_close_matches(key, defaults, n=1, cutoff=0.0)
+        raise ConfigError(f"{key}: no such setting; did you mean {nearest[0]}?")
+    default = defaults[key]
+    if isinstance(default, tuple):
+        if isinstance(value, list | tuple) and all(type(size) is int for size in value):
+            return tuple(value)
+        raise ConfigError(f"{key}: must be a list of integers, got {value!r}")
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if type(value) is not type(default):
+        raise ConfigError(f"{key}: must be {type(default).__name__}, got {value!r}")
+    return value
+
+
+def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{key}: must be one of {', '.join(known)}, got {value!r}")
+
+
+def _at_least(key: str, value: float, least: float) -> None:
+    if not least <= value < math.inf:
+        raise ConfigError(f"{key}: must be {least} or more, got {value!r}")
+
+
+def _share(key: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ConfigError(f"{key}: must be from 0 to below 1, got {value!r}")

@@ -1,0 +1,59 @@
+"""Raw columns → the index columns that the trainer reads, through the service's encoder."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from app.bundle import SlotStatistics
+from app.encoder import Encoder, SideEncoder
+from app.layout import Layout
+from app.spec import FeatureSpec
+from model.data import Table, field_values
+from model.dataset import Dataset, Indices
+
+
+def encode(spec: FeatureSpec, encoder: Encoder, table: Table, label: bool = True) -> Dataset:
+    """Encode every row of a table."""
+    context = encode_side(spec, encoder.context, table.frame)
+    candidate = encode_side(spec, encoder.candidate, table.frame)
+    labels: NDArray[np.uint8] = (
+        table.label(spec) if label else np.zeros(table.frame.height, np.uint8)
+    )
+    return Dataset(
+        np.ascontiguousarray(context[:, : encoder.context.single]),
+        np.ascontiguousarray(candidate[:, : encoder.candidate.single]),
+        tuple(np.ascontiguousarray(context[:, a:b]) for a, b in encoder.context.lists),
+        tuple(np.ascontiguousarray(candidate[:, a:b]) for a, b in encoder.candidate.lists),
+        labels,
+    )
+
+
+def encode_side(spec: FeatureSpec, side: SideEncoder, frame: pl.DataFrame) -> Indices:
+    """Encode one side's columns into [R, width], each distinct value once."""
+    fields = {field.name: field for field in spec.fields}
+    result = np.empty((frame.height, side.width), np.int32)
+    start = 0
+    for encoder in side.encoders:
+        values, codes = field_values(fields[encoder.name], frame[encoder.name])
+        result[:, start : start + encoder.width] = encoder.many(values)[codes]
+        start += encoder.width
+    return result
+
+
+def statistics(layout: Layout, data: Dataset) -> dict[str, SlotStatistics]:
+    """Return the shares of missing and OOV values of every slot, for comparison in serving."""
+    result = {}
+    inputs = [
+        *zip(layout.context, data.context.T, strict=True),
+        *zip(layout.candidate, data.candidate.T, strict=True),
+        *zip(layout.context_lists, data.context_lists, strict=True),
+        *zip(layout.candidate_lists, data.candidate_lists, strict=True),
+    ]
+    rows = max(1, len(data))
+    for slot, column in inputs:
+        missing = np.count_nonzero(column == slot.missing) / rows
+        oov = np.count_nonzero((column == slot.oov).reshape(rows, -1).any(1)) / rows
+        result[slot.name] = SlotStatistics(round(missing, 6), round(oov, 6), slot.size)
+    return result

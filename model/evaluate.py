@@ -1,0 +1,28 @@
+"""A bundle's scores for data in files, through the engine that serves."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.batch import Batch, Scores
+from app.engine import Engine
+from model.dataset import Dataset
+from model.export import side_rows
+
+ROWS_PER_RUN = 4096
+
+
+def score_dataset(engine: Engine, data: Dataset) -> Scores:
+    """Score every row; each row is its own context."""
+    context = side_rows(data.context, data.context_lists)
+    candidate = side_rows(data.candidate, data.candidate_lists)
+    logit: NDArray[np.float32] = np.empty(len(data), np.float32)
+    score: NDArray[np.float32] = np.empty(len(data), np.float32)
+    for start in range(0, len(data), ROWS_PER_RUN):
+        rows = slice(start, start + ROWS_PER_RUN)
+        part = candidate[rows]
+        logit[rows], score[rows] = engine.score(
+            Batch(context[rows], part, np.arange(len(part), dtype=np.int32))
+        )
+    return Scores(logit, score)

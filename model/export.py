@@ -1,0 +1,279 @@
+"""Network → ONNX graph → parity check against the engine that will serve → golden examples."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from app.batch import Batch, Indices
+from app.bundle import Example
+from app.encoder import Encoder
+from app.engine import Engine
+from app.errors import CtrError, ValueProblem
+from app.layout import Layout
+from app.spec import FeatureSpec
+from model.data import field_values
+from model.dataset import Dataset
+from model.deepfm import DeepFM
+
+CANDIDATE_COUNTS = (0, 1, 2, 3, 7, 64, 1000)
+CONTEXT_COUNTS = (1, 2, 7)
+EXAMPLES = 32
+_UNSEEN = "\N{REPLACEMENT CHARACTER} never seen"
+_ALTERED: dict[int, Sequence[Any]] = {
+    5: [None],
+    6: [_UNSEEN, 2**63 - 25, [_UNSEEN], [2**63 - 25]],
+    7: [[]],
+}
+"""What stands in for real values in some golden requests: missing, unseen, empty."""
+MAX_GRAPH_BYTES = 2**31 - 2**20
+
+
+class ExportError(CtrError):
+    """A network that cannot be exported, or whose export does not agree with it."""
+
+
+class ScoreGraph(nn.Module):
+    """The exported function: indices in, logit and score out."""
+
+    def __init__(self, network: DeepFM, layout: Layout) -> None:
+        super().__init__()
+        self.network = network
+        self.context_lists = len(layout.context_lists)
+
+    def forward(
+        self, context: Tensor, candidate: Tensor, row_context: Tensor, lists: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return logit and score, float32 [N] each; ``lists`` are the context's, then the rest."""
+        split = self.context_lists
+        logit = self.network(context, candidate, row_context, lists[:split], lists[split:])
+        return logit, torch.sigmoid(logit)
+
+
+def input_names(layout: Layout) -> list[str]:
+    """The graph's inputs in order."""
+    return [
+        "context",
+        "candidate",
+        "row_context",
+        *(f"context_list_{i}" for i in range(len(layout.context_lists))),
+        *(f"candidate_list_{i}" for i in range(len(layout.candidate_lists))),
+    ]
+
+
+def write_graph(network: DeepFM, layout: Layout, path: Path) -> None:
+    """Export a network as it is for inference, batch norm folded, all sizes symbolic.
+
+    The file depends on the weights alone: no paths, times or generated names of this run.
+
+    Raises:
+        ExportError: the weights are too large for one ONNX file.
+    """
+    weights = sum(p.numel() * p.element_size() for p in network.parameters())
+    if weights > MAX_GRAPH_BYTES:
+        raise ExportError(f"{weights:,} bytes of weights do not fit into one ONNX file")
+    graph = ScoreGraph(network.folded(), layout).eval()
+    u, n = 2, 3
+    lists = [torch.ones(u, 2, dtype=torch.int32) for _ in layout.context_lists]
+    lists += [torch.ones(n, 2, dtype=torch.int32) for _ in layout.candidate_lists]
+    example = (
+        torch.ones(u, len(layout.context), dtype=torch.int32),
+        torch.ones(n, len(layout.candidate), dtype=torch.int32),
+        torch.zeros(n, dtype=torch.int32),
+        lists,
+    )
+    list_shapes = [
+        {0: "contexts", 1: f"context_places_{i}"} for i in range(len(layout.context_lists))
+    ]
+    list_shapes += [
+        {0: "rows", 1: f"candidate_places_{i}"} for i in range(len(layout.candidate_lists))
+    ]
+    level = logging.getLogger("torch.onnx").level
+    with warnings.catch_warnings():
+        # The exporter warns of its own internals; what it made is checked row by row below.
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            graph,
+            example,
+            dynamo=True,
+            input_names=input_names(layout),
+            output_names=["logit", "score"],
+            dynamic_shapes=({0: "contexts"}, {0: "rows"}, {0: "rows"}, list_shapes),
+            external_data=False,
+            verbose=False,
+        )
+        logging.getLogger("torch.onnx").setLevel(level)
+    if program is None:
+        raise ExportError("the exporter gave no graph")
+    model = program.model_proto
+    _strip(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop what the exporter notes about the Python source: paths and stack traces."""
+    model.producer_version = ""
+    del model.metadata_props[:]
+    graphs: list[Any] = [model.graph, *model.functions]
+    for graph in graphs:
+        graph.doc_string = ""
+        del graph.metadata_props[:]
+        for node in graph.node:
+            node.doc_string = ""
+            del node.metadata_props[:]
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output,
+                  *model.graph.initializer]:  # fmt: skip
+        value.doc_string = ""
+        del value.metadata_props[:]
+
+
+def side_rows(single: Indices, lists: Sequence[Indices]) -> Indices:
+    """Lay a side's columns next to each other as the encoder's rows have them."""
+    return np.ascontiguousarray(np.concatenate([single, *lists], axis=1))
+
+
+def network_logits(network: DeepFM, data: Dataset, row_context: Indices) -> NDArray[np.float32]:
+    """The network's own logits: contexts of the first rows, one candidate from each row."""
+    contexts = int(row_context.max(initial=0)) + 1
+    with torch.inference_mode():
+        logit: Tensor = network(
+            torch.from_numpy(data.context[:contexts]),
+            torch.from_numpy(data.candidate),
+            torch.from_numpy(row_context),
+            [torch.from_numpy(column[:contexts]) for column in data.context_lists],
+            [torch.from_numpy(column) for column in data.candidate_lists],
+        )
+    return np.asarray(logit.numpy(), np.float32)
+
+
+def check_parity(network: DeepFM, engine: Engine, data: Dataset) -> tuple[float, int]:
+    """Compare network and engine over real rows, at every count of contexts and candidates.
+
+    Returns the largest difference of a logit and the number of rows compared, at least 1,000
+    (rows repeat where the data has fewer).
+
+    Raises:
+        ExportError: a difference is above the engine's tolerance.
+    """
+    network.eval()
+    worst, compared = 0.0, 0
+    start = 0
+    for rows in CANDIDATE_COUNTS:
+        for contexts in sorted({*CONTEXT_COUNTS, max(rows, 1)}):
+            count = max(rows, contexts)
+            taken = np.arange(start, start + count) % len(data)
+            start += count
+            part = data.take(taken)
+            row_context = (np.arange(rows) % contexts).astype(np.int32)
+            candidates = part.take(slice(0, rows))
+            expected = network_logits(
+                network,
+                Dataset(part.context, candidates.candidate, part.context_lists,
+                        candidates.candidate_lists, candidates.label),
+                row_context,
+            )  # fmt: skip
+            found = engine.score(
+                Batch(
+                    side_rows(part.context, part.context_lists)[:contexts],
+                    side_rows(candidates.candidate, candidates.candidate_lists),
+                    row_context,
+                )
+            )
+            if len(found.logit) != rows:
+                raise ExportError(f"{rows} rows gave {len(found.logit)} logits")
+            worst = max(worst, float(np.abs(found.logit - expected).max(initial=0.0)))
+            compared += rows
+            if not worst <= engine.tolerance:
+                raise ExportError(
+                    f"network and graph disagree by {worst:.2g} in a logit for {contexts} contexts "
+                    f"and {rows} candidates; {engine.tolerance:g} is allowed"
+                )
+    return worst, compared
+
+
+def golden_examples(
+    spec: FeatureSpec,
+    encoder: Encoder,
+    network: DeepFM,
+    frame: pl.DataFrame,
+    seed: int,
+) -> list[Example]:
+    """Make golden requests of real rows, and of missing, unseen and empty values."""
+    rng = np.random.default_rng(seed)
+    rows = rng.choice(frame.height, min(EXAMPLES * 3, frame.height), replace=False)
+    raw = raw_rows(spec, frame[rows.tolist()])
+    sides = {
+        "context": encoder.context.fields,
+        "candidate": encoder.candidate.fields,
+    }
+    examples = []
+    for number in range(min(EXAMPLES, len(raw))):
+        context = {k: v for k, v in raw[number].items() if k in sides["context"]}
+        shown = [raw[(number * 3 + i) % len(raw)] for i in range(1 + number % 4)]
+        candidates = [{k: v for k, v in row.items() if k in sides["candidate"]} for row in shown]
+        if alternatives := _ALTERED.get(number % 8):
+            context = _altered(encoder, context, alternatives)
+            candidates = [_altered(encoder, row, alternatives) for row in candidates]
+        examples.append(_example(encoder, network, context, candidates))
+    return examples
+
+
+def raw_rows(spec: FeatureSpec, frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return each row as the JSON object that a caller would send; missing values are left out."""
+    rows: list[dict[str, Any]] = [{} for _ in range(frame.height)]
+    for field in spec.fields:
+        values, codes = field_values(field, frame[field.name])
+        for row, code in zip(rows, codes.tolist(), strict=True):
+            if values[code] is not None:
+                row[field.name] = values[code]
+    return rows
+
+
+def _altered(encoder: Encoder, row: dict[str, Any], alternatives: Sequence[Any]) -> dict[str, Any]:
+    """Replace every value by the first of the alternatives that its field takes."""
+    result = dict(row)
+    for field in [*encoder.context.encoders, *encoder.candidate.encoders]:
+        for value in alternatives if field.name in row else ():
+            try:
+                field.one(value)
+            except ValueProblem:
+                continue
+            result[field.name] = value
+            break
+    return result
+
+
+def _example(
+    encoder: Encoder,
+    network: DeepFM,
+    context: dict[str, Any],
+    candidates: list[dict[str, Any]],
+) -> Example:
+    context_row = np.frombuffer(encoder.context.row(context), np.int32)
+    packed = b"".join(map(encoder.candidate.row, candidates))
+    candidate_rows = np.frombuffer(packed, np.int32).reshape(-1, encoder.candidate.width)
+    rows = len(candidates)
+    single, wide = encoder.context.single, encoder.candidate.single
+    repeated = np.repeat(context_row.reshape(1, -1), rows, axis=0)
+    data = Dataset(
+        repeated[:, :single],
+        candidate_rows[:, :wide].copy(),
+        tuple(repeated[:, a:b] for a, b in encoder.context.lists),
+        tuple(candidate_rows[:, a:b].copy() for a, b in encoder.candidate.lists),
+        np.zeros(rows, np.uint8),
+    )
+    logits = network_logits(network, data, np.zeros(rows, np.int32))
+    return Example(
+        context, candidates, context_row.tolist(), candidate_rows.tolist(), logits.tolist()
+    )

@@ -1,0 +1,254 @@
+"""A training run from files to a bundle, top to bottom."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from app.bundle import EXAMPLES, GRAPH, SPEC, VOCABULARY, Bundle, newest, write_bundle
+from app.encoder import Encoder
+from app.engine import Engine, Widths, cpu_quota
+from app.spec import FeatureSpec
+from model.config import TrainConfig
+from model.data import PARTS, DataError, Part, SplitMode, Table, read, split
+from model.dataset import Dataset
+from model.encode import encode, statistics
+from model.evaluate import score_dataset
+from model.export import check_parity, golden_examples, write_graph
+from model.metrics import Metrics, evaluate_scores
+from model.report import write_report
+from model.train import fit
+from model.vocab import learn
+
+
+def say(text: str) -> None:
+    """Tell progress on standard error; standard output is for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The files of a run: either ``data`` to be split, or one list for each part."""
+
+    data: Sequence[Path] = ()
+    parts: Mapping[Part, Sequence[Path]] | None = None
+    mode: SplitMode = "auto"
+    seed: int = 1
+    max_bad_lines: float = 0.0
+
+    def read(self, spec: FeatureSpec) -> dict[Part, Table]:
+        """Read the files and return each part's rows.
+
+        Raises:
+            DataError: the files cannot be used.
+        """
+        if self.parts is not None:
+            if self.data or set(self.parts) != set(PARTS):
+                raise DataError("give either data files, or files for all three parts")
+            return {part: read(spec, self.parts[part], self.max_bad_lines) for part in PARTS}
+        table = read(spec, self.data, self.max_bad_lines)
+        rows = split(spec, table, self.mode, self.seed)
+        return {
+            part: Table(table.frame[rows[part].tolist()], table.sources, table.bad)
+            for part in PARTS
+        }
+
+    def describe(self, spec: FeatureSpec) -> dict[str, Any]:
+        """What the manifest says about the split."""
+        if self.parts is not None:
+            return {"mode": "files"}
+        mode = self.mode
+        if mode == "auto":
+            mode = "time" if spec.timestamp is not None else "random"
+        return {"mode": mode, "seed": self.seed, "shares": [0.8, 0.1, 0.1]}
+
+
+def widths(encoder: Encoder) -> Widths:
+    """How the encoder's rows divide into the graph's inputs."""
+    context, candidate = encoder.context, encoder.candidate
+    return Widths(
+        (context.single, context.lists),
+        (candidate.single, candidate.lists),
+        context.width,
+        candidate.width,
+    )
+
+
+def train(
+    spec_path: Path,
+    inputs: Inputs,
+    config: TrainConfig,
+    out: Path,
+    progress: bool = True,
+) -> Path:
+    """Train, check and write a bundle below ``out``; return its path.
+
+    A report with plots stands beside it, as ``<bundle>.report``. The same data, settings and
+    thread count give the same bundle id.
+    """
+    spec = FeatureSpec.load(spec_path)
+    start = perf_counter()
+    tables = inputs.read(spec)
+    rows = {part: table.frame.height for part, table in tables.items()}
+    if tables["train"].bad.lines:
+        say(f"warning: {tables['train'].bad.report()}")
+    vocabulary = learn(spec, tables["train"].frame)
+    encoder = Encoder(spec, vocabulary)
+    data = {part: encode(spec, encoder, table) for part, table in tables.items()}
+    say(
+        f"read and encoded {sum(rows.values()):,} rows in {perf_counter() - start:.1f} s:"
+        f" {rows['train']:,} to train on, {rows['validation']:,} to validate, {rows['test']:,} to"
+        f" test; {vocabulary.layout.table_rows:,} table rows"
+    )
+    _warn_of_flat_labels(data)
+
+    result = fit(vocabulary.layout, data["train"], data["validation"], config, progress)
+    network = result.network.eval()
+    say(
+        f"trained in {result.seconds:.1f} s, {result.rows_per_second:,.0f} rows/s;"
+        f" best after epoch {result.best.epoch:.2f}"
+    )
+
+    metrics: dict[str, Metrics] = {}
+    parity: dict[str, Any] = {}
+    logits: dict[str, NDArray[np.float32]] = {}
+
+    def fill(directory: Path) -> None:
+        (directory / SPEC).write_bytes(spec_path.read_bytes())
+        (directory / VOCABULARY).mkdir()
+        vocabulary.save(directory / VOCABULARY)
+        write_graph(network, vocabulary.layout, directory / GRAPH)
+        engine = Engine(directory / GRAPH, vocabulary.layout, widths(encoder), "cpu", cpu_quota())
+        worst, compared = check_parity(network, engine, data["test"])
+        parity.update(worst_logit_difference=worst, rows=compared, tolerance=engine.tolerance)
+        say(f"graph agrees with the network within {worst:.1e} over {compared:,} rows")
+        examples = golden_examples(spec, encoder, network, tables["test"].frame, config.seed)
+        (directory / EXAMPLES).write_bytes(msgspec.json.Encoder().encode_lines(examples))
+        for part in PARTS:
+            logits[part] = score_dataset(engine, data[part]).logit
+            metrics[part] = evaluate_scores(data[part].label, logits[part])
+
+    def describe(_: Path) -> dict[str, Any]:
+        sources = {
+            part: [asdict(source) for source in table.sources] for part, table in tables.items()
+        }
+        return {
+            "network": config.network,
+            "metrics": {part: figures.to_dict() for part, figures in metrics.items()},
+            "training": {
+                "config": config.to_dict(),
+                "split": inputs.describe(spec),
+                "best": asdict(result.best),
+                "seconds": result.seconds,
+                "rows_per_second": result.rows_per_second,
+                "stopped_early": result.stopped_early,
+                "parity": parity,
+                "torch": str(torch.__version__),
+                "threads": config.thread_count(),
+            },
+            "data": [
+                {"part": part, **source}
+                for part in (PARTS if inputs.parts is not None else PARTS[:1])
+                for source in sources[part]
+            ],
+            "statistics": statistics(vocabulary.layout, data["train"]),
+        }
+
+    bundle = write_bundle(out, fill, describe)
+    write_report(
+        bundle.with_name(f"{bundle.name}.report"),
+        f"{spec_path.stem}, {config.network}",
+        config,
+        result,
+        metrics,
+        data["test"].label,
+        logits["test"],
+    )
+    for part, figures in metrics.items():
+        say(f"{part}: {show(figures)}")
+    return bundle
+
+
+def _warn_of_flat_labels(data: Mapping[Part, Dataset]) -> None:
+    for part, rows in data.items():
+        if rows.label.min() == rows.label.max():
+            say(f"warning: the {part} part's labels are all {rows.label[0]}: it has no AUC")
+
+
+def show(metrics: Metrics) -> str:
+    """The figures in one line."""
+    auc = "none (one class)" if metrics.auc is None else f"{metrics.auc:.4f}"
+    calibration = "none" if metrics.calibration is None else f"{metrics.calibration:.3f}"
+    return (
+        f"AUC {auc}, log loss {metrics.log_loss:.4f}, predicted/observed {calibration},"
+        f" calibration error {metrics.calibration_error:.4f} over {metrics.rows:,} rows"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Offline:
+    """A bundle opened for scoring files."""
+
+    bundle: Bundle
+    encoder: Encoder
+    engine: Engine
+
+    @classmethod
+    def open(cls, path: Path) -> Offline:
+        """Open and verify a bundle, or the newest one in a directory."""
+        bundle = Bundle.open(newest(path))
+        encoder = Encoder(bundle.spec, bundle.vocabulary)
+        engine = Engine(bundle.graph, bundle.vocabulary.layout, widths(encoder), "cpu", cpu_quota())
+        return cls(bundle, encoder, engine)
+
+    def rows(self, paths: Sequence[Path], part: Part | None, max_bad_lines: float) -> Table:
+        """Read files, or of the files that the bundle was trained on the rows of one part.
+
+        Raises:
+            DataError: a part is wanted of other files than the bundle was made from.
+        """
+        table = read(self.bundle.spec, paths, max_bad_lines)
+        if part is None:
+            return table
+        manifest = self.bundle.manifest
+        described = manifest.training["split"]
+        recorded = [source["sha256"] for source in manifest.data]
+        if described["mode"] == "files" or [s.sha256 for s in table.sources] != recorded:
+            raise DataError("these are not the files that this bundle's split was made of")
+        rows = split(self.bundle.spec, table, described["mode"], described["seed"])
+        return Table(table.frame[rows[part].tolist()], table.sources, table.bad)
+
+    def evaluate(self, table: Table) -> Metrics:
+        """The figures over all rows of a table."""
+        data = encode(self.bundle.spec, self.encoder, table)
+        return evaluate_scores(data.label, score_dataset(self.engine, data).logit)
+
+    def predict(self, paths: Sequence[Path], out: Path, max_bad_lines: float) -> int:
+        """Write file, line, logit and score of every row as Parquet; return how many."""
+        table = read(self.bundle.spec, paths, max_bad_lines, label=False)
+        data = encode(self.bundle.spec, self.encoder, table, label=False)
+        scores = score_dataset(self.engine, data)
+        frame = table.frame.select(
+            pl.col("__file__").alias("file"), pl.col("__line__").alias("line")
+        ).with_columns(
+            pl.Series("logit", scores.logit),
+            pl.Series("score", scores.score),
+            pl.lit(self.bundle.version).alias("version"),
+        )
+        with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}-") as partial:
+            frame.write_parquet(partial.name)
+            Path(partial.name).chmod(0o644)
+            Path(partial.name).rename(out)
+            Path(partial.name).touch()
+        return frame.height

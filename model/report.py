@@ -1,0 +1,117 @@
+"""A training run on a page: settings, figures, learning curve and reliability diagram."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from model.config import TrainConfig
+from model.metrics import Metrics, reliability
+from model.train import FitResult
+
+
+def write_report(
+    directory: Path,
+    title: str,
+    config: TrainConfig,
+    result: FitResult,
+    metrics: Mapping[str, Metrics],
+    label: NDArray[np.uint8],
+    logit: NDArray[np.floating[Any]],
+) -> Path:
+    """Write ``report.md`` and its two PNGs into ``directory``, and return the Markdown's path.
+
+    ``metrics`` holds each part's figures by the part's name; ``label`` and ``logit`` [R] are
+    the rows of the reliability diagram.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    # Figures made without pyplot need no display and are never left open.
+    learning_curve(result).savefig(directory / "learning-curve.png")
+    reliability_diagram(label, logit).savefig(directory / "reliability.png")
+    path = directory / "report.md"
+    path.write_text(markdown(title, config, result, metrics), encoding="utf-8")
+    return path
+
+
+def markdown(
+    title: str, config: TrainConfig, result: FitResult, metrics: Mapping[str, Metrics]
+) -> str:
+    """Return the page's text."""
+    header = "| part | rows | clicks | AUC | log loss | calibration | calibration error |"
+    rows = "\n".join(
+        f"| {part} | {m.rows:,} | {m.positives:,} | {figure(m.auc)} | {figure(m.log_loss)} "
+        f"| {figure(m.calibration)} | {figure(m.calibration_error)} |"
+        for part, m in metrics.items()
+    )
+    settings = "\n".join(f"| `{key}` | {value} |" for key, value in config.to_dict().items())
+    ending = "stopped early" if result.stopped_early else "ran to its end"
+    page = """\
+        # {title}
+
+        {header}
+        |---|---|---|---|---|---|---|
+        {rows}
+
+        Calibration is predicted clicks over observed clicks. Training {ending} after
+        {seconds:.1f} s ({rate:,.0f} rows/s); the weights are those of step {step:,}
+        (epoch {epoch:.2f}).
+
+        ![Log loss and AUC by epoch](learning-curve.png)
+
+        ![Observed click rate by predicted score](reliability.png)
+
+        | setting | value |
+        |---|---|
+        {settings}
+        """
+    return textwrap.dedent(page).format(
+        title=title,
+        header=header,
+        rows=rows,
+        ending=ending,
+        seconds=result.seconds,
+        rate=result.rows_per_second,
+        step=result.best.step,
+        epoch=result.best.epoch,
+        settings=settings,
+    )
+
+
+def figure(value: float | None) -> str:
+    """Return a number for the page, a dash where it is undefined."""
+    return "–" if value is None else f"{value:.4f}"
+
+
+def learning_curve(result: FitResult) -> Figure:
+    """Draw log loss and validation AUC over the epochs, the chosen weights marked."""
+    epoch = [evaluation.epoch for evaluation in result.history]
+    drawing = Figure(figsize=(9, 3.5), layout="constrained")
+    loss_axes, auc_axes = drawing.subplots(1, 2)
+    loss_axes.plot(epoch, [e.train_loss for e in result.history], label="training")
+    loss_axes.plot(epoch, [e.log_loss for e in result.history], label="validation")
+    loss_axes.set(xlabel="epoch", ylabel="log loss")
+    auc_axes.plot(epoch, [np.nan if e.auc is None else e.auc for e in result.history])
+    auc_axes.set(xlabel="epoch", ylabel="validation AUC")
+    for axes in (loss_axes, auc_axes):
+        axes.axvline(result.best.epoch, color="grey", linestyle=":", label="chosen")
+    loss_axes.legend()
+    return drawing
+
+
+def reliability_diagram(label: NDArray[np.uint8], logit: NDArray[np.floating[Any]]) -> Figure:
+    """Draw the observed click rate over the mean score of bins of equal count."""
+    bins = reliability(label, logit)
+    top = 1.05 * max(bins.predicted.max(), bins.observed.max(), 1e-6)
+    drawing = Figure(figsize=(4.5, 4), layout="constrained")
+    axes = drawing.subplots()
+    axes.plot([0, top], [0, top], color="grey", linestyle=":", label="calibrated")
+    axes.plot(bins.predicted, bins.observed, marker="o", label="this network")
+    axes.set(xlabel="predicted", ylabel="observed click rate", xlim=(0, top), ylim=(0, top))
+    axes.legend()
+    return drawing

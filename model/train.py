@@ -1,0 +1,385 @@
+"""The trainer: shuffled integer columns in, the best network seen out.
+
+A step reads and writes only the table rows that its batch names, so it costs about the same
+for a thousand rows as for ten million.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from app.layout import PADDING, Layout
+from model.config import TrainConfig
+from model.dataset import Dataset, Indices
+from model.deepfm import DeepFM
+from model.metrics import auc, log_loss
+
+PREDICT_ROWS = 8192
+"""Rows scored at once, which bounds the memory of an evaluation."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says at which step and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The state of training after ``step`` batches; ``epoch`` is fractional."""
+
+    step: int
+    epoch: float
+    train_loss: float
+    """Mean log loss of the batches since the evaluation before."""
+    log_loss: float
+    """On the validation rows, as is the AUC."""
+    auc: float | None
+    """None if the validation rows are all of one class."""
+    learning_rate: float
+    rows_per_second: float
+    """Training rows since the evaluation before, per second spent on training."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures by name, as JSON can hold them."""
+        return asdict(self)
+
+    def shown(self) -> dict[str, str]:
+        """Return what a progress bar has room for."""
+        auc = "none" if self.auc is None else f"{self.auc:.4f}"
+        return {"loss": f"{self.train_loss:.4f}", "auc": auc}
+
+    def beats(self, other: Evaluation, metric: str) -> bool:
+        """Tell whether this is better, by AUC and then log loss, or by log loss alone."""
+        if metric == "log_loss" or self.auc is None or other.auc is None:
+            return self.log_loss < other.log_loss
+        return (self.auc, -self.log_loss) > (other.auc, -other.log_loss)
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """A trained network with the weights of its best evaluation, and how it got there."""
+
+    network: DeepFM
+    history: tuple[Evaluation, ...]
+    best: Evaluation
+    stopped_early: bool
+    seconds: float
+    """The whole fit, evaluations included."""
+    rows_per_second: float
+    """Training rows per second spent on training."""
+
+
+def fit(
+    layout: Layout,
+    train: Dataset,
+    validation: Dataset,
+    config: TrainConfig,
+    progress: bool = True,
+) -> FitResult:
+    """Train a network and return it with its best weights, in evaluation mode.
+
+    The same data, settings and thread count give the same weights, bit for bit. Raises
+    ``TrainingError`` where a part is too small or the loss stops being finite.
+    """
+    require_rows(train, validation, config)
+    batches = batch_count(len(train), config.batch_size)
+    steps = config.epochs * batches
+    evaluations = config.epochs * config.evaluations_per_epoch
+    evaluate_after = set(np.linspace(0, steps, evaluations + 1).round().astype(int).tolist())
+
+    history: list[Evaluation] = []
+    best = 0
+    best_weights: dict[str, Tensor] = {}
+    losses: list[float] = []
+    rows_since, training_rows, training_seconds = 0, 0, 0.0
+    started = time.perf_counter()
+    with (
+        reproducible(config.seed, config.thread_count()),
+        tqdm(
+            total=config.epochs * len(train), unit="row", unit_scale=True, disable=not progress
+        ) as bar,
+    ):
+        trainer = Trainer(layout, train, config)
+        resumed = time.perf_counter()
+        for step, rows in enumerate(trainer.shuffled(batches), start=1):
+            rate = learning_rate((step - 0.5) / steps, config)
+            losses.append(trainer.step(rows, rate))
+            rows_since += len(rows)
+            bar.update(len(rows))
+            if step not in evaluate_after:
+                continue
+
+            seconds = time.perf_counter() - resumed
+            training_rows += rows_since
+            training_seconds += seconds
+            logit = predict(trainer.network, validation)
+            evaluation = Evaluation(
+                step=step,
+                epoch=step / batches,
+                train_loss=math.fsum(losses) / len(losses),
+                log_loss=log_loss(validation.label, logit),
+                auc=auc(validation.label, logit),
+                learning_rate=rate,
+                rows_per_second=rows_since / seconds,
+            )
+            if not math.isfinite(evaluation.log_loss):
+                raise TrainingError(not_finite("validation loss", evaluation.log_loss, step, rate))
+            history.append(evaluation)
+            bar.set_postfix(evaluation.shown())
+            if len(history) == 1 or evaluation.beats(history[best], config.metric):
+                best = len(history) - 1
+                best_weights = snapshot(trainer.network)
+            if config.patience and len(history) - 1 - best == config.patience:
+                break
+            losses, rows_since, resumed = [], 0, time.perf_counter()
+
+    trainer.network.load_state_dict(best_weights)
+    return FitResult(
+        network=trainer.network.eval(),
+        history=tuple(history),
+        best=history[best],
+        stopped_early=history[-1].step < steps,
+        seconds=time.perf_counter() - started,
+        rows_per_second=training_rows / training_seconds,
+    )
+
+
+def predict(network: DeepFM, data: Dataset) -> NDArray[np.float32]:
+    """Return the logit [R] of every row; the network is left in evaluation mode."""
+    network.eval()
+    logit = np.empty(len(data), np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(data), PREDICT_ROWS):
+            part = data.take(slice(start, start + PREDICT_ROWS))
+            logit[start : start + PREDICT_ROWS] = network(
+                torch.tensor(part.context),
+                torch.tensor(part.candidate),
+                torch.arange(len(part)),
+                [torch.tensor(column) for column in part.context_lists],
+                [torch.tensor(column) for column in part.candidate_lists],
+            ).numpy()
+    return logit
+
+
+class Trainer:
+    """A network, its optimisers and the training rows, taken one batch at a time."""
+
+    def __init__(self, layout: Layout, train: Dataset, config: TrainConfig) -> None:
+        base_rate = float(train.label.mean(dtype=np.float64))
+        floor = 0.5 / len(train)
+        self.network = DeepFM(layout, config, min(max(base_rate, floor), 1 - floor))
+        self._columns = Columns(layout, train)
+        self._label = torch.from_numpy(train.label.astype(np.float32))
+        self._named_rows = NamedRows(layout.table_rows)
+        l2 = self._columns.row_l2(config) if config.embedding_l2 else None
+        self._table = LazyAdam(self.network.table.detach(), l2)
+        self._dense = torch.optim.Adam(
+            self.network.dense_parameters(), lr=config.learning_rate, fused=True
+        )
+        self._random = np.random.default_rng(config.seed)
+        self._config = config
+        self._steps = 0
+
+    def shuffled(self, batches: int) -> Iterator[NDArray[np.int64]]:
+        """Yield the row numbers of every batch of every epoch, each epoch in a new order."""
+        for _ in range(self._config.epochs):
+            order = self._random.permutation(len(self._label))
+            yield from np.array_split(order, batches)
+
+    def step(self, rows: NDArray[np.int64], rate: float) -> float:
+        """Learn from the given rows once and return their mean log loss before it."""
+        self._steps += 1
+        index = self._columns.index[rows]
+        if self._config.oov_rate:
+            hidden = self._random.random(index.shape, np.float32) < self._config.oov_rate
+            index = np.where(hidden & self._columns.can_hide, self._columns.oov, index)
+        row, position = self._named_rows.find(index)
+
+        self.network.train()
+        value = self._table.gather(row)
+        logit = self.network.logit(value, *self._columns.inputs(position))
+        loss = functional.binary_cross_entropy_with_logits(
+            logit, self._label[torch.from_numpy(rows)]
+        )
+        loss_value = loss.item()
+        if not math.isfinite(loss_value):
+            raise TrainingError(not_finite("loss", loss_value, self._steps, rate))
+        self._dense.zero_grad()
+        torch.autograd.backward(loss)
+        self._dense.param_groups[0]["lr"] = rate
+        self._dense.step()
+        self._table.step(row, value, rate)
+        return loss_value
+
+
+class Columns:
+    """Every index of the training rows side by side, so that a batch is one gather.
+
+    ``index`` is int32 [R, C]: the single-valued slots of both sides, then each list's places.
+    ``oov`` [C] is each single-valued column's OOV row and ``can_hide`` [C] marks those columns.
+    """
+
+    def __init__(self, layout: Layout, data: Dataset) -> None:
+        parts = (data.context, data.candidate, *data.context_lists, *data.candidate_lists)
+        self.index: Indices = np.concatenate(parts, axis=1)
+        self._widths = [part.shape[1] for part in parts]
+        self._context_lists = len(data.context_lists)
+        self._table_rows = layout.table_rows
+        singles = layout.context + layout.candidate
+        self.can_hide = np.arange(self.index.shape[1]) < len(singles)
+        self.oov = np.zeros(self.index.shape[1], np.int32)
+        self.oov[: len(singles)] = [slot.oov for slot in singles]
+
+    def inputs(
+        self, position: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Cut [N, C] into the network's inputs, every row being its own context."""
+        context, candidate, *lists = torch.split(position, self._widths, dim=1)
+        split = self._context_lists
+        return (
+            context,
+            candidate,
+            torch.arange(len(position)),
+            tuple(lists[:split]),
+            tuple(lists[split:]),
+        )
+
+    def row_l2(self, config: TrainConfig) -> Tensor:
+        """Return the decay [T] per named row that stands in for lambda on every row and step.
+
+        A row that a share P of the batches name is decayed in those only, 1/P as hard;
+        P = 1 - (1 - count / R)^batch, from the counts that training expects.
+        """
+        rows = len(self.index)
+        single = np.bincount(self.index[:, self.can_hide].ravel(), minlength=self._table_rows)
+        listed = np.bincount(self.index[:, ~self.can_hide].ravel(), minlength=self._table_rows)
+        count = single * (1 - config.oov_rate) + listed
+        count[self.oov[self.can_hide]] += config.oov_rate * rows
+        named = 1 - (1 - np.minimum(count / rows, 1)) ** min(config.batch_size, rows)
+        l2 = np.divide(config.embedding_l2, named, out=np.zeros_like(named), where=named > 0)
+        return torch.from_numpy(l2.astype(np.float32))
+
+
+class NamedRows:
+    """Finds the distinct table rows of a batch by marking them, without sorting."""
+
+    def __init__(self, table_rows: int) -> None:
+        self._marked = np.zeros(table_rows, np.bool_)
+        self._position = np.zeros(table_rows, np.int32)
+
+    def find(self, index: Indices) -> tuple[Tensor, Tensor]:
+        """Return the distinct rows [P], ascending, and each index's position among them.
+
+        Padding is always there, at position 0.
+        """
+        self._marked[PADDING] = True
+        self._marked[index] = True
+        row = np.flatnonzero(self._marked)
+        self._marked[row] = False
+        self._position[row] = np.arange(len(row), dtype=np.int32)
+        return torch.from_numpy(row), torch.from_numpy(self._position[index])
+
+
+class LazyAdam:
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980) that only ever touches the rows named.
+
+    The moments of a row stand still while no batch names it, as in TensorFlow's LazyAdam and
+    torch's SparseAdam; ``row_l2`` [T] adds row_l2 * value to a row's gradient.
+    """
+
+    BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
+
+    def __init__(self, table_TK: Tensor, row_l2: Tensor | None) -> None:
+        self._table_TK = table_TK
+        self._row_l2 = row_l2
+        self._mean_TK = torch.zeros_like(table_TK)
+        self._square_TK = torch.zeros_like(table_TK)
+        self._steps = 0
+
+    def gather(self, row_P: Tensor) -> Tensor:
+        """Return the rows [P, 1 + K] as a leaf that collects its gradient."""
+        return self._table_TK.index_select(0, row_P).requires_grad_()
+
+    @torch.no_grad()
+    def step(self, row_P: Tensor, value_PK: Tensor, rate: float) -> None:
+        """Move the gathered rows against their gradient, padding (the first of them) excepted."""
+        gradient_PK = value_PK.grad
+        assert gradient_PK is not None
+        self._steps += 1
+        row_P, value_PK, gradient_PK = row_P[1:], value_PK[1:], gradient_PK[1:]
+        if self._row_l2 is not None:
+            gradient_PK.addcmul_(value_PK, self._row_l2.index_select(0, row_P).unsqueeze(1))
+        mean_PK = self._mean_TK.index_select(0, row_P).lerp_(gradient_PK, 1 - self.BETA_1)
+        square_PK = self._square_TK.index_select(0, row_P).mul_(self.BETA_2)
+        square_PK.addcmul_(gradient_PK, gradient_PK, value=1 - self.BETA_2)
+        self._mean_TK.index_copy_(0, row_P, mean_PK)
+        self._square_TK.index_copy_(0, row_P, square_PK)
+
+        size = rate / (1 - self.BETA_1**self._steps)
+        square_PK.div_(1 - self.BETA_2**self._steps).sqrt_().add_(self.EPSILON)
+        self._table_TK.index_copy_(0, row_P, value_PK.addcdiv(mean_PK, square_PK, value=-size))
+
+
+def learning_rate(progress: float, config: TrainConfig) -> float:
+    """Return the rate after a share ``progress`` of all steps: linear up, then linear to zero."""
+    falling = (1 - progress) / (1 - config.warmup)
+    rising = progress / config.warmup if config.warmup else 1.0
+    return config.learning_rate * min(rising, falling)
+
+
+def batch_count(rows: int, batch_size: int) -> int:
+    """Return how many batches of nearly equal size to cut; no batch has a single row.
+
+    (Batch norm cannot learn from one row, and a small last batch would be a noisy step.)
+    """
+    return max(1, min(math.ceil(rows / batch_size), rows // 2))
+
+
+def not_finite(what: str, value: float, step: int, rate: float) -> str:
+    """Return what to say of a loss that ends training."""
+    return f"the {what} is {value} at step {step}, at a rate of {rate:.2g}: lower learning_rate"
+
+
+def snapshot(network: DeepFM) -> dict[str, Tensor]:
+    """Return a copy of all weights and running statistics."""
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def require_rows(train: Dataset, validation: Dataset, config: TrainConfig) -> None:
+    """Refuse parts that cannot be trained or validated on; warn of a validation AUC of none."""
+    for name, part in (("training", train), ("validation", validation)):
+        if len(part) == 0:
+            raise TrainingError(f"the {name} part has no rows")
+    if config.batch_norm and len(train) == 1:
+        raise TrainingError("batch norm needs two training rows or more, got one")
+    if config.metric == "auc" and validation.label.min() == validation.label.max():
+        warnings.warn(
+            "the validation labels are all of one class, so there is no AUC: "
+            "the best weights are those of the lowest log loss",
+            stacklevel=3,
+        )
+
+
+@contextmanager
+def reproducible(seed: int, threads: int) -> Iterator[None]:
+    """Seed torch and set its threads; both are as before on leaving."""
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads_before)

@@ -1,0 +1,127 @@
+"""What the training part's values are: vocabularies and bucket edges."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from app.canonical import integer_key, log_squared_keys, seconds, string_key, time_parts
+from app.layout import RESERVED_ROWS
+from app.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
+from app.vocabulary import (
+    Edges,
+    Integers,
+    SlotVocabulary,
+    Texts,
+    Vocabulary,
+    arrange,
+)
+from model.data import field_values
+
+Counts = Counter[Any]
+
+
+def learn(spec: FeatureSpec, frame: pl.DataFrame) -> Vocabulary:
+    """Learn every slot's values from the rows of the training part, and nothing else.
+
+    Values rarer than the field's ``min_count`` are left out: they are OOV. The same rows in
+    any order give the same vocabulary.
+    """
+    keys: dict[str, list[Any]] = {}
+    edges: dict[str, NDArray[np.float32]] = {}
+    for field in spec.fields:
+        values, codes = field_values(field, frame[field.name])
+        weights = np.bincount(codes, minlength=len(values))
+        if isinstance(field, Numeric) and field.encoding != "log_squared":
+            edges[field.name] = (
+                np.array(field.edges, np.float32)
+                if field.encoding == "edges"
+                else quantile_edges(values, weights, field.buckets)
+            )
+            continue
+        least = 1 if isinstance(field, Time) else field.min_count
+        for name, counts in _count(field, values, weights).items():
+            keys[name] = [key for key, count in counts.items() if count >= least]
+    sizes = {name: len(found) for name, found in keys.items()}
+    sizes |= {name: len(found) + 1 for name, found in edges.items()}
+    layout = arrange(spec, sizes)
+    slots: dict[str, SlotVocabulary] = {}
+    for slot in layout.slots:
+        if slot.name in edges:
+            slots[slot.name] = Edges(edges[slot.name])
+        else:
+            slots[slot.name] = _pack(keys[slot.name], slot.first + RESERVED_ROWS)
+    return Vocabulary(layout, slots)
+
+
+def _pack(keys: list[Any], first: int) -> Integers | Texts:
+    """Give sorted keys consecutive rows from ``first`` on."""
+    rows = np.arange(first, first + len(keys), dtype=np.int32)
+    if keys and isinstance(keys[0], str):
+        return Texts.of(sorted(keys, key=str.encode), rows)
+    return Integers.of(sorted(keys), rows)
+
+
+def _count(field: Field, values: Sequence[Any], weights: NDArray[np.int64]) -> dict[str, Counts]:
+    """Count the canonical keys of each of the field's slots."""
+    counts: dict[str, Counts] = {name: Counter() for name in field.slot_names}
+    weighed = list(zip(values, weights.tolist(), strict=True))
+    match field:
+        case Categorical():
+            key = _key(field)
+            for value, weight in weighed:
+                if not (value is None or (value == "" and field.empty_is_missing)):
+                    counts[field.name][key(value)] += weight
+        case MultiCategorical():
+            key = _key(field)
+            for value, weight in weighed:
+                present = [v for v in value or () if not (v == "" and field.empty_is_missing)]
+                for item in present[: field.max_values]:
+                    counts[field.name][key(item)] += weight
+        case Numeric():
+            known = [(value, weight) for value, weight in weighed if value is not None]
+            numbers = np.array([value for value, _ in known], np.float64)
+            for found, (_, weight) in zip(log_squared_keys(numbers).tolist(), known, strict=True):
+                counts[field.name][found] += weight
+        case Time():
+            zone = ZoneInfo(field.timezone)
+            for value, weight in weighed:
+                if value is None or value == "":
+                    continue
+                parts = time_parts(seconds(value, zone, field.format), zone, field.parts)
+                for name, part in zip(field.slot_names, parts, strict=True):
+                    counts[name][part] += weight
+    return counts
+
+
+def _key(field: Categorical | MultiCategorical) -> Callable[[Any], Any]:
+    return integer_key if field.dtype == "integer" else string_key
+
+
+def quantile_edges(
+    values: Sequence[float | None], weights: NDArray[np.int64], buckets: int
+) -> NDArray[np.float32]:
+    """Return at most ``buckets`` - 1 edges that cut the weighted values into equal shares.
+
+    An edge is the float32 midpoint between two distinct neighbours, so no training value
+    lies on one unless its neighbour is the next float32.
+    """
+    present = [(v, w) for v, w in zip(values, weights.tolist(), strict=True) if v is not None]
+    if not present:
+        return np.zeros(0, np.float32)
+    numbers = np.array([v for v, _ in present], np.float64).astype(np.float32)
+    known, inverse = np.unique(numbers, return_inverse=True)
+    reached = np.cumsum(np.bincount(inverse, [w for _, w in present]))
+    targets = reached[-1] * np.arange(1, buckets) / buckets
+    below = np.unique(np.searchsorted(reached, targets))
+    below = below[below < len(known) - 1]
+    low, high = known[below].astype(np.float64), known[below + 1].astype(np.float64)
+    middle = ((low + high) / 2).astype(np.float32)
+    edges: NDArray[np.float32] = np.where(middle > known[below], middle, known[below + 1])
+    return edges

@@ -1,0 +1,211 @@
+"""Imports point down: which module may import which, and who alone may import what."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# The layers of app/, from the floor to the edge. Only the edge reads app.settings.
+FLOOR = {"app.errors", "app.logs"}
+VALUES = {"app.layout", "app.spec", "app.canonical", "app.vocabulary", "app.encoder"}
+DOMAIN = VALUES | {"app.batch", "app.bundle"}
+# Metrics stand on the domain: they count missing and unseen values slot by slot.
+BELOW_ADAPTERS = FLOOR | DOMAIN | {"app.metrics"}
+ADAPTERS = {"app.engine", "app.batcher", "app.cache"}
+USE_CASE = {"app.schemas", "app.decoding", "app.scorer"}
+BELOW_EDGE = BELOW_ADAPTERS | ADAPTERS | USE_CASE
+EDGE = {"app.settings", "app.state", "app.asgi", "app.routes", "app.main"}
+
+# What the trainer shares with the service, so that a value is encoded by the same code in both.
+SHARED = VALUES | {"app.bundle", "app.errors"}
+# What runs the exported graph: where it is checked and measured.
+RUNNING = {"app.batch", "app.engine"}
+# The trainer's own modules up to the network, and up to a trained and measured one.
+DATA = {"model.config", "model.data", "model.vocab", "model.dataset", "model.encode"}
+TRAINING = DATA | {"model.deepfm", "model.train", "model.metrics"}
+OFFLINE = TRAINING | {
+    "model.evaluate",
+    "model.export",
+    "model.report",
+    "model.pipeline",
+    "model.fetch",
+}
+
+MAY_IMPORT: dict[str, set[str]] = {
+    "app": set(),
+    "app.errors": set(),
+    "app.settings": set(),
+    "app.logs": set(),
+    "app.layout": FLOOR,
+    "app.spec": FLOOR | {"app.layout"},
+    "app.canonical": FLOOR | {"app.layout", "app.spec"},
+    "app.vocabulary": FLOOR | {"app.layout", "app.spec", "app.canonical"},
+    "app.encoder": FLOOR | {"app.layout", "app.spec", "app.canonical", "app.vocabulary"},
+    "app.bundle": FLOOR | VALUES,
+    "app.batch": FLOOR | VALUES,
+    "app.metrics": FLOOR | DOMAIN,
+    "app.engine": BELOW_ADAPTERS,
+    "app.batcher": BELOW_ADAPTERS,
+    "app.cache": BELOW_ADAPTERS,
+    "app.schemas": FLOOR | DOMAIN,
+    "app.decoding": FLOOR | DOMAIN | {"app.schemas"},
+    "app.scorer": BELOW_ADAPTERS | {"app.schemas", "app.decoding"},
+    "app.asgi": BELOW_ADAPTERS | USE_CASE,
+    "app.state": BELOW_EDGE | {"app.settings"},
+    "app.routes": BELOW_EDGE | {"app.settings", "app.state", "app.asgi"},
+    "app.main": BELOW_EDGE | EDGE - {"app.main"},
+    "app.__main__": BELOW_EDGE | EDGE,
+    "model": set(),
+    "model.config": {"app.errors"},
+    "model.fetch": {"app.errors"},
+    "model.metrics": {"app.errors"},
+    "model.data": SHARED | {"model.config"},
+    "model.vocab": SHARED | {"model.config", "model.data"},
+    "model.dataset": SHARED | {"model.config", "model.data", "model.vocab"},
+    "model.encode": SHARED | DATA - {"model.encode"},
+    "model.deepfm": SHARED | {"model.config"},
+    "model.train": SHARED | TRAINING - {"model.train"},
+    "model.export": SHARED | TRAINING | RUNNING,
+    "model.evaluate": SHARED | TRAINING | RUNNING | {"model.export"},
+    "model.report": SHARED | TRAINING | {"model.export", "model.evaluate"},
+    "model.pipeline": SHARED | OFFLINE - {"model.pipeline", "model.fetch"} | RUNNING,
+    "model.__main__": SHARED | OFFLINE | RUNNING | {"app.cache"},
+}
+
+# A library that one module hides from all others.
+SOLE_IMPORTER = {"onnxruntime": "app.engine", "redis": "app.cache"}
+
+# (module, what it imports inside a function): each entry needs a reason beside it.
+ALLOWED_INSIDE_FUNCTIONS: set[tuple[str, str]] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One import statement's target, as a module's full name."""
+
+    target: str
+    line: int
+    inside_function: bool
+
+
+def modules() -> dict[str, Path]:
+    """Every module of app/ and model/, by its full name."""
+    found = {}
+    for package in ("app", "model"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imports(name: str, source: str, known: set[str]) -> Iterator[Import]:
+    """Yield the imports of a module; a name imported from a package may itself be a module."""
+
+    def visit(node: ast.AST, inside: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(alias.name, node.lineno, inside)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = name.split(".")[: -node.level]
+                base = ".".join([*parents, base] if base else parents)
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield Import(inner if inner in known else base, node.lineno, inside)
+        inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, inside)
+
+    yield from visit(ast.parse(source), False)
+
+
+def problems(name: str, source: str) -> list[str]:
+    """Say everything that a module's imports do and may not."""
+    if name not in MAY_IMPORT:
+        return [f"{name} has no layer: add it to MAY_IMPORT in tests/contract/test_layers.py"]
+    found = []
+    for each in imports(name, source, set(MAY_IMPORT)):
+        where = f"{name}:{each.line} imports {each.target}"
+        top = each.target.partition(".")[0]
+        if SOLE_IMPORTER.get(top, name) != name:
+            found.append(f"{where}, which only {SOLE_IMPORTER[top]} may")
+        if top == "torch" and name.startswith("app"):
+            found.append(f"{where}: the service runs without torch")
+        if top not in ("app", "model"):
+            continue
+        if each.target not in MAY_IMPORT[name]:
+            found.append(f"{where}, which is not below it")
+        if each.inside_function and (name, each.target) not in ALLOWED_INSIDE_FUNCTIONS:
+            found.append(f"{where} inside a function: import it at the top")
+    return found
+
+
+@pytest.mark.parametrize("name", modules())
+def test_a_module_imports_only_what_stands_below_it(name: str) -> None:
+    """Every module has a layer, and imports what that layer may."""
+    assert problems(name, modules()[name].read_text()) == []
+
+
+def test_the_table_has_no_cycle() -> None:
+    """The table itself points down: following it never leads back."""
+    order = list(MAY_IMPORT)
+    below: set[str] = set()
+    while remaining := [name for name in order if name not in below]:
+        free = [name for name in remaining if MAY_IMPORT[name] <= below]
+        assert free, f"these may import each other in a circle: {remaining}"
+        below.update(free)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "complaint"),
+    [
+        ("app.spec", "from app.encoder import encode", "not below it"),
+        ("app.spec", "from app import encoder", "not below it"),
+        ("app.spec", "from .encoder import encode", "not below it"),
+        ("app.spec", "from . import encoder", "not below it"),
+        ("app.spec", "import app.encoder", "not below it"),
+        ("app.main", "from model.data import read_table", "not below it"),
+        ("app.scorer", "from app.batcher import MicroBatcher", "not below it"),
+        ("app.batcher", "import onnxruntime as ort", "only app.engine may"),
+        ("model.export", "from onnxruntime import InferenceSession", "only app.engine may"),
+        ("app.main", "from redis.asyncio import Redis", "only app.cache may"),
+        ("app.engine", "import torch", "without torch"),
+        ("app.main", "def main():\n    from app import routes", "inside a function"),
+        ("app.features", "", "has no layer"),
+    ],
+)
+def test_a_wrong_import_is_found(name: str, source: str, complaint: str) -> None:
+    """Each rule sees the import that breaks it, however it is written."""
+    [problem] = problems(name, source)
+    assert complaint in problem
+
+
+def test_right_imports_pass() -> None:
+    """What the table allows is not complained about, nor are other libraries."""
+    source = (
+        "import numpy\nimport onnxruntime\nfrom app.bundle import Bundle\nfrom app import errors"
+    )
+    assert problems("app.engine", source) == []
+
+
+def test_the_service_loads_neither_torch_nor_the_trainer() -> None:
+    """A fresh interpreter that imports all of app/ has loaded no torch and nothing of model/."""
+    names = [name for name in modules() if name.startswith("app") and name != "app.__main__"]
+    program = (
+        "import importlib, sys\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'torch', 'model'}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")

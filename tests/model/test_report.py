@@ -1,0 +1,70 @@
+"""The report shows what a run gave, on a machine without a display."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from app.layout import Layout, Slot
+from model.config import TrainConfig
+from model.deepfm import DeepFM
+from model.metrics import evaluate_scores
+from model.report import write_report
+from model.train import Evaluation, FitResult
+
+PNG = b"\x89PNG\r\n\x1a\n"
+CONFIG = TrainConfig(hidden=(2,), embedding_size=2)
+
+
+def result(auc: float | None) -> FitResult:
+    """Return a run of two evaluations."""
+    layout = Layout((Slot("user", "user", 1, 4),), (Slot("item", "item", 5, 4),), (), ())
+    torch.manual_seed(0)
+    history = tuple(
+        Evaluation(
+            step=step,
+            epoch=step / 10,
+            train_loss=0.5 / step,
+            log_loss=0.6 / step,
+            auc=auc,
+            learning_rate=0.001,
+            rows_per_second=1e5,
+        )
+        for step in (5, 10)
+    )
+    return FitResult(
+        network=DeepFM(layout, CONFIG),
+        history=history,
+        best=history[0],
+        stopped_early=True,
+        seconds=1.25,
+        rows_per_second=1e5,
+    )
+
+
+def test_a_report_is_a_page_and_its_pictures(tmp_path: Path) -> None:
+    """The page holds the figures and settings, and every picture that it shows exists."""
+    label = np.array([0, 1, 0, 1], np.uint8)
+    logit = np.array([-1.0, 1.0, 0.5, 2.0], np.float32)
+    metrics = {"validation": evaluate_scores(label, logit), "test": evaluate_scores(label, logit)}
+    path = write_report(
+        tmp_path / "report", "Frappe, DeepFM", CONFIG, result(0.75), metrics, label, logit
+    )
+    page = path.read_text(encoding="utf-8")
+    assert page.startswith("# Frappe, DeepFM\n")
+    assert "| test | 4 | 2 | 1.0000 |" in page
+    assert "stopped early" in page
+    assert "| `hidden` | [2] |" in page
+    for name in ("learning-curve.png", "reliability.png"):
+        assert f"]({name})" in page
+        assert (path.parent / name).read_bytes().startswith(PNG)
+
+
+def test_a_report_without_an_auc(tmp_path: Path) -> None:
+    """Labels of one class leave a dash for the AUC and an empty curve, not an error."""
+    label, logit = np.zeros(3, np.uint8), np.zeros(3, np.float32)
+    metrics = {"test": evaluate_scores(label, logit)}
+    path = write_report(tmp_path, "One class", CONFIG, result(None), metrics, label, logit)
+    assert "| test | 3 | 0 | – | 0.6931 | – |" in path.read_text(encoding="utf-8")
