@@ -88,7 +88,7 @@ class ScoringEndpoints:
     async def _predict(self, body: bytes, deadline: float, departed: Callable[[], bool]) -> bytes:
         scorer = self._state.scorer
         scores = await scorer.predict(decode(predict_decoder, body), deadline, departed)
-        numbers = ",".join(map("%.9g".__mod__, scores.score.tolist()))
+        numbers = ",".join([f"{score:.9g}" for score in scores.score.tolist()])
         return f'{{"predictions":[{numbers}],"version":"{scorer.version}"}}'.encode()
 
     async def _rank(self, body: bytes, deadline: float, departed: Callable[[], bool]) -> bytes:
@@ -104,7 +104,7 @@ class ScoringEndpoints:
         else:
             ids = [None] * len(order)
         places = ",".join(
-            '{"index":%d,%s"score":%.9g}' % (index, _id_member(identity), score)
+            f'{{"index":{index},{_id_member(identity)}"score":{score:.9g}}}'
             for index, identity, score in zip(order, ids, best, strict=True)
         )
         return f'{{"ranking":[{places}],"version":"{scorer.version}"}}'.encode()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -14,6 +13,10 @@ from app.errors import Detail, Invalid, ServiceError, Undecodable
 from app.schemas import PredictBody, RankBody
 
 MAX_DETAILS = 10
+MAX_PATH = 256
+"""Characters of a path that are shown; a body may hold names of any length at any depth."""
+MAX_DIGITS = 4_300
+"""Digits of an integer that the decoder reads; Python's own limit."""
 Body = TypeVar("Body", PredictBody, RankBody)
 
 predict_decoder = msgspec.json.Decoder(PredictBody)
@@ -39,8 +42,9 @@ def _explain(body: bytes, error: Exception) -> ServiceError:
         return Undecodable("the body is nested too deeply")
     if isinstance(error, UnicodeDecodeError):
         return Undecodable("the body is not UTF-8")
-    if details := list(_not_finite(body)):
-        return Invalid("a number is not finite", details[:MAX_DETAILS], len(details))
+    details, total = _not_finite(body)
+    if total:
+        return Invalid("a number is not finite", details, total)
     if isinstance(error, msgspec.ValidationError):
         message, _, path = str(error).partition(" - at ")
         path = path.strip("`").removeprefix("$").lstrip(".") or "body"
@@ -49,22 +53,50 @@ def _explain(body: bytes, error: Exception) -> ServiceError:
     return Undecodable(f"the body is not JSON: {re.sub(r'^JSON is malformed: ', '', str(error))}")
 
 
-def _not_finite(body: bytes) -> Iterator[Detail]:
-    """Find NaN, Infinity and numbers that overflow, which some JSON writers produce."""
+def _not_finite(body: bytes) -> tuple[list[Detail], int]:
+    """Find NaN, Infinity and numbers that overflow, which some JSON writers produce.
+
+    Returns the first few with their paths, and how many there are.
+    """
     try:
-        tree = json.loads(body)
+        tree = json.loads(body, parse_int=_integer)
     except (ValueError, RecursionError):
-        return
-    yield from _walk(tree, "")
+        return [], 0
+    details: list[Detail] = []
+    total = 0
+    # A loop, not recursion: what json can read may be nested more deeply than Python can call.
+    path: list[str] = []
+    open_items = [iter([("", tree)])]
+    while open_items:
+        for step, value in open_items[-1]:
+            if isinstance(value, float):
+                if not math.isfinite(value):
+                    total += 1
+                    if len(details) < MAX_DETAILS:
+                        details.append(Detail(_path([*path, step]), "number is not finite"))
+            elif isinstance(value, dict):
+                path.append(step)
+                open_items.append((f".{key[:64]}", item) for key, item in value.items())
+                break
+            elif isinstance(value, list):
+                path.append(step)
+                open_items.append((f"[{number}]", item) for number, item in enumerate(value))
+                break
+        else:
+            open_items.pop()
+            if path:
+                path.pop()
+    return details, total
 
 
-def _walk(value: Any, path: str) -> Iterator[Detail]:
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            yield Detail(path or "body", "number is not finite")
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _walk(item, f"{path}.{key[:64]}" if path else key[:64])
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from _walk(item, f"{path}[{number}]")
+def _integer(text: str) -> float:
+    """A whole number; one with more digits than Python reads counts as one that overflows."""
+    return 0 if len(text) < MAX_DIGITS else math.inf
+
+
+def _path(steps: list[str]) -> str:
+    """Write a path, cut where it is long; what UTF-8 cannot hold is shown as its escape."""
+    path = "".join(steps).lstrip(".") or "body"
+    if len(path) > MAX_PATH:
+        path = f"{path[:MAX_PATH]}…"
+    return path.encode("utf-8", "backslashreplace").decode()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
 from struct import Struct
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
@@ -30,7 +29,7 @@ from app.canonical import (
     time_parts,
 )
 from app.errors import ValueProblem
-from app.layout import PADDING, Slot
+from app.layout import PADDING, RowShape, Slot
 from app.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Side, Time
 from app.vocabulary import Edges, Vocabulary
 
@@ -312,10 +311,10 @@ def field_encoder(field: Field, vocabulary: Vocabulary) -> FieldEncoder:
 
 
 class SideEncoder:
-    """Encodes the fields of one side into rows of ``width`` int32 indices.
+    """Encodes the fields of one side into rows of int32 indices.
 
     Single-valued slots come first, in the order of the spec, then each list slot's
-    ``max_values`` places; ``lists`` holds the column range of each list slot.
+    ``max_values`` places: ``shape`` says where.
     """
 
     def __init__(self, spec: FeatureSpec, side: Side, vocabulary: Vocabulary) -> None:
@@ -323,15 +322,8 @@ class SideEncoder:
         encoders.sort(key=lambda encoder: isinstance(encoder, ListEncoder))
         self.encoders: tuple[FieldEncoder, ...] = tuple(encoders)
         self.fields = frozenset(encoder.name for encoder in encoders)
-        self.width = sum(encoder.width for encoder in encoders)
-        self.single = sum(e.width for e in encoders if not isinstance(e, ListEncoder))
-        self.lists: list[tuple[int, int]] = []
-        start = self.single
-        for encoder in encoders:
-            if isinstance(encoder, ListEncoder):
-                self.lists.append((start, start + encoder.width))
-                start += encoder.width
-        self.row: Callable[[Row], bytes] = _compile_row(encoders, self.width)
+        self.shape = _shape(encoders)
+        self.row: Callable[[Row], bytes] = _compile_row(encoders, self.shape.width)
 
     def problems(self, row: Row) -> Iterable[tuple[str, ValueProblem]]:
         """Yield every field of a row whose value breaks a rule, and how."""
@@ -347,7 +339,7 @@ class SideEncoder:
         Raises:
             FieldProblems: values that break a rule, by field.
         """
-        result = np.empty((rows, self.width), np.int32)
+        result = np.empty((rows, self.shape.width), np.int32)
         problems: dict[str, ColumnProblem] = {}
         start = 0
         for encoder in self.encoders:
@@ -363,6 +355,16 @@ class SideEncoder:
         if problems:
             raise FieldProblems(problems)
         return result
+
+
+def _shape(encoders: Sequence[FieldEncoder]) -> RowShape:
+    single = sum(e.width for e in encoders if not isinstance(e, ListEncoder))
+    lists, start = [], single
+    for encoder in encoders:
+        if isinstance(encoder, ListEncoder):
+            lists.append((start, start + encoder.width))
+            start += encoder.width
+    return RowShape(start, single, tuple(lists))
 
 
 class FieldProblems(ValueProblem):
@@ -431,7 +433,3 @@ class Encoder:
         self.context = SideEncoder(spec, "context", vocabulary)
         self.candidate = SideEncoder(spec, "candidate", vocabulary)
         self.fields = self.context.fields | self.candidate.fields
-
-    def unknown(self, names: Iterable[str], limit: int = 20) -> list[str]:
-        """Return up to ``limit`` of the names that the spec does not know."""
-        return list(islice((name for name in names if name not in self.fields), limit))

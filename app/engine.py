@@ -6,14 +6,13 @@ import os
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
 
 from app.batch import Batch, Indices, Scores
 from app.errors import BundleError, EngineFailed, ProviderError
-from app.layout import Layout
+from app.layout import Layout, RowShape
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 TOLERANCE = {CPU: 1e-4, CUDA: 1e-3}
@@ -40,15 +39,6 @@ def cpu_quota() -> int:
     return max(1, int(quota))
 
 
-class Widths(NamedTuple):
-    """How the columns of both sides' rows divide into single slots and list slots."""
-
-    context: tuple[int, Sequence[tuple[int, int]]]
-    candidate: tuple[int, Sequence[tuple[int, int]]]
-    context_width: int
-    candidate_width: int
-
-
 class Engine:
     """One onnxruntime session, on the provider that it really runs on.
 
@@ -60,7 +50,8 @@ class Engine:
         self,
         graph: Path,
         layout: Layout,
-        widths: Widths,
+        context: RowShape,
+        candidate: RowShape,
         provider: str = "cpu",
         threads: int = 1,
     ) -> None:
@@ -73,7 +64,7 @@ class Engine:
         self.threads = threads
         self.fallback: str | None = None
         self._table_rows = layout.table_rows
-        self._widths = widths
+        self._context, self._candidate = context, candidate
         if provider != "cpu":
             self.fallback = _cuda_problem()
             if provider == "cuda" and self.fallback:
@@ -129,8 +120,8 @@ class Engine:
         """
         self._check_bounds(batch)
         feed = {"row_context": batch.row_context}
-        self._split(feed, "context", batch.context, *self._widths.context)
-        self._split(feed, "candidate", batch.candidate, *self._widths.candidate)
+        self._split(feed, "context", batch.context, self._context)
+        self._split(feed, "candidate", batch.candidate, self._candidate)
         try:
             logit, score = self._session.run(("logit", "score"), feed)
         except Exception as error:
@@ -154,14 +145,13 @@ class Engine:
         feed: dict[str, Indices],
         side: str,
         rows: Indices,
-        single: int,
-        lists: Sequence[tuple[int, int]],
+        shape: RowShape,
     ) -> None:
-        if not lists:
+        if not shape.lists:
             feed[side] = rows
             return
-        feed[side] = np.ascontiguousarray(rows[:, :single])
-        for number, (start, end) in enumerate(lists):
+        feed[side] = np.ascontiguousarray(rows[:, : shape.single])
+        for number, (start, end) in enumerate(shape.lists):
             places = rows[:, start:end]
             used = np.flatnonzero(places.any(axis=0))
             longest = int(used[-1]) + 1 if len(used) else 0
@@ -173,8 +163,8 @@ class Engine:
             for contexts in {1, count}:
                 self.score(
                     Batch(
-                        np.zeros((contexts, self._widths.context_width), np.int32),
-                        np.zeros((count, self._widths.candidate_width), np.int32),
+                        np.zeros((contexts, self._context.width), np.int32),
+                        np.zeros((count, self._candidate.width), np.int32),
                         np.arange(count, dtype=np.int32) % contexts,
                     )
                 )

@@ -9,6 +9,7 @@ follow. A slot is one column of indices that the graph reads: most fields have o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 PADDING = 0
 RESERVED_ROWS = 2
@@ -33,6 +34,18 @@ class Slot:
     def oov(self) -> int:
         """Row of a value that was never seen in training, or too rarely."""
         return self.first + 1
+
+
+class RowShape(NamedTuple):
+    """How the ``width`` indices of one side's row divide into single-valued slots and lists.
+
+    The first ``single`` are the single-valued slots; ``lists`` has the column range of each
+    list slot, padded with 0.
+    """
+
+    width: int
+    single: int
+    lists: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)

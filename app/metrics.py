@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -54,13 +60,13 @@ class _SideCounts:
         self, single: tuple[Slot, ...], lists: tuple[Slot, ...], side: SideEncoder
     ) -> None:
         columns = [(slot, 1) for slot in single]
-        columns += [(slot, end - start) for slot, (start, end) in zip(lists, side.lists,
+        columns += [(slot, end - start) for slot, (start, end) in zip(lists, side.shape.lists,
                                                                       strict=True)]  # fmt: skip
         self._slots = [slot for slot, _ in columns]
         self._starts = np.cumsum([0] + [width for _, width in columns[:-1]])
         self._absent = np.repeat([s.missing for s, _ in columns], [w for _, w in columns])
-        self._missing = np.zeros(side.width, np.int64)
-        self._oov = np.zeros(side.width, np.int64)
+        self._missing = np.zeros(side.shape.width, np.int64)
+        self._oov = np.zeros(side.shape.width, np.int64)
 
     def observe(self, rows: Indices) -> None:
         offset = rows - self._absent
@@ -77,6 +83,7 @@ class Metrics:
     """The service's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "ctr_requests", "Requests answered", ["route", "outcome"], registry=self.registry

@@ -249,7 +249,7 @@ def verify_examples(bundle: Bundle, encoder: Encoder, engine: Scoring, tolerance
     for number, example in enumerate(bundle.examples, 1):
         context = np.frombuffer(encoder.context.row(example.context), np.int32)
         candidates = b"".join(map(encoder.candidate.row, example.candidates))
-        matrix = np.frombuffer(candidates, np.int32).reshape(-1, encoder.candidate.width)
+        matrix = np.frombuffer(candidates, np.int32).reshape(-1, encoder.candidate.shape.width)
         if context.tolist() != example.context_row or matrix.tolist() != example.candidate_rows:
             raise BundleError(f"{bundle.version}: golden example {number} encodes to other indices")
         rows = len(matrix)

@@ -12,7 +12,7 @@ from app.batch import Batch
 from app.batcher import MicroBatcher
 from app.bundle import Bundle, newest
 from app.encoder import Encoder
-from app.engine import Engine, Widths, cpu_quota, refuse_mixed_distributions
+from app.engine import Engine, cpu_quota, refuse_mixed_distributions
 from app.errors import NotReady
 from app.metrics import Metrics, ValueCounts
 from app.scorer import Scorer, verify_examples
@@ -45,22 +45,16 @@ def load(settings: Settings) -> Loaded:
     encoder = Encoder(bundle.spec, bundle.vocabulary)
     threads = settings.engine_threads or cpu_quota()
     engine = Engine(
-        bundle.graph, bundle.vocabulary.layout, widths(encoder), settings.provider, threads
+        bundle.graph,
+        bundle.vocabulary.layout,
+        encoder.context.shape,
+        encoder.candidate.shape,
+        settings.provider,
+        threads,
     )
     worst = verify_examples(bundle, encoder, engine, engine.tolerance)
     engine.warm_up()
     return Loaded(bundle, encoder, engine, worst, perf_counter() - start)
-
-
-def widths(encoder: Encoder) -> Widths:
-    """How the encoder's rows divide into the graph's inputs."""
-    context, candidate = encoder.context, encoder.candidate
-    return Widths(
-        (context.single, context.lists),
-        (candidate.single, candidate.lists),
-        context.width,
-        candidate.width,
-    )
 
 
 class State:
@@ -100,8 +94,8 @@ class State:
 
         batcher = MicroBatcher(
             loaded.engine,
-            encoder.context.width,
-            encoder.candidate.width,
+            encoder.context.shape.width,
+            encoder.candidate.shape.width,
             max_rows=settings.max_batch_rows,
             max_queue_rows=settings.max_queue_rows,
             linger=settings.batch_linger_us / 1e6,

@@ -22,10 +22,10 @@ def encode(spec: FeatureSpec, encoder: Encoder, table: Table, label: bool = True
         table.label(spec) if label else np.zeros(table.frame.height, np.uint8)
     )
     return Dataset(
-        np.ascontiguousarray(context[:, : encoder.context.single]),
-        np.ascontiguousarray(candidate[:, : encoder.candidate.single]),
-        tuple(np.ascontiguousarray(context[:, a:b]) for a, b in encoder.context.lists),
-        tuple(np.ascontiguousarray(candidate[:, a:b]) for a, b in encoder.candidate.lists),
+        np.ascontiguousarray(context[:, : encoder.context.shape.single]),
+        np.ascontiguousarray(candidate[:, : encoder.candidate.shape.single]),
+        tuple(np.ascontiguousarray(context[:, a:b]) for a, b in encoder.context.shape.lists),
+        tuple(np.ascontiguousarray(candidate[:, a:b]) for a, b in encoder.candidate.shape.lists),
         labels,
     )
 
@@ -33,7 +33,7 @@ def encode(spec: FeatureSpec, encoder: Encoder, table: Table, label: bool = True
 def encode_side(spec: FeatureSpec, side: SideEncoder, frame: pl.DataFrame) -> Indices:
     """Encode one side's columns into [R, width], each distinct value once."""
     fields = {field.name: field for field in spec.fields}
-    result = np.empty((frame.height, side.width), np.int32)
+    result = np.empty((frame.height, side.shape.width), np.int32)
     start = 0
     for encoder in side.encoders:
         values, codes = field_values(fields[encoder.name], frame[encoder.name])
@@ -53,7 +53,7 @@ def statistics(layout: Layout, data: Dataset) -> dict[str, SlotStatistics]:
     ]
     rows = max(1, len(data))
     for slot, column in inputs:
-        missing = np.count_nonzero(column == slot.missing) / rows
-        oov = np.count_nonzero((column == slot.oov).reshape(rows, -1).any(1)) / rows
+        missing = int(np.count_nonzero(column == slot.missing)) / rows
+        oov = int(np.count_nonzero((column == slot.oov).reshape(rows, -1).any(1))) / rows
         result[slot.name] = SlotStatistics(round(missing, 6), round(oov, 6), slot.size)
     return result

@@ -262,15 +262,15 @@ def _example(
 ) -> Example:
     context_row = np.frombuffer(encoder.context.row(context), np.int32)
     packed = b"".join(map(encoder.candidate.row, candidates))
-    candidate_rows = np.frombuffer(packed, np.int32).reshape(-1, encoder.candidate.width)
+    candidate_rows = np.frombuffer(packed, np.int32).reshape(-1, encoder.candidate.shape.width)
     rows = len(candidates)
-    single, wide = encoder.context.single, encoder.candidate.single
+    single, wide = encoder.context.shape.single, encoder.candidate.shape.single
     repeated = np.repeat(context_row.reshape(1, -1), rows, axis=0)
     data = Dataset(
         repeated[:, :single],
         candidate_rows[:, :wide].copy(),
-        tuple(repeated[:, a:b] for a, b in encoder.context.lists),
-        tuple(candidate_rows[:, a:b].copy() for a, b in encoder.candidate.lists),
+        tuple(repeated[:, a:b] for a, b in encoder.context.shape.lists),
+        tuple(candidate_rows[:, a:b].copy() for a, b in encoder.candidate.shape.lists),
         np.zeros(rows, np.uint8),
     )
     logits = network_logits(network, data, np.zeros(rows, np.int32))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,10 +17,11 @@ from numpy.typing import NDArray
 
 from app.bundle import EXAMPLES, GRAPH, SPEC, VOCABULARY, Bundle, newest, write_bundle
 from app.encoder import Encoder
-from app.engine import Engine, Widths, cpu_quota
+from app.engine import Engine, cpu_quota
+from app.layout import Layout
 from app.spec import FeatureSpec
 from model.config import TrainConfig
-from model.data import PARTS, DataError, Part, SplitMode, Table, read, split
+from model.data import FILE, LINE, PARTS, DataError, Part, SplitMode, Table, read, split
 from model.dataset import Dataset
 from model.encode import encode, statistics
 from model.evaluate import score_dataset
@@ -74,15 +74,9 @@ class Inputs:
         return {"mode": mode, "seed": self.seed, "shares": [0.8, 0.1, 0.1]}
 
 
-def widths(encoder: Encoder) -> Widths:
-    """How the encoder's rows divide into the graph's inputs."""
-    context, candidate = encoder.context, encoder.candidate
-    return Widths(
-        (context.single, context.lists),
-        (candidate.single, candidate.lists),
-        context.width,
-        candidate.width,
-    )
+def open_engine(graph: Path, encoder: Encoder, layout: Layout) -> Engine:
+    """Load a graph on the CPU, on which bundles are checked and measured."""
+    return Engine(graph, layout, encoder.context.shape, encoder.candidate.shape, "cpu", cpu_quota())
 
 
 def train(
@@ -129,7 +123,7 @@ def train(
         (directory / VOCABULARY).mkdir()
         vocabulary.save(directory / VOCABULARY)
         write_graph(network, vocabulary.layout, directory / GRAPH)
-        engine = Engine(directory / GRAPH, vocabulary.layout, widths(encoder), "cpu", cpu_quota())
+        engine = open_engine(directory / GRAPH, encoder, vocabulary.layout)
         worst, compared = check_parity(network, engine, data["test"])
         parity.update(worst_logit_difference=worst, rows=compared, tolerance=engine.tolerance)
         say(f"graph agrees with the network within {worst:.1e} over {compared:,} rows")
@@ -209,7 +203,7 @@ class Offline:
         """Open and verify a bundle, or the newest one in a directory."""
         bundle = Bundle.open(newest(path))
         encoder = Encoder(bundle.spec, bundle.vocabulary)
-        engine = Engine(bundle.graph, bundle.vocabulary.layout, widths(encoder), "cpu", cpu_quota())
+        engine = open_engine(bundle.graph, encoder, bundle.vocabulary.layout)
         return cls(bundle, encoder, engine)
 
     def rows(self, paths: Sequence[Path], part: Part | None, max_bad_lines: float) -> Table:
@@ -240,15 +234,16 @@ class Offline:
         data = encode(self.bundle.spec, self.encoder, table, label=False)
         scores = score_dataset(self.engine, data)
         frame = table.frame.select(
-            pl.col("__file__").alias("file"), pl.col("__line__").alias("line")
+            pl.col(FILE).alias("file"), pl.col(LINE).alias("line")
         ).with_columns(
             pl.Series("logit", scores.logit),
             pl.Series("score", scores.score),
             pl.lit(self.bundle.version).alias("version"),
         )
-        with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}-") as partial:
-            frame.write_parquet(partial.name)
-            Path(partial.name).chmod(0o644)
-            Path(partial.name).rename(out)
-            Path(partial.name).touch()
+        partial = out.with_name(f".{out.name}.partial")
+        try:
+            frame.write_parquet(partial)
+            partial.rename(out)
+        finally:
+            partial.unlink(missing_ok=True)
         return frame.height

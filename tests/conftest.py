@@ -1,0 +1,90 @@
+"""What tests share: a really trained bundle, and services that run in processes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from tests import samples
+from tests.serving import Service
+
+ROWS = 3_000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A click log with its feature spec; ``rows`` are its lines as callers send them."""
+
+    spec: Path
+    data: Path
+    rows: list[dict[str, Any]]
+
+
+class StartService(Protocol):
+    """Starts a service and waits until it is ready."""
+
+    def __call__(self, bundle: Path | None = None, **settings: object) -> Service: ...
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """The click log that ``tiny_bundle`` is trained on."""
+    directory = tmp_path_factory.mktemp("sample")
+    spec, data = directory / "sample.toml", directory / "clicks.csv"
+    spec.write_text(samples.SPEC, encoding="utf-8")
+    samples.write_log(data, ROWS)
+    return Sample(spec, data, samples.read_rows(data))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle trained on ``sample``, once for all tests."""
+    import torch
+
+    from model.config import TrainConfig
+    from model.pipeline import Inputs, train
+
+    config = TrainConfig(
+        embedding_size=4, hidden=(16,), batch_size=256, epochs=3, learning_rate=0.02, threads=1
+    )
+    threads = torch.get_num_threads()
+    out = tmp_path_factory.mktemp("bundles")
+    try:
+        return train(sample.spec, Inputs([sample.data]), config, out, progress=False)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def start_service(
+    tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StartService]:
+    """Start services with settings of the test's own; all end with 0 after SIGTERM."""
+    started: list[Service] = []
+
+    def start(bundle: Path | None = None, **settings: object) -> Service:
+        log = tmp_path_factory.mktemp("service") / "log"
+        service = Service(bundle or tiny_bundle, log, **settings)
+        started.append(service)
+        service.wait_ready()
+        return service
+
+    yield start
+    codes = [service.stop() for service in started]
+    for service, code in zip(started, codes, strict=True):
+        assert code == 0, f"exit code {code}:\n{service.log()}"
+
+
+@pytest.fixture(scope="session")
+def service(start_service: StartService) -> Service:
+    """A service with default settings over ``tiny_bundle``."""
+    return start_service()

@@ -1,0 +1,3 @@
+def test_x(service, sample):
+    print(service.predict(sample.rows[:3]))
+    print(service.metrics())
