@@ -9,8 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from app.batch import Batch, Scores, Scoring
-from app.batcher import Job
+from app.batch import Batch, Job, Scores, Scoring
 from app.bundle import Bundle
 from app.decoding import MAX_DETAILS
 from app.encoder import ColumnProblem, Encoder, FieldProblems

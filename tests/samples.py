@@ -93,7 +93,9 @@ def write_log(path: Path, rows: int, seed: int = 7) -> None:
             price, quality = round(rng.lognormvariate(1, 1), 2), round(rng.random(), 3)
             placement = rng.choice(("top", "side"))
             tags = [rng.choice(_TAGS) for _ in range(rng.randrange(6))]
-            chance = 0.15 + 0.4 * ((user + item) % 2) + 0.2 * (placement == "top") - 0.1 * (price > 4)
+            chance = (
+                0.15 + 0.4 * ((user + item) % 2) + 0.2 * (placement == "top") - 0.1 * (price > 4)
+            )
             shown = f"{user}.0" if number % 2 and user < 2**53 else str(user)
             write([
                 "" if rng.random() < 0.1 else (str(10**9 + number) if rng.random() < 0.02 else shown),

@@ -105,7 +105,10 @@ class Service:
             )
         # Only the service's own answers count: no proxy, no wait for a pooled connection.
         self.client = httpx.Client(
-            base_url=self.url, timeout=30.0, trust_env=False, limits=httpx.Limits(max_connections=64)
+            base_url=self.url,
+            timeout=30.0,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=64),
         )
 
     def log(self) -> str:
@@ -177,4 +180,6 @@ class Service:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            raise AssertionError(f"still there {STOP_SECONDS:g} s after SIGTERM:\n{self.log()}") from None
+            raise AssertionError(
+                f"still there {STOP_SECONDS:g} s after SIGTERM:\n{self.log()}"
+            ) from None
