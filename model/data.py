@@ -252,9 +252,11 @@ def field_values(spec_field: Field, column: pl.Series) -> tuple[list[Any], NDArr
     if column.dtype == pl.Date:
         column = column.dt.to_string("%Y-%m-%d")
     elif isinstance(column.dtype, pl.Datetime):
-        aware = column.dtype.time_zone is not None
-        local = column if aware else column.dt.replace_time_zone(zone.key if zone else "UTC")
-        column = local.dt.epoch("s")
+        if column.dtype.time_zone is None and isinstance(spec_field, Time):
+            # Text keeps local time local: the encoder settles hours that clocks skip or repeat.
+            column = column.dt.to_string("%Y-%m-%dT%H:%M:%S")
+        else:
+            column = column.dt.epoch("s")
     values, codes = distinct(column)
     if textual:
         values = [_cell(spec_field, value) for value in values]

@@ -11,6 +11,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class Check:
         scores = [ranked["score"] for ranked in answer["ranking"]]
         if sorted(places) != list(range(len(rows))):
             raise SystemExit("/rank lost or repeated a candidate")
-        if any(low < high for low, high in zip(scores, scores[1:], strict=False)):
+        if any(low < high for low, high in pairwise(scores)):
             raise SystemExit("/rank is out of order")
         expected = self.offline(np.full(len(rows), context), rows)
         return _worst(scores, expected[places])
@@ -114,8 +115,14 @@ class Check:
 
 
 def _worst(scores: Sequence[float], logits: Floats) -> float:
-    score = np.array(scores, np.float64)
-    return float(np.abs(np.log(score) - np.log1p(-score) - logits).max(initial=0.0))
+    """Largest difference in logits, beyond what a float32 score can hold.
+
+    A difference of the score is one of p(1 - p) times as much in the logit. Near 1 the last
+    bits of a float32 are worth more than the tolerance: four of them are taken off.
+    """
+    expected = 1 / (1 + np.exp(-logits))
+    beyond = np.abs(np.array(scores, np.float64) - expected) - 4 * 2.0**-24 * expected
+    return float((np.maximum(beyond, 0) / (expected * (1 - expected))).max(initial=0.0))
 
 
 def main() -> int:

@@ -1,0 +1,32 @@
+"""Real click logs, from the file to the answer: training and serving agree on every row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from model.config import TrainConfig
+from model.pipeline import Inputs, Offline, train
+from tests import realdata
+from tests.conftest import StartService
+from tests.parity import Check
+
+pytestmark = pytest.mark.e2e
+QUICK = TrainConfig(embedding_size=8, hidden=(32,), epochs=1, batch_size=4096, threads=1)
+
+
+@pytest.mark.parametrize("name", ["criteo", "avazu", "frappe"])
+def test_real_rows_score_the_same_offline_and_online(
+    name: str, tmp_path: Path, start_service: StartService
+) -> None:
+    """1,000 real rows agree within the tolerance, alone, in batches, shuffled, ranked."""
+    files = realdata.files(name, tmp_path)
+    spec = realdata.SPECS / f"{name}.toml"
+    bundle = train(spec, Inputs(files[-1:], mode="random"), QUICK, tmp_path, progress=False)
+    offline = Offline.open(bundle)
+    service = start_service(bundle)
+    with httpx.Client(base_url=service.url, timeout=30) as client:
+        figures = Check(offline, files[-1:], 1000, client).run()
+    assert max(figures.values()) <= offline.engine.tolerance, figures
