@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from app import logs
 from app.main import create_app
+from app.protocol import GatheringProtocol
 from app.settings import Settings
 
 log = logging.getLogger("app")
@@ -62,6 +63,7 @@ def main() -> int:
     app = create_app(settings, fail)
     config = uvicorn.Config(
         app,
+        http=GatheringProtocol,
         host=settings.host,
         port=settings.port,
         log_config=None,

@@ -26,7 +26,7 @@ from app.errors import (
     Undecodable,
     WrongMediaType,
 )
-from app.metrics import Metrics
+from app.metrics import Recorder
 from app.scorer import Scorer
 
 Scope = MutableMapping[str, Any]
@@ -37,6 +37,10 @@ Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BODY_SECONDS = 30.0
 """How long a body may take to arrive after its first part."""
+_READ_HEADERS = frozenset(
+    (b"content-length", b"content-type", b"content-encoding", b"x-request-id",
+     b"x-request-timeout-ms")
+)  # fmt: skip
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _KSERVE = re.compile(r"/v1/models/[^/:]+:predict")
 _JSON = (b"content-type", b"application/json")
@@ -45,6 +49,15 @@ log = logging.getLogger(__name__)
 
 class ClientGone(Exception):
     """The caller closed its connection; nobody waits for an answer."""
+
+
+class _Refused(Exception):
+    """A request whose headers are refused; it has an id all the same."""
+
+    def __init__(self, request_id: bytes, error: ServiceError) -> None:
+        super().__init__(str(error))
+        self.request_id = request_id
+        self.error = error
 
 
 class HasScorer(Protocol):
@@ -64,13 +77,13 @@ class ScoringEndpoints:
     """``POST /predict``, ``/rank`` and ``/v1/models/{name}:predict``."""
 
     def __init__(
-        self, state: HasScorer, metrics: Metrics, deadline: float, max_body_bytes: int
+        self, state: HasScorer, recorder: Recorder, deadline: float, max_body_bytes: int
     ) -> None:
         self._state = state
-        self._metrics = metrics
+        self._recorder = recorder
         self._deadline = deadline
         self._max_body_bytes = max_body_bytes
-        self._prefix = os.urandom(6).hex()
+        self._prefix = os.urandom(6).hex().encode()
         self._number = count(1)
         self.predict = self._endpoint("predict", self._predict)
         self.rank = self._endpoint("rank", self._rank)
@@ -115,37 +128,31 @@ class ScoringEndpoints:
         answer: Callable[[bytes, float, Callable[[], bool]], Awaitable[bytes]],
     ) -> Endpoint:
         """Wrap a handler with reading, limits, metrics and errors."""
-        metrics = self._metrics
-        seconds = metrics.latency.labels(route)
-        outcomes = {
-            status: metrics.requests.labels(route, status)
-            for status in ("200", "400", "413", "415", "422", "429", "500", "503", "504", "gone")
-        }
+        seconds = self._recorder.seconds[route]
+        outcomes = self._recorder.outcomes[route]
 
         async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
             start = perf_counter()
-            request_id = b""
+            request_id = b"-"
             extra: list[tuple[bytes, bytes]] = []
             try:
-                request_id = self._request_id(scope)
-                timeout = self._read_head(scope)
+                request_id, timeout = self._read_head(scope["headers"])
                 deadline = asyncio.get_running_loop().time() + timeout
                 body = await self._read_body(receive)
                 status, payload = 200, await answer(body, deadline, _departure(receive))
+            except _Refused as refused:
+                request_id = refused.request_id
+                status, payload, extra = _error(refused.error)
             except ServiceError as error:
-                status, payload = error.status, msgspec.json.encode(error.body())
-                extra = [(k.encode(), v.encode()) for k, v in error.headers.items()]
-                if status == 413:
-                    # What is left of the body will not be read.
-                    extra.append((b"connection", b"close"))
+                status, payload, extra = _error(error)
             except ClientGone:
-                outcomes["gone"].inc()
+                outcomes["gone"] += 1
                 return
             except Exception:
                 log.exception("request %s failed", request_id.decode())
                 status, payload = 500, msgspec.json.encode(ServiceError("internal error").body())
             seconds.observe(perf_counter() - start)
-            outcomes[str(status)].inc()
+            outcomes[str(status)] += 1
             await send(
                 {
                     "type": "http.response.start",
@@ -162,30 +169,46 @@ class ScoringEndpoints:
 
         return endpoint
 
-    def _request_id(self, scope: Scope) -> bytes:
-        """Return the caller's request id if it is plain ASCII of at most 128, else a new one."""
-        for name, value in scope["headers"]:
-            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-                return bytes(value)
-        return b"%s-%x" % (self._prefix.encode(), next(self._number))
+    def _read_head(self, headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, float]:
+        """Return the request's id and its time in seconds, and what is wrong with the headers.
 
-    def _read_head(self, scope: Scope) -> float:
-        """Check the headers; return the seconds that the request has."""
+        The id is the caller's if that is plain ASCII of at most 128 characters, else a new one.
+        """
+        given = b""
         timeout = self._deadline
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                if int(value) > self._max_body_bytes:
-                    raise TooLarge(f"the body is over {self._max_body_bytes} bytes")
-            elif name == b"content-type":
+        problem: ServiceError | None = None
+        for name, value in headers:
+            if name not in _READ_HEADERS:
+                continue
+            if name == b"x-request-id":
+                given = value
+                continue
+            try:
+                if name == b"x-request-timeout-ms":
+                    timeout = min(timeout, _timeout(value))
+                else:
+                    self._check_header(name, value)
+            except ServiceError as error:
+                problem = problem or error
+        if given and _REQUEST_ID.fullmatch(given):
+            request_id = given
+        else:
+            request_id = b"%s-%x" % (self._prefix, next(self._number))
+        if problem is not None:
+            raise _Refused(request_id, problem)
+        return request_id, timeout
+
+    def _check_header(self, name: bytes, value: bytes) -> None:
+        if name == b"content-length":
+            if int(value) > self._max_body_bytes:
+                raise TooLarge(f"the body is over {self._max_body_bytes} bytes")
+        elif name == b"content-type":
+            if value != b"application/json":
                 media = value.split(b";")[0].strip().lower()
                 if media != b"application/json" and not media.endswith(b"+json"):
                     raise WrongMediaType("the body must be application/json")
-            elif name == b"content-encoding":
-                if value.strip().lower() not in (b"", b"identity"):
-                    raise WrongMediaType("compressed bodies are not read")
-            elif name == b"x-request-timeout-ms":
-                timeout = min(timeout, _timeout(value))
-        return timeout
+        elif value.strip().lower() not in (b"", b"identity"):
+            raise WrongMediaType("compressed bodies are not read")
 
     async def _read_body(self, receive: Receive) -> bytes:
         message = await receive()
@@ -211,6 +234,15 @@ class ScoringEndpoints:
         except TimeoutError:
             raise Undecodable(f"the body did not arrive in {BODY_SECONDS:g} seconds") from None
         return b"".join(parts)
+
+
+def _error(error: ServiceError) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+    """Return an error's status, body and headers."""
+    extra = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    if error.status == 413:
+        # What is left of the body will not be read.
+        extra.append((b"connection", b"close"))
+    return error.status, msgspec.json.encode(error.body()), extra
 
 
 def _id_member(identity: int | str | None) -> str:

@@ -9,8 +9,6 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import EngineFailed
-
 Indices = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
@@ -78,7 +76,7 @@ class Job:
         self.future: asyncio.Future[Scores] = asyncio.get_running_loop().create_future()
 
     def deliver(self, start: int, scores: Scores) -> None:
-        """Take the scores of the rows from ``start`` on; answer when all are there."""
+        """Take the finite scores of the rows from ``start`` on; answer when all are there."""
         count = len(scores.logit)
         if count == self.rows:
             self.logit, self.score = scores.logit, scores.score
@@ -90,10 +88,7 @@ class Job:
             self.score[start : start + count] = scores.score
         self.done += count
         if self.done == self.rows and not self.future.done():
-            if np.isfinite(self.logit).all():
-                self.future.set_result(Scores(self.logit, self.score))
-            else:
-                self.future.set_exception(EngineFailed("the engine gave a score that is no number"))
+            self.future.set_result(Scores(self.logit, self.score))
 
     def fail(self, error: Exception) -> None:
         """Answer with an error, unless the caller has its answer or has gone."""

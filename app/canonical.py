@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_right
 from datetime import UTC, datetime, timezone
 from functools import lru_cache
 from struct import Struct
@@ -132,6 +133,7 @@ def _log_squared_thresholds() -> NDArray[np.float64]:
 
 
 LOG_SQUARED = _log_squared_thresholds()
+_LOG_SQUARED_LIST: list[float] = LOG_SQUARED.tolist()
 _ABOVE_TWO = float(
     float32_thresholds(np.nextafter(np.array([2], np.float32), np.float32(np.inf)))[0]
 )
@@ -152,7 +154,7 @@ def log_squared_keys(values: NDArray[np.float64]) -> NDArray[np.int64]:
 def log_squared_key(value: float) -> int:
     """:func:`log_squared_keys` of one number."""
     if value >= _ABOVE_TWO:
-        return int(np.searchsorted(LOG_SQUARED, value, side="right"))
+        return bisect_right(_LOG_SQUARED_LIST, value)
     (rounded,) = _FLOAT32.unpack(_FLOAT32.pack(value))
     return max(int(rounded), INTEGER_MIN)
 

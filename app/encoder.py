@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from app.canonical import (
     FLOAT32_BOUND,
+    INTEGER_MAX,
+    INTEGER_MIN,
     float32_thresholds,
     integer_key,
     kind_of,
@@ -251,6 +253,7 @@ class LogSquaredEncoder(_NumberEncoder):
     def __init__(self, field: Numeric, slot: Slot, lookup: dict[Any, int]) -> None:
         super().__init__(field, slot)
         self.known = lookup
+        self.memo: dict[int | float | None, int] = {} if field.required else {None: slot.missing}
 
     def bucket(self, value: float) -> int:
         return self.known.get(log_squared_key(value), self.slot.oov)
@@ -393,11 +396,16 @@ def _compile_row(encoders: Sequence[FieldEncoder], width: int) -> Callable[[Row]
         match encoder:
             case CategoricalEncoder():
                 names[f"k{i}"], names[f"s{i}"] = encoder.keys.known.get, encoder.index
+                direct = "int" if encoder.integer else "str"
+                unseen = f"v.__class__ is {direct}"
                 if encoder.integer:
-                    lines.append(f" x{i} = k{i}(v) if v.__class__ is int or v is None else None")
-                else:
-                    lines.append(f" x{i} = k{i}(v) if v.__class__ is str or v is None else None")
-                lines.append(f" if x{i} is None: x{i} = s{i}(v)")
+                    unseen += f" and {INTEGER_MIN} <= v <= {INTEGER_MAX}"
+                elif encoder.required:
+                    unseen += " and v"
+                lines += [
+                    f" x{i} = k{i}(v) if v.__class__ is {direct} or v is None else None",
+                    f" if x{i} is None: x{i} = {encoder.keys.slot.oov} if {unseen} else s{i}(v)",
+                ]
                 items.append(f"x{i}")
             case BucketEncoder():
                 names[f"t{i}"], names[f"s{i}"] = encoder.thresholds, encoder.index
@@ -407,13 +415,14 @@ def _compile_row(encoders: Sequence[FieldEncoder], width: int) -> Callable[[Row]
                 )
                 items.append(f"x{i}")
             case LogSquaredEncoder():
-                names[f"m{i}"], names[f"s{i}"] = {}, encoder.index
+                names[f"m{i}"], names[f"s{i}"] = encoder.memo, encoder.index
                 names[f"l{i}"] = names[f"m{i}"].get
                 lines += [
-                    f" x{i} = l{i}(v) if v.__class__ is int or v.__class__ is float else None",
+                    f" x{i} = l{i}(v) if v.__class__ is int or v.__class__ is float or v is None"
+                    f" else None",
                     f" if x{i} is None:",
                     f"  x{i} = s{i}(v)",
-                    f"  if v is not None and len(m{i}) < {_MEMO_LIMIT}: m{i}[v] = x{i}",
+                    f"  if len(m{i}) < {_MEMO_LIMIT}: m{i}[v] = x{i}",
                 ]
                 items.append(f"x{i}")
             case _:

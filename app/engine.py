@@ -15,8 +15,13 @@ from app.errors import BundleError, EngineFailed, ProviderError
 from app.layout import Layout, RowShape
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+_largest = np.maximum.reduce
 TOLERANCE = {CPU: 1e-4, CUDA: 1e-3}
 """Largest difference of a logit from the trainer's, by provider (float32)."""
+
+
+def _below(indices: Indices, bound: int) -> bool:
+    return not indices.size or int(_largest(indices.view(np.uint32), axis=None)) < bound
 
 
 def cpu_quota() -> int:
@@ -132,13 +137,12 @@ class Engine:
 
     def _check_bounds(self, batch: Batch) -> None:
         # As unsigned numbers, negative indices are the largest of all: one comparison.
-        for rows, bound in (
-            (batch.context, self._table_rows),
-            (batch.candidate, self._table_rows),
-            (batch.row_context, len(batch.context)),
+        if not (
+            _below(batch.context, self._table_rows)
+            and _below(batch.candidate, self._table_rows)
+            and _below(batch.row_context, len(batch.context))
         ):
-            if rows.size and rows.view(np.uint32).max() >= bound:
-                raise EngineFailed("an index is outside the table")
+            raise EngineFailed("an index is outside the table")
 
     @staticmethod
     def _split(

@@ -42,7 +42,7 @@ def create_app(settings: Settings, on_fatal: Callable[[str], None]) -> Service:
     metrics = Metrics()
     state = State(settings, metrics)
     endpoints = ScoringEndpoints(
-        state, metrics, settings.deadline_ms / 1000, settings.max_body_bytes
+        state, metrics.recorder, settings.deadline_ms / 1000, settings.max_body_bytes
     )
 
     async def load() -> None:

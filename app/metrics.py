@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 import numpy as np
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-)
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.batch import Batch, Indices
@@ -22,31 +18,47 @@ from app.layout import Layout, Slot
 LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
+ROUTES = ("predict", "rank")
+OUTCOMES = ("200", "400", "413", "415", "422", "429", "500", "503", "504", "gone")
+KEPT_ROWS = 1024
+
 
 class ValueCounts(Collector):
-    """Missing and OOV values by slot, counted a whole batch at a time.
+    """Missing and OOV values by slot.
 
-    A list counts as OOV if any value of it is; padding counts as nothing.
+    A list counts as OOV if any value of it is; padding counts as nothing. Batches are kept
+    until there are enough rows to be worth an array operation, or someone looks.
     """
 
     def __init__(self, layout: Layout, context: SideEncoder, candidate: SideEncoder) -> None:
-        self._sides = [
-            _SideCounts(layout.context, layout.context_lists, context),
-            _SideCounts(layout.candidate, layout.candidate_lists, candidate),
-        ]
+        self._context = _SideCounts(layout.context, layout.context_lists, context)
+        self._candidate = _SideCounts(layout.candidate, layout.candidate_lists, candidate)
+        self._kept: list[Batch] = []
+        self._kept_rows = 0
         self.rows = 0
 
     def observe(self, batch: Batch) -> None:
         """Count the values of a batch: a context once for each of its rows."""
-        self.rows += len(batch.candidate)
-        context, candidate = self._sides
-        context.observe(batch.context[batch.row_context])
-        candidate.observe(batch.candidate)
+        self._kept.append(batch)
+        self._kept_rows += len(batch.candidate)
+        if self._kept_rows >= KEPT_ROWS:
+            self._count()
+
+    def _count(self) -> None:
+        kept, self._kept, self._kept_rows = self._kept, [], 0
+        if kept:
+            candidates = np.concatenate([batch.candidate for batch in kept])
+            self._context.observe(
+                np.concatenate([batch.context[batch.row_context] for batch in kept])
+            )
+            self._candidate.observe(candidates)
+            self.rows += len(candidates)
 
     def collect(self) -> Iterable[Metric]:
+        self._count()
         missing = CounterMetricFamily("ctr_missing_values", "Absent values", labels=["slot"])
         oov = CounterMetricFamily("ctr_oov_values", "Values not in the vocabulary", labels=["slot"])
-        for side in self._sides:
+        for side in (self._context, self._candidate):
             for slot, absent, unseen in side.totals():
                 missing.add_metric([slot.name], absent)
                 oov.add_metric([slot.name], unseen)
@@ -79,30 +91,72 @@ class _SideCounts:
         return zip(self._slots, missing.tolist(), oov.tolist(), strict=True)
 
 
+class Buckets:
+    """One histogram's counts: a bisection and two additions for each observation."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """The counts as Prometheus shows them."""
+        names = [*map(str, self.bounds), "+Inf"]
+        return list(zip(names, map(float, accumulate(self.counts)), strict=True))
+
+
+class Recorder(Collector):
+    """Requests, and what the engine ran.
+
+    The event loop is the only writer, so plain numbers do; prometheus_client's own metrics
+    take a lock and walk their buckets for each observation.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = {route: Buckets(LATENCY_BUCKETS) for route in ROUTES}
+        self.outcomes = {route: dict.fromkeys(OUTCOMES, 0) for route in ROUTES}
+        self.batch_rows = Buckets(ROW_BUCKETS)
+        self.engine_seconds = Buckets(LATENCY_BUCKETS)
+        self.unknown_fields = 0
+
+    def collect(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily(
+            "ctr_requests", "Requests answered", labels=["route", "outcome"]
+        )
+        latency = HistogramMetricFamily(
+            "ctr_request_seconds", "Time from a request's first byte to its answer",
+            labels=["route"],
+        )  # fmt: skip
+        for route in ROUTES:
+            for outcome, number in self.outcomes[route].items():
+                requests.add_metric([route, outcome], number)
+            found = self.seconds[route]
+            latency.add_metric([route], found.cumulative(), found.total)
+        rows = HistogramMetricFamily("ctr_batch_rows", "Rows of one engine run")
+        rows.add_metric([], self.batch_rows.cumulative(), self.batch_rows.total)
+        runs = HistogramMetricFamily("ctr_engine_seconds", "Time of one engine run")
+        runs.add_metric([], self.engine_seconds.cumulative(), self.engine_seconds.total)
+        unknown = CounterMetricFamily(
+            "ctr_unknown_fields", "Fields in requests that the spec does not know"
+        )
+        unknown.add_metric([], self.unknown_fields)
+        return [requests, latency, rows, runs, unknown]
+
+
 class Metrics:
     """The service's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "ctr_requests", "Requests answered", ["route", "outcome"], registry=self.registry
-        )
-        self.latency = Histogram(
-            "ctr_request_seconds", "Time from a request's first byte to its answer", ["route"],
-            buckets=LATENCY_BUCKETS, registry=self.registry,
-        )  # fmt: skip
-        self.batch_rows = Histogram(
-            "ctr_batch_rows", "Rows of one engine run", buckets=ROW_BUCKETS, registry=self.registry
-        )
-        self.engine_seconds = Histogram(
-            "ctr_engine_seconds", "Time of one engine run", buckets=LATENCY_BUCKETS,
-            registry=self.registry,
-        )  # fmt: skip
-        self.unknown_fields = Counter(
-            "ctr_unknown_fields", "Fields in requests that the spec does not know",
-            registry=self.registry,
-        )  # fmt: skip
+        self.recorder = Recorder()
+        self.registry.register(self.recorder)
         self.abandoned = Gauge(
             "ctr_abandoned_requests", "Requests dropped before the engine: deadline or departed",
             registry=self.registry,

@@ -86,11 +86,15 @@ class State:
         encoder = loaded.encoder
         counts = ValueCounts(loaded.bundle.vocabulary.layout, encoder.context, encoder.candidate)
         metrics.registry.register(counts)
+        recorder = metrics.recorder
 
         def observe(batch: Batch, seconds: float) -> None:
-            metrics.batch_rows.observe(len(batch.candidate))
-            metrics.engine_seconds.observe(seconds)
+            recorder.batch_rows.observe(len(batch.candidate))
+            recorder.engine_seconds.observe(seconds)
             counts.observe(batch)
+
+        def count_unknown(fields: int) -> None:
+            recorder.unknown_fields += fields
 
         batcher = MicroBatcher(
             loaded.engine,
@@ -112,7 +116,7 @@ class State:
             settings.max_instances,
             settings.max_candidates,
             settings.unknown_fields == "error",
-            metrics.unknown_fields.inc,
+            count_unknown,
         )
         self.loaded = loaded
         # The vocabulary will not go away: the collector need not walk it for every request.

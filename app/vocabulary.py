@@ -151,25 +151,35 @@ def _parts(vocabulary: SlotVocabulary) -> dict[str, NDArray[Any]]:
 def _read(directory: Path, record: _SlotRecord) -> SlotVocabulary:
     def array(part: str, kind: str) -> NDArray[Any]:
         path = directory / f"{record.file}.{part}.npy"
-        loaded: NDArray[Any] = np.load(path, allow_pickle=False)
+        try:
+            loaded: NDArray[Any] = np.load(path, allow_pickle=False)
+        except (OSError, EOFError, ValueError) as error:
+            raise ValueError(f"{path.name}: {error}") from error
         if loaded.ndim != 1 or loaded.dtype.str != kind:
             raise ValueError(f"{path.name} holds {loaded.dtype} [{loaded.ndim} axes]")
         return loaded
 
     match record.kind:
         case "edges":
-            return Edges(array("edges", "<f4"))
+            edges = Edges(array("edges", "<f4"))
+            if not len(edges.edges) == record.values == record.size - RESERVED_ROWS - 1:
+                raise ValueError(f"slot {record.name!r} has {len(edges.edges)} edges")
+            return edges
         case "integers":
-            result: Integers | Texts = Integers(
-                array("keys", "<i8"), array("large", "<u8"), array("rows", "<i4")
-            )
+            numbers = Integers(array("keys", "<i8"), array("large", "<u8"), array("rows", "<i4"))
+            result: Integers | Texts = numbers
+            keys = len(numbers.keys) + len(numbers.large)
         case "texts":
-            result = Texts(array("blob", "|u1"), array("offsets", "<i8"), array("rows", "<i4"))
+            texts = Texts(array("blob", "|u1"), array("offsets", "<i8"), array("rows", "<i4"))
+            result = texts
+            keys = len(texts.offsets) - 1
         case other:
             raise ValueError(f"slot {record.name!r} has unknown kind {other!r}")
     rows = result.rows
-    if len(rows) != record.values:
-        raise ValueError(f"slot {record.name!r} has {len(rows)} values, not {record.values}")
+    if not keys == len(rows) == record.values:
+        raise ValueError(
+            f"slot {record.name!r} has {keys} keys and {len(rows)} rows, not {record.values}"
+        )
     first, last = record.first + RESERVED_ROWS, record.first + record.size - 1
     if len(rows) and not (first <= int(rows.min()) and int(rows.max()) <= last):
         raise ValueError(f"slot {record.name!r} has rows outside its own range")

@@ -25,6 +25,9 @@ BadLines = Annotated[
     float, typer.Option(min=0, max=1, help="Share of bad lines that is put up with.")
 ]
 
+INTERRUPTED = 130
+"""Exit code after SIGINT or SIGTERM, as shells have it."""
+
 
 class Split(StrEnum):
     """How data files are split into parts."""
@@ -121,19 +124,19 @@ def main() -> int:
     # SIGTERM unwinds like Ctrl-C, so that no half-written file is left.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        cli(standalone_mode=False)
-    except (CtrError, ConfigError, FetchError, TrainingError) as error:
+        # typer turns Ctrl-C into the exit code 130, which it returns when not standalone.
+        code: int = cli(standalone_mode=False) or 0
+    except (CtrError, ConfigError, FetchError, TrainingError, OSError) as error:
         say(f"error: {error}")
         return 1
-    except typer.Exit as stop:
-        return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        say("interrupted; nothing was written")
-        return 130
+        code = INTERRUPTED
     except typer.TyperException as error:
         say(f"error: {error}")
         return 2
-    return 0
+    if code == INTERRUPTED:
+        say("interrupted; nothing was written")
+    return code
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from app.spec import FeatureSpec
 from model.data import field_values
 from model.dataset import Dataset
 from model.deepfm import DeepFM
+from model.serving import ServingDeepFM
 
 CANDIDATE_COUNTS = (0, 1, 2, 3, 7, 64, 1000)
 CONTEXT_COUNTS = (1, 2, 7)
@@ -48,7 +49,7 @@ class ScoreGraph(nn.Module):
 
     def __init__(self, network: DeepFM, layout: Layout) -> None:
         super().__init__()
-        self.network = network
+        self.network = ServingDeepFM(network, layout)
         self.context_lists = len(layout.context_lists)
 
     def forward(
@@ -84,7 +85,7 @@ def write_graph(network: DeepFM, layout: Layout, path: Path) -> None:
     weights = sum(p.numel() * p.element_size() for p in network.parameters())
     if weights > MAX_GRAPH_BYTES:
         raise ExportError(f"{weights:,} bytes of weights do not fit into one ONNX file")
-    graph = ScoreGraph(network.folded(), layout).eval()
+    graph = ScoreGraph(network, layout).eval()
     u, n = 2, 3
     lists = [torch.ones(u, 2, dtype=torch.int32) for _ in layout.context_lists]
     lists += [torch.ones(n, 2, dtype=torch.int32) for _ in layout.candidate_lists]
@@ -194,11 +195,13 @@ def check_parity(network: DeepFM, engine: Engine, data: Dataset) -> tuple[float,
             )
             if len(found.logit) != rows:
                 raise ExportError(f"{rows} rows gave {len(found.logit)} logits")
-            worst = max(worst, float(np.abs(found.logit - expected).max(initial=0.0)))
+            # Not max(worst, ...) first: it would drop a NaN.
+            away = float(np.abs(found.logit - expected).max(initial=0.0))
+            worst = max(worst, away)
             compared += rows
-            if not worst <= engine.tolerance:
+            if not away <= engine.tolerance:
                 raise ExportError(
-                    f"network and graph disagree by {worst:.2g} in a logit for {contexts} contexts "
+                    f"network and graph disagree by {away:.2g} in a logit for {contexts} contexts "
                     f"and {rows} candidates; {engine.tolerance:g} is allowed"
                 )
     return worst, compared
