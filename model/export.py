@@ -230,7 +230,7 @@ def golden_examples(
         if alternatives := _ALTERED.get(number % 8):
             context = _altered(encoder, context, alternatives)
             candidates = [_altered(encoder, row, alternatives) for row in candidates]
-        examples.append(_example(encoder, network, context, candidates))
+        examples.append(example(encoder, network, context, candidates))
     return examples
 
 
@@ -259,12 +259,13 @@ def _altered(encoder: Encoder, row: dict[str, Any], alternatives: Sequence[Any])
     return result
 
 
-def _example(
+def example(
     encoder: Encoder,
     network: DeepFM,
     context: dict[str, Any],
     candidates: list[dict[str, Any]],
 ) -> Example:
+    """Make one golden request, with the network's own logits."""
     context_row = np.frombuffer(encoder.context.row(context), np.int32)
     packed = b"".join(map(encoder.candidate.row, candidates))
     candidate_rows = np.frombuffer(packed, np.int32).reshape(-1, encoder.candidate.shape.width)

@@ -1,0 +1,273 @@
+"""The service beside the usual way: the same bundle, the same bodies, turn and turn about.
+
+``/predict`` is driven by wrk with one row a body, 10,000 distinct bodies of Zipf-distributed
+values. ``/rank`` is timed by one client as a whole HTTP request beside the bare run of the
+plain, unfactored graph on the same rows in this process, one engine thread each. Every figure
+is the median of the repetitions; nothing is cached but the vocabulary, which both keep whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, perf_counter, sleep
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime as ort
+
+from app.encoder import Encoder
+from tests.load.shape import FIELDS, Draws, field_name, make, opened
+
+ROOT = Path(__file__).resolve().parents[2]
+PORT = 8917
+CONNECTIONS = (1, 32, 128)
+BODIES = 10_000
+CANDIDATES = (100, 1000)
+TOP_K = 20
+
+
+class Figures(NamedTuple):
+    """What wrk saw: requests per second, and latencies in microseconds."""
+
+    rate: float
+    p50: float
+    p99: float
+
+
+@contextmanager
+def serving(words: Sequence[str]) -> Iterator[None]:
+    """Run a server until the block ends."""
+    process = subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT)
+    try:
+        end = monotonic() + 60
+        while True:
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=1)
+                connection.request("GET", "/ready")
+                if connection.getresponse().status == 200:
+                    break
+            except OSError:
+                pass
+            if process.poll() is not None or monotonic() > end:
+                raise SystemExit(f"{words[0]} did not start")
+            sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wrk(bodies: Path, connections: int, seconds: float, target: str = "/predict") -> Figures:
+    """Drive the server; a single answer that is no 200 ends the benchmark."""
+    done = subprocess.run(
+        ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s",
+         "-s", str(ROOT / "tests/load/wrk.lua"), f"http://127.0.0.1:{PORT}"],
+        env={**os.environ, "BODIES": str(bodies), "TARGET": target},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    line = next(line for line in done.stdout.splitlines() if line.startswith("FIGURES"))
+    rate, p50, p99, errors = map(float, line.split()[1:])
+    if errors:
+        raise SystemExit(f"{errors:.0f} requests failed at {connections} connections")
+    return Figures(rate, p50, p99)
+
+
+class Samples:
+    """Figures by name, a list for each repetition."""
+
+    def __init__(self) -> None:
+        self.values: defaultdict[str, list[float]] = defaultdict(list)
+
+    def add(self, name: str, value: float) -> None:
+        """Note one repetition's figure."""
+        self.values[name].append(value)
+
+    def median(self, name: str) -> float:
+        """The median over the repetitions."""
+        return statistics.median(self.values[name])
+
+
+def predict_bodies(path: Path) -> None:
+    """Write one-row bodies of distinct contexts, one a line."""
+    draws = Draws(7)
+    columns = draws.columns(True, BODIES) | draws.columns(False, BODIES)
+    names = [field_name(field) for field in range(FIELDS)]
+    with path.open("w") as file:
+        for row in zip(*(columns[name] for name in names), strict=True):
+            file.write(json.dumps({"instances": [dict(zip(names, row, strict=True))]}) + "\n")
+
+
+def rank_bodies(path: Path, candidates: int, count: int) -> list[dict[str, Any]]:
+    """Write columnar /rank bodies, one a line, and return them."""
+    draws = Draws(candidates)
+    bodies = [
+        {
+            "context": draws.side(True),
+            "candidates": {
+                "id": list(range(candidates)),
+                "features": draws.columns(False, candidates),
+            },
+            "top_k": TOP_K,
+        }
+        for _ in range(count)
+    ]
+    path.write_text("".join(json.dumps(body) + "\n" for body in bodies))
+    return bodies
+
+
+def plain_rows(encoder: Encoder, body: dict[str, Any]) -> Any:
+    """The same rows as the plain graph reads them, [N, F]."""
+    features = body["candidates"]["features"]
+    count = len(next(iter(features.values())))
+    context = np.frombuffer(encoder.context.row(body["context"]), np.int32)
+    candidate = encoder.candidate.columns(features, count)
+    return np.concatenate([np.tile(context, (count, 1)), candidate], axis=1)
+
+
+def timed(run: Callable[[int], object], count: int) -> float:
+    """Median seconds of ``count`` calls, after a tenth of them uncounted."""
+    times = []
+    for number in range(count + count // 10):
+        start = perf_counter()
+        run(number)
+        times.append(perf_counter() - start)
+    return statistics.median(times[count // 10 :])
+
+
+def rank_over_http(bodies: Sequence[bytes], count: int) -> float:
+    """Median seconds of a whole /rank request on one kept connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=10)
+    connection.connect()
+
+    def ask(number: int) -> None:
+        connection.request(
+            "POST", "/rank", bodies[number % len(bodies)], {"content-type": "application/json"}
+        )
+        response = connection.getresponse()
+        if response.status != 200 or not response.read():
+            raise SystemExit(f"/rank answered {response.status}")
+
+    return timed(ask, count)
+
+
+def measure(samples: Samples, bundle: Path, plain: Path, scratch: Path, seconds: float) -> None:
+    """One repetition of everything."""
+    product = ["app", "--bundle", str(bundle), "--port", str(PORT), "--log-level", "warning"]
+    usual = ["tests.load.usual", str(bundle), str(plain), str(PORT)]
+    servers = {"product": product, "usual_def": [*usual, "def"], "usual_async": [*usual, "async"]}
+    bodies = scratch / "predict"
+    for name, words in servers.items():
+        with serving(words):
+            wrk(bodies, 8, 1)
+            for connections in CONNECTIONS:
+                figures = wrk(bodies, connections, seconds)
+                for part, figure in figures._asdict().items():
+                    samples.add(f"{name}_c{connections}_{part}", figure)
+    _, encoder = opened(bundle)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(plain), options, providers=["CPUExecutionProvider"])
+    with serving([*product, "--engine-threads", "1"]):
+        for candidates in CANDIDATES:
+            decoded = rank_bodies(scratch / f"rank{candidates}", candidates, 30)
+            rows = [plain_rows(encoder, body) for body in decoded]
+            encoded = [json.dumps(body).encode() for body in decoded]
+            repeats = 20_000 // candidates
+
+            def bare(number: int, rows: list[Any] = rows) -> None:
+                session.run(None, {"index": rows[number % len(rows)]})
+
+            samples.add(f"bare_rank{candidates}", timed(bare, repeats))
+            samples.add(f"product_rank{candidates}", rank_over_http(encoded, repeats))
+        alone = wrk(bodies, 1, seconds).p99
+        rank = subprocess.Popen(
+            ["wrk", "-t1", "-c4", f"-d{seconds + 2:g}s", "-s", str(ROOT / "tests/load/wrk.lua"),
+             f"http://127.0.0.1:{PORT}"],
+            env={**os.environ, "BODIES": str(scratch / "rank1000"), "TARGET": "/rank"},
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        sleep(1)
+        under = wrk(bodies, 1, seconds).p99
+        rank.wait()
+        samples.add("predict_p99_alone", alone)
+        samples.add("predict_p99_under_rank", under)
+
+
+def ratios(samples: Samples) -> dict[str, float]:
+    """The figures that the project states: the product against the better of the usual ways."""
+    median = samples.median
+    best = {
+        c: max(median(f"usual_def_c{c}_rate"), median(f"usual_async_c{c}_rate"))
+        for c in CONNECTIONS
+    }
+    usual_p50 = min(median("usual_def_c1_p50"), median("usual_async_c1_p50"))
+    batch = median("bare_rank1000") / 4 * 1e6
+    return {
+        "predict_c1_p50_ratio": median("product_c1_p50") / usual_p50,
+        "predict_c32_ratio": median("product_c32_rate") / best[32],
+        "predict_c32_p99_over_p50": median("product_c32_p99") / median("product_c32_p50"),
+        "predict_c128_ratio": median("product_c128_rate") / best[128],
+        "rank100_fp32_over_bare": median("product_rank100") / median("bare_rank100"),
+        "rank1000_fp32_over_bare": median("product_rank1000") / median("bare_rank1000"),
+        "predict_p99_under_rank_ratio": (median("predict_p99_under_rank") - batch)
+        / median("predict_p99_alone"),
+    }
+
+
+def table(samples: Samples) -> str:
+    """Medians of the repetitions as a Markdown table."""
+    lines = [
+        "| server | connections | requests/s | p50, ms | p99, ms |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name in ("product", "usual_async", "usual_def"):
+        for c in CONNECTIONS:
+            rate, p50, p99 = (samples.median(f"{name}_c{c}_{part}") for part in Figures._fields)
+            lines.append(f"| {name} | {c} | {rate:,.0f} | {p50 / 1e3:.2f} | {p99 / 1e3:.2f} |")
+    lines += [
+        "",
+        "| /rank candidates | bare plain graph, ms | product over HTTP, ms |",
+        "|---:|---:|---:|",
+    ]
+    for n in CANDIDATES:
+        bare, ours = samples.median(f"bare_rank{n}") * 1e3, samples.median(f"product_rank{n}") * 1e3
+        lines.append(f"| {n} | {bare:.2f} | {ours:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the benchmark and print its tables."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each wrk run")
+    parser.add_argument("--json", type=Path, help="write the ratios here")
+    options = parser.parse_args()
+    bundle, plain = make(ROOT / "data" / "criteo-shape")
+    samples = Samples()
+    with tempfile.TemporaryDirectory() as scratch:
+        predict_bodies(Path(scratch) / "predict")
+        for repetition in range(options.repetitions):
+            print(f"repetition {repetition + 1} of {options.repetitions}", file=sys.stderr)
+            measure(samples, bundle, plain, Path(scratch), options.seconds)
+    figures = ratios(samples)
+    print(table(samples))
+    print()
+    for name, figure in figures.items():
+        print(f"{name:30} {figure:.3f}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

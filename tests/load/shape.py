@@ -1,0 +1,155 @@
+"""A Criteo-shaped bundle for benchmarks: the size of a real one, with weights of no meaning.
+
+39 string fields, 24 of the context and 15 of the candidate, a million table rows, embeddings
+of 16, hidden layers of 400-400-400; values and their frequencies follow Zipf's law.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from app.bundle import EXAMPLES, GRAPH, SPEC, VOCABULARY, Bundle, write_bundle
+from app.encoder import Encoder
+from app.spec import FeatureSpec
+from app.vocabulary import SlotVocabulary, Texts, Vocabulary, arrange
+from model.config import TrainConfig
+from model.deepfm import DeepFM
+from model.export import example, write_graph
+
+CONTEXT_FIELDS, CANDIDATE_FIELDS = 24, 15
+FIELDS = CONTEXT_FIELDS + CANDIDATE_FIELDS
+TABLE_ROWS = 1_000_000
+PLAIN_GRAPH = "plain.onnx"
+
+
+def field_name(field: int) -> str:
+    """C0 to C38."""
+    return f"C{field}"
+
+
+def values_of(field: int) -> int:
+    """How many values a field has: from ten to a quarter of all, as click logs have them."""
+    shares = np.geomspace(1, 30_000, FIELDS)
+    return max(10, int(shares[(field * 17) % FIELDS] / shares.sum() * (TABLE_ROWS - 3 * FIELDS)))
+
+
+def value(field: int, rank: int) -> str:
+    """A field's value of a rank: eight hexadecimal digits, like Criteo's."""
+    return f"{(field * 0x9E3779B1 + rank * 0x85EBCA6B + 0x1234567) & 0xFFFFFFFF:08x}"
+
+
+class Plain(nn.Module):
+    """The same network unfactored: all fields of every row, as it is usually exported."""
+
+    def __init__(self, network: DeepFM) -> None:
+        super().__init__()
+        self.network = network.folded()
+
+    def forward(self, index: Tensor) -> Tensor:
+        """Return scores [N] for indices [N, F]."""
+        network = self.network
+        rows = functional.embedding(index, network.table)
+        weight, embedding = rows[:, :, 0], rows[:, :, 1:]
+        total = embedding.sum(1)
+        pairwise = 0.5 * (total.square() - embedding.square().sum(1)).sum(1)
+        hidden = functional.relu(network.first(embedding.flatten(1)))
+        for linear in network.deeper:
+            hidden = functional.relu(linear(hidden))
+        deep = network.output(hidden).squeeze(1)
+        return torch.sigmoid(network.bias + weight.sum(1) + pairwise + deep)
+
+
+def spec_text() -> str:
+    """The feature spec of the shape."""
+    fields = "".join(
+        f'\n[[fields]]\nname = "{field_name(field)}"\nkind = "categorical"\n'
+        f'side = "{"context" if field < CONTEXT_FIELDS else "candidate"}"\nmin_count = 1\n'
+        for field in range(FIELDS)
+    )
+    return f'label = "click"\n{fields}'
+
+
+def make(directory: Path) -> tuple[Path, Path]:
+    """Return bundle and plain graph below ``directory``, making them once."""
+    done = directory / "made.json"
+    if done.is_file():
+        names = json.loads(done.read_text())
+        return directory / names["bundle"], directory / PLAIN_GRAPH
+    directory.mkdir(parents=True, exist_ok=True)
+    text = spec_text()
+    spec = FeatureSpec.parse(text)
+    layout = arrange(spec, {field_name(f): values_of(f) for f in range(FIELDS)})
+    slots: dict[str, SlotVocabulary] = {}
+    for field, slot in enumerate(layout.slots):
+        keys = sorted({value(field, rank) for rank in range(values_of(field))})
+        rows = np.arange(slot.first + 2, slot.first + 2 + len(keys), dtype=np.int32)
+        slots[slot.name] = Texts.of(keys, rows)
+    vocabulary = Vocabulary(layout, slots)
+    torch.manual_seed(1)
+    config = TrainConfig(hidden=(400, 400, 400), embedding_size=16, init_std=0.1, batch_norm=False)
+    network = DeepFM(layout, config, 0.2).eval()
+    encoder = Encoder(spec, vocabulary)
+
+    def fill(path: Path) -> None:
+        (path / SPEC).write_text(text)
+        (path / VOCABULARY).mkdir()
+        vocabulary.save(path / VOCABULARY)
+        write_graph(network, layout, path / GRAPH)
+        draws = Draws(1)
+        golden = [
+            example(encoder, network, draws.side(True), [draws.side(False) for _ in range(3)])
+            for _ in range(8)
+        ]
+        (path / EXAMPLES).write_bytes(msgspec.json.Encoder().encode_lines(golden))
+
+    bundle = write_bundle(
+        directory, fill,
+        lambda _: {"network": "deepfm", "metrics": {}, "data": [], "statistics": {},
+                   "training": {"parity": {"worst_logit_difference": 0.0}}},
+    )  # fmt: skip
+    torch.onnx.export(
+        Plain(network).eval(), (torch.ones(3, FIELDS, dtype=torch.int32),),
+        directory / PLAIN_GRAPH, dynamo=True, input_names=["index"], output_names=["score"],
+        dynamic_shapes=({0: "rows"},), external_data=False, verbose=False,
+    )  # fmt: skip
+    done.write_text(json.dumps({"bundle": bundle.name}))
+    return bundle, directory / PLAIN_GRAPH
+
+
+class Draws:
+    """Seeded draws of raw values; a value's frequency falls as its rank to the power 1.1."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+
+    def ranks(self, field: int, count: int) -> NDArray[np.int64]:
+        """Draw ranks of values."""
+        drawn = self._random.zipf(1.1, count) - 1
+        return drawn % values_of(field)
+
+    def side(self, context: bool) -> dict[str, str]:
+        """Draw one side of a row."""
+        fields = range(CONTEXT_FIELDS) if context else range(CONTEXT_FIELDS, FIELDS)
+        return {field_name(f): value(f, int(self.ranks(f, 1)[0])) for f in fields}
+
+    def columns(self, context: bool, count: int) -> dict[str, list[str]]:
+        """Draw many rows of one side, as columns."""
+        fields = range(CONTEXT_FIELDS) if context else range(CONTEXT_FIELDS, FIELDS)
+        return {
+            field_name(f): [value(f, rank) for rank in self.ranks(f, count).tolist()]
+            for f in fields
+        }
+
+
+def opened(bundle: Path) -> tuple[Bundle, Encoder]:
+    """Open the bundle for its vocabulary."""
+    found = Bundle.open(bundle)
+    return found, Encoder(found.spec, found.vocabulary)
