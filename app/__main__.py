@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from app import logs
 from app.main import create_app
 from app.protocol import GatheringProtocol
 from app.settings import Settings
+from app.state import State
 
 log = logging.getLogger("app")
 
@@ -23,12 +25,14 @@ log = logging.getLogger("app")
 class _Server(uvicorn.Server):
     """uvicorn, but SIGTERM and SIGINT end in exit code 0: a clean stop is no failure."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, state: State) -> None:
         super().__init__(config)
+        self._state = state
         self.failed: str | None = None
 
     def stop(self) -> None:
         """Stop accepting, let accepted requests finish; at a second call, wait no longer."""
+        self._state.draining = True
         if self.should_exit:
             self.force_exit = True
         self.should_exit = True
@@ -69,9 +73,9 @@ def main() -> int:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(settings.drain_seconds),
+        timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
     )
-    server = _Server(config)
+    server = _Server(config, app.serving)
     server.run()
     if server.failed is not None:
         log.error("cannot serve: %s", server.failed)

@@ -89,6 +89,7 @@ class MicroBatcher:
         self._large: deque[Job] = deque()
         self._running: list[Piece] = []
         self._scheduled = False
+        self._owes_large = False
         self._alone = True
         self._now_taken = False
         self._closed = False
@@ -192,16 +193,21 @@ class MicroBatcher:
             self._thread.submit(self._work, pieces)
 
     def _gather(self) -> list[Piece]:
-        """Take what the next run holds: half for each class while both wait."""
+        """Take the rows of the next run; while both classes wait, they take turns.
+
+        A short request thus waits for the run before it, and never inside a long one.
+        """
+        turns = (self._large, self._small) if self._owes_large else (self._small, self._large)
         pieces: list[Piece] = []
-        share = self._max_rows // 2 if self._large else self._max_rows
-        left = self._max_rows - share + self._fill(self._small, pieces, share)
-        left = self._fill(self._large, pieces, left)
-        self._fill(self._small, pieces, left)
+        for queue in turns:
+            self._fill(queue, pieces, self._max_rows)
+            if pieces:
+                self._owes_large = queue is self._small and bool(self._large)
+                break
         return pieces
 
-    def _fill(self, queue: deque[Job], pieces: list[Piece], room: int) -> int:
-        """Move rows from a queue into a batch; return the room that is left."""
+    def _fill(self, queue: deque[Job], pieces: list[Piece], room: int) -> None:
+        """Move up to ``room`` rows from a queue into a batch."""
         now = self._loop.time()
         while queue and room > 0:
             job = queue[0]
@@ -217,11 +223,9 @@ class MicroBatcher:
             room -= stop - start
             if stop == job.rows:
                 queue.popleft()
-            else:
-                # Long lists take turns.
+            elif queue is self._large:
+                # Long lists take turns; a short one that was cut keeps its place.
                 queue.rotate(-1)
-                break
-        return room
 
     def _drop(self, job: Job) -> None:
         """Forget the untaken rows of a job that nobody waits for, or whose time is over."""
@@ -267,7 +271,7 @@ class MicroBatcher:
         try:
             batch = self._assemble(pieces)
             outcome = self._engine.score(batch)
-            if len(outcome.logit) != len(batch.candidate):
+            if not len(outcome.logit) == len(outcome.score) == len(batch.candidate):
                 outcome = EngineFailed("the engine did not give one score for each row")
         except Exception as error:
             outcome = error

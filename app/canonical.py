@@ -24,6 +24,7 @@ from app.spec import Part
 
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**64 - 1
 INTEGER_TEXT = re.compile(r"(-?(?:0|[1-9][0-9]{0,19}))(?:\.0+)?", re.ASCII)
+_SECONDS_TEXT = re.compile(r"-?(?:0|[1-9][0-9]{0,19})(?:\.[0-9]+)?", re.ASCII)
 FLOAT32_BOUND = float(2**128 - 2**103)
 """Numbers of this magnitude and above round to infinity in float32."""
 _EXACT_FLOAT = float(2**53)
@@ -177,8 +178,8 @@ def seconds(value: Any, zone: ZoneInfo, text_format: str | None = None) -> int:
             raise ValueProblem("text is not a time of the spec's format") from None
         return _to_seconds(moment, zone)
     if isinstance(value, str):
-        if INTEGER_TEXT.fullmatch(value):
-            value = integer_key(value)
+        if _SECONDS_TEXT.fullmatch(value):
+            value = float(value)
         else:
             try:
                 moment = datetime.fromisoformat(value)

@@ -8,7 +8,7 @@ value into packed bytes, a column of many values at once; both ask the same fiel
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from struct import Struct
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
@@ -342,6 +342,18 @@ class SideEncoder:
         Raises:
             FieldProblems: values that break a rule, by field.
         """
+        steps = self.column_steps(columns, rows)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                result: Indices = done.value
+                return result
+
+    def column_steps(
+        self, columns: Mapping[str, Sequence[Any]], rows: int
+    ) -> Generator[None, None, Indices]:
+        """Like :meth:`columns`, pausing after each field; the result is the return value."""
         result = np.empty((rows, self.shape.width), np.int32)
         problems: dict[str, ColumnProblem] = {}
         start = 0
@@ -355,6 +367,7 @@ class SideEncoder:
                 problems[encoder.name] = problem
             except ValueProblem as problem:
                 problems[encoder.name] = ColumnProblem([(0, problem)])
+            yield
         if problems:
             raise FieldProblems(problems)
         return result

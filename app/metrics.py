@@ -71,24 +71,25 @@ class _SideCounts:
     def __init__(
         self, single: tuple[Slot, ...], lists: tuple[Slot, ...], side: SideEncoder
     ) -> None:
-        columns = [(slot, 1) for slot in single]
-        columns += [(slot, end - start) for slot, (start, end) in zip(lists, side.shape.lists,
-                                                                      strict=True)]  # fmt: skip
-        self._slots = [slot for slot, _ in columns]
-        self._starts = np.cumsum([0] + [width for _, width in columns[:-1]])
-        self._absent = np.repeat([s.missing for s, _ in columns], [w for _, w in columns])
-        self._missing = np.zeros(side.shape.width, np.int64)
-        self._oov = np.zeros(side.shape.width, np.int64)
+        self._slots = single + lists
+        self._single = len(single)
+        self._lists = side.shape.lists
+        self._first = np.array([slot.missing for slot in self._slots], np.int32)
+        self._missing = np.zeros(len(self._slots), np.int64)
+        self._oov = np.zeros(len(self._slots), np.int64)
 
     def observe(self, rows: Indices) -> None:
-        offset = rows - self._absent
-        self._missing += (offset == 0).sum(0)
-        self._oov += (offset == 1).sum(0)
+        end = self._single
+        offset = rows[:, :end] - self._first[:end]
+        self._missing[:end] += (offset == 0).sum(0)
+        self._oov[:end] += (offset == 1).sum(0)
+        for slot, (start, stop) in enumerate(self._lists, end):
+            offset = rows[:, start:stop] - self._first[slot]
+            self._missing[slot] += (offset == 0).any(1).sum()
+            self._oov[slot] += (offset == 1).any(1).sum()
 
     def totals(self) -> Iterable[tuple[Slot, int, int]]:
-        missing = np.add.reduceat(self._missing, self._starts)
-        oov = np.add.reduceat(self._oov, self._starts)
-        return zip(self._slots, missing.tolist(), oov.tolist(), strict=True)
+        return zip(self._slots, self._missing.tolist(), self._oov.tolist(), strict=True)
 
 
 class Buckets:
@@ -165,6 +166,6 @@ class Metrics:
             "ctr_queued_rows", "Rows waiting for the engine", registry=self.registry
         )
         self.info = Gauge(
-            "ctr_bundle_info", "The bundle and the execution provider in use",
-            ["version", "provider"], registry=self.registry,
+            "ctr_bundle_info", "The bundle, the execution provider in use, and why not CUDA",
+            ["version", "provider", "provider_fallback"], registry=self.registry,
         )  # fmt: skip

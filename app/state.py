@@ -108,7 +108,9 @@ class State:
         self.batcher = await batcher.__aenter__()
         metrics.queued_rows.set_function(lambda: batcher.queued_rows)
         metrics.abandoned.set_function(lambda: batcher.abandoned)
-        metrics.info.labels(loaded.bundle.version, loaded.engine.provider).set(1)
+        metrics.info.labels(
+            loaded.bundle.version, loaded.engine.provider, loaded.engine.fallback or ""
+        ).set(1)
         self._scorer = Scorer(
             loaded.bundle,
             encoder,

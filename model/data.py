@@ -10,6 +10,7 @@ import csv
 import gzip
 import hashlib
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,7 +104,7 @@ def read(
         try:
             frame = _read_file(spec, path, bad, label)
             digest = _sha256(path)
-        except OSError as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"cannot read {path}: {error}") from error
         frames.append(frame)
         sources.append(Source(path.name, digest, path.stat().st_size, frame.height))
@@ -111,7 +112,6 @@ def read(
         frame = pl.concat(frames, how="vertical_relaxed")
     except pl.exceptions.PolarsError as error:
         raise DataError(f"the files' columns have types that do not go together: {error}") from None
-    bad.total = frame.height + len(bad.lines)
     if label:
         _check_labels(spec, frame)
     frame = _drop_bad_rows(spec, frame, bad)
@@ -139,10 +139,8 @@ def _read_file(spec: FeatureSpec, path: Path, bad: BadLines, label: bool) -> pl.
             frame = pl.read_parquet(path, columns=wanted)
         except pl.exceptions.PolarsError as error:
             raise DataError(f"{path.name} cannot be read as Parquet: {error}") from error
-        first = 1
-        frame = frame.with_columns(
-            pl.int_range(first, first + pl.len(), dtype=pl.Int64).alias(LINE)
-        )
+        frame = frame.with_columns(pl.int_range(1, 1 + pl.len(), dtype=pl.Int64).alias(LINE))
+        bad.total += frame.height
     else:
         frame = _read_text(spec, path, wanted, bad)
     return frame.with_columns(pl.lit(path.name).alias(FILE))
@@ -225,6 +223,7 @@ def _good_lines(
                         line.decode()
                     except UnicodeDecodeError:
                         problem = "not UTF-8"
+                bad.total += 1
                 if problem is None:
                     numbers.append(number)
                     lines.append(line)

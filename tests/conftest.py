@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +27,9 @@ class Sample:
 class StartService(Protocol):
     """Starts a service and waits until it is ready."""
 
-    def __call__(self, bundle: Path | None = None, **settings: object) -> Service: ...
+    def __call__(
+        self, bundle: Path | None = None, env: Mapping[str, str] | None = None, **settings: object
+    ) -> Service: ...
 
 
 @pytest.fixture(scope="session")
@@ -71,9 +73,11 @@ def start_service(
     """Start services with settings of the test's own; all end with 0 after SIGTERM."""
     started: list[Service] = []
 
-    def start(bundle: Path | None = None, **settings: object) -> Service:
+    def start(
+        bundle: Path | None = None, env: Mapping[str, str] | None = None, **settings: object
+    ) -> Service:
         log = tmp_path_factory.mktemp("service") / "log"
-        service = Service(bundle or tiny_bundle, log, **settings)
+        service = Service(bundle or tiny_bundle, log, env or {}, **settings)
         started.append(service)
         service.wait_ready()
         return service

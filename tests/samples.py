@@ -97,8 +97,10 @@ def write_log(path: Path, rows: int, seed: int = 7) -> None:
                 0.15 + 0.4 * ((user + item) % 2) + 0.2 * (placement == "top") - 0.1 * (price > 4)
             )
             shown = f"{user}.0" if number % 2 and user < 2**53 else str(user)
+            if rng.random() < 0.02:
+                shown = str(10**9 + number)
             write([
-                "" if rng.random() < 0.1 else (str(10**9 + number) if rng.random() < 0.02 else shown),
+                "" if rng.random() < 0.1 else shown,
                 "" if rng.random() < 0.1 else rng.choice(_COUNTRIES),
                 1_700_000_000 + number * 300,
                 "" if rng.random() < 0.1 else rng.randrange(1, 90),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,45 @@ def run_to_end(
     )
 
 
+class Wire:
+    """One keep-alive connection, with nothing between the test and the bytes."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, port: int) -> Wire:
+        """Connect to a service of this machine."""
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    def send(self, path: str, body: bytes, kind: str = "application/json") -> None:
+        """Send a request."""
+        head = f"POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: {kind}\r\n"
+        self._writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+
+    async def answer(self) -> tuple[int, bytes]:
+        """Read status and body of the next answer."""
+        head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        length = int(head.split("content-length: ")[1].split("\r\n")[0])
+        return int(head.split(" ")[1]), await self._reader.readexactly(length)
+
+    async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """Send a request and read its answer."""
+        self.send(path, body)
+        return await self.answer()
+
+    async def closed(self) -> bool:
+        """Wait until the other side closes; whether nothing came before."""
+        return await self._reader.read() == b""
+
+    async def close(self) -> None:
+        """Close this side."""
+        self._writer.close()
+        with suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+
 class Service:
     """One running service and a client with its address."""
 
@@ -158,11 +199,17 @@ class Service:
         return list(strict(answer.content)["ranking"])
 
     def metrics(self) -> dict[str, float]:
-        """Every sample of ``/metrics``, by its name and labels as Prometheus writes them."""
+        """Every sample of ``/metrics``, by its name and labels as Prometheus writes them.
+
+        Bounds of buckets are as short as they can be: ``le="1"``, ``le="0.5"``.
+        """
         found = {}
         for family in text_string_to_metric_families(self.client.get("/metrics").text):
             for sample in family.samples:
-                labels = ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items()))
+                told = dict(sorted(sample.labels.items()))
+                if "le" in told:
+                    told["le"] = f"{float(told['le']):g}"
+                labels = ",".join(f'{name}="{value}"' for name, value in told.items())
                 found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
         return found
 

@@ -1,0 +1,80 @@
+"""Every setting: by environment, by flag, checked, and in the README."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import Settings
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+TABLE_ROW = re.compile(r"^\| *(`CTR_[A-Z_]+`.*?) *\| *(.*?) *\|", re.MULTILINE)
+OTHER: dict[str, tuple[str, Any]] = {
+    "bundle": ("elsewhere", Path("elsewhere")),
+    "host": ("0.0.0.0", "0.0.0.0"),
+    "provider": ("cpu", "cpu"),
+    "unknown_fields": ("error", "error"),
+    "drain_seconds": ("1.5", 1.5),
+    "log_level": ("debug", "debug"),
+}
+"""Values other than the default; settings that are not here take a whole number."""
+
+
+def other(name: str) -> tuple[str, Any]:
+    """A value that differs from the default: as text, and as the setting holds it."""
+    if name in OTHER:
+        return OTHER[name]
+    assert Settings.model_fields[name].annotation is int, f"give {name} a value in OTHER"
+    return "17", 17
+
+
+def read(*words: str) -> Settings:
+    """The settings that a command line gives."""
+    return Settings(_cli_parse_args=list(words))  # type: ignore[call-arg]
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"CTR_{name.upper()}", raising=False)
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_environment_and_flag_both_work(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each setting has a variable and a flag, and the flag wins."""
+    text, value = other(name)
+    monkeypatch.setenv("CTR_BUNDLE", "somewhere")
+    default = getattr(read(), name)
+    assert default != value
+    assert getattr(read(f"--{name.replace('_', '-')}", text), name) == value
+    monkeypatch.setenv(f"CTR_{name.upper()}", text)
+    assert getattr(read(), name) == value
+    if name != "bundle":
+        assert getattr(read(f"--{name.replace('_', '-')}", str(default)), name) == default
+
+
+def test_settings_are_frozen() -> None:
+    """What was read at start stays."""
+    settings = read("--bundle", "x")
+    with pytest.raises(ValidationError):
+        settings.port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_says_what_it_does(name: str) -> None:
+    """--help has a sentence for each."""
+    assert Settings.model_fields[name].description
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    """The README's table has exactly the settings that exist, with their defaults."""
+    text = README.read_text(encoding="utf-8") if README.is_file() else ""
+    rows = TABLE_ROW.findall(text)
+    if not rows:
+        pytest.skip("README.md has no table of settings yet")
+    named = {name for names, _ in rows for name in re.findall(r"CTR_[A-Z_]+", names)}
+    assert named == {f"CTR_{name.upper()}" for name in Settings.model_fields}

@@ -1,0 +1,221 @@
+"""The exported graph is the network, at every size, and carries nothing else."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from app.batch import Batch
+from app.engine import Engine
+from app.layout import Layout, RowShape, Slot
+from model.config import TrainConfig
+from model.dataset import Dataset
+from model.deepfm import DeepFM
+from model.export import ExportError, check_parity, network_logits, side_rows, write_graph
+
+ROWS = (0, 1, 2, 3, 7, 64, 1000)
+CONTEXTS = (1, 2, 5, 64, 1000)
+CONFIG = TrainConfig(embedding_size=4, hidden=(16, 8), init_std=0.5)
+LAYOUT = Layout(
+    context=(Slot("user", "user", 1, 20), Slot("hour", "time", 21, 26)),
+    candidate=(Slot("item", "item", 47, 30), Slot("price", "price", 77, 9)),
+    context_lists=(Slot("seen", "seen", 86, 12),),
+    candidate_lists=(Slot("tags", "tags", 98, 8), Slot("words", "words", 106, 40)),
+)
+FLAT = Layout(
+    context=(Slot("user", "user", 1, 20),),
+    candidate=(Slot("item", "item", 21, 30),),
+    context_lists=(),
+    candidate_lists=(),
+)
+PLACES = 3
+"""Length of every list in these tests."""
+
+
+def network_of(layout: Layout, seed: int = 1) -> DeepFM:
+    """A network as training leaves it: every weight and every running mean is something."""
+    torch.manual_seed(seed)
+    network = DeepFM(layout, CONFIG)
+    with torch.no_grad():
+        network.table[1:, 0].normal_()
+        for norm in network.norms:
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+            norm.weight.uniform_(0.5, 2)
+            norm.bias.normal_()
+    return network.eval()
+
+
+def shape(single: tuple[Slot, ...], lists: tuple[Slot, ...]) -> RowShape:
+    start = len(single)
+    ranges = tuple((start + i * PLACES, start + (i + 1) * PLACES) for i in range(len(lists)))
+    return RowShape(start + PLACES * len(lists), start, ranges)
+
+
+def export(network: DeepFM, layout: Layout, path: Path) -> Engine:
+    write_graph(network, layout, path)
+    return Engine(
+        path,
+        layout,
+        shape(layout.context, layout.context_lists),
+        shape(layout.candidate, layout.candidate_lists),
+    )
+
+
+def dataset(layout: Layout, rows: int, seed: int = 2) -> Dataset:
+    """Random rows; lists have any number of values, none included."""
+    rng = np.random.default_rng(seed)
+
+    def single(slots: tuple[Slot, ...]) -> np.ndarray:
+        columns = [rng.integers(s.first, s.first + s.size, rows) for s in slots]
+        return np.stack(columns, 1).astype(np.int32)
+
+    def lists(slots: tuple[Slot, ...]) -> tuple[np.ndarray, ...]:
+        used = np.arange(PLACES) < rng.integers(0, PLACES + 1, (rows, 1))
+        return tuple(
+            (rng.integers(s.first, s.first + s.size, (rows, PLACES)) * used).astype(np.int32)
+            for s in slots
+        )
+
+    return Dataset(
+        single(layout.context),
+        single(layout.candidate),
+        lists(layout.context_lists),
+        lists(layout.candidate_lists),
+        np.zeros(rows, np.uint8),
+    )
+
+
+@pytest.fixture(scope="module", params=["lists", "flat"])
+def layout(request: pytest.FixtureRequest) -> Layout:
+    return LAYOUT if request.param == "lists" else FLAT
+
+
+@pytest.fixture(scope="module")
+def exported(layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> tuple[DeepFM, Engine]:
+    network = network_of(layout)
+    return network, export(network, layout, tmp_path_factory.mktemp("graph") / "score.onnx")
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("contexts", CONTEXTS)
+def test_every_size_scores_as_the_network(
+    exported: tuple[DeepFM, Engine], layout: Layout, rows: int, contexts: int
+) -> None:
+    """Any number of contexts and candidates gives the network's logits."""
+    network, engine = exported
+    context, candidate = dataset(layout, contexts, 3), dataset(layout, rows, 4)
+    row_context = np.random.default_rng(5).integers(0, contexts, rows).astype(np.int32)
+    if rows:
+        row_context[-1] = contexts - 1
+    expected = network_logits(
+        network,
+        replace(candidate, context=context.context, context_lists=context.context_lists),
+        row_context,
+    )
+    found = engine.score(
+        Batch(
+            side_rows(context.context, context.context_lists),
+            side_rows(candidate.candidate, candidate.candidate_lists),
+            row_context,
+        )
+    )
+    assert found.logit.shape == (rows,)
+    assert np.abs(found.logit - expected).max(initial=0) <= 1e-5
+    assert rows < 7 or np.ptp(expected) > 1, "scores that are all alike would prove little"
+
+
+def test_list_length_is_free(exported: tuple[DeepFM, Engine], layout: Layout) -> None:
+    """A batch whose lists are all empty runs, and scores as the network."""
+    network, engine = exported
+    data = dataset(layout, 5)
+    data = replace(
+        data,
+        context_lists=tuple(np.zeros_like(column) for column in data.context_lists),
+        candidate_lists=tuple(np.zeros_like(column) for column in data.candidate_lists),
+    )
+    owners = np.arange(5, dtype=np.int32)
+    found = engine.score(
+        Batch(
+            side_rows(data.context, data.context_lists),
+            side_rows(data.candidate, data.candidate_lists),
+            owners,
+        )
+    )
+    assert np.abs(found.logit - network_logits(network, data, owners)).max() <= 1e-5
+
+
+def test_first_dimensions_are_symbolic(tiny_bundle: Path) -> None:
+    """No input or output of the file has a fixed number of rows, contexts or list places."""
+    graph = onnx.load(tiny_bundle / "score.onnx").graph
+    sizes = {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    assert sizes["context"][0] == "contexts"
+    assert sizes["candidate"][0] == sizes["row_context"][0] == "rows"
+    assert sizes["logit"] == sizes["score"] == ["rows"]
+    assert sizes["candidate_list_0"][0] == "rows"
+    assert isinstance(sizes["candidate_list_0"][1], str)
+    assert [sizes["context"][1], sizes["candidate"][1]] == [6, 3]
+
+
+def test_a_graph_tells_nothing_of_the_machine(tiny_bundle: Path) -> None:
+    """Neither paths nor stack traces nor names of this machine are in the file."""
+    data = (tiny_bundle / "score.onnx").read_bytes()
+    root = Path(__file__).resolve().parents[2]
+    words = [str(root), "site-packages", ".py", "Traceback", "stack_trace", "torch/nn", 'File "']
+    for word in [*words, str(Path.home()), socket.gethostname()]:
+        assert len(word) < 3 or word.encode() not in data, word
+
+
+def test_parity_counts_its_rows(exported: tuple[DeepFM, Engine], layout: Layout) -> None:
+    """The trainer's own check compares at least 1,000 rows, repeating few ones."""
+    worst, compared = check_parity(*exported, dataset(layout, 37))
+    assert worst <= 1e-5
+    assert compared >= 1000
+
+
+def nudge_table(network: DeepFM) -> None:
+    network.table[1:, 0] += 0.001
+
+
+def nudge_norm(network: DeepFM) -> None:
+    network.norms[0].running_var *= 1.1
+
+
+def nudge_bias(network: DeepFM) -> None:
+    network.bias += 2e-4
+
+
+def spoil(network: DeepFM) -> None:
+    network.bias.fill_(float("nan"))
+
+
+@pytest.mark.parametrize("change", [nudge_table, nudge_norm, nudge_bias, spoil])
+def test_another_network_is_refused(
+    exported: tuple[DeepFM, Engine], layout: Layout, change: Callable[[DeepFM], None]
+) -> None:
+    """A graph that is not this network's fails the export, by how much and at which size."""
+    network = network_of(layout)
+    with torch.no_grad():
+        change(network)
+    with pytest.raises(ExportError, match=r"disagree by .* in a logit for \d+ contexts"):
+        check_parity(network, exported[1], dataset(layout, 37))
+
+
+def test_weights_beyond_one_file_are_refused(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network too large for one ONNX file is refused before the exporter runs."""
+    monkeypatch.setattr("model.export.MAX_GRAPH_BYTES", 100)
+    with pytest.raises(ExportError, match="bytes of weights"):
+        write_graph(network_of(layout), layout, tmp_path / "score.onnx")
+    assert not list(tmp_path.iterdir())

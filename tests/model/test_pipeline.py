@@ -1,0 +1,251 @@
+"""Runs repeat, figures can be measured again, and what fails leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import polars as pl
+import pytest
+import torch
+
+from app.bundle import Bundle
+from model.__main__ import main
+from model.config import TrainConfig
+from model.data import DataError
+from model.pipeline import Inputs, Offline, train
+from tests import samples
+from tests.conftest import Sample
+from tests.serving import ROOT, wait_until
+
+CONFIG = TrainConfig(embedding_size=4, hidden=(16,), batch_size=256, epochs=1, threads=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads() -> Iterator[None]:
+    """Training sets torch's threads for the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """A log of 300 rows."""
+    directory = tmp_path_factory.mktemp("few")
+    spec, data = directory / "few.toml", directory / "few.csv"
+    spec.write_text(samples.SPEC, encoding="utf-8")
+    samples.write_log(data, 300)
+    return Sample(spec, data, samples.read_rows(data))
+
+
+class RunCommand(Protocol):
+    """Runs ``python -m model`` in this process."""
+
+    def __call__(self, *words: object) -> tuple[int, str, str]:
+        """Return exit code, standard output and standard error."""
+        ...
+
+
+@pytest.fixture
+def run_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[RunCommand]:
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["python -m model", *map(str, words)])
+        code = main()
+        return code, *capsys.readouterr()
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def one_line(run_command: RunCommand) -> Callable[..., str]:
+    """Runs a command that must fail with one line, and returns it."""
+
+    def run(*words: object, code: int = 1) -> str:
+        found, out, err = run_command(*words)
+        assert (found, out) == (code, "")
+        assert re.fullmatch(r"error: .+\n", err), err
+        return err.strip()
+
+    return run
+
+
+@pytest.mark.e2e
+def test_the_commands_give_what_the_pipeline_gives(
+    few: Sample, tmp_path: Path, run_command: RunCommand
+) -> None:
+    """Seed and data decide every file, in any process; the commands take what train printed."""
+    expected = Bundle.open(train(few.spec, Inputs([few.data]), CONFIG, tmp_path / "a", False))
+    config, out = tmp_path / "short.toml", tmp_path / "b"
+    settings = CONFIG.to_dict()
+    config.write_text("".join(f"{key} = {json.dumps(settings[key])}\n" for key in settings))
+    words = ["train", few.spec, few.data, "--config", config, "--out", out]
+    trained = subprocess.run(
+        [sys.executable, "-m", "model", *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert trained.returncode == 0, trained.stderr
+    bundle = Path(trained.stdout.strip())
+    assert bundle.parent == out
+    found = Bundle.open(bundle)
+    assert found.manifest.files == expected.manifest.files
+    assert found.manifest.id == expected.manifest.id
+    assert bundle.name.endswith(f"-{found.manifest.id[:12]}")
+
+    figures, scores = tmp_path / "figures.json", tmp_path / "scores.parquet"
+    code, shown, _ = run_command("evaluate", out, few.data, "--part", "test", "--json", figures)
+    assert code == 0
+    assert "AUC" in shown
+    assert json.loads(figures.read_text()) == found.manifest.metrics["test"]
+    code, shown, _ = run_command("predict", bundle, few.data, "--out", scores)
+    assert (code, shown) == (0, f"{scores}\n")
+    assert pl.read_parquet(scores).height == 300
+
+
+def test_a_bundle_is_all_that_is_left(tiny_bundle: Path) -> None:
+    """Beside a bundle stands its report and nothing temporary."""
+    names = {path.name for path in tiny_bundle.parent.iterdir()}
+    assert names == {tiny_bundle.name, f"{tiny_bundle.name}.report"}
+
+
+def test_evaluate_reproduces_the_manifest(tiny_bundle: Path, sample: Sample) -> None:
+    """Each part's figures come out again from the files that the bundle was made of."""
+    offline = Offline.open(tiny_bundle)
+    for part in ("train", "validation", "test"):
+        metrics = offline.evaluate(offline.rows([sample.data], part, 0.0))
+        assert json.loads(json.dumps(metrics.to_dict())) == offline.bundle.manifest.metrics[part]
+    assert offline.bundle.manifest.metrics["train"]["auc"] > 0.6, "nothing was learnt"
+
+
+def test_a_part_of_other_files_is_refused(
+    tiny_bundle: Path, sample: Sample, few: Sample, tmp_path: Path
+) -> None:
+    """What was the test part of other files is unknown: no figure is better than a wrong one."""
+    offline = Offline.open(tiny_bundle)
+    changed = tmp_path / sample.data.name
+    changed.write_bytes(sample.data.read_bytes() + b"\n")
+    for files in ([few.data], [changed], [sample.data, few.data]):
+        with pytest.raises(DataError, match="not the files"):
+            offline.rows(files, "test", 0.0)
+    assert offline.rows([few.data], None, 0.0).frame.height == 300
+
+
+def test_predict_needs_no_label(tiny_bundle: Path, sample: Sample, tmp_path: Path) -> None:
+    """Files without a label score as those with one, each row by its file and line."""
+    unlabelled = tmp_path / "unlabelled.csv"
+    lines = sample.data.read_text(encoding="utf-8").splitlines()[:101]
+    text = "\n".join(line.rpartition(",")[0] for line in lines) + "\n"
+    unlabelled.write_text(text, encoding="utf-8")
+    offline = Offline.open(tiny_bundle)
+    assert offline.predict([unlabelled], tmp_path / "a.parquet", 0.0) == 100
+    assert offline.predict([sample.data], tmp_path / "b.parquet", 0.0) == len(sample.rows)
+    found, expected = (pl.read_parquet(tmp_path / f"{name}.parquet") for name in "ab")
+    assert found["logit"].to_list() == expected["logit"].to_list()[:100]
+    assert found["line"].to_list() == list(range(2, 102))
+    assert set(found["file"]) == {"unlabelled.csv"}
+    assert set(found["version"]) == {tiny_bundle.name}
+    assert {p.name for p in tmp_path.iterdir()} == {"unlabelled.csv", "a.parquet", "b.parquet"}
+
+
+def test_a_failed_run_leaves_nothing(
+    few: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever fails while the bundle is written, nothing of it stays."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("the disk is full")
+
+    monkeypatch.setattr("model.pipeline.golden_examples", fail)
+    with pytest.raises(RuntimeError, match="disk"):
+        train(few.spec, Inputs([few.data]), CONFIG, tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_nothing(few: Sample, tmp_path: Path, number: int) -> None:
+    """Ctrl-C, or SIGTERM, in the middle of training: exit code 130, one line, no directory."""
+    config = tmp_path / "long.toml"
+    config.write_text("epochs = 100000\nhidden = [16]\npatience = 0\nthreads = 1\n")
+    out, log = tmp_path / "bundles", tmp_path / "log"
+    with log.open("wb") as file:
+        words = ["train", few.spec, few.data, "--config", config, "--out", out]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "model", *map(str, words)],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+        )
+    try:
+        wait_until(
+            lambda: b"read and encoded" in log.read_bytes() or process.poll() is not None,
+            "training begins",
+            60,
+        )
+        process.send_signal(number)
+        assert process.wait(30) == 130, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+    text = log.read_text()
+    assert "interrupted; nothing was written" in text
+    assert "Traceback" not in text
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_failures_are_one_line_each(
+    few: Sample, tmp_path: Path, one_line: Callable[..., str]
+) -> None:
+    """A mistake of the caller gives an exit code and one line that names it."""
+    out = ("--out", tmp_path / "bundles")
+    assert "deepfn" in one_line("train", few.spec, few.data, "--network", "deepfn", *out)
+    absent = tmp_path / "absent.csv"
+    assert str(absent) in one_line("train", few.spec, absent, *out)
+    assert "absent.toml" in one_line("train", tmp_path / "absent.toml", few.data, *out)
+    assert "no data" in one_line("train", few.spec, *out)
+    assert "--sead" in one_line("train", few.spec, few.data, "--sead", "3", *out, code=2)
+    assert "trains" in one_line("trains", few.spec, code=2)
+    assert "nowhere" in one_line("evaluate", tmp_path / "nowhere", few.data)
+
+    lines = few.data.read_text(encoding="utf-8").splitlines()
+    lines[41] = lines[41].rpartition(",")[0] + ",2"
+    wrong = tmp_path / "wrong.csv"
+    wrong.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    message = one_line("train", few.spec, wrong, *out)
+    assert "wrong.csv:42: label 'click' is neither 0 nor 1" in message
+    assert [p.name for p in tmp_path.iterdir()] == ["wrong.csv"]
+
+
+def test_files_that_cannot_be_opened_are_one_line_too(
+    few: Sample, tiny_bundle: Path, tmp_path: Path, one_line: Callable[..., str]
+) -> None:
+    """Settings that are absent and results that cannot be written are the caller's mistakes."""
+    absent = tmp_path / "absent.train.toml"
+    assert absent.name in one_line("train", few.spec, few.data, "--config", absent)
+    scores = tmp_path / "nowhere" / "scores.parquet"
+    assert "nowhere" in one_line("predict", tiny_bundle, few.data, "--out", scores)
+    figures = tmp_path / "nowhere" / "figures.json"
+    assert "nowhere" in one_line("evaluate", tiny_bundle, few.data, "--json", figures)
+
+
+@pytest.mark.parametrize("words", [(), ("--help",), ("train", "--help")])
+def test_help_is_no_failure(run_command: RunCommand, words: tuple[str, ...]) -> None:
+    """Help goes to standard output."""
+    code, out, _ = run_command(*words)
+    assert code in ((0,) if words else (0, 2))
+    assert "train" in out
