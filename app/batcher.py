@@ -1,8 +1,8 @@
 """Rows of concurrent callers → few engine runs.
 
 Continuous batching: nothing waits by default; a batch is what has gathered while the engine
-was busy. Rows are counted, not requests. Long lists are cut, and share each run with short
-requests, so that neither starves the other.
+was busy. Rows are counted, not requests. Long lists are cut; while they and short requests
+both wait, their runs alternate, so that neither starves the other.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from app.batch import Batch, Job, Scores, Scoring
 from app.errors import DeadlinePassed, EngineFailed, NotReady, Overloaded
 
 SWEEP_SECONDS = 0.05
+LEARNING_RUNS = 3
+"""Runs on the engine's thread before any is trusted to the event loop."""
 INLINE_SECONDS = 0.0005
 """Runs predicted to be shorter than this hold up the event loop less than a thread hop would."""
 _INT = 4
@@ -39,9 +41,11 @@ class CostModel:
         self._decay = decay
         self._n = self._x = self._y = self._xx = self._xy = 0.0
         self.base, self.per_row = 1e-4, 1e-5
+        self.runs = 0
 
     def observe(self, rows: int, seconds: float) -> None:
         """Learn from one run."""
+        self.runs += 1
         keep = self._decay
         self._n = keep * self._n + 1
         self._x = keep * self._x + rows
@@ -163,8 +167,15 @@ class MicroBatcher:
             and not self._now_taken
             and not (self._running or self._scheduled or self._linger)
             and job.rows <= self._max_rows
-            and self.cost.seconds(job.rows) <= self._inline_seconds
+            and self._is_quick(job.rows)
+            and not job.departed()
+            and self._loop.time() <= job.deadline
         )
+
+    def _is_quick(self, rows: int) -> bool:
+        """Whether a run may hold up the event loop: known, and predicted, to be short."""
+        cost = self.cost
+        return cost.runs >= LEARNING_RUNS and cost.seconds(rows) <= self._inline_seconds
 
     def _end_turn(self) -> None:
         self._now_taken = False
@@ -187,7 +198,7 @@ class MicroBatcher:
         self._running = pieces
         self._alone = len(pieces) == 1
         rows = sum(stop - start for _, start, stop in pieces)
-        if self.cost.seconds(rows) <= self._inline_seconds:
+        if self._is_quick(rows):
             self._finish(pieces, *self._score(pieces))
         else:
             self._thread.submit(self._work, pieces)

@@ -132,7 +132,16 @@ def newest(path: Path) -> Path:
     ]  # fmt: skip
     if not complete:
         raise BundleError(f"no bundle at {path}: no {MANIFEST}, and no bundle directory inside")
-    return max(complete, key=lambda child: (_read_manifest(child).created, child.name))
+    readable: list[tuple[str, str, Path]] = []
+    problems = []
+    for child in complete:
+        try:
+            readable.append((_read_manifest(child).created, child.name, child))
+        except BundleError as error:
+            problems.append(str(error))
+    if not readable:
+        raise BundleError(f"no bundle at {path} can be read: {problems[0]}")
+    return max(readable)[2]
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -227,6 +236,10 @@ def write_bundle(
             _sync(folder)
         temporary.chmod(0o755)
         target = directory / f"{created:%Y%m%dT%H%M%SZ}-{manifest.id[:12]}"
+        if target.is_dir():
+            # The same content, written within the same second.
+            shutil.rmtree(temporary)
+            return target
         temporary.rename(target)
         _sync(directory)
         return target

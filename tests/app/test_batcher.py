@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from app.batch import Batch, Job, Scores
-from app.batcher import CostModel, MicroBatcher
+from app.batcher import LEARNING_RUNS, CostModel, MicroBatcher
 from app.errors import DeadlinePassed, EngineFailed, NotReady, Overloaded, ServiceError
 from tests.fakes import FakeEngine
 
@@ -40,10 +40,15 @@ def row_of(value: int) -> list[list[int]]:
     return [[value, 0]]
 
 
-def batcher(engine: FakeEngine, **options: Any) -> MicroBatcher:
-    """A batcher that runs the engine on its thread, so that a test may hold it there."""
+def batcher(engine: FakeEngine, runs: int = LEARNING_RUNS, **options: Any) -> MicroBatcher:
+    """A batcher that runs the engine on its thread, so that a test may hold it there.
+
+    Its cost model has seen ``runs`` runs.
+    """
     options = {"inline_seconds": THREAD} | options
-    return MicroBatcher(engine, context_width=1, candidate_width=WIDTH, **options)
+    batches = MicroBatcher(engine, context_width=1, candidate_width=WIDTH, **options)
+    batches.cost.runs = runs
+    return batches
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -438,6 +443,21 @@ async def test_a_lone_quick_request_runs_at_once() -> None:
             assert caught.value.value.logit.tolist() == [float(i)]
             await asyncio.sleep(0)
     assert threads == {threading.main_thread()}
+
+
+async def test_an_unknown_engine_does_not_run_in_the_loop() -> None:
+    """Before a few runs have shown how long they take, all are on the engine's thread."""
+    engine, names = FakeEngine(), []
+
+    def note(batch: Batch, scores: Scores) -> Scores:
+        names.append(threading.current_thread().name)
+        return scores
+
+    engine.spoil = note
+    async with batcher(engine, runs=0, inline_seconds=INLINE) as batches:
+        for i in range(LEARNING_RUNS + 1):
+            await batches.submit(job(row_of(i)))
+    assert [name.startswith("engine") for name in names] == [True] * LEARNING_RUNS + [False]
 
 
 async def test_slow_runs_leave_the_loop_free() -> None:

@@ -22,7 +22,7 @@ BELOW_ADAPTERS = FLOOR | DOMAIN | {"app.metrics"}
 ADAPTERS = {"app.engine", "app.batcher", "app.cache"}
 USE_CASE = {"app.schemas", "app.decoding", "app.scorer"}
 BELOW_EDGE = BELOW_ADAPTERS | ADAPTERS | USE_CASE
-EDGE = {"app.settings", "app.state", "app.asgi", "app.routes", "app.main"}
+EDGE = {"app.settings", "app.state", "app.asgi", "app.protocol", "app.routes", "app.main"}
 
 # What the trainer shares with the service, so that a value is encoded by the same code in both.
 SHARED = VALUES | {"app.bundle", "app.errors"}
@@ -33,6 +33,7 @@ DATA = {"model.config", "model.data", "model.vocab", "model.dataset", "model.enc
 TRAINING = DATA | {"model.deepfm", "model.train", "model.metrics"}
 OFFLINE = TRAINING | {
     "model.evaluate",
+    "model.serving",
     "model.export",
     "model.report",
     "model.pipeline",
@@ -60,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.scorer": BELOW_ADAPTERS | {"app.schemas", "app.decoding"},
     "app.asgi": BELOW_ADAPTERS | USE_CASE,
     "app.state": BELOW_EDGE | {"app.settings"},
+    "app.protocol": set(),
     "app.routes": BELOW_EDGE | {"app.settings", "app.state", "app.asgi"},
     "app.main": BELOW_EDGE | EDGE - {"app.main"},
     "app.__main__": BELOW_EDGE | EDGE,
@@ -73,7 +75,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.encode": SHARED | DATA - {"model.encode"},
     "model.deepfm": SHARED | {"model.config"},
     "model.train": SHARED | TRAINING - {"model.train"},
-    "model.export": SHARED | TRAINING | RUNNING,
+    "model.serving": SHARED | {"model.config", "model.deepfm"},
+    "model.export": SHARED | TRAINING | RUNNING | {"model.serving"},
     "model.evaluate": SHARED | TRAINING | RUNNING | {"model.export"},
     "model.report": SHARED | TRAINING | {"model.export", "model.evaluate"},
     "model.pipeline": SHARED | OFFLINE - {"model.pipeline", "model.fetch"} | RUNNING,
