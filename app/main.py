@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from app.asgi import ScoringEndpoints
+from app.documentation import complete
 from app.errors import CtrError, MethodNotAllowed, NotFound, ServiceError
 from app.metrics import Metrics
 from app.routes import build_router
@@ -27,6 +29,11 @@ class Service(FastAPI):
 
     scoring: ScoringEndpoints
     serving: State
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document; once a bundle is loaded its examples are true ones."""
+        loaded = self.serving.loaded
+        return complete(super().openapi(), loaded.bundle if loaded else None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":

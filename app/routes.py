@@ -6,7 +6,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from app.asgi import Endpoint, ScoringEndpoints
@@ -14,9 +13,7 @@ from app.errors import NotReady
 from app.metrics import Metrics
 from app.schemas import (
     ErrorBody,
-    PredictRequest,
     PredictResponse,
-    RankRequest,
     RankResponse,
 )
 from app.state import State
@@ -47,33 +44,25 @@ class _Handed(Response):
         await self._endpoint(scope, receive, send)
 
 
-def _body(model: type[BaseModel], example: dict[str, Any] | None) -> dict[str, Any]:
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    content: dict[str, Any] = {"schema": schema}
-    if example is not None:
-        content["example"] = example
-    return {"requestBody": {"required": True, "content": {"application/json": content}}}
-
-
 def build_router(state: State, endpoints: ScoringEndpoints, metrics: Metrics) -> APIRouter:
     """Build the routes over the objects they show."""
     router = APIRouter()
 
     @router.post("/predict", response_model=PredictResponse, responses=ERRORS, tags=["scoring"],
-                 openapi_extra=_body(PredictRequest, None))  # fmt: skip
+        )  # fmt: skip
     async def predict() -> Response:
         """Score rows: one click probability for each instance, in their order."""
         return _Handed(endpoints.predict)
 
     @router.post("/v1/models/{name}:predict", response_model=PredictResponse, responses=ERRORS,
-                 tags=["scoring"], openapi_extra=_body(PredictRequest, None))  # fmt: skip
+                 tags=["scoring"],
+        )  # fmt: skip
     async def kserve_predict(name: str) -> Response:
         """The same as /predict, at the path of TensorFlow Serving's and KServe's protocol."""
         return _Handed(endpoints.predict)
 
     @router.post("/rank", response_model=RankResponse, responses=ERRORS, tags=["scoring"],
-                 openapi_extra=_body(RankRequest, None))  # fmt: skip
+        )  # fmt: skip
     async def rank() -> Response:
         """Order candidates for one context by their predicted click probability."""
         return _Handed(endpoints.rank)

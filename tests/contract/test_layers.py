@@ -22,7 +22,15 @@ BELOW_ADAPTERS = FLOOR | DOMAIN | {"app.metrics"}
 ADAPTERS = {"app.engine", "app.batcher", "app.cache"}
 USE_CASE = {"app.schemas", "app.decoding", "app.scorer"}
 BELOW_EDGE = BELOW_ADAPTERS | ADAPTERS | USE_CASE
-EDGE = {"app.settings", "app.state", "app.asgi", "app.protocol", "app.routes", "app.main"}
+EDGE = {
+    "app.settings",
+    "app.state",
+    "app.asgi",
+    "app.protocol",
+    "app.documentation",
+    "app.routes",
+    "app.main",
+}
 
 # What the trainer shares with the service, so that a value is encoded by the same code in both.
 SHARED = VALUES | {"app.bundle", "app.errors"}
@@ -62,6 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.asgi": BELOW_ADAPTERS | USE_CASE,
     "app.state": BELOW_EDGE | {"app.settings"},
     "app.protocol": set(),
+    "app.documentation": FLOOR | DOMAIN | {"app.schemas"},
     "app.routes": BELOW_EDGE | {"app.settings", "app.state", "app.asgi"},
     "app.main": BELOW_EDGE | EDGE - {"app.main"},
     "app.__main__": BELOW_EDGE | EDGE,
