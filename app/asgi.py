@@ -21,6 +21,7 @@ from app.decoding import decode, predict_decoder, rank_decoder
 from app.errors import (
     Detail,
     Invalid,
+    NotReady,
     ServiceError,
     TooLarge,
     Undecodable,
@@ -36,7 +37,7 @@ Send = Callable[[Message], Awaitable[None]]
 Endpoint = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 BODY_SECONDS = 30.0
-"""How long a body may take to arrive after its first part."""
+"""How long a body may take to arrive."""
 _READ_HEADERS = frozenset(
     (b"content-length", b"content-type", b"content-encoding", b"x-request-id",
      b"x-request-timeout-ms")
@@ -145,6 +146,9 @@ class ScoringEndpoints:
                 status, payload, extra = _error(refused.error)
             except ServiceError as error:
                 status, payload, extra = _error(error)
+            except asyncio.CancelledError:
+                # The server cancels what is still running when its time to drain is over.
+                status, payload, extra = _error(NotReady("the service is shutting down"))
             except ClientGone:
                 outcomes["gone"] += 1
                 return
@@ -211,29 +215,28 @@ class ScoringEndpoints:
             raise WrongMediaType("compressed bodies are not read")
 
     async def _read_body(self, receive: Receive) -> bytes:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body", False):
-            if len(body) > self._max_body_bytes:
-                raise TooLarge(f"the body is over {self._max_body_bytes} bytes")
-            return body
-        parts, size = [body], len(body)
+        if _has_arrived(receive):
+            return await self._read_parts(receive)
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                while message.get("more_body", False):
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise ClientGone
-                    part = message.get("body", b"")
-                    size += len(part)
-                    if size > self._max_body_bytes:
-                        raise TooLarge(f"the body is over {self._max_body_bytes} bytes")
-                    parts.append(part)
+                return await self._read_parts(receive)
         except TimeoutError:
             raise Undecodable(f"the body did not arrive in {BODY_SECONDS:g} seconds") from None
-        return b"".join(parts)
+
+    async def _read_parts(self, receive: Receive) -> bytes:
+        parts: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            part: bytes = message.get("body", b"")
+            size += len(part)
+            if size > self._max_body_bytes:
+                raise TooLarge(f"the body is over {self._max_body_bytes} bytes")
+            parts.append(part)
+            more = message.get("more_body", False)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _error(error: ServiceError) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
@@ -258,6 +261,11 @@ def _timeout(value: bytes) -> float:
             [Detail("X-Request-Timeout-Ms", "expected a whole number of milliseconds above 0")],
         )
     return int(value) / 1000
+
+
+def _has_arrived(receive: Receive) -> bool:
+    """Whether the whole body is there, so that reading it needs no time limit."""
+    return getattr(getattr(receive, "__self__", None), "more_body", True) is False
 
 
 def _departure(receive: Receive) -> Callable[[], bool]:

@@ -84,8 +84,8 @@ class Bundle:
 
     @property
     def version(self) -> str:
-        """The directory's name: time of creation and start of the id."""
-        return self.path.name
+        """Time of creation and start of the id, whatever the directory is called now."""
+        return _version(datetime.fromisoformat(self.manifest.created), self.manifest.id)
 
     @property
     def graph(self) -> Path:
@@ -235,7 +235,7 @@ def write_bundle(
         for folder in (temporary / VOCABULARY, temporary):
             _sync(folder)
         temporary.chmod(0o755)
-        target = directory / f"{created:%Y%m%dT%H%M%SZ}-{manifest.id[:12]}"
+        target = directory / _version(created, manifest.id)
         if target.is_dir():
             # The same content, written within the same second.
             shutil.rmtree(temporary)
@@ -246,6 +246,10 @@ def write_bundle(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _version(created: datetime, identity: str) -> str:
+    return f"{created:%Y%m%dT%H%M%SZ}-{identity[:12]}"
 
 
 def _sync(path: Path) -> None:

@@ -13,6 +13,7 @@ from app.errors import Detail, Invalid, ServiceError, Undecodable
 from app.schemas import PredictBody, RankBody
 
 MAX_DETAILS = 10
+SEARCHED_BYTES = 256 * 1024
 MAX_PATH = 256
 """Characters of a path that are shown; a body may hold names of any length at any depth."""
 MAX_DIGITS = 4_300
@@ -37,12 +38,13 @@ def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
 
 
 def _explain(body: bytes, error: Exception) -> ServiceError:
-    """Turn a decoder's error into an answer; only bad bodies come here, so it may be slow."""
+    """Turn a decoder's error into an answer."""
     if isinstance(error, RecursionError):
         return Undecodable("the body is nested too deeply")
     if isinstance(error, UnicodeDecodeError):
         return Undecodable("the body is not UTF-8")
-    details, total = _not_finite(body)
+    # Naming the fields takes a second, slower reading, which may not hold up other requests.
+    details, total = _not_finite(body) if len(body) <= SEARCHED_BYTES else ([], 0)
     if total:
         return Invalid("a number is not finite", details, total)
     if isinstance(error, msgspec.ValidationError):

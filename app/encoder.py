@@ -177,12 +177,15 @@ class ListEncoder:
         if type(value) is not list:
             raise ValueProblem(f"expected a list, got {kind_of(value)}")
         drop_empty = self.keys.empty_is_missing
-        rows = [
-            self._value(item, position)
-            for position, item in enumerate(value)
-            if not (drop_empty and item == "")
-        ]
-        return self._pad(tuple(rows[: self.width]))
+        rows: list[int] = []
+        for position, item in enumerate(value):
+            if drop_empty and item == "":
+                continue
+            rows.append(self._value(item, position))
+            # However long the list, what comes after the last place is not looked at.
+            if len(rows) == self.width:
+                break
+        return self._pad(tuple(rows))
 
     def many(self, values: Sequence[Any]) -> Indices:
         return _one_by_one(self, values)

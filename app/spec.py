@@ -103,11 +103,19 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             SpecError: the file is absent, not TOML, or breaks a rule; the message names
                 the field and the key.
         """
+        return cls.parse(cls.read(path))
+
+    @staticmethod
+    def read(path: Path) -> str:
+        """Return a spec file's text.
+
+        Raises:
+            SpecError: it is absent or not UTF-8.
+        """
         try:
-            text = path.read_text(encoding="utf-8")
+            return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise SpecError(f"cannot read feature spec {path}: {error}") from error
-        return cls.parse(text)
 
     @classmethod
     def parse(cls, text: str) -> FeatureSpec:
@@ -167,6 +175,10 @@ def _check(spec: FeatureSpec) -> None:
             _check_numeric(field)
         elif isinstance(field, Time):
             _check_time(field)
+    slots = [slot for field in spec.fields for slot in field.slot_names]
+    for slot in slots:
+        if slots.count(slot) > 1:
+            raise SpecError(f"feature spec: a field and a time's part are both named {slot!r}")
 
 
 def _check_numeric(field: Numeric) -> None:

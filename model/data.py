@@ -130,7 +130,8 @@ def _sha256(path: Path) -> str:
 def _read_file(spec: FeatureSpec, path: Path, bad: BadLines, label: bool) -> pl.DataFrame:
     wanted = list(dict.fromkeys(f.name for f in spec.fields))
     wanted += [spec.label] if label else []
-    if spec.timestamp is not None and spec.timestamp not in wanted:
+    # Only labelled rows are ever split along time.
+    if label and spec.timestamp is not None and spec.timestamp not in wanted:
         wanted.append(spec.timestamp)
     if path.suffix == ".parquet":
         try:
@@ -327,11 +328,12 @@ def _drop_bad_rows(spec: FeatureSpec, frame: pl.DataFrame, bad: BadLines) -> pl.
         try:
             field_encoder(spec_field, vocabulary).many(values)
         except ColumnProblem as column:
-            for code, problem in column.problems:
-                rows = np.flatnonzero((codes == code) & good)
-                good[rows] = False
-                for file, line in frame[rows.tolist()].select(FILE, LINE).iter_rows():
-                    bad.add(file, line, f"field {spec_field.name!r}: {problem.problem}")
+            problems = {code: problem.problem for code, problem in column.problems}
+            rows = np.flatnonzero(np.isin(codes, list(problems)) & good)
+            good[rows] = False
+            origins = frame[rows.tolist()].select(FILE, LINE).iter_rows()
+            for (file, line), code in zip(origins, codes[rows].tolist(), strict=True):
+                bad.add(file, line, f"field {spec_field.name!r}: {problems[code]}")
     return frame if good.all() else frame.filter(pl.Series(good))
 
 

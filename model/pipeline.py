@@ -31,6 +31,9 @@ from model.report import write_report
 from model.train import fit
 from model.vocab import learn
 
+FEW_BATCHES = 10
+"""Steps of an epoch below which training is hardly under way."""
+
 
 def say(text: str) -> None:
     """Tell progress on standard error; standard output is for results."""
@@ -91,12 +94,13 @@ def train(
     A report with plots stands beside it, as ``<bundle>.report``. The same data, settings and
     thread count give the same bundle id.
     """
-    spec = FeatureSpec.load(spec_path)
+    text = FeatureSpec.read(spec_path)
+    spec = FeatureSpec.parse(text)
     start = perf_counter()
     tables = inputs.read(spec)
     rows = {part: table.frame.height for part, table in tables.items()}
-    if tables["train"].bad.lines:
-        say(f"warning: {tables['train'].bad.report()}")
+    for table in tables.values() if inputs.parts is not None else [tables["train"]]:
+        _warn_of_bad_lines(table)
     vocabulary = learn(spec, tables["train"].frame)
     encoder = Encoder(spec, vocabulary)
     data = {part: encode(spec, encoder, table) for part, table in tables.items()}
@@ -106,6 +110,11 @@ def train(
         f" test; {vocabulary.layout.table_rows:,} table rows"
     )
     _warn_of_flat_labels(data)
+    if rows["train"] < FEW_BATCHES * config.batch_size:
+        say(
+            f"warning: {rows['train']:,} rows are few for batches of {config.batch_size:,};"
+            " a smaller batch_size in the training settings may learn better"
+        )
 
     result = fit(vocabulary.layout, data["train"], data["validation"], config, progress)
     network = result.network.eval()
@@ -119,7 +128,7 @@ def train(
     logits: dict[str, NDArray[np.float32]] = {}
 
     def fill(directory: Path) -> None:
-        (directory / SPEC).write_bytes(spec_path.read_bytes())
+        (directory / SPEC).write_text(text, encoding="utf-8")
         (directory / VOCABULARY).mkdir()
         vocabulary.save(directory / VOCABULARY)
         write_graph(network, vocabulary.layout, directory / GRAPH)
@@ -174,6 +183,11 @@ def train(
     return bundle
 
 
+def _warn_of_bad_lines(table: Table) -> None:
+    if table.bad.lines:
+        say(f"warning: left out: {table.bad.report()}")
+
+
 def _warn_of_flat_labels(data: Mapping[Part, Dataset]) -> None:
     for part, rows in data.items():
         if rows.label.min() == rows.label.max():
@@ -213,6 +227,7 @@ class Offline:
             DataError: a part is wanted of other files than the bundle was made from.
         """
         table = read(self.bundle.spec, paths, max_bad_lines)
+        _warn_of_bad_lines(table)
         if part is None:
             return table
         manifest = self.bundle.manifest
@@ -231,6 +246,7 @@ class Offline:
     def predict(self, paths: Sequence[Path], out: Path, max_bad_lines: float) -> int:
         """Write file, line, logit and score of every row as Parquet; return how many."""
         table = read(self.bundle.spec, paths, max_bad_lines, label=False)
+        _warn_of_bad_lines(table)
         data = encode(self.bundle.spec, self.encoder, table, label=False)
         scores = score_dataset(self.engine, data)
         frame = table.frame.select(
