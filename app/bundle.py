@@ -62,7 +62,7 @@ class Manifest(msgspec.Struct, frozen=True):
 class Example(msgspec.Struct, frozen=True):
     """A golden request: raw rows, the indices they encode to, the trainer's logits.
 
-    ``context_rows`` [1, width] and ``candidate_rows`` [N, width] are the side encoders' rows.
+    ``context_row`` [width] and ``candidate_rows`` [N, width] are the side encoders' rows.
     """
 
     context: dict[str, Any]

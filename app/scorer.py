@@ -27,10 +27,6 @@ SLICE_ROWS = 64
 class Submits(Protocol):
     """What the scorer needs of a batcher."""
 
-    def admit(self, rows: int, deadline: float) -> None:
-        """Refuse rows that could not be scored in time."""
-        ...
-
     async def submit(self, job: Job) -> Scores:
         """Score a job's rows."""
         ...

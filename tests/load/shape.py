@@ -6,7 +6,10 @@ of 16, hidden layers of 400-400-400; values and their frequencies follow Zipf's 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import msgspec
@@ -20,6 +23,7 @@ from app.bundle import EXAMPLES, GRAPH, SPEC, VOCABULARY, Bundle, write_bundle
 from app.encoder import Encoder
 from app.spec import FeatureSpec
 from app.vocabulary import SlotVocabulary, Texts, Vocabulary, arrange
+from model import deepfm, export, serving
 from model.config import TrainConfig
 from model.deepfm import DeepFM
 from model.export import example, write_graph
@@ -80,10 +84,13 @@ def spec_text() -> str:
 def make(directory: Path) -> tuple[Path, Path]:
     """Return bundle and plain graph below ``directory``, making them once."""
     done = directory / "made.json"
+    sources = _sources()
     if done.is_file():
-        names = json.loads(done.read_text())
-        return directory / names["bundle"], directory / PLAIN_GRAPH
-    directory.mkdir(parents=True, exist_ok=True)
+        made = json.loads(done.read_text())
+        if made.get("sources") == sources:
+            return directory / made["bundle"], directory / PLAIN_GRAPH
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
     text = spec_text()
     spec = FeatureSpec.parse(text)
     layout = arrange(spec, {field_name(f): values_of(f) for f in range(FIELDS)})
@@ -120,8 +127,16 @@ def make(directory: Path) -> tuple[Path, Path]:
         directory / PLAIN_GRAPH, dynamo=True, input_names=["index"], output_names=["score"],
         dynamic_shapes=({0: "rows"},), external_data=False, verbose=False,
     )  # fmt: skip
-    done.write_text(json.dumps({"bundle": bundle.name}))
+    done.write_text(json.dumps({"bundle": bundle.name, "sources": sources}))
     return bundle, directory / PLAIN_GRAPH
+
+
+def _sources() -> str:
+    """Hash of the code that decides the files, so that no old graph is ever measured."""
+    digest = hashlib.sha256()
+    for module in (deepfm, serving, export, sys.modules[__name__]):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.hexdigest()
 
 
 class Draws:
