@@ -9,13 +9,15 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import cast
 
 import uvicorn
 from pydantic import ValidationError
 
 from app import logs
 from app.main import create_app
-from app.protocol import GatheringProtocol
+from app.protocol import ScoringProtocol
 from app.settings import Settings
 from app.state import State
 
@@ -67,7 +69,7 @@ def main() -> int:
     app = create_app(settings, fail)
     config = uvicorn.Config(
         app,
-        http=GatheringProtocol,
+        http=cast(type[asyncio.Protocol], partial(ScoringProtocol, app.scoring)),
         host=settings.host,
         port=settings.port,
         log_config=None,

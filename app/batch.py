@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -43,54 +41,71 @@ class Scoring(Protocol):
         ...
 
 
+class Caller(Protocol):
+    """Whoever waits for a job's scores; asked and told on the event loop only."""
+
+    deadline: float
+    """When the answer is worth nothing any more, on the loop's clock."""
+
+    def departed(self) -> bool:
+        """Whether nobody waits any longer."""
+        ...
+
+    def scored(self, scores: Scores) -> None:
+        """Take the finite scores of all rows, in their order."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """Take the reason why there are none."""
+        ...
+
+
 class Job:
-    """One caller's rows on their way through the queue.
+    """One caller's rows on their way through the queue; it is answered exactly once.
 
     ``contexts`` holds packed context rows, ``candidates`` the packed candidate rows one after
     the other, ``row_context`` the context of each row (None: all have the first).
-    ``deadline`` is on the loop's clock; ``departed`` tells whether the caller has gone.
     """
 
-    __slots__ = ("candidates", "contexts", "deadline", "departed", "done", "future", "logit",
-                 "row_context", "rows", "score", "taken")  # fmt: skip
+    __slots__ = ("answered", "caller", "candidates", "contexts", "done", "logit", "row_context",
+                 "rows", "score", "taken")  # fmt: skip
 
     def __init__(
         self,
+        caller: Caller,
         contexts: list[bytes],
         candidates: bytes | memoryview,
         rows: int,
-        row_context: list[int] | None,
-        deadline: float,
-        departed: Callable[[], bool],
+        row_context: list[int] | None = None,
     ) -> None:
+        self.caller = caller
         self.contexts = contexts
         self.candidates = candidates
         self.rows = rows
         self.row_context = row_context
-        self.deadline = deadline
-        self.departed = departed
+        self.answered = False
         self.taken = 0
         self.done = 0
         self.logit: NDArray[np.float32] | None = None
         self.score: NDArray[np.float32] | None = None
-        self.future: asyncio.Future[Scores] = asyncio.get_running_loop().create_future()
 
     def deliver(self, start: int, scores: Scores) -> None:
         """Take the finite scores of the rows from ``start`` on; answer when all are there."""
         count = len(scores.logit)
-        if count == self.rows:
-            self.logit, self.score = scores.logit, scores.score
-        else:
+        if count != self.rows:
             if self.logit is None or self.score is None:
                 self.logit = np.empty(self.rows, np.float32)
                 self.score = np.empty(self.rows, np.float32)
             self.logit[start : start + count] = scores.logit
             self.score[start : start + count] = scores.score
+            scores = Scores(self.logit, self.score)
         self.done += count
-        if self.done == self.rows and not self.future.done():
-            self.future.set_result(Scores(self.logit, self.score))
+        if self.done == self.rows and not self.answered:
+            self.answered = True
+            self.caller.scored(scores)
 
     def fail(self, error: Exception) -> None:
-        """Answer with an error, unless the caller has its answer or has gone."""
-        if not self.future.done():
-            self.future.set_exception(error)
+        """Answer with an error, unless the caller has its answer."""
+        if not self.answered:
+            self.answered = True
+            self.caller.failed(error)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Thread
 from time import perf_counter
 from types import TracebackType
 
@@ -24,6 +25,11 @@ LEARNING_RUNS = 3
 """Runs on the engine's thread before any is trusted to the event loop."""
 INLINE_SECONDS = 0.0005
 """Runs predicted to be shorter than this hold up the event loop less than a thread hop would."""
+SHARED_SECONDS = 0.002
+"""Predicted time of a run of long lists while short requests come in, which may have to wait
+for it; without them, a run has as many rows as it may."""
+SHARING_SECONDS = 0.1
+"""How long after a short request another one is expected."""
 _INT = 4
 
 
@@ -92,10 +98,12 @@ class MicroBatcher:
         self._small: deque[Job] = deque()
         self._large: deque[Job] = deque()
         self._running: list[Piece] = []
+        self._runs: SimpleQueue[list[Piece] | None] = SimpleQueue()
         self._scheduled = False
         self._owes_large = False
         self._alone = True
         self._now_taken = False
+        self._short_seen = -SHARING_SECONDS
         self._closed = False
         self.cost = CostModel()
         self.queued_rows = 0
@@ -103,7 +111,8 @@ class MicroBatcher:
 
     async def __aenter__(self) -> MicroBatcher:
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        # A run that never ends may not keep the process from ending.
+        Thread(target=self._work, name="engine", daemon=True).start()
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
         return self
 
@@ -117,7 +126,7 @@ class MicroBatcher:
         self._sweeper.cancel()
         for job in [*self._small, *self._large, *(piece[0] for piece in self._running)]:
             job.fail(NotReady("the service is shutting down"))
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._runs.put(None)
 
     def admit(self, rows: int, deadline: float) -> None:
         """Refuse rows that could not be scored in time.
@@ -133,29 +142,32 @@ class MicroBatcher:
         if self.queued_rows and self._loop.time() + wait > deadline:
             raise Overloaded("the deadline is out of reach", wait)
 
-    async def submit(self, job: Job) -> Scores:
-        """Score a job's rows along with those of other callers.
+    def submit(self, job: Job) -> None:
+        """Score a job's rows along with those of others; its caller is told the outcome.
 
         Raises:
             Overloaded: there is no room for it.
-            DeadlinePassed: its time ran out in the queue.
-            EngineFailed: the engine did not give its scores.
+            NotReady: the batcher is closed.
         """
         if self._closed:
             raise NotReady("the service is shutting down")
         if job.rows == 0:
-            return Scores(np.zeros(0, np.float32), np.zeros(0, np.float32))
-        self.admit(job.rows, job.deadline)
+            job.deliver(0, Scores(np.zeros(0, np.float32), np.zeros(0, np.float32)))
+            return
+        self.admit(job.rows, job.caller.deadline)
         if self._may_run_now(job):
             self._now_taken = True
             self._loop.call_soon(self._end_turn)
             pieces = [(job, 0, job.rows)]
             self._finish(pieces, *self._score(pieces))
-            return job.future.result()
-        (self._small if job.rows <= self._max_rows // 4 else self._large).append(job)
+            return
+        if job.rows <= self._max_rows // 4:
+            self._small.append(job)
+            self._short_seen = self._loop.time()
+        else:
+            self._large.append(job)
         self.queued_rows += job.rows
         self._schedule()
-        return await job.future
 
     def _may_run_now(self, job: Job) -> bool:
         """Whether a job is alone, as jobs lately were: then waiting for others is only a delay.
@@ -168,8 +180,8 @@ class MicroBatcher:
             and not (self._running or self._scheduled or self._linger)
             and job.rows <= self._max_rows
             and self._is_quick(job.rows)
-            and not job.departed()
-            and self._loop.time() <= job.deadline
+            and not job.caller.departed()
+            and self._loop.time() <= job.caller.deadline
         )
 
     def _is_quick(self, rows: int) -> bool:
@@ -201,7 +213,7 @@ class MicroBatcher:
         if self._is_quick(rows):
             self._finish(pieces, *self._score(pieces))
         else:
-            self._thread.submit(self._work, pieces)
+            self._runs.put(pieces)
 
     def _gather(self) -> list[Piece]:
         """Take the rows of the next run; while both classes wait, they take turns.
@@ -211,18 +223,28 @@ class MicroBatcher:
         turns = (self._large, self._small) if self._owes_large else (self._small, self._large)
         pieces: list[Piece] = []
         for queue in turns:
-            self._fill(queue, pieces, self._max_rows)
+            self._fill(
+                queue, pieces, self._shared_rows() if queue is self._large else self._max_rows
+            )
             if pieces:
                 self._owes_large = queue is self._small and bool(self._large)
                 break
         return pieces
+
+    def _shared_rows(self) -> int:
+        """Rows of a run of long lists: fewer while short requests come in between."""
+        if self._loop.time() - self._short_seen >= SHARING_SECONDS:
+            return self._max_rows
+        cost = self.cost
+        rows = int((SHARED_SECONDS - cost.base) / max(cost.per_row, 1e-9))
+        return min(self._max_rows, max(self._max_rows // 16, rows))
 
     def _fill(self, queue: deque[Job], pieces: list[Piece], room: int) -> None:
         """Move up to ``room`` rows from a queue into a batch."""
         now = self._loop.time()
         while queue and room > 0:
             job = queue[0]
-            if job.future.done() or job.departed() or now > job.deadline:
+            if job.answered or job.caller.departed() or now > job.caller.deadline:
                 queue.popleft()
                 self._drop(job)
                 continue
@@ -242,8 +264,7 @@ class MicroBatcher:
         """Forget the untaken rows of a job that nobody waits for, or whose time is over."""
         self.queued_rows -= job.rows - job.taken
         job.taken = job.rows
-        if not job.future.done():
-            job.fail(DeadlinePassed("the deadline passed before the rows were scored"))
+        job.fail(DeadlinePassed("the deadline passed before the rows were scored"))
         self.abandoned += 1
 
     def _assemble(self, pieces: list[Piece]) -> Batch:
@@ -270,9 +291,14 @@ class MicroBatcher:
             np.array(row_context, np.int32),
         )
 
-    def _work(self, pieces: list[Piece]) -> None:
-        """On the engine's thread: score, then hand the outcome back to the loop."""
-        self._loop.call_soon_threadsafe(self._finish, pieces, *self._score(pieces))
+    def _work(self) -> None:
+        """On the engine's thread: score run after run, handing each outcome to the loop."""
+        while (pieces := self._runs.get()) is not None:
+            outcome = self._score(pieces)
+            try:
+                self._loop.call_soon_threadsafe(self._finish, pieces, *outcome)
+            except RuntimeError:
+                return  # The loop is closed, and whoever waited has been told.
 
     def _score(self, pieces: list[Piece]) -> tuple[Batch | None, Scores | Exception, float]:
         """Run the engine on a batch; return it, the outcome, and the seconds it took."""
@@ -323,6 +349,6 @@ class MicroBatcher:
         """Answer callers whose time ran out while the engine was busy or hung."""
         now = self._loop.time()
         for job in [*self._small, *self._large, *(piece[0] for piece in self._running)]:
-            if now > job.deadline:
+            if now > job.caller.deadline:
                 job.fail(DeadlinePassed("the deadline passed before the rows were scored"))
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from app.errors import Detail, Invalid, ServiceError, Undecodable
-from app.schemas import PredictBody, RankBody
+from app.schemas import Candidate, PredictBody, RankBody
 
 MAX_DETAILS = 10
 SEARCHED_BYTES = 256 * 1024
@@ -18,13 +18,19 @@ MAX_PATH = 256
 """Characters of a path that are shown; a body may hold names of any length at any depth."""
 MAX_DIGITS = 4_300
 """Digits of an integer that the decoder reads; Python's own limit."""
-Body = TypeVar("Body", PredictBody, RankBody)
+MAX_STEP = 64
+"""Characters of one name in a path."""
+_UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError)
+T = TypeVar("T")
 
 predict_decoder = msgspec.json.Decoder(PredictBody)
+instance_decoder = msgspec.json.Decoder(dict[str, Any])
 rank_decoder = msgspec.json.Decoder(RankBody)
+candidate_decoder = msgspec.json.Decoder(Candidate)
+column_decoder = msgspec.json.Decoder(list[Any])
 
 
-def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
+def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Decode a body.
 
     Raises:
@@ -33,11 +39,26 @@ def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
     """
     try:
         return decoder.decode(body)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError) as error:
-        raise _explain(body, error) from None
+    except _UNREADABLE as error:
+        raise _explain(body, error, "") from None
 
 
-def _explain(body: bytes, error: Exception) -> ServiceError:
+def decode_part(
+    decoder: msgspec.json.Decoder[T], body: bytes, part: msgspec.Raw, where: str, place: int | str
+) -> T:
+    """Decode a part of a body: the item ``place`` of what is at ``where``.
+
+    Raises:
+        Undecodable, Invalid: as :func:`decode`.
+    """
+    try:
+        return decoder.decode(part)
+    except _UNREADABLE as error:
+        step = f"[{place}]" if isinstance(place, int) else f".{place[:MAX_STEP]}"
+        raise _explain(body, error, where + step) from None
+
+
+def _explain(body: bytes, error: Exception, place: str) -> ServiceError:
     """Turn a decoder's error into an answer."""
     if isinstance(error, RecursionError):
         return Undecodable("the body is nested too deeply")
@@ -49,7 +70,7 @@ def _explain(body: bytes, error: Exception) -> ServiceError:
         return Invalid("a number is not finite", details, total)
     if isinstance(error, msgspec.ValidationError):
         message, _, path = str(error).partition(" - at ")
-        path = path.strip("`").removeprefix("$").lstrip(".") or "body"
+        path = f"{place}{path.strip('`').removeprefix('$')}".lstrip(".") or "body"
         return Invalid("the body has the wrong form", [Detail(path, message)])
     # The decoder's own words name a byte position and never show the body.
     return Undecodable(f"the body is not JSON: {re.sub(r'^JSON is malformed: ', '', str(error))}")
@@ -78,7 +99,7 @@ def _not_finite(body: bytes) -> tuple[list[Detail], int]:
                         details.append(Detail(_path([*path, step]), "number is not finite"))
             elif isinstance(value, dict):
                 path.append(step)
-                open_items.append((f".{key[:64]}", item) for key, item in value.items())
+                open_items.append((f".{key[:MAX_STEP]}", item) for key, item in value.items())
                 break
             elif isinstance(value, list):
                 path.append(step)

@@ -13,8 +13,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from app.asgi import ScoringEndpoints
+from app import asgi
 from app.documentation import complete
+from app.endpoints import ScoringEndpoints
 from app.errors import CtrError, MethodNotAllowed, NotFound, ServiceError
 from app.metrics import Metrics
 from app.routes import build_router
@@ -37,9 +38,9 @@ class Service(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
-            endpoint = self.scoring.find(scope["path"])
-            if endpoint is not None:
-                await endpoint(scope, receive, send)
+            route = self.scoring.find(scope["path"])
+            if route is not None:
+                await asgi.serve(self.scoring, route, scope, receive, send)
                 return
         await super().__call__(scope, receive, send)
 
@@ -69,6 +70,7 @@ def create_app(settings: Settings, on_fatal: Callable[[str], None]) -> Service:
         finally:
             loading.cancel()
             await asyncio.gather(loading, return_exceptions=True)
+            endpoints.close()
             await state.close()
 
     app = Service(

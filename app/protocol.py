@@ -1,49 +1,178 @@
-"""uvicorn's HTTP protocol with one system call less for each answer."""
+"""uvicorn's HTTP protocol with a short cut for the scoring endpoints.
+
+A usual scoring request goes from the parser straight to the endpoints, and its answer straight
+to the socket in one write: no task, no scope, no messages. Everything else, and every unusual
+case (pipelining, ``Expect: 100-continue``, a client that does not read), takes uvicorn's way
+through the ASGI application, which answers the same.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from app.endpoints import BODY_SECONDS, Exchange, Header, Route, ScoringEndpoints
+from app.errors import NotReady, Undecodable
+
+DISCARDED_BYTES = 64 * 1024
+"""Length up to which the body of a refused request is read and dropped; else its connection is
+closed."""
 
 
-class _Gathering:
-    """A transport that writes what one turn of the event loop gave it in one go.
+class _Ignored:
+    """Stands where uvicorn expects the event that would wake a request's task."""
 
-    uvicorn writes an answer's head and body apart, and each write is a system call: together
-    they took a third of the time of a small request.
-    """
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._call_soon = loop.call_soon
-        self._parts: list[bytes] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        """Write ``data`` before this turn of the loop is over."""
-        if not self._parts:
-            self._call_soon(self._flush)
-        self._parts.append(data)
-
-    def _flush(self) -> None:
-        if self._parts:
-            data = b"".join(self._parts)
-            self._parts.clear()
-            self._transport.write(data)
-
-    def close(self) -> None:
-        """Close once everything is written."""
-        self._flush()
-        self._transport.close()
+    def set(self) -> None:
+        """Nobody waits."""
 
 
-class GatheringProtocol(HttpToolsProtocol):
-    """HTTP/1.1 by httptools; answers leave in one write."""
+class HttpExchange(Exchange):
+    """A request of one connection; to uvicorn's protocol it is one of its own cycles."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        gathering = _Gathering(cast(asyncio.Transport, transport), self.loop)
-        super().connection_made(cast(asyncio.Transport, gathering))
+    __slots__ = ("_timer", "arrived", "disconnected", "keep_alive", "parts", "protocol",
+                 "response_complete", "size")  # fmt: skip
+    message_event = _Ignored()
+
+    def __init__(self, protocol: ScoringProtocol, route: Route, keep_alive: bool) -> None:
+        super().__init__(route)
+        self.protocol = protocol
+        self.keep_alive = keep_alive
+        self.disconnected = self.response_complete = self.arrived = False
+        self.parts: list[bytes] = []
+        self.size = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def departed(self) -> bool:
+        return self.disconnected
+
+    def limit_wait(self) -> None:
+        """Wait for the rest of the body, but not for ever."""
+        if self._timer is None:
+            self._timer = self.protocol.loop.call_later(BODY_SECONDS, self._too_late)
+            self.protocol.endpoints.expecting.add(self)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self.protocol.endpoints.expecting.discard(self)
+
+    def _too_late(self) -> None:
+        self.keep_alive = False
+        self.failed(Undecodable(f"the body did not arrive in {BODY_SECONDS:g} seconds"))
+
+    def end(self) -> bytes:
+        """Return the body, which is complete."""
+        self.arrived = True
+        self._stop_waiting()
+        body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+        self.parts.clear()
+        return body
+
+    def write(self, status: int, body: bytes, headers: Sequence[Header]) -> None:
+        self.response_complete = True
+        self._stop_waiting()
+        if self.disconnected:
+            return
+        protocol = self.protocol
+        if not self.arrived and not protocol.may_discard():
+            self.keep_alive = False
+        more = [*protocol.server_state.default_headers, *headers]
+        if not self.keep_alive:
+            more.append((b"connection", b"close"))
+        protocol.transport.write(
+            b"%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
+            b"%b\r\n%b"
+            % (
+                STATUS_LINE[status],
+                len(body),
+                self.request_id,
+                b"".join([b"%b: %b\r\n" % header for header in more]),
+                body,
+            )
+        )
+        if not self.keep_alive:
+            protocol.transport.close()
+        protocol.on_response_complete()
+
+
+class ScoringProtocol(HttpToolsProtocol):
+    """HTTP/1.1 by httptools; one object for each connection."""
+
+    def __init__(self, endpoints: ScoringEndpoints, **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
+        self.endpoints = endpoints
+        self._routes = {path.encode(): route for path, route in endpoints.routes.items()}
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        exchange = self._exchange()
+        if exchange is not None and not (exchange.arrived or exchange.response_complete):
+            exchange.limit_wait()
+
+    def _exchange(self) -> HttpExchange | None:
+        """The current request, if it took the short cut."""
+        cycle: Any = self.cycle
+        return cycle if cycle.__class__ is HttpExchange else None
+
+    def on_headers_complete(self) -> None:
+        route = self._routes.get(self.url)
+        parser, before = self.parser, self.cycle
+        if (
+            route is None
+            or parser.get_method() != b"POST"
+            or self.expect_100_continue
+            or parser.should_upgrade()
+            or self.flow.write_paused
+            or not (before is None or before.response_complete)
+        ):
+            super().on_headers_complete()
+            return
+        keep_alive = parser.get_http_version() != "1.0" and parser.should_keep_alive()
+        exchange = HttpExchange(self, route, keep_alive)
+        self.cycle = cast(RequestResponseCycle, exchange)
+        self.endpoints.open(exchange, self.headers)
+
+    def on_body(self, body: bytes) -> None:
+        exchange = self._exchange()
+        if exchange is None:
+            super().on_body(body)
+        elif not exchange.response_complete:
+            exchange.parts.append(body)
+            exchange.size += len(body)
+            if exchange.size > self.endpoints.max_body_bytes:
+                exchange.failed(self.endpoints.too_large())
+
+    def on_message_complete(self) -> None:
+        exchange = self._exchange()
+        if exchange is None:
+            super().on_message_complete()
+            return
+        body = exchange.end()
+        if not exchange.response_complete:
+            self.endpoints.begin(exchange, body)
+        else:
+            # Refused before the body came, which is over only now.
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        exchange = self._exchange()
+        if exchange is not None and not (exchange.arrived or exchange.response_complete):
+            exchange.failed(NotReady("the client has gone"))
+
+    def may_discard(self) -> bool:
+        """Whether what is left of the current request's body is short, by what was announced."""
+        return any(
+            name == b"content-length" and int(value) <= DISCARDED_BYTES
+            for name, value in self.headers
+        )

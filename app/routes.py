@@ -8,7 +8,8 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import Receive, Scope, Send
 
-from app.asgi import Endpoint, ScoringEndpoints
+from app import asgi
+from app.endpoints import Route, ScoringEndpoints
 from app.errors import NotReady
 from app.metrics import Metrics
 from app.schemas import (
@@ -30,18 +31,19 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 class _Handed(Response):
-    """A response that an ASGI endpoint writes.
+    """A response that a scoring endpoint writes.
 
     Requests meet the scoring endpoints before they get here; only where this application is
     mounted below another path do they come this way.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoints: ScoringEndpoints, path: str) -> None:
         super().__init__()
-        self._endpoint = endpoint
+        self._endpoints = endpoints
+        self._route: Route = endpoints.routes[path]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._endpoint(scope, receive, send)
+        await asgi.serve(self._endpoints, self._route, scope, receive, send)
 
 
 def build_router(state: State, endpoints: ScoringEndpoints, metrics: Metrics) -> APIRouter:
@@ -52,20 +54,20 @@ def build_router(state: State, endpoints: ScoringEndpoints, metrics: Metrics) ->
         )  # fmt: skip
     async def predict() -> Response:
         """Score rows: one click probability for each instance, in their order."""
-        return _Handed(endpoints.predict)
+        return _Handed(endpoints, "/predict")
 
     @router.post("/v1/models/{name}:predict", response_model=PredictResponse, responses=ERRORS,
                  tags=["scoring"],
         )  # fmt: skip
     async def kserve_predict(name: str) -> Response:
         """The same as /predict, at the path of TensorFlow Serving's and KServe's protocol."""
-        return _Handed(endpoints.predict)
+        return _Handed(endpoints, "/predict")
 
     @router.post("/rank", response_model=RankResponse, responses=ERRORS, tags=["scoring"],
         )  # fmt: skip
     async def rank() -> Response:
         """Order candidates for one context by their predicted click probability."""
-        return _Handed(endpoints.rank)
+        return _Handed(endpoints, "/rank")
 
     @router.get("/live", tags=["operation"])
     async def live() -> dict[str, str]:

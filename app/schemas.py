@@ -15,9 +15,9 @@ CandidateId = int | str
 
 
 class PredictBody(msgspec.Struct, frozen=True):
-    """Body of ``POST /predict``; other keys are ignored."""
+    """Body of ``POST /predict``; other keys are ignored. An instance is decoded in its turn."""
 
-    instances: list[dict[str, Any]]
+    instances: list[msgspec.Raw]
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -28,17 +28,17 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Columns(msgspec.Struct, frozen=True):
-    """A candidate list in columnar form."""
+    """A candidate list in columnar form; a column is decoded in its turn."""
 
-    features: dict[str, list[Any]]
+    features: dict[str, msgspec.Raw]
     id: list[int | str | None] | None = None
 
 
 class RankBody(msgspec.Struct, frozen=True):
-    """Body of ``POST /rank``; other keys are ignored."""
+    """Body of ``POST /rank``; other keys are ignored. A candidate is decoded in its turn."""
 
     context: dict[str, Any]
-    candidates: list[Candidate] | Columns
+    candidates: list[msgspec.Raw] | Columns
     top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 

@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
+import msgspec
 import numpy as np
 
-from app.batch import Batch, Job, Scores, Scoring
+from app.batch import Batch, Caller, Job, Scoring
 from app.bundle import Bundle
-from app.decoding import MAX_DETAILS
-from app.encoder import ColumnProblem, Encoder, FieldProblems
+from app.decoding import (
+    MAX_DETAILS,
+    candidate_decoder,
+    column_decoder,
+    decode,
+    decode_part,
+    instance_decoder,
+    predict_decoder,
+    rank_decoder,
+)
+from app.encoder import Encoder, FieldProblems, SideEncoder
 from app.errors import BundleError, Detail, Invalid, TooLarge, ValueProblem
-from app.schemas import Candidate, Columns, PredictBody, RankBody
+from app.schemas import Columns
 
 log = logging.getLogger(__name__)
 _NAMED_LIMIT = 1_000
 NAME_LENGTH = 64
-SLICE_ROWS = 64
-"""Rows that are encoded before other requests get their turn of the event loop."""
+STEP_ROWS = 8
+"""Rows that one step encodes."""
+T = TypeVar("T")
+Ids = list[int | str | None]
 
 
-class Submits(Protocol):
+Wait = Awaitable[object] | None
+Steps = Generator[Wait, None, T]
+"""A calculation in steps, each of which may hold the event loop. Between two of them others may
+have their turn; what a step yields is to be awaited before the next one."""
+
+
+class Batching(Protocol):
     """What the scorer needs of a batcher."""
 
-    async def submit(self, job: Job) -> Scores:
+    def submit(self, job: Job) -> None:
         """Score a job's rows."""
+        ...
+
+    def admit(self, rows: int, deadline: float) -> None:
+        """Refuse rows that could not be scored in time."""
         ...
 
 
@@ -41,14 +63,23 @@ class Problems:
 
     def add(self, path: str, problem: ValueProblem) -> None:
         """Note a problem of the value at ``path``."""
+        place = "" if problem.position is None else f"[{problem.position}]"
+        self.note(lambda: Detail(path + place, problem.problem))
+
+    def note(self, detail: Callable[[], Detail]) -> None:
+        """Count a problem; only the first few are worth the telling."""
         self.total += 1
         if len(self.details) < MAX_DETAILS:
-            place = "" if problem.position is None else f"[{problem.position}]"
-            self.details.append(Detail(path + place, problem.problem))
+            self.details.append(detail())
 
-    def error(self) -> Invalid:
-        """The answer that tells them."""
-        return Invalid("the request has invalid values", self.details, self.total)
+    def check(self) -> None:
+        """Go on if nothing is wrong.
+
+        Raises:
+            Invalid: something is.
+        """
+        if self.total:
+            raise Invalid("the request has invalid values", self.details, self.total)
 
 
 class Scorer:
@@ -62,162 +93,146 @@ class Scorer:
         self,
         bundle: Bundle,
         encoder: Encoder,
-        batcher: Submits,
+        batcher: Batching,
         max_instances: int,
         max_candidates: int,
         refuse_unknown: bool = False,
         count_unknown: Callable[[int], None] = lambda count: None,
     ) -> None:
         self.version = bundle.version
+        self.admit = batcher.admit
+        self.submit = batcher.submit
         self._encoder = encoder
-        self._batcher = batcher
         self._max_instances = max_instances
         self._max_candidates = max_candidates
         self._refuse_unknown = refuse_unknown
         self._count_unknown = count_unknown
         self._named: set[str] = set()
 
-    async def predict(
-        self, body: PredictBody, deadline: float, departed: Callable[[], bool]
-    ) -> Scores:
-        """Score each instance.
+    def predict(self, body: bytes, caller: Caller) -> Steps[Job]:
+        """Encode the instances of a ``/predict`` body, one row each.
 
         Raises:
-            ServiceError: the request is refused, or could not be scored.
+            ServiceError: the request is refused.
         """
-        instances = body.instances
+        instances = decode(predict_decoder, body).instances
         if len(instances) > self._max_instances:
             raise TooLarge(f"more than {self._max_instances} instances")
         known = self._encoder.fields
         encode_context, encode_candidate = self._encoder.context.row, self._encoder.candidate.row
+        problems = Problems()
         candidates: list[bytes] = []
         places: dict[bytes, int] = {}
         row_context: list[int] = []
-        try:
-            for start in range(0, len(instances), SLICE_ROWS):
-                if start:
-                    await asyncio.sleep(0)
-                for row, instance in enumerate(instances[start : start + SLICE_ROWS], start):
-                    if not known.issuperset(instance):
-                        self._unknown(instance, known, f"instances[{row}].")
-                    candidates.append(encode_candidate(instance))
-                    row_context.append(places.setdefault(encode_context(instance), len(places)))
-        except ValueProblem:
-            problems = Problems()
-            for row, instance in enumerate(instances):
-                if row % SLICE_ROWS == SLICE_ROWS - 1:
-                    await asyncio.sleep(0)
+        for row, raw in enumerate(instances):
+            if row % STEP_ROWS == 0 and row:
+                yield None
+            instance = decode_part(instance_decoder, body, raw, "instances", row)
+            if not known.issuperset(instance):
+                self._unknown(instance, known, f"instances[{row}]", problems)
+            try:
+                candidates.append(encode_candidate(instance))
+                row_context.append(places.setdefault(encode_context(instance), len(places)))
+            except ValueProblem:
                 for side in (self._encoder.context, self._encoder.candidate):
-                    for name, problem in side.problems(instance):
-                        problems.add(f"instances[{row}].{name}", problem)
-            raise problems.error() from None
-        job = Job(
-            list(places), b"".join(candidates), len(instances),
-            row_context if len(places) > 1 else None, deadline, departed,
+                    self._add(side, instance, f"instances[{row}]", problems)
+        problems.check()
+        return Job(
+            caller, list(places), b"".join(candidates), len(instances),
+            row_context if len(places) > 1 else None,
         )  # fmt: skip
-        return await self._batcher.submit(job)
 
-    async def rank(
-        self, body: RankBody, deadline: float, departed: Callable[[], bool]
-    ) -> tuple[Scores, list[int]]:
-        """Score each candidate for the context, and order them.
-
-        The order is by falling logit; equal logits keep the request's order.
+    def rank(self, body: bytes, caller: Caller) -> Steps[tuple[Job, int | None, Ids | None]]:
+        """Encode the candidates of a ``/rank`` body; return the job, ``top_k`` and the ids.
 
         Raises:
-            ServiceError: the request is refused, or could not be scored.
+            ServiceError: the request is refused.
         """
+        request = decode(rank_decoder, body)
         problems = Problems()
-        context = self._encode_context(body.context, problems)
-        if isinstance(body.candidates, Columns):
-            candidates, rows = await self._encode_columns(body.candidates, problems)
+        context = self._encode_context(request.context, problems)
+        yield None
+        ids: Ids | None
+        if isinstance(request.candidates, Columns):
+            ids = request.candidates.id
+            encoded = yield from self._encode_columns(request.candidates, body, problems)
         else:
-            candidates, rows = await self._encode_rows(body.candidates, problems)
-        if problems.total:
-            raise problems.error()
-        scores = await self._batcher.submit(
-            Job([context], candidates, rows, None, deadline, departed)
-        )
-        order = np.argsort(-scores.logit, kind="stable")[: body.top_k]
-        return scores, order.tolist()
+            ids = []
+            encoded = yield from self._encode_rows(request.candidates, body, ids, problems)
+        problems.check()
+        candidates, rows = encoded
+        return Job(caller, [context], candidates, rows), request.top_k, ids
 
     def _encode_context(self, context: Mapping[str, Any], problems: Problems) -> bytes:
         side = self._encoder.context
         if not side.fields.issuperset(context):
             self._misplaced(context, self._encoder.candidate.fields, "context", problems)
-            self._unknown(context, self._encoder.fields, "context.")
+            self._unknown(context, self._encoder.fields, "context", problems)
         try:
             return side.row(context)
         except ValueProblem:
-            for name, problem in side.problems(context):
-                problems.add(f"context.{name}", problem)
+            self._add(side, context, "context", problems)
             return b""
 
-    async def _encode_rows(
-        self, candidates: list[Candidate], problems: Problems
-    ) -> tuple[bytes | memoryview, int]:
+    def _encode_rows(
+        self, candidates: list[msgspec.Raw], body: bytes, ids: Ids, problems: Problems
+    ) -> Steps[tuple[bytes | memoryview, int]]:
         self._check_count(len(candidates))
         side = self._encoder.candidate
         encode, known = side.row, side.fields
         packed: list[bytes] = []
-        try:
-            for start in range(0, len(candidates), SLICE_ROWS):
-                if start:
-                    await asyncio.sleep(0)
-                for row, candidate in enumerate(candidates[start : start + SLICE_ROWS], start):
-                    features = candidate.features
-                    if not known.issuperset(features):
-                        path = f"candidates[{row}].features"
-                        self._misplaced(features, self._encoder.context.fields, path, problems)
-                        self._unknown(features, self._encoder.fields, f"{path}.")
-                    packed.append(encode(features))
-        except ValueProblem:
-            for row, candidate in enumerate(candidates):
-                if row % SLICE_ROWS == SLICE_ROWS - 1:
-                    await asyncio.sleep(0)
-                for name, problem in side.problems(candidate.features):
-                    problems.add(f"candidates[{row}].features.{name}", problem)
+        for row, raw in enumerate(candidates):
+            if row % STEP_ROWS == 0 and row:
+                yield None
+            candidate = decode_part(candidate_decoder, body, raw, "candidates", row)
+            ids.append(candidate.id)
+            features = candidate.features
+            if not known.issuperset(features):
+                path = f"candidates[{row}].features"
+                self._misplaced(features, self._encoder.context.fields, path, problems)
+                self._unknown(features, self._encoder.fields, path, problems)
+            try:
+                packed.append(encode(features))
+            except ValueProblem:
+                self._add(side, features, f"candidates[{row}].features", problems)
         return b"".join(packed), len(packed)
 
-    async def _encode_columns(
-        self, columns: Columns, problems: Problems
-    ) -> tuple[bytes | memoryview, int]:
+    def _encode_columns(
+        self, raw: Columns, body: bytes, problems: Problems
+    ) -> Steps[tuple[bytes | memoryview, int]]:
         side = self._encoder.candidate
-        lengths = {
-            f"candidates.features.{name}": len(values) for name, values in columns.features.items()
-        }
-        if columns.id is not None:
-            lengths["candidates.id"] = len(columns.id)
+        where = "candidates.features"
+        columns: dict[str, list[Any]] = {}
+        for name, part in raw.features.items():
+            columns[name] = decode_part(column_decoder, body, part, where, name)
+            yield None
+        lengths = {f"{where}.{name}": len(values) for name, values in columns.items()}
+        if raw.id is not None:
+            lengths["candidates.id"] = len(raw.id)
         rows = next(iter(lengths.values()), 0)
         for path, length in lengths.items():
             if length != rows:
                 problems.add(path, ValueProblem(f"{length} values where others have {rows}"))
         self._check_count(max(lengths.values(), default=0))
+        if not side.fields.issuperset(columns):
+            self._misplaced(columns, self._encoder.context.fields, where, problems)
+            self._unknown(columns, self._encoder.fields, where, problems)
         if problems.total or rows == 0:
             return b"", 0
-        if not side.fields.issuperset(columns.features):
-            self._misplaced(
-                columns.features, self._encoder.context.fields, "candidates.features", problems
-            )
-            self._unknown(columns.features, self._encoder.fields, "candidates.features.")
         try:
-            steps = side.column_steps(columns.features, rows)
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as done:
-                    return done.value.data.cast("B"), rows
-                if rows > SLICE_ROWS:
-                    await asyncio.sleep(0)
+            encoded = yield from side.column_steps(columns, rows)
         except FieldProblems as wrong:
             for name, column in wrong.fields.items():
-                self._add_column(f"candidates.features.{name}", column, problems)
+                for row, problem in column.problems:
+                    problems.add(f"{where}.{name}[{row}]", problem)
             return b"", 0
+        return encoded.data.cast("B"), rows
 
     @staticmethod
-    def _add_column(path: str, column: ColumnProblem, problems: Problems) -> None:
-        for row, problem in column.problems:
-            problems.add(f"{path}[{row}]", problem)
+    def _add(side: SideEncoder, row: Mapping[str, Any], path: str, problems: Problems) -> None:
+        """Note everything that is wrong with the values of a row."""
+        for name, problem in side.problems(row):
+            problems.add(f"{path}.{name}", problem)
 
     def _check_count(self, candidates: int) -> None:
         if candidates > self._max_candidates:
@@ -233,24 +248,28 @@ class Scorer:
                 here = "candidate" if path == "context" else "context"
                 problems.add(f"{path}.{name}", ValueProblem(f"this is a {here} field"))
 
-    def _unknown(self, names: Iterable[str], known: frozenset[str], path: str) -> None:
+    def _unknown(
+        self, names: Iterable[str], known: frozenset[str], path: str, problems: Problems
+    ) -> None:
         """Refuse, or count and once name, fields that the spec does not know."""
         # A name may be as long as the body; its start is enough to tell it by.
         found = [name[:NAME_LENGTH] for name in names if name not in known]
-        if not found:
-            return
         if self._refuse_unknown:
-            details = []
-            for name in found[:MAX_DETAILS]:
-                near = get_close_matches(name, known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                details.append(Detail(path + name, f"unknown field{hint}"))
-            raise Invalid("unknown fields", details, len(found))
+            for name in found:
+                problems.note(partial(_unknown_field, path, name, known))
+            return
         self._count_unknown(len(found))
-        for name in found:
-            if name not in self._named and len(self._named) < _NAMED_LIMIT:
-                self._named.add(name)
-                log.warning("field %r is not in the spec and is ignored", name)
+        if len(self._named) < _NAMED_LIMIT:
+            for name in found[:_NAMED_LIMIT]:
+                if name not in self._named:
+                    self._named.add(name)
+                    log.warning("field %r is not in the spec and is ignored", name)
+
+
+def _unknown_field(path: str, name: str, known: frozenset[str]) -> Detail:
+    near = get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return Detail(f"{path}.{name}", f"unknown field{hint}")
 
 
 def verify_examples(bundle: Bundle, encoder: Encoder, engine: Scoring, tolerance: float) -> float:

@@ -23,6 +23,27 @@ THREAD, INLINE = -1.0, 3600.0
 both_ways = pytest.mark.parametrize("way", [THREAD, INLINE], ids=["thread", "inline"])
 
 
+class Waiting:
+    """An ``app.batch.Caller`` whose outcome can be awaited."""
+
+    def __init__(self, seconds: float, departed: Callable[[], bool]) -> None:
+        loop = asyncio.get_running_loop()
+        self.deadline = loop.time() + seconds
+        self._departed = departed
+        self.outcome: asyncio.Future[Scores] = loop.create_future()
+
+    def departed(self) -> bool:
+        return self.outcome.cancelled() or self._departed()
+
+    def scored(self, scores: Scores) -> None:
+        if not self.outcome.cancelled():
+            self.outcome.set_result(scores)
+
+    def failed(self, error: Exception) -> None:
+        if not self.outcome.cancelled():
+            self.outcome.set_exception(error)
+
+
 def job(
     rows: Sequence[Sequence[int]],
     context: int = 0,
@@ -30,9 +51,15 @@ def job(
     departed: Callable[[], bool] = lambda: False,
 ) -> Job:
     """Candidate rows of two indices for one context of one index."""
-    deadline = asyncio.get_running_loop().time() + seconds
     packed = np.array(rows, np.int32).reshape(-1, WIDTH).tobytes()
-    return Job([np.int32(context).tobytes()], packed, len(rows), None, deadline, departed)
+    return Job(Waiting(seconds, departed), [np.int32(context).tobytes()], packed, len(rows))
+
+
+async def score(batches: MicroBatcher, job: Job) -> Scores:
+    """Submit a job and wait for its outcome."""
+    batches.submit(job)
+    assert isinstance(job.caller, Waiting)
+    return await job.caller.outcome
 
 
 def row_of(value: int) -> list[list[int]]:
@@ -74,7 +101,7 @@ class Busy:
     async def __aenter__(self) -> asyncio.Task[Scores]:
         self.engine.gate.clear()
         self.engine.entered.clear()
-        task = asyncio.create_task(self.batches.submit(job(row_of(1), seconds=self.seconds)))
+        task = asyncio.create_task(score(self.batches, job(row_of(1), seconds=self.seconds)))
         await until(self.engine.entered.is_set)
         return task
 
@@ -87,8 +114,8 @@ async def test_concurrent_callers_share_one_run() -> None:
     engine = FakeEngine()
     async with batcher(engine) as batches:
         first, second = await asyncio.gather(
-            batches.submit(job([[1, 2], [3, 4]], context=10)),
-            batches.submit(job([[5, 6]], context=20)),
+            score(batches, job([[1, 2], [3, 4]], context=10)),
+            score(batches, job([[5, 6]], context=20)),
         )
     assert first.logit.tolist() == [13.0, 17.0]
     assert second.logit.tolist() == [31.0]
@@ -103,10 +130,10 @@ async def test_every_row_gets_its_own_score(way: float) -> None:
     rows = [([[a, b]], context) for a in (1, 8) for b in range(4) for context in range(8)]
     shuffled = random.Random(1)
     async with batcher(engine, inline_seconds=way, max_rows=20) as batches:
-        alone = [(await batches.submit(job(row, c))).logit.tolist() for row, c in rows]
+        alone = [(await score(batches, job(row, c))).logit.tolist() for row, c in rows]
         for _ in range(100):
             order = shuffled.sample(range(64), 64)
-            together = await asyncio.gather(*(batches.submit(job(*rows[i])) for i in order))
+            together = await asyncio.gather(*(score(batches, job(*rows[i])) for i in order))
             assert [scores.logit.tolist() for scores in together] == [alone[i] for i in order]
     assert max(engine.rows) == 20
 
@@ -116,7 +143,7 @@ async def test_rows_gather_while_the_engine_is_busy() -> None:
     engine = FakeEngine()
     async with batcher(engine) as batches:
         async with Busy(engine, batches) as first:
-            waiting = [asyncio.create_task(batches.submit(job(row_of(i)))) for i in range(5)]
+            waiting = [asyncio.create_task(score(batches, job(row_of(i)))) for i in range(5)]
             await until(lambda: batches.queued_rows == 5)
             assert not first.done()
         assert [await outcome(task) for task in waiting] == [[float(i)] for i in range(5)]
@@ -128,11 +155,11 @@ async def test_linger_gathers_later_arrivals() -> None:
     """With a linger, a row that comes a few turns of the loop later joins the run."""
     engine = FakeEngine()
     async with batcher(engine, linger=0.02) as batches:
-        first = asyncio.create_task(batches.submit(job(row_of(1))))
+        first = asyncio.create_task(score(batches, job(row_of(1))))
         await until(lambda: batches.queued_rows == 1)
         for _ in range(5):
             await asyncio.sleep(0)
-        await asyncio.gather(first, batches.submit(job(row_of(2))))
+        await asyncio.gather(first, score(batches, job(row_of(2))))
     assert engine.rows == [2]
 
 
@@ -143,7 +170,7 @@ async def test_no_run_is_larger_than_the_limit(way: float) -> None:
     async with batcher(engine, inline_seconds=way, max_rows=64) as batches:
         lists = [[[i, k] for k in range(100)] for i in range(40)]
         jobs = [job(rows, context=1) for rows in lists] + [job(row_of(i)) for i in range(40)]
-        answers = await asyncio.gather(*map(batches.submit, jobs))
+        answers = await asyncio.gather(*(score(batches, each) for each in jobs))
     for i in range(40):
         assert answers[i].logit.tolist() == [1.0 + i + k for k in range(100)]
         assert answers[40 + i].logit.tolist() == [float(i)]
@@ -157,7 +184,7 @@ async def test_one_list_longer_than_the_queue_is_scored(way: float) -> None:
     """A list is cut into runs in its own order, even if it alone is over the queue's limit."""
     engine = FakeEngine()
     async with batcher(engine, inline_seconds=way, max_rows=8, max_queue_rows=10) as batches:
-        scores = await batches.submit(job([[k, 0] for k in range(21)]))
+        scores = await score(batches, job([[k, 0] for k in range(21)]))
     assert scores.logit.tolist() == list(map(float, range(21)))
     assert engine.rows == [8, 8, 5]
 
@@ -167,9 +194,9 @@ async def test_short_requests_pass_long_lists() -> None:
     engine = FakeEngine()
     async with batcher(engine, max_rows=8) as batches:
         async with Busy(engine, batches):
-            lists = [asyncio.create_task(batches.submit(job([[i, 0]] * 40))) for i in (1, 2)]
+            lists = [asyncio.create_task(score(batches, job([[i, 0]] * 40))) for i in (1, 2)]
             await until(lambda: batches.queued_rows == 80)
-            short = asyncio.create_task(batches.submit(job(row_of(99))))
+            short = asyncio.create_task(score(batches, job(row_of(99))))
             await until(lambda: batches.queued_rows == 81)
         await asyncio.gather(short, *lists)
     runs = [set(batch.candidate[:, 0].tolist()) for batch in engine.batches[1:]]
@@ -183,9 +210,9 @@ async def test_long_lists_pass_short_requests() -> None:
     engine = FakeEngine()
     async with batcher(engine, max_rows=8) as batches:
         async with Busy(engine, batches):
-            short = [asyncio.create_task(batches.submit(job(row_of(0)))) for _ in range(100)]
+            short = [asyncio.create_task(score(batches, job(row_of(0)))) for _ in range(100)]
             await until(lambda: batches.queued_rows == 100)
-            long = asyncio.create_task(batches.submit(job([[5, 0]] * 12)))
+            long = asyncio.create_task(score(batches, job([[5, 0]] * 12)))
             await until(lambda: batches.queued_rows == 112)
         await asyncio.gather(long, *short)
     held = [int((batch.candidate[:, 0] == 5).sum()) for batch in engine.batches[1:5]]
@@ -197,7 +224,7 @@ async def test_short_requests_keep_their_turn() -> None:
     engine = FakeEngine()
     async with batcher(engine, max_rows=16) as batches:
         async with Busy(engine, batches):
-            tasks = [asyncio.create_task(batches.submit(job([[i, 0]] * 3))) for i in range(12)]
+            tasks = [asyncio.create_task(score(batches, job([[i, 0]] * 3))) for i in range(12)]
             await until(lambda: batches.queued_rows == 36)
         await asyncio.gather(*tasks)
     order = np.concatenate([batch.candidate[:, 0] for batch in engine.batches[1:]]).tolist()
@@ -208,14 +235,13 @@ async def test_equal_contexts_go_to_the_engine_once() -> None:
     """Rows of several callers that share a context share its row in the batch."""
     engine = FakeEngine()
     async with batcher(engine) as batches:
-        loop = asyncio.get_running_loop()
         contexts = [np.int32(value).tobytes() for value in (7, 9)]
-        mixed = Job(contexts, np.arange(6, dtype=np.int32).tobytes(), 3, [1, 0, 1],
-                    loop.time() + LATER, lambda: False)  # fmt: skip
+        candidates = np.arange(6, dtype=np.int32).tobytes()
+        mixed = Job(Waiting(LATER, lambda: False), contexts, candidates, 3, [1, 0, 1])
         answers = await asyncio.gather(
-            batches.submit(job(row_of(1), context=9)),
-            batches.submit(mixed),
-            batches.submit(job(row_of(2), context=7)),
+            score(batches, job(row_of(1), context=9)),
+            score(batches, mixed),
+            score(batches, job(row_of(2), context=7)),
         )
     (batch,) = engine.batches
     assert batch.context.ravel().tolist() == [9, 7]
@@ -231,10 +257,8 @@ async def test_cut_lists_keep_their_contexts(way: float) -> None:
     row_context = [i % 3 for i in range(20)]
     candidates = np.array([[i, 0] for i in range(20)], np.int32).tobytes()
     async with batcher(engine, inline_seconds=way, max_rows=6) as batches:
-        deadline = asyncio.get_running_loop().time() + LATER
-        scores = await batches.submit(
-            Job(contexts, candidates, 20, row_context, deadline, lambda: False)
-        )
+        waiting = Waiting(LATER, lambda: False)
+        scores = await score(batches, Job(waiting, contexts, candidates, 20, row_context))
     assert scores.logit.tolist() == [100.0 * (1 + i % 3) + i for i in range(20)]
 
 
@@ -242,7 +266,7 @@ async def test_no_rows_need_no_engine() -> None:
     """An empty list has no scores, at once."""
     engine = FakeEngine()
     async with batcher(engine) as batches:
-        scores = await batches.submit(job([]))
+        scores = await score(batches, job([]))
     assert len(scores.logit) == len(scores.score) == 0
     assert engine.batches == []
 
@@ -257,12 +281,12 @@ async def test_engine_failure_answers_every_waiter(way: float) -> None:
     engine = FakeEngine(explode)
     async with batcher(engine, inline_seconds=way) as batches:
         results = await asyncio.gather(
-            *(batches.submit(job(row_of(i))) for i in range(10)), return_exceptions=True
+            *(score(batches, job(row_of(i))) for i in range(10)), return_exceptions=True
         )
         assert {type(error) for error in results} == {EngineFailed}
         assert "secret" not in str(results[0])
         engine.spoil = None
-        assert (await batches.submit(job(row_of(4)))).logit.tolist() == [4.0]
+        assert (await score(batches, job(row_of(4)))).logit.tolist() == [4.0]
 
 
 @both_ways
@@ -277,9 +301,9 @@ async def test_failure_of_one_part_fails_its_list_only(way: float) -> None:
 
     engine.spoil = fail_second
     async with batcher(engine, inline_seconds=way, max_rows=8) as batches:
-        long = asyncio.create_task(batches.submit(job([[1, 0]] * 40)))
+        long = asyncio.create_task(score(batches, job([[1, 0]] * 40)))
         assert await outcome(long) is EngineFailed
-        assert await outcome(asyncio.create_task(batches.submit(job(row_of(3))))) == [3.0]
+        assert await outcome(asyncio.create_task(score(batches, job(row_of(3))))) == [3.0]
     assert engine.rows == [8, 8, 1], "the rest of the failed list is not scored"
     assert batches.queued_rows == 0
 
@@ -297,11 +321,11 @@ async def test_wrong_number_of_scores_is_an_error(way: float, change: int, part:
     engine = FakeEngine(resize)
     async with batcher(engine, inline_seconds=way) as batches:
         results = await asyncio.gather(
-            *(batches.submit(job(row_of(i))) for i in range(3)), return_exceptions=True
+            *(score(batches, job(row_of(i))) for i in range(3)), return_exceptions=True
         )
         assert {type(error) for error in results} == {EngineFailed}
         engine.spoil = None
-        assert (await batches.submit(job(row_of(4)))).logit.tolist() == [4.0]
+        assert (await score(batches, job(row_of(4)))).logit.tolist() == [4.0]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -315,7 +339,7 @@ async def test_score_that_is_no_number_fails_its_caller_alone(way: float, value:
 
     async with batcher(FakeEngine(spoil), inline_seconds=way, max_rows=4) as batches:
         rows = [row_of(1), [[2, 0], [666, 0], [3, 0]], row_of(4)]
-        tasks = [asyncio.create_task(batches.submit(job(r))) for r in rows]
+        tasks = [asyncio.create_task(score(batches, job(r))) for r in rows]
         assert [await outcome(task) for task in tasks] == [[1.0], EngineFailed, [4.0]]
 
 
@@ -325,9 +349,9 @@ async def test_departed_callers_never_reach_the_engine() -> None:
     gone: list[bool] = []
     async with batcher(engine) as batches:
         async with Busy(engine, batches):
-            told = asyncio.create_task(batches.submit(job(row_of(5), departed=lambda: bool(gone))))
-            cancelled = asyncio.create_task(batches.submit(job(row_of(6))))
-            stays = asyncio.create_task(batches.submit(job(row_of(7))))
+            told = asyncio.create_task(score(batches, job(row_of(5), departed=lambda: bool(gone))))
+            cancelled = asyncio.create_task(score(batches, job(row_of(6))))
+            stays = asyncio.create_task(score(batches, job(row_of(7))))
             await until(lambda: batches.queued_rows == 3)
             gone.append(True)
             cancelled.cancel()
@@ -343,9 +367,9 @@ async def test_caller_may_leave_during_its_run() -> None:
     engine = FakeEngine()
     async with batcher(engine, max_rows=4) as batches:
         engine.gate.clear()
-        leaving = asyncio.create_task(batches.submit(job([[1, 0]] * 12)))
+        leaving = asyncio.create_task(score(batches, job([[1, 0]] * 12)))
         await until(engine.entered.is_set)
-        stays = asyncio.create_task(batches.submit(job(row_of(7))))
+        stays = asyncio.create_task(score(batches, job(row_of(7))))
         leaving.cancel()
         engine.gate.set()
         assert await outcome(stays) == [7.0]
@@ -358,9 +382,9 @@ async def test_expired_rows_never_reach_the_engine() -> None:
     engine = FakeEngine()
     async with batcher(engine) as batches:
         async with Busy(engine, batches):
-            late = asyncio.create_task(batches.submit(job(row_of(5), seconds=0.01)))
+            late = asyncio.create_task(score(batches, job(row_of(5), seconds=0.01)))
             assert await outcome(late) is DeadlinePassed
-        assert await outcome(asyncio.create_task(batches.submit(job(row_of(6))))) == [6.0]
+        assert await outcome(asyncio.create_task(score(batches, job(row_of(6))))) == [6.0]
     assert [5, 0] not in np.concatenate([b.candidate for b in engine.batches]).tolist()
     assert batches.queued_rows == 0
 
@@ -372,7 +396,7 @@ async def test_deadline_passes_while_the_engine_hangs() -> None:
         async with Busy(engine, batches, seconds=0.01) as task:
             assert await outcome(task) is DeadlinePassed
             assert not engine.gate.is_set()
-        assert await outcome(asyncio.create_task(batches.submit(job(row_of(6))))) == [6.0]
+        assert await outcome(asyncio.create_task(score(batches, job(row_of(6))))) == [6.0]
 
 
 async def test_full_queue_refuses() -> None:
@@ -380,15 +404,15 @@ async def test_full_queue_refuses() -> None:
     engine = FakeEngine()
     async with batcher(engine, max_queue_rows=10) as batches:
         async with Busy(engine, batches):
-            waiting = asyncio.create_task(batches.submit(job([[1, 0]] * 8)))
+            waiting = asyncio.create_task(score(batches, job([[1, 0]] * 8)))
             await until(lambda: batches.queued_rows == 8)
             with pytest.raises(Overloaded, match="full") as caught:
-                await batches.submit(job([[2, 0]] * 3))
+                await score(batches, job([[2, 0]] * 3))
             assert int(caught.value.headers["retry-after"]) >= 1
             with pytest.raises(Overloaded, match="full"):
                 batches.admit(3, asyncio.get_running_loop().time() + LATER)
             assert batches.queued_rows == 8, "what is refused is not queued"
-            fits = asyncio.create_task(batches.submit(job([[2, 0]] * 2)))
+            fits = asyncio.create_task(score(batches, job([[2, 0]] * 2)))
             await until(lambda: batches.queued_rows == 10)
         assert len((await waiting).logit) + len((await fits).logit) == 10
 
@@ -399,10 +423,10 @@ async def test_deadline_out_of_reach_refuses() -> None:
     async with batcher(engine, max_rows=10) as batches:
         batches.cost.base, batches.cost.per_row = 0.0, 0.1
         async with Busy(engine, batches):
-            waiting = asyncio.create_task(batches.submit(job([[1, 0]] * 30)))
+            waiting = asyncio.create_task(score(batches, job([[1, 0]] * 30)))
             await until(lambda: batches.queued_rows == 30)
             with pytest.raises(Overloaded, match="deadline") as caught:
-                await batches.submit(job([[2, 0]] * 10, seconds=3.5))
+                await score(batches, job([[2, 0]] * 10, seconds=3.5))
             assert caught.value.headers["retry-after"] == "4"
             batches.admit(10, asyncio.get_running_loop().time() + 4.5)
         await waiting
@@ -413,14 +437,14 @@ async def test_leaving_answers_every_waiter() -> None:
     engine = FakeEngine()
     async with batcher(engine) as batches:
         engine.gate.clear()
-        running = asyncio.create_task(batches.submit(job(row_of(1))))
+        running = asyncio.create_task(score(batches, job(row_of(1))))
         await until(engine.entered.is_set)
-        queued = asyncio.create_task(batches.submit(job(row_of(2))))
+        queued = asyncio.create_task(score(batches, job(row_of(2))))
         await until(lambda: batches.queued_rows == 1)
     try:
         assert [await outcome(running), await outcome(queued)] == [NotReady, NotReady]
         with pytest.raises(NotReady):
-            await batches.submit(job(row_of(3)))
+            await score(batches, job(row_of(3)))
     finally:
         engine.gate.set()
     assert engine.rows == [1]
@@ -437,7 +461,7 @@ async def test_a_lone_quick_request_runs_at_once() -> None:
     engine.spoil = note
     async with batcher(engine, inline_seconds=INLINE) as batches:
         for i in range(3):
-            coroutine = batches.submit(job(row_of(i)))
+            coroutine = score(batches, job(row_of(i)))
             with pytest.raises(StopIteration) as caught:
                 coroutine.send(None)
             assert caught.value.value.logit.tolist() == [float(i)]
@@ -456,7 +480,7 @@ async def test_an_unknown_engine_does_not_run_in_the_loop() -> None:
     engine.spoil = note
     async with batcher(engine, runs=0, inline_seconds=INLINE) as batches:
         for i in range(LEARNING_RUNS + 1):
-            await batches.submit(job(row_of(i)))
+            await score(batches, job(row_of(i)))
     assert [name.startswith("engine") for name in names] == [True] * LEARNING_RUNS + [False]
 
 
@@ -472,7 +496,7 @@ async def test_slow_runs_leave_the_loop_free() -> None:
     async with batcher(engine, inline_seconds=0.05) as batches:
         for per_row in (1.0, 0.0):
             batches.cost.base, batches.cost.per_row = 0.0, per_row
-            await batches.submit(job(row_of(1)))
+            await score(batches, job(row_of(1)))
             await asyncio.sleep(0)
     assert [name.startswith("engine") for name in names] == [True, False]
 
@@ -482,7 +506,7 @@ async def test_callers_of_one_turn_share_runs_inline_too() -> None:
     engine = FakeEngine()
     async with batcher(engine, inline_seconds=INLINE) as batches:
         for _ in range(3):
-            answers = await asyncio.gather(*(batches.submit(job(row_of(i))) for i in range(9)))
+            answers = await asyncio.gather(*(score(batches, job(row_of(i))) for i in range(9)))
             assert [a.logit.tolist() for a in answers] == [[float(i)] for i in range(9)]
     assert engine.rows == [1, 8, 9, 9]
 
@@ -496,7 +520,7 @@ async def test_each_run_is_observed_once() -> None:
 
     engine = FakeEngine()
     async with batcher(engine, max_rows=4, observe=observe) as batches:
-        await batches.submit(job([[1, 0]] * 10))
+        await score(batches, job([[1, 0]] * 10))
     assert [rows for rows, _ in seen] == engine.rows == [4, 4, 2]
     assert all(seconds > 0 for _, seconds in seen)
 

@@ -7,9 +7,17 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from app.decoding import Body, decode, predict_decoder, rank_decoder
+from app.decoding import (
+    candidate_decoder,
+    column_decoder,
+    decode,
+    decode_part,
+    instance_decoder,
+    predict_decoder,
+    rank_decoder,
+)
 from app.errors import ServiceError
-from app.schemas import ErrorBody, PredictRequest, RankRequest
+from app.schemas import Columns, ErrorBody, PredictBody, PredictRequest, RankRequest
 
 PREDICT: list[tuple[str, bool]] = [
     ('{"instances": []}', True),
@@ -93,10 +101,28 @@ RANK: list[tuple[str, bool]] = [
 ]
 
 
-def decodes(decoder: Any, body: str) -> Body | None:
-    """The decoded body, or nothing where it is refused."""
+def whole(decoder: Any, body: str) -> Any:
+    """The decoded body with all its parts, or nothing where any of it is refused."""
+    raw = body.encode()
     try:
-        return decode(decoder, body.encode())  # type: ignore[no-any-return]
+        found = decode(decoder, raw)
+        if isinstance(found, PredictBody):
+            return [
+                decode_part(instance_decoder, raw, part, "instances", row)
+                for row, part in enumerate(found.instances)
+            ]
+        candidates: Any
+        if isinstance(found.candidates, Columns):
+            candidates = {
+                name: decode_part(column_decoder, raw, part, "candidates.features", name)
+                for name, part in found.candidates.features.items()
+            }
+        else:
+            candidates = [
+                decode_part(candidate_decoder, raw, part, "candidates", row)
+                for row, part in enumerate(found.candidates)
+            ]
+        return found.context, candidates, found.top_k
     except ServiceError as error:
         ErrorBody.model_validate(error.body(), strict=True, extra="forbid")
         return None
@@ -114,14 +140,14 @@ def validates(model: type[BaseModel], body: str) -> bool:
 @pytest.mark.parametrize(("body", "taken"), PREDICT)
 def test_predict_bodies(body: str, taken: bool) -> None:
     """The struct that decodes /predict and the model that documents it take the same bodies."""
-    assert (decodes(predict_decoder, body) is not None) == taken
+    assert (whole(predict_decoder, body) is not None) == taken
     assert validates(PredictRequest, body) == taken
 
 
 @pytest.mark.parametrize(("body", "taken"), RANK)
 def test_rank_bodies(body: str, taken: bool) -> None:
     """The struct that decodes /rank and the model that documents it take the same bodies."""
-    assert (decodes(rank_decoder, body) is not None) == taken
+    assert (whole(rank_decoder, body) is not None) == taken
     assert validates(RankRequest, body) == taken
 
 
@@ -131,11 +157,10 @@ def test_both_read_the_same_values() -> None:
         '{"context": {"b": 1, "a": 1.0}, "top_k": 3, "candidates":'
         ' [{"id": 7, "features": {"x": ["é", null]}}, {"id": "7", "features": {"x": 2.50}}]}'
     )
-    struct = decodes(rank_decoder, body)
+    context, candidates, top_k = whole(rank_decoder, body)
     model = RankRequest.model_validate_json(body)
-    assert struct is not None
-    assert (struct.context, struct.top_k) == (model.context, model.top_k)
+    assert (context, top_k) == (model.context, model.top_k)
     assert isinstance(model.candidates, list)
-    assert [(c.id, c.features) for c in struct.candidates] == [
+    assert [(c.id, c.features) for c in candidates] == [
         (c.id, c.features) for c in model.candidates
     ]

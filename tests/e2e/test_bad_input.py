@@ -300,7 +300,7 @@ RANK_FORMS: list[tuple[Any, str]] = [
     ({"context": {}, "candidates": [{"features": {}, "id": []}]}, "candidates[0].id"),
     ({"context": {}, "candidates": {}}, "candidates"),
     ({"context": {}, "candidates": {"features": []}}, "candidates.features"),
-    ({"context": {}, "candidates": {"features": {"price": 3}}}, "candidates.features[...]"),
+    ({"context": {}, "candidates": {"features": {"price": 3}}}, "candidates.features.price"),
     ({"context": {}, "candidates": {"features": {}, "id": "a"}}, "candidates.id"),
     ({"context": {}, "candidates": {"features": {}, "id": [True]}}, "candidates.id[0]"),
     *(
