@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -25,7 +25,9 @@ MANIFEST = "manifest.json"
 SPEC = "features.toml"
 VOCABULARY = "vocabulary"
 GRAPH = "score.onnx"
+INT8_GRAPH = "score.int8.onnx"
 EXAMPLES = "examples.jsonl"
+Precision = Literal["float32", "int8"]
 _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{12}")
 
 
@@ -59,10 +61,11 @@ class Manifest(msgspec.Struct, frozen=True):
     files: dict[str, FileRecord]
 
 
-class Example(msgspec.Struct, frozen=True):
+class Example(msgspec.Struct, frozen=True, omit_defaults=True):
     """A golden request: raw rows, the indices they encode to, the trainer's logits.
 
-    ``context_row`` [width] and ``candidate_rows`` [N, width] are the side encoders' rows.
+    ``context_row`` [width] and ``candidate_rows`` [N, width] are the side encoders' rows;
+    ``int8_logits`` are those of the int8 graph, where there is one.
     """
 
     context: dict[str, Any]
@@ -70,6 +73,11 @@ class Example(msgspec.Struct, frozen=True):
     context_row: list[int]
     candidate_rows: list[list[int]]
     logits: list[float]
+    int8_logits: list[float] | None = None
+
+    def expected(self, precision: Precision) -> list[float]:
+        """The logits of the graph of a precision."""
+        return self.logits if precision == "float32" else self.int8_logits or []
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,21 @@ class Bundle:
     def graph(self) -> Path:
         """The float32 graph."""
         return self.path / GRAPH
+
+    def graph_in(self, precision: Precision) -> Path:
+        """The graph whose matrix products have a precision.
+
+        Raises:
+            BundleError: the bundle was made without it.
+        """
+        if precision == "float32":
+            return self.graph
+        if INT8_GRAPH not in self.manifest.files:
+            raise BundleError(
+                f"{self.version} has no {INT8_GRAPH}: train it with --quantize int8, or serve it"
+                " in float32"
+            )
+        return self.path / INT8_GRAPH
 
     @classmethod
     def open(cls, path: Path) -> Bundle:

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 
 from app.batch import Batch, Indices, Scores
+from app.bundle import Precision
 from app.errors import BundleError, EngineFailed, ProviderError
 from app.layout import Layout, RowShape
 
@@ -18,6 +19,8 @@ CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _largest = np.maximum.reduce
 TOLERANCE = {CPU: 1e-4, CUDA: 1e-3}
 """Largest difference of a logit from the trainer's, by provider (float32)."""
+INT8_TOLERANCE = 1e-3
+"""Largest difference of an int8 graph's logit from the same graph's at the export."""
 
 
 def _below(indices: Indices, bound: int) -> bool:
@@ -59,19 +62,23 @@ class Engine:
         candidate: RowShape,
         provider: str = "cpu",
         threads: int = 1,
+        precision: Precision = "float32",
     ) -> None:
         """Load a graph.
 
         Raises:
-            ProviderError: ``cuda`` was asked for and cannot be used.
+            ProviderError: ``cuda`` was asked for and cannot be used; an int8 graph never can
+                on it.
             BundleError: the graph cannot be loaded, or has other inputs than the layout.
         """
         self.threads = threads
+        self.precision = precision
         self.fallback: str | None = None
         self._table_rows = layout.table_rows
         self._context, self._candidate = context, candidate
         if provider != "cpu":
-            self.fallback = _cuda_problem()
+            on_cpu_only = "an int8 graph runs on the CPU" if precision == "int8" else None
+            self.fallback = on_cpu_only or _cuda_problem()
             if provider == "cuda" and self.fallback:
                 raise ProviderError(f"CUDA was asked for and cannot be used: {self.fallback}")
         self._session = self._load(graph, use_cuda=provider != "cpu" and self.fallback is None)
@@ -88,8 +95,8 @@ class Engine:
 
     @property
     def tolerance(self) -> float:
-        """Largest difference of a logit from the trainer's on this provider."""
-        return TOLERANCE[self.provider]
+        """Largest difference of a logit from the export's on this provider."""
+        return INT8_TOLERANCE if self.precision == "int8" else TOLERANCE[self.provider]
 
     def _load(self, graph: Path, use_cuda: bool) -> ort.InferenceSession:
         options = ort.SessionOptions()
@@ -124,16 +131,20 @@ class Engine:
                 score for each row.
         """
         self._check_bounds(batch)
-        feed = {"row_context": batch.row_context}
-        self._split(feed, "context", batch.context, self._context)
-        self._split(feed, "candidate", batch.candidate, self._candidate)
         try:
-            logit, score = self._session.run(("logit", "score"), feed)
+            logit, score = self._session.run(("logit", "score"), self.feed(batch))
         except Exception as error:
             raise EngineFailed(f"the engine failed: {type(error).__name__}") from error
         if logit.shape != (len(batch.candidate),) or score.shape != logit.shape:
             raise EngineFailed("the engine did not give one score for each row")
         return Scores(logit, score)
+
+    def feed(self, batch: Batch) -> dict[str, Indices]:
+        """Return the graph's inputs by name."""
+        feed = {"row_context": batch.row_context}
+        self._split(feed, "context", batch.context, self._context)
+        self._split(feed, "candidate", batch.candidate, self._candidate)
+        return feed
 
     def _check_bounds(self, batch: Batch) -> None:
         # As unsigned numbers, negative indices are the largest of all: one comparison.

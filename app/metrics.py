@@ -166,6 +166,6 @@ class Metrics:
             "ctr_queued_rows", "Rows waiting for the engine", registry=self.registry
         )
         self.info = Gauge(
-            "ctr_bundle_info", "The bundle, the execution provider in use, and why not CUDA",
-            ["version", "provider", "provider_fallback"], registry=self.registry,
+            "ctr_bundle_info", "The bundle, the execution provider in use, why not CUDA, precision",
+            ["version", "provider", "provider_fallback", "precision"], registry=self.registry,
         )  # fmt: skip

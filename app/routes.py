@@ -87,6 +87,7 @@ def build_router(state: State, endpoints: ScoringEndpoints, metrics: Metrics) ->
             "version": loaded.bundle.version,
             "provider": loaded.engine.provider,
             "provider_fallback": loaded.engine.fallback,
+            "precision": loaded.engine.precision,
             "engine_threads": loaded.engine.threads,
             "degraded": [],
         }
@@ -105,6 +106,7 @@ def build_router(state: State, endpoints: ScoringEndpoints, metrics: Metrics) ->
             "network": manifest.network,
             "provider": loaded.engine.provider,
             "provider_fallback": loaded.engine.fallback,
+            "precision": loaded.engine.precision,
             "tolerance": loaded.engine.tolerance,
             "golden_examples_worst_difference": loaded.worst_difference,
             "fields": [

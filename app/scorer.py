@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from app.batch import Batch, Caller, Job, Scoring
-from app.bundle import Bundle
+from app.bundle import Bundle, Precision
 from app.decoding import (
     MAX_DETAILS,
     candidate_decoder,
@@ -272,7 +272,13 @@ def _unknown_field(path: str, name: str, known: frozenset[str]) -> Detail:
     return Detail(f"{path}.{name}", f"unknown field{hint}")
 
 
-def verify_examples(bundle: Bundle, encoder: Encoder, engine: Scoring, tolerance: float) -> float:
+def verify_examples(
+    bundle: Bundle,
+    encoder: Encoder,
+    engine: Scoring,
+    tolerance: float,
+    precision: Precision = "float32",
+) -> float:
     """Check that the golden requests still encode and score as they did for the trainer.
 
     Returns the largest difference of a logit.
@@ -291,7 +297,12 @@ def verify_examples(bundle: Bundle, encoder: Encoder, engine: Scoring, tolerance
             raise BundleError(f"{bundle.version}: golden example {number} encodes to other indices")
         rows = len(matrix)
         scores = engine.score(Batch(context.reshape(1, -1), matrix, np.zeros(rows, np.int32)))
-        difference = np.abs(scores.logit - np.array(example.logits, np.float32))
+        expected = np.array(example.expected(precision), np.float32)
+        if len(expected) != rows:
+            raise BundleError(
+                f"{bundle.version}: golden example {number} has no {precision} logits"
+            )
+        difference = np.abs(scores.logit - expected)
         largest = float(difference.max(initial=0.0))
         worst = max(worst, largest)
         # Asked this way round, a difference that is no number is refused too.

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     provider: Provider = Field(
         "auto", description="auto, cuda (refuses to start without it), or cpu"
     )
+    precision: Literal["float32", "int8"] = Field(
+        "float32", description="of the matrix products; int8 needs a bundle with such a graph"
+    )
     engine_threads: NonNegativeInt = Field(
         0, description="intra-op threads of the engine; 0 is the CPU quota less one"
     )

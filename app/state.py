@@ -45,14 +45,15 @@ def load(settings: Settings) -> Loaded:
     encoder = Encoder(bundle.spec, bundle.vocabulary)
     threads = settings.engine_threads or engine_threads(cpu_quota())
     engine = Engine(
-        bundle.graph,
+        bundle.graph_in(settings.precision),
         bundle.vocabulary.layout,
         encoder.context.shape,
         encoder.candidate.shape,
         settings.provider,
         threads,
+        settings.precision,
     )
-    worst = verify_examples(bundle, encoder, engine, engine.tolerance)
+    worst = verify_examples(bundle, encoder, engine, engine.tolerance, settings.precision)
     engine.warm_up()
     return Loaded(bundle, encoder, engine, worst, perf_counter() - start)
 
@@ -117,7 +118,10 @@ class State:
         metrics.queued_rows.set_function(lambda: batcher.queued_rows)
         metrics.abandoned.set_function(lambda: batcher.abandoned)
         metrics.info.labels(
-            loaded.bundle.version, loaded.engine.provider, loaded.engine.fallback or ""
+            loaded.bundle.version,
+            loaded.engine.provider,
+            loaded.engine.fallback or "",
+            loaded.engine.precision,
         ).set(1)
         self._scorer = Scorer(
             loaded.bundle,
@@ -135,8 +139,10 @@ class State:
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
         log.info(
-            "ready: bundle %s on %s%s, %d engine threads, golden examples within %.1e, %.2f s",
+            "ready: bundle %s in %s on %s%s, %d engine threads, golden examples within %.1e,"
+            " %.2f s",
             loaded.bundle.version,
+            loaded.engine.precision,
             loaded.engine.provider,
             f" (not CUDA: {loaded.engine.fallback})" if loaded.engine.fallback else "",
             loaded.engine.threads,

@@ -29,6 +29,13 @@ INTERRUPTED = 130
 """Exit code after SIGINT or SIGTERM, as shells have it."""
 
 
+class Quantized(StrEnum):
+    """Graphs that an export writes beside the float32 one."""
+
+    none = "none"
+    int8 = "int8"
+
+
 class Split(StrEnum):
     """How data files are split into parts."""
 
@@ -69,6 +76,9 @@ def train_command(
     seed: Annotated[int | None, typer.Option(min=0, help="Overrides the settings' seed.")] = None,
     split: Annotated[Split, typer.Option(help="Along time, or at random.")] = Split.auto,
     max_bad_lines: BadLines = 0.0,
+    quantize: Annotated[
+        Quantized, typer.Option(help="Write an int8 graph too, if it loses next to nothing.")
+    ] = Quantized.none,
     out: Annotated[Path, typer.Option(help="Directory of bundles.")] = Path("bundles"),
 ) -> None:
     """Train a network, export and check it, and print the new bundle's path."""
@@ -85,7 +95,7 @@ def train_command(
     mode: SplitMode = split.value
     training = TrainConfig.from_dict(settings)
     inputs = Inputs(data or (), given or None, mode, training.seed, max_bad_lines)
-    print(train(spec, inputs, training, out))
+    print(train(spec, inputs, training, out, int8=quantize is Quantized.int8))
 
 
 @cli.command()

@@ -13,16 +13,20 @@ from model.export import side_rows
 ROWS_PER_RUN = 4096
 
 
+def batch_of(data: Dataset) -> Batch:
+    """Every row as its own context."""
+    return Batch(
+        side_rows(data.context, data.context_lists),
+        side_rows(data.candidate, data.candidate_lists),
+        np.arange(len(data), dtype=np.int32),
+    )
+
+
 def score_dataset(engine: Engine, data: Dataset) -> Scores:
     """Score every row; each row is its own context."""
-    context = side_rows(data.context, data.context_lists)
-    candidate = side_rows(data.candidate, data.candidate_lists)
     logit: NDArray[np.float32] = np.empty(len(data), np.float32)
     score: NDArray[np.float32] = np.empty(len(data), np.float32)
     for start in range(0, len(data), ROWS_PER_RUN):
         rows = slice(start, start + ROWS_PER_RUN)
-        part = candidate[rows]
-        logit[rows], score[rows] = engine.score(
-            Batch(context[rows], part, np.arange(len(part), dtype=np.int32))
-        )
+        logit[rows], score[rows] = engine.score(batch_of(data.take(rows)))
     return Scores(logit, score)

@@ -15,7 +15,17 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from app.bundle import EXAMPLES, GRAPH, SPEC, VOCABULARY, Bundle, newest, write_bundle
+from app.bundle import (
+    EXAMPLES,
+    GRAPH,
+    INT8_GRAPH,
+    SPEC,
+    VOCABULARY,
+    Bundle,
+    Precision,
+    newest,
+    write_bundle,
+)
 from app.encoder import Encoder
 from app.engine import Engine, cpu_quota
 from app.layout import Layout
@@ -27,6 +37,7 @@ from model.encode import encode, statistics
 from model.evaluate import score_dataset
 from model.export import check_parity, golden_examples, write_graph
 from model.metrics import Metrics, evaluate_scores
+from model.quantize import Loss, loss, with_int8_logits, write_int8
 from model.report import write_report
 from model.train import fit
 from model.vocab import learn
@@ -77,9 +88,12 @@ class Inputs:
         return {"mode": mode, "seed": self.seed, "shares": [0.8, 0.1, 0.1]}
 
 
-def open_engine(graph: Path, encoder: Encoder, layout: Layout) -> Engine:
+def open_engine(
+    graph: Path, encoder: Encoder, layout: Layout, precision: Precision = "float32"
+) -> Engine:
     """Load a graph on the CPU, on which bundles are checked and measured."""
-    return Engine(graph, layout, encoder.context.shape, encoder.candidate.shape, "cpu", cpu_quota())
+    shapes = encoder.context.shape, encoder.candidate.shape
+    return Engine(graph, layout, *shapes, "cpu", cpu_quota(), precision)
 
 
 def train(
@@ -88,11 +102,13 @@ def train(
     config: TrainConfig,
     out: Path,
     progress: bool = True,
+    int8: bool = False,
 ) -> Path:
     """Train, check and write a bundle below ``out``; return its path.
 
     A report with plots stands beside it, as ``<bundle>.report``. The same data, settings and
-    thread count give the same bundle id.
+    thread count give the same bundle id. With ``int8`` the bundle also has an int8 graph, if
+    that loses next to nothing.
     """
     text = FeatureSpec.read(spec_path)
     spec = FeatureSpec.parse(text)
@@ -126,6 +142,7 @@ def train(
     metrics: dict[str, Metrics] = {}
     parity: dict[str, Any] = {}
     logits: dict[str, NDArray[np.float32]] = {}
+    losses: list[Loss] = []
 
     def fill(directory: Path) -> None:
         (directory / SPEC).write_text(text, encoding="utf-8")
@@ -137,10 +154,23 @@ def train(
         parity.update(worst_logit_difference=worst, rows=compared, tolerance=engine.tolerance)
         say(f"graph agrees with the network within {worst:.1e} over {compared:,} rows")
         examples = golden_examples(spec, encoder, network, tables["test"].frame, config.seed)
-        (directory / EXAMPLES).write_bytes(msgspec.json.Encoder().encode_lines(examples))
+        scores = {part: score_dataset(engine, data[part]) for part in PARTS}
         for part in PARTS:
-            logits[part] = score_dataset(engine, data[part]).logit
+            logits[part] = scores[part].logit
             metrics[part] = evaluate_scores(data[part].label, logits[part])
+        if int8:
+            path = directory / INT8_GRAPH
+            write_int8(directory / GRAPH, path, engine, data["train"], config.seed)
+            quick = open_engine(path, encoder, vocabulary.layout, "int8")
+            label, validation = data["validation"].label, data["validation"]
+            lost = loss(label, scores["validation"], score_dataset(quick, validation))
+            losses.append(lost)
+            say(str(lost) if lost.accepted else f"warning: left out: {lost}")
+            if lost.accepted:
+                examples = [with_int8_logits(each, quick) for each in examples]
+            else:
+                path.unlink()
+        (directory / EXAMPLES).write_bytes(msgspec.json.Encoder().encode_lines(examples))
 
     def describe(_: Path) -> dict[str, Any]:
         sources = {
@@ -157,6 +187,7 @@ def train(
                 "rows_per_second": result.rows_per_second,
                 "stopped_early": result.stopped_early,
                 "parity": parity,
+                "int8": [{"accepted": lost.accepted, **asdict(lost)} for lost in losses],
                 "torch": str(torch.__version__),
                 "threads": config.thread_count(),
             },
@@ -177,6 +208,7 @@ def train(
         metrics,
         data["test"].label,
         logits["test"],
+        "".join(f"{lost}; {'accepted' if lost.accepted else 'left out'}." for lost in losses),
     )
     for part, figures in metrics.items():
         say(f"{part}: {show(figures)}")

@@ -24,23 +24,28 @@ def write_report(
     metrics: Mapping[str, Metrics],
     label: NDArray[np.uint8],
     logit: NDArray[np.floating[Any]],
+    remark: str = "",
 ) -> Path:
     """Write ``report.md`` and its two PNGs into ``directory``, and return the Markdown's path.
 
     ``metrics`` holds each part's figures by the part's name; ``label`` and ``logit`` [R] are
-    the rows of the reliability diagram.
+    the rows of the reliability diagram; ``remark`` is a sentence to be added.
     """
     directory.mkdir(parents=True, exist_ok=True)
     # Figures made without pyplot need no display and are never left open.
     learning_curve(result).savefig(directory / "learning-curve.png")
     reliability_diagram(label, logit).savefig(directory / "reliability.png")
     path = directory / "report.md"
-    path.write_text(markdown(title, config, result, metrics), encoding="utf-8")
+    path.write_text(markdown(title, config, result, metrics, remark), encoding="utf-8")
     return path
 
 
 def markdown(
-    title: str, config: TrainConfig, result: FitResult, metrics: Mapping[str, Metrics]
+    title: str,
+    config: TrainConfig,
+    result: FitResult,
+    metrics: Mapping[str, Metrics],
+    remark: str = "",
 ) -> str:
     """Return the page's text."""
     header = "| part | rows | clicks | AUC | log loss | calibration | calibration error |"
@@ -60,7 +65,7 @@ def markdown(
 
         Calibration is predicted clicks over observed clicks. Training {ending} after
         {seconds:.1f} s ({rate:,.0f} rows/s); the weights are those of step {step:,}
-        (epoch {epoch:.2f}).
+        (epoch {epoch:.2f}). {remark}
 
         ![Log loss and AUC by epoch](learning-curve.png)
 
@@ -80,6 +85,7 @@ def markdown(
         step=result.best.step,
         epoch=result.best.epoch,
         settings=settings,
+        remark=remark,
     )
 
 

@@ -1,8 +1,8 @@
-"""DeepFM rearranged for inference: the same function in a third of the operations.
+"""DeepFM rearranged for inference: the same function in half of the operations.
 
-With e_f = (w_f, v_f) a side's rows of the table laid end to end, one matrix product gives all
-that the side brings: its part of the first hidden layer, its sum of embeddings S and its
-first-order sum. The pairwise term of FM (Rendle 2010),
+With e_f = (w_f, v_f) a side's rows of the table, one matrix product gives the side's part of
+the first hidden layer, and their sum gives its first-order sum and its sum of embeddings S.
+The pairwise term of FM (Rendle 2010),
 
     sum_{i<j} <v_i, v_j> = 1/2 ||S||^2 - 1/2 sum_i ||v_i||^2,
 
@@ -24,15 +24,15 @@ from model.deepfm import DeepFM, mean_of_list
 
 
 class ServingDeepFM(nn.Module):
-    """A trained network's function; inputs and output are those of ``DeepFM.forward``.
-
-    A side's product has H + K + 1 columns: hidden pre-activation, S, first order.
-    """
+    """A trained network's function; inputs and output are those of ``DeepFM.forward``."""
 
     table: Tensor
     context_weight: Tensor
     candidate_weight: Tensor
     bias: Tensor
+    hidden_bias: Tensor
+    first_order: Tensor
+    pairwise: Tensor
 
     def __init__(self, network: DeepFM, layout: Layout) -> None:
         """Take the weights of ``network``, which is left as it is."""
@@ -40,31 +40,35 @@ class ServingDeepFM(nn.Module):
         folded = network.folded()
         with torch.no_grad():
             table = folded.table.detach().clone()
+            size = table.shape[1] - 1
             for slot in layout.context + layout.candidate:
                 rows = table[slot.first : slot.first + slot.size]
                 rows[:, 0] -= 0.5 * rows[:, 1:].square().sum(1)
-            self.size = table.shape[1] - 1
-            hidden = folded.first.out_features
+            # The first-order weights enter the product, times zero, beside the embeddings.
+            # They are brought to the embeddings' range, which int8 inputs of it share.
+            scale = table[:, 0].abs().max() / table[:, 1:].abs().max()
+            scale = torch.where((scale > 0) & scale.isfinite(), scale, torch.ones(()))
+            table[:, 0] /= scale
             weight = folded.first.weight.detach()
-            bias = torch.zeros(hidden + self.size + 1)
-            bias[:hidden] = folded.first.bias
-            bias[-1] = folded.bias
-        self.hidden = hidden
+            first_order = torch.zeros(1 + size)
+            first_order[0] = scale
+            pairwise = torch.full((1 + size,), 0.5)
+            pairwise[0] = 0
         self.register_buffer("table", table)
-        self.register_buffer("context_weight", self._widened(weight[:, : folded.split]))
-        self.register_buffer("candidate_weight", self._widened(weight[:, folded.split :]))
-        self.register_buffer("bias", bias)
+        self.register_buffer("context_weight", self._widened(weight[:, : folded.split], size))
+        self.register_buffer("candidate_weight", self._widened(weight[:, folded.split :], size))
+        self.register_buffer("first_order", first_order)
+        self.register_buffer("pairwise", pairwise)
+        self.register_buffer("bias", folded.bias.detach().reshape(1, 1))
+        self.register_buffer("hidden_bias", folded.first.bias.detach())
         self.deeper, self.output = folded.deeper, folded.output
 
-    def _widened(self, weight_HZ: Tensor) -> Tensor:
-        """Give a side's first-layer weights the rows for S and the first-order sum."""
-        hidden, size = weight_HZ.shape[0], self.size
-        fields = weight_HZ.shape[1] // size
-        weight_HFK = torch.zeros(hidden + size + 1, fields, 1 + size)
-        weight_HFK[:hidden, :, 1:] = weight_HZ.reshape(hidden, fields, size)
-        weight_HFK[hidden : hidden + size, :, 1:] = torch.eye(size).unsqueeze(1)
-        weight_HFK[-1, :, 0] = 1
-        return weight_HFK.flatten(1)
+    @staticmethod
+    def _widened(weight_HZ: Tensor, size: int) -> Tensor:
+        """Give a side's first-layer weights a zero for each field's first-order weight."""
+        hidden, width = weight_HZ.shape
+        weight_HFK = weight_HZ.reshape(hidden, width // size, size)
+        return functional.pad(weight_HFK, (1, 0)).flatten(1)
 
     def forward(
         self,
@@ -75,35 +79,36 @@ class ServingDeepFM(nn.Module):
         candidate_lists: Sequence[Tensor] = (),
     ) -> Tensor:
         """Return the logit float32 [N] of every row."""
-        context_UC = self._side(context, context_lists, self.context_weight, self.bias)
-        candidate_NC = self._side(candidate, candidate_lists, self.candidate_weight, None)
-        both_NC = context_UC.index_select(0, row_context) + candidate_NC
-        hidden_NH, total_NK, first_order_N1 = torch.split(
-            both_NC, [self.hidden, self.size, 1], dim=1
+        context_UH, context_UK = self._side(
+            context, context_lists, self.context_weight, self.hidden_bias
         )
-        hidden_NH = functional.relu(hidden_NH)
+        candidate_NH, candidate_NK = self._side(
+            candidate, candidate_lists, self.candidate_weight, None
+        )
+        hidden_NH = functional.relu(context_UH.index_select(0, row_context) + candidate_NH)
         for linear in self.deeper:
             hidden_NH = functional.relu(linear(hidden_NH))
-        deep_N1: Tensor = self.output(hidden_NH)
-        pairwise_N1 = 0.5 * total_NK.square().sum(1, keepdim=True)
-        logit_N: Tensor = (deep_N1 + pairwise_N1 + first_order_N1).squeeze(1)
+        total_NK = context_UK.index_select(0, row_context) + candidate_NK
+        fm_N1 = (total_NK * (total_NK * self.pairwise + self.first_order)).sum(1, keepdim=True)
+        logit_N: Tensor = (self.output(hidden_NH) + fm_N1 + self.bias).squeeze(1)
         return logit_N
 
     def _side(
         self,
         index_RF: Tensor,
         lists_RL: Sequence[Tensor],
-        weight_CZ: Tensor,
-        bias_C: Tensor | None,
-    ) -> Tensor:
-        """Return a side's columns [R, H + K + 1]."""
-        rows_RZ = functional.embedding(index_RF, self.table).flatten(1)
+        weight_HZ: Tensor,
+        bias_H: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return a side's part of the first layer [R, H] and its rows' sum [R, 1 + K]."""
+        rows_RFK = functional.embedding(index_RF, self.table)
         if not lists_RL:
-            return functional.linear(rows_RZ, weight_CZ, bias_C)
-        means_RK = [mean_of_list(self.table, index_RL) for index_RL in lists_RL]
-        columns_RC = functional.linear(torch.cat([rows_RZ, *means_RK], 1), weight_CZ, bias_C)
-        squares_R1 = 0.5 * torch.stack([mean[:, 1:] for mean in means_RK], 1).square().sum(
-            (1, 2)
-        ).unsqueeze(1)
-        last = self.hidden + self.size
-        return torch.cat([columns_RC[:, :last], columns_RC[:, last:] - squares_R1], 1)
+            return functional.linear(rows_RFK.flatten(1), weight_HZ, bias_H), rows_RFK.sum(1)
+        means_RFK = torch.stack([mean_of_list(self.table, index_RL) for index_RL in lists_RL], 1)
+        rows_RFK = torch.cat([rows_RFK, means_RFK], 1)
+        # By the square of a mean, in the first column, which counts its scale.
+        squares_R1 = means_RFK[:, :, 1:].square().sum((1, 2)).unsqueeze(1)
+        scale = self.first_order[:1]
+        taken_off_RK = functional.pad(0.5 * squares_R1 / scale, (0, rows_RFK.shape[2] - 1))
+        hidden_RH = functional.linear(rows_RFK.flatten(1), weight_HZ, bias_H)
+        return hidden_RH, rows_RFK.sum(1) - taken_off_RK

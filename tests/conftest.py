@@ -49,7 +49,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle trained on ``sample``, once for all tests."""
+    """A bundle trained on ``sample``, once for all tests; it has an int8 graph."""
     import torch
 
     from model.config import TrainConfig
@@ -61,7 +61,7 @@ def tiny_bundle(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Pat
     threads = torch.get_num_threads()
     out = tmp_path_factory.mktemp("bundles")
     try:
-        return train(sample.spec, Inputs([sample.data]), config, out, progress=False)
+        return train(sample.spec, Inputs([sample.data]), config, out, progress=False, int8=True)
     finally:
         torch.set_num_threads(threads)
 

@@ -19,14 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.bundle import EXAMPLES, GRAPH, SPEC, VOCABULARY, Bundle, write_bundle
+from app.bundle import EXAMPLES, GRAPH, INT8_GRAPH, SPEC, VOCABULARY, Bundle, write_bundle
 from app.encoder import Encoder
 from app.spec import FeatureSpec
 from app.vocabulary import SlotVocabulary, Texts, Vocabulary, arrange
-from model import deepfm, export, serving
+from model import deepfm, export, quantize, serving
 from model.config import TrainConfig
+from model.dataset import Dataset
 from model.deepfm import DeepFM
 from model.export import example, write_graph
+from model.pipeline import open_engine
+from model.quantize import CALIBRATION_ROWS, with_int8_logits, write_int8
 
 CONTEXT_FIELDS, CANDIDATE_FIELDS = 24, 15
 FIELDS = CONTEXT_FIELDS + CANDIDATE_FIELDS
@@ -115,6 +118,16 @@ def make(directory: Path) -> tuple[Path, Path]:
             example(encoder, network, draws.side(True), [draws.side(False) for _ in range(3)])
             for _ in range(8)
         ]
+        engine = open_engine(path / GRAPH, encoder, layout)
+        rows = [draws.columns(side, CALIBRATION_ROWS) for side in (True, False)]
+        data = Dataset(
+            encoder.context.columns(rows[0], CALIBRATION_ROWS),
+            encoder.candidate.columns(rows[1], CALIBRATION_ROWS),
+            (), (), np.zeros(CALIBRATION_ROWS, np.uint8),
+        )  # fmt: skip
+        write_int8(path / GRAPH, path / INT8_GRAPH, engine, data, seed=1)
+        quick = open_engine(path / INT8_GRAPH, encoder, layout, "int8")
+        golden = [with_int8_logits(each, quick) for each in golden]
         (path / EXAMPLES).write_bytes(msgspec.json.Encoder().encode_lines(golden))
 
     bundle = write_bundle(
@@ -134,7 +147,7 @@ def make(directory: Path) -> tuple[Path, Path]:
 def _sources() -> str:
     """Hash of the code that decides the files, so that no old graph is ever measured."""
     digest = hashlib.sha256()
-    for module in (deepfm, serving, export, sys.modules[__name__]):
+    for module in (deepfm, serving, export, quantize, sys.modules[__name__]):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()
 
