@@ -4,6 +4,7 @@
 values. ``/rank`` is timed by one client as a whole HTTP request beside the bare run of the
 plain, unfactored graph on the same rows in this process, one engine thread each. Every figure
 is the median of the repetitions; nothing is cached but the vocabulary, which both keep whole.
+With ``--peers``, two model servers do the job of ``/predict`` beside them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import http.client
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -27,6 +29,9 @@ import numpy as np
 import onnxruntime as ort
 
 from app.encoder import Encoder
+from tests.load.peers import running
+from tests.load.peers.lineup import Lineup
+from tests.load.peers.peer import Mosec, Row, Triton
 from tests.load.shape import FIELDS, Draws, field_name, make, opened
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +40,7 @@ CONNECTIONS = (1, 32, 128)
 BODIES = 10_000
 CANDIDATES = (100, 1000)
 TOP_K = 20
+CHECKED_ROWS = 100
 
 
 class Figures(NamedTuple):
@@ -68,11 +74,13 @@ def serving(words: Sequence[str]) -> Iterator[None]:
         process.wait(30)
 
 
-def wrk(bodies: Path, connections: int, seconds: float, target: str = "/predict") -> Figures:
+def wrk(
+    bodies: Path, connections: int, seconds: float, target: str = "/predict", port: int = PORT
+) -> Figures:
     """Drive the server; a single answer that is no 200 ends the benchmark."""
     done = subprocess.run(
         ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s",
-         "-s", str(ROOT / "tests/load/wrk.lua"), f"http://127.0.0.1:{PORT}"],
+         "-s", str(ROOT / "tests/load/wrk.lua"), f"http://127.0.0.1:{port}"],
         env={**os.environ, "BODIES": str(bodies), "TARGET": target},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
@@ -98,14 +106,19 @@ class Samples:
         return statistics.median(self.values[name])
 
 
-def predict_bodies(path: Path) -> None:
-    """Write one-row bodies of distinct contexts, one a line."""
+def predict_rows() -> list[Row]:
+    """Draw rows of distinct contexts."""
     draws = Draws(7)
     columns = draws.columns(True, BODIES) | draws.columns(False, BODIES)
     names = [field_name(field) for field in range(FIELDS)]
+    values = zip(*(columns[name] for name in names), strict=True)
+    return [dict(zip(names, row, strict=True)) for row in values]
+
+
+def predict_bodies(path: Path, rows: Sequence[Row]) -> None:
+    """Write one-row bodies, one a line."""
     with path.open("w") as file:
-        for row in zip(*(columns[name] for name in names), strict=True):
-            file.write(json.dumps({"instances": [dict(zip(names, row, strict=True))]}) + "\n")
+        file.writelines(json.dumps({"instances": [row]}) + "\n" for row in rows)
 
 
 def rank_bodies(path: Path, candidates: int, count: int) -> list[dict[str, Any]]:
@@ -161,19 +174,42 @@ def rank_over_http(bodies: Sequence[bytes], count: int) -> float:
     return timed(ask, count)
 
 
+def product_words(bundle: Path) -> list[str]:
+    """The product's command line."""
+    return ["app", "--bundle", str(bundle), "--port", str(PORT), "--log-level", "warning"]
+
+
+def lined_up(bundle: Path, plain: Path, rows: Sequence[Row], scratch: Path) -> Lineup:
+    """The peers whose scores are the product's."""
+    lineup = Lineup([Mosec(), Triton()], bundle, plain, rows, scratch)
+    with serving(product_words(bundle)):
+        body = {"instances": rows[:CHECKED_ROWS]}
+        expected = running.ask(PORT, "/predict", body)["predictions"]
+    lineup.check(expected)
+    return lineup
+
+
+def drive(
+    samples: Samples, name: str, bodies: Path, seconds: float,
+    target: str = "/predict", port: int = PORT,
+) -> None:  # fmt: skip
+    """One repetition of one-row bodies against a server that runs."""
+    wrk(bodies, 8, 1, target, port)
+    for connections in CONNECTIONS:
+        figures = wrk(bodies, connections, seconds, target, port)
+        for part, figure in figures._asdict().items():
+            samples.add(f"{name}_c{connections}_{part}", figure)
+
+
 def measure(samples: Samples, bundle: Path, plain: Path, scratch: Path, seconds: float) -> None:
-    """One repetition of everything."""
-    product = ["app", "--bundle", str(bundle), "--port", str(PORT), "--log-level", "warning"]
+    """One repetition of everything but the peers."""
+    product = product_words(bundle)
     usual = ["tests.load.usual", str(bundle), str(plain), str(PORT)]
     servers = {"product": product, "usual_def": [*usual, "def"], "usual_async": [*usual, "async"]}
     bodies = scratch / "predict"
     for name, words in servers.items():
         with serving(words):
-            wrk(bodies, 8, 1)
-            for connections in CONNECTIONS:
-                figures = wrk(bodies, connections, seconds)
-                for part, figure in figures._asdict().items():
-                    samples.add(f"{name}_c{connections}_{part}", figure)
+            drive(samples, name, bodies, seconds)
     _, encoder = opened(bundle)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -225,13 +261,24 @@ def ratios(samples: Samples) -> dict[str, float]:
     }
 
 
-def table(samples: Samples) -> str:
+def peer_ratios(samples: Samples, peers: Sequence[str]) -> dict[str, float]:
+    """The product against the better peer: requests per second, and latencies."""
+    figures = {}
+    for name, better in {"rate": max, "p50": min, "p99": min}.items():
+        for c in CONNECTIONS:
+            best = better(samples.median(f"{peer}_c{c}_{name}") for peer in peers)
+            key = f"predict_c{c}_{name}_over_best_peer".replace("_rate", "")
+            figures[key] = samples.median(f"product_c{c}_{name}") / best
+    return figures
+
+
+def table(samples: Samples, peers: Sequence[str] = ()) -> str:
     """Medians of the repetitions as a Markdown table."""
     lines = [
         "| server | connections | requests/s | p50, ms | p99, ms |",
         "|---|---:|---:|---:|---:|",
     ]
-    for name in ("product", "usual_async", "usual_def"):
+    for name in ("product", "usual_async", "usual_def", *peers):
         for c in CONNECTIONS:
             rate, p50, p99 = (samples.median(f"{name}_c{c}_{part}") for part in Figures._fields)
             lines.append(f"| {name} | {c} | {rate:,.0f} | {p50 / 1e3:.2f} | {p99 / 1e3:.2f} |")
@@ -252,21 +299,38 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each wrk run")
     parser.add_argument("--json", type=Path, help="write the ratios here")
+    parser.add_argument("--peers", action="store_true", help="mosec and Triton beside the service")
     options = parser.parse_args()
+    # A benchmark that is told to end ends its servers first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     bundle, plain = make(ROOT / "data" / "criteo-shape")
     samples = Samples()
-    with tempfile.TemporaryDirectory() as scratch:
-        predict_bodies(Path(scratch) / "predict")
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        rows = predict_rows()
+        predict_bodies(scratch / "predict", rows)
+        lineup = lined_up(bundle, plain, rows, scratch) if options.peers else None
         for repetition in range(options.repetitions):
             print(f"repetition {repetition + 1} of {options.repetitions}", file=sys.stderr)
-            measure(samples, bundle, plain, Path(scratch), options.seconds)
+            measure(samples, bundle, plain, scratch, options.seconds)
+            if lineup:
+                lineup.each(
+                    lambda peer, port: drive(
+                        samples, peer.name, lineup.bodies(peer), options.seconds, peer.target, port
+                    )
+                )
     figures = ratios(samples)
-    print(table(samples))
+    peers = lineup.names if lineup else []
+    if peers:
+        figures |= peer_ratios(samples, peers)
+    print(table(samples, peers))
     print()
     for name, figure in figures.items():
         print(f"{name:30} {figure:.3f}")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if lineup and not lineup.complete:
+        raise SystemExit("a peer was left out: see above")
 
 
 if __name__ == "__main__":
