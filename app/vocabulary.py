@@ -11,7 +11,6 @@ import re
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +43,10 @@ class Integers:
         return cls(np.array(keys[:bound], np.int64), np.array(keys[bound:], np.uint64), rows)
 
     def lookup(self) -> dict[Any, int]:
-        """Return key → row."""
+        """Return key → row, in the order of the rows."""
         keys = self.keys.tolist() + self.large.tolist()
-        return dict(zip(keys, self.rows.tolist(), strict=True))
+        order = np.argsort(self.rows).tolist()
+        return {keys[i]: row for i, row in zip(order, np.sort(self.rows).tolist(), strict=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,12 @@ class Texts:
         return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets, rows)
 
     def lookup(self) -> dict[Any, int]:
-        """Return key → row."""
+        """Return key → row, made in the order of the rows: frequent keys lie close together."""
         blob = self.blob.tobytes()
-        bounds = self.offsets.tolist()
-        keys = [blob[start:end].decode() for start, end in pairwise(bounds)]
-        return dict(zip(keys, self.rows.tolist(), strict=True))
+        order = np.argsort(self.rows)
+        starts, ends = self.offsets[:-1][order].tolist(), self.offsets[1:][order].tolist()
+        keys = [blob[start:end].decode() for start, end in zip(starts, ends, strict=True)]
+        return dict(zip(keys, np.sort(self.rows).tolist(), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

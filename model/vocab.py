@@ -30,10 +30,11 @@ Counts = Counter[Any]
 def learn(spec: FeatureSpec, frame: pl.DataFrame) -> Vocabulary:
     """Learn every slot's values from the rows of the training part, and nothing else.
 
-    Values rarer than the field's ``min_count`` are left out: they are OOV. The same rows in
-    any order give the same vocabulary.
+    Values rarer than the field's ``min_count`` are left out: they are OOV. The more frequent a
+    value, the earlier its row: what is looked up most lies close together, in the table and in
+    the service's memory. The same rows in any order give the same vocabulary.
     """
-    keys: dict[str, list[Any]] = {}
+    known: dict[str, Counts] = {}
     edges: dict[str, NDArray[np.float32]] = {}
     for field in spec.fields:
         values, codes = field_values(field, frame[field.name])
@@ -47,8 +48,8 @@ def learn(spec: FeatureSpec, frame: pl.DataFrame) -> Vocabulary:
             continue
         least = 1 if isinstance(field, Time) else field.min_count
         for name, counts in _count(field, values, weights).items():
-            keys[name] = [key for key, count in counts.items() if count >= least]
-    sizes = {name: len(found) for name, found in keys.items()}
+            known[name] = Counter({key: count for key, count in counts.items() if count >= least})
+    sizes = {name: len(found) for name, found in known.items()}
     sizes |= {name: len(found) + 1 for name, found in edges.items()}
     layout = arrange(spec, sizes)
     slots: dict[str, SlotVocabulary] = {}
@@ -56,16 +57,18 @@ def learn(spec: FeatureSpec, frame: pl.DataFrame) -> Vocabulary:
         if slot.name in edges:
             slots[slot.name] = Edges(edges[slot.name])
         else:
-            slots[slot.name] = _pack(keys[slot.name], slot.first + RESERVED_ROWS)
+            slots[slot.name] = _pack(known[slot.name], slot.first + RESERVED_ROWS)
     return Vocabulary(layout, slots)
 
 
-def _pack(keys: list[Any], first: int) -> Integers | Texts:
-    """Give sorted keys consecutive rows from ``first`` on."""
-    rows = np.arange(first, first + len(keys), dtype=np.int32)
-    if keys and isinstance(keys[0], str):
-        return Texts.of(sorted(keys, key=str.encode), rows)
-    return Integers.of(sorted(keys), rows)
+def _pack(counts: Counts, first: int) -> Integers | Texts:
+    """Give keys consecutive rows from ``first`` on, by falling count and then by key."""
+    texts = isinstance(next(iter(counts), None), str)
+    keys = sorted(counts, key=str.encode) if texts else sorted(counts)
+    order = np.argsort([-counts[key] for key in keys], kind="stable")
+    rows = np.empty(len(keys), np.int32)
+    rows[order] = np.arange(first, first + len(keys))
+    return Texts.of(keys, rows) if texts else Integers.of(keys, rows)
 
 
 def _count(field: Field, values: Sequence[Any], weights: NDArray[np.int64]) -> dict[str, Counts]:

@@ -214,18 +214,20 @@ def measure(samples: Samples, bundle: Path, plain: Path, scratch: Path, seconds:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(plain), options, providers=["CPUExecutionProvider"])
-    with serving([*product, "--engine-threads", "1"]):
+    one_thread = [*product, "--engine-threads", "1"]
+    encoded: dict[int, list[bytes]] = {}
+    with serving(one_thread):
         for candidates in CANDIDATES:
             decoded = rank_bodies(scratch / f"rank{candidates}", candidates, 30)
             rows = [plain_rows(encoder, body) for body in decoded]
-            encoded = [json.dumps(body).encode() for body in decoded]
+            encoded[candidates] = [json.dumps(body).encode() for body in decoded]
             repeats = 20_000 // candidates
 
             def bare(number: int, rows: list[Any] = rows) -> None:
                 session.run(None, {"index": rows[number % len(rows)]})
 
             samples.add(f"bare_rank{candidates}", timed(bare, repeats))
-            samples.add(f"product_rank{candidates}", rank_over_http(encoded, repeats))
+            samples.add(f"product_rank{candidates}", rank_over_http(encoded[candidates], repeats))
         alone = wrk(bodies, 1, seconds).p99
         rank = subprocess.Popen(
             ["wrk", "-t1", "-c4", f"-d{seconds + 2:g}s", "-s", str(ROOT / "tests/load/wrk.lua"),
@@ -238,6 +240,10 @@ def measure(samples: Samples, bundle: Path, plain: Path, scratch: Path, seconds:
         rank.wait()
         samples.add("predict_p99_alone", alone)
         samples.add("predict_p99_under_rank", under)
+    with serving([*one_thread, "--precision", "int8"]):
+        for candidates in CANDIDATES:
+            seconds_int8 = rank_over_http(encoded[candidates], 20_000 // candidates)
+            samples.add(f"int8_rank{candidates}", seconds_int8)
 
 
 def ratios(samples: Samples) -> dict[str, float]:
@@ -256,6 +262,7 @@ def ratios(samples: Samples) -> dict[str, float]:
         "predict_c128_ratio": median("product_c128_rate") / best[128],
         "rank100_fp32_over_bare": median("product_rank100") / median("bare_rank100"),
         "rank1000_fp32_over_bare": median("product_rank1000") / median("bare_rank1000"),
+        "rank1000_int8_over_bare": median("int8_rank1000") / median("bare_rank1000"),
         "predict_p99_under_rank_ratio": (median("predict_p99_under_rank") - batch)
         / median("predict_p99_alone"),
     }
@@ -284,12 +291,12 @@ def table(samples: Samples, peers: Sequence[str] = ()) -> str:
             lines.append(f"| {name} | {c} | {rate:,.0f} | {p50 / 1e3:.2f} | {p99 / 1e3:.2f} |")
     lines += [
         "",
-        "| /rank candidates | bare plain graph, ms | product over HTTP, ms |",
-        "|---:|---:|---:|",
+        "| /rank candidates | bare plain graph, ms | product over HTTP, ms | in int8, ms |",
+        "|---:|---:|---:|---:|",
     ]
     for n in CANDIDATES:
-        bare, ours = samples.median(f"bare_rank{n}") * 1e3, samples.median(f"product_rank{n}") * 1e3
-        lines.append(f"| {n} | {bare:.2f} | {ours:.2f} |")
+        times = (samples.median(f"{name}_rank{n}") * 1e3 for name in ("bare", "product", "int8"))
+        lines.append(f"| {n} | " + " | ".join(f"{time:.2f}" for time in times) + " |")
     return "\n".join(lines)
 
 
