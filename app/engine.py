@@ -78,7 +78,7 @@ class Engine:
         self._context, self._candidate = context, candidate
         if provider != "cpu":
             on_cpu_only = "an int8 graph runs on the CPU" if precision == "int8" else None
-            self.fallback = on_cpu_only or _cuda_problem()
+            self.fallback = on_cpu_only or cuda_problem()
             if provider == "cuda" and self.fallback:
                 raise ProviderError(f"CUDA was asked for and cannot be used: {self.fallback}")
         self._session = self._load(graph, use_cuda=provider != "cpu" and self.fallback is None)
@@ -185,7 +185,7 @@ class Engine:
                 )
 
 
-def _cuda_problem() -> str | None:
+def cuda_problem() -> str | None:
     """Say why CUDA cannot be used here, or nothing if it can.
 
     Both onnxruntime distributions install into the same directory, and which one is then

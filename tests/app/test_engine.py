@@ -16,7 +16,7 @@ from app.encoder import Encoder
 from app.engine import CPU, CUDA, TOLERANCE, Engine, cpu_quota
 from app.errors import BundleError, EngineFailed, ProviderError
 
-NO_CUDA = module._cuda_problem()
+NO_CUDA = module.cuda_problem()
 TABLE_END = "first index behind the table"
 
 
