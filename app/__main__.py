@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import cast
@@ -52,6 +53,15 @@ class _Server(uvicorn.Server):
         yield
 
 
+def unknown_variables(environment: Iterable[str]) -> list[str]:
+    """Return the names that look like settings and are none: a mistyped one has no effect."""
+    prefix = str(Settings.model_config["env_prefix"])
+    known = {f"{prefix}{name}".upper() for name in Settings.model_fields}
+    return sorted(
+        name for name in environment if name.startswith(prefix) and name.upper() not in known
+    )
+
+
 def main() -> int:
     """Serve until a signal; return the exit code."""
     try:
@@ -62,6 +72,8 @@ def main() -> int:
             print(f"setting {name}: {problem['msg']}", file=sys.stderr)
         return 2
     logs.set_up(settings.log_level)
+    for name in unknown_variables(os.environ):
+        log.warning("environment variable %s is no setting and is ignored", name)
 
     def fail(problem: str) -> None:
         server.fail(problem)

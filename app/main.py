@@ -42,6 +42,9 @@ class Service(FastAPI):
             if route is not None:
                 await asgi.serve(self.scoring, route, scope, receive, send)
                 return
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            # The answer to GET; servers leave out its body, because their scope says HEAD.
+            scope = {**scope, "method": "GET"}
         await super().__call__(scope, receive, send)
 
 

@@ -179,6 +179,21 @@ def test_an_unknown_flag_is_refused(tiny_bundle: Path) -> None:
     assert "max-batch-row" in ended.stderr
 
 
+def test_a_mistyped_variable_is_named(start_service: StartService) -> None:
+    """A variable that only looks like a setting is told in the log; the service serves."""
+    service = start_service(env={"CTR_PROVDER": "cuda"})
+    (line,) = (e for e in service.events() if "CTR_PROVDER" in e["message"])
+    assert line["level"] == "warning"
+
+
+@pytest.mark.parametrize("path", ["/live", "/ready", "/model", "/metrics", "/openapi.json"])
+def test_head_is_get_without_the_body(service: Service, path: str) -> None:
+    """Load balancers ask so: status and headers of GET, and nothing after them."""
+    head, get = service.client.head(path), service.client.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
 def test_a_port_in_use_ends_non_zero(tiny_bundle: Path) -> None:
     """A service that cannot listen does not stay."""
     with socket.socket() as taken:
