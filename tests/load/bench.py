@@ -201,15 +201,24 @@ def drive(
             samples.add(f"{name}_c{connections}_{part}", figure)
 
 
-def measure(samples: Samples, bundle: Path, plain: Path, scratch: Path, seconds: float) -> None:
-    """One repetition of everything but the peers."""
+def measure(
+    samples: Samples, bundle: Path, plain: Path, scratch: Path, seconds: float,
+    lineup: Lineup | None = None,
+) -> None:  # fmt: skip
+    """One repetition of everything, the product between the usual ways and the peers."""
     product = product_words(bundle)
     usual = ["tests.load.usual", str(bundle), str(plain), str(PORT)]
-    servers = {"product": product, "usual_def": [*usual, "def"], "usual_async": [*usual, "async"]}
+    servers = {"usual_def": [*usual, "def"], "usual_async": [*usual, "async"], "product": product}
     bodies = scratch / "predict"
     for name, words in servers.items():
         with serving(words):
             drive(samples, name, bodies, seconds)
+    if lineup:
+        lineup.each(
+            lambda peer, port: drive(
+                samples, peer.name, lineup.bodies(peer), seconds, peer.target, port
+            )
+        )
     _, encoder = opened(bundle)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
@@ -319,13 +328,7 @@ def main() -> None:
         lineup = lined_up(bundle, plain, rows, scratch) if options.peers else None
         for repetition in range(options.repetitions):
             print(f"repetition {repetition + 1} of {options.repetitions}", file=sys.stderr)
-            measure(samples, bundle, plain, scratch, options.seconds)
-            if lineup:
-                lineup.each(
-                    lambda peer, port: drive(
-                        samples, peer.name, lineup.bodies(peer), options.seconds, peer.target, port
-                    )
-                )
+            measure(samples, bundle, plain, scratch, options.seconds, lineup)
     figures = ratios(samples)
     peers = lineup.names if lineup else []
     if peers:

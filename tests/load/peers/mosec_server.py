@@ -42,6 +42,6 @@ class Click(Worker):
 
 if __name__ == "__main__":
     server = Server()
-    options: dict[str, Any] = {"num": 1, "max_batch_size": 64, "max_wait_time": 1}
+    options: dict[str, Any] = {"num": 2, "max_batch_size": 64, "max_wait_time": 1}
     server.append_worker(Click, route="/predict", **options)
     server.run()
