@@ -225,7 +225,7 @@ async def _write_differing(link: Link, wanted: Sequence[tuple[bytes, dict[bytes,
 async def _remove(link: Link, entry: Entry) -> None:
     hide: Command = ("HDEL", REGISTER, entry.hash)
     await _ask(link, [hide])
-    keys = list(entry.keys())
+    keys = list(entry.names())
     for start in range(0, len(keys), CHUNK_KEYS):
         await _ask(link, [("UNLINK", key) for key in keys[start : start + CHUNK_KEYS]])
     # Once more, in case a publishing ended between the two.

@@ -59,11 +59,16 @@ class RedisServer:
     """
 
     def __init__(
-        self, binary: Path | None = None, port: int = 0, options: Sequence[str] = ()
+        self,
+        binary: Path | None = None,
+        port: int = 0,
+        options: Sequence[str] = (),
+        config: Path | None = None,
     ) -> None:
         self.binary = binary or get_binary_path()
         self.port = port or free_port()
         self.options = tuple(options)
+        self.config = config
         self._directory = tempfile.TemporaryDirectory(prefix="redis-")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -81,7 +86,8 @@ class RedisServer:
     def start(self) -> RedisServer:
         """Start it and wait until it answers."""
         words = [
-            str(self.binary), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
+            str(self.binary), *([str(self.config)] if self.config else []),
+            "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
             "--appendonly", "no", "--dir", self._directory.name, *self.options,
         ]  # fmt: skip
         with Path(self._directory.name, "log").open("ab") as log:
@@ -130,8 +136,20 @@ class RedisServer:
             connection.sendall(packed)
             return connection.makefile("rb").readline().decode().rstrip()
 
+    def node_id(self) -> str:
+        """Its id in a cluster."""
+        with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
+            connection.sendall(b"CLUSTER MYID\r\n")
+            lines = connection.makefile("rb")
+            lines.readline()
+            return lines.readline().decode().rstrip()
+
     def __enter__(self) -> RedisServer:
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
 
     def __exit__(
         self,
@@ -139,6 +157,10 @@ class RedisServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it for good."""
         self.stop()
         self._directory.cleanup()
 

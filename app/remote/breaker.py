@@ -28,7 +28,7 @@ class Breaker:
         self._probe = probe
         self._wake = asyncio.Event()
         self._reached = asyncio.Event()
-        self._failures = 0
+        self.failures = 0
         self._told = -LOG_SECONDS
         self.closed = False
         self.problem: str | None = "Redis has not been asked yet"
@@ -40,7 +40,7 @@ class Breaker:
 
     def succeed(self) -> None:
         """Note that requests get their answers."""
-        self._failures = 0
+        self.failures = 0
 
     def trip(self, problem: str) -> None:
         """Open, as a question failed, and probe soon."""
@@ -59,8 +59,10 @@ class Breaker:
             problem = await self._probe()
             if problem is None:
                 self._close()
+                # Not wait_for: before Python 3.12 it may lose a cancellation.
                 try:
-                    await asyncio.wait_for(self._wake.wait(), REFRESH_SECONDS)
+                    async with asyncio.timeout(REFRESH_SECONDS):
+                        await self._wake.wait()
                 except TimeoutError:
                     continue
                 if self.closed:
@@ -69,11 +71,11 @@ class Breaker:
                     continue
             else:
                 self._open(problem)
-            pause = PAUSES[min(self._failures - 1, len(PAUSES) - 1)]
+            pause = PAUSES[min(self.failures - 1, len(PAUSES) - 1)]
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))
 
     def _open(self, problem: str) -> None:
-        self._failures += 1
+        self.failures += 1
         self.problem = problem
         if self.closed:
             self.closed = False

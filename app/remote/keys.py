@@ -66,7 +66,7 @@ class Entry(msgspec.Struct, frozen=True):
     published: str
     writer: str
 
-    def keys(self) -> Iterator[bytes]:
+    def names(self) -> Iterator[bytes]:
         """The keys of all its buckets."""
         for number, count in self.buckets.items():
             prefix = slot_prefix(self.hash, number)

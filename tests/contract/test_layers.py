@@ -116,7 +116,11 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 # A library that one module hides from all others.
-SOLE_IMPORTER = {"onnxruntime": "app.engine", "redis": "app.remote.link", "hiredis": "app.remote.link"}
+SOLE_IMPORTER = {
+    "onnxruntime": "app.engine",
+    "redis": "app.remote.link",
+    "hiredis": "app.remote.link",
+}
 
 # (module, what it imports inside a function): each entry needs a reason beside it.
 ALLOWED_INSIDE_FUNCTIONS: set[tuple[str, str]] = set()
