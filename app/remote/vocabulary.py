@@ -215,6 +215,9 @@ class RemoteVocabulary:
         else:
             self.breaker.suspect()
         self._remember(answers.rows)
+        self.counts.absences += sum(
+            row == self.slots[slot].slot.oov for (slot, _), row in answers.rows.items()
+        )
         return answers
 
     async def _look_up_remotely(self, misses: Sequence[Miss], seconds: float) -> Answers:
@@ -236,7 +239,6 @@ class RemoteVocabulary:
                 # An empty answer without it is no absence: the bucket is not there.
                 self.counts.errors["sentinel"] += 1
             elif content is None:
-                self.counts.absences += 1
                 answers.rows[miss] = keys.slot.oov
             elif (row := keys.row(content)) is not None:
                 answers.rows[miss] = row
