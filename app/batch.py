@@ -64,11 +64,12 @@ class Job:
     """One caller's rows on their way through the queue; it is answered exactly once.
 
     ``contexts`` holds packed context rows, ``candidates`` the packed candidate rows one after
-    the other, ``row_context`` the context of each row (None: all have the first).
+    the other, ``row_context`` the context of each row (None: all have the first). ``degraded``:
+    values count as OOV because the vocabulary could not be asked.
     """
 
-    __slots__ = ("answered", "caller", "candidates", "contexts", "done", "logit", "row_context",
-                 "rows", "score", "taken")  # fmt: skip
+    __slots__ = ("answered", "caller", "candidates", "contexts", "degraded", "done", "logit",
+                 "row_context", "rows", "score", "taken")  # fmt: skip
 
     def __init__(
         self,
@@ -77,8 +78,10 @@ class Job:
         candidates: bytes | memoryview,
         rows: int,
         row_context: list[int] | None = None,
+        degraded: bool = False,
     ) -> None:
         self.caller = caller
+        self.degraded = degraded
         self.contexts = contexts
         self.candidates = candidates
         self.rows = rows

@@ -116,8 +116,8 @@ class Bundle:
         return self.path / INT8_GRAPH
 
     @classmethod
-    def open(cls, path: Path) -> Bundle:
-        """Read and verify a bundle.
+    def open(cls, path: Path, mapped: bool = False) -> Bundle:
+        """Read and verify a bundle; ``mapped`` leaves the vocabulary's arrays on disk.
 
         Raises:
             BundleError: something is absent, altered, or of another format version.
@@ -130,7 +130,7 @@ class Bundle:
             spec = FeatureSpec.load(path / SPEC)
         except SpecError as error:
             raise BundleError(f"{path.name}: {error}") from error
-        vocabulary = Vocabulary.load(path / VOCABULARY, spec)
+        vocabulary = Vocabulary.load(path / VOCABULARY, spec, mapped)
         try:
             decoder = msgspec.json.Decoder(Example)
             examples = tuple(decoder.decode_lines((path / EXAMPLES).read_bytes()))

@@ -8,9 +8,10 @@ value into packed bytes, a column of many values at once; both ask the same fiel
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from struct import Struct
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -37,7 +38,24 @@ from app.vocabulary import Edges, Vocabulary
 
 Indices = NDArray[np.int32]
 Row = Mapping[str, Any]
+Misses = dict[tuple[str, Any], int]
+"""Values that a table does not hold although the vocabulary may: slot and key, each with its place.
+
+Until its row is known, the complement of the place (a negative number) stands for it. Whoever
+passes none says that the tables hold everything: what they lack is OOV.
+"""
 _MEMO_LIMIT = 65_536
+
+Tables = Mapping[str, dict[Any, int]]
+"""Key → row, by slot."""
+NO_TABLES: Tables = MappingProxyType({})
+
+
+class Fetched(NamedTuple):
+    """The row of every miss, by its place; ``degraded``: some are OOV for want of an answer."""
+
+    rows: Indices
+    degraded: bool
 
 
 class FieldEncoder(Protocol):
@@ -46,7 +64,7 @@ class FieldEncoder(Protocol):
     name: str
     width: int
 
-    def one(self, value: Any) -> tuple[int, ...]:
+    def one(self, value: Any, misses: Misses | None = None) -> tuple[int, ...]:
         """Encode a JSON value.
 
         Raises:
@@ -54,7 +72,7 @@ class FieldEncoder(Protocol):
         """
         ...
 
-    def many(self, values: Sequence[Any]) -> Indices:
+    def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
         """Encode a column of JSON values into [N, width].
 
         Raises:
@@ -73,7 +91,10 @@ class ColumnProblem(ValueProblem):
 
 
 def _one_by_one(
-    encoder: FieldEncoder, values: Sequence[Any], settled: Sequence[int | None] | None = None
+    encoder: FieldEncoder,
+    values: Sequence[Any],
+    misses: Misses | None,
+    settled: Sequence[int | None] | None = None,
 ) -> Indices:
     """Encode value by value, except for ``settled`` ones, gathering problems with their rows."""
     result = np.empty((len(values), encoder.width), np.int32)
@@ -83,7 +104,7 @@ def _one_by_one(
             result[row] = index
             continue
         try:
-            result[row] = encoder.one(value)
+            result[row] = encoder.one(value, misses)
         except ValueProblem as problem:
             problems.append((row, problem))
     if problems:
@@ -105,10 +126,15 @@ class _Keys:
         self.empty_is_missing = field.empty_is_missing
         self.slot = slot
 
-    def row(self, value: Any) -> int:
+    def row(self, value: Any, misses: Misses | None) -> int:
         """Look a present value up, after checking it."""
         key = integer_key(value) if self.integer else string_key(value)
-        return self.known.get(key, self.slot.oov)
+        row = self.known.get(key)
+        if row is not None:
+            return row
+        if misses is None:
+            return self.slot.oov
+        return ~misses.setdefault((self.slot.name, key), len(misses))
 
 
 class CategoricalEncoder:
@@ -126,25 +152,25 @@ class CategoricalEncoder:
             for value in self.absent:
                 lookup[value] = slot.missing
 
-    def index(self, value: Any) -> int:
+    def index(self, value: Any, misses: Misses | None) -> int:
         """Encode a value that the table of known ones did not settle."""
         if value is None or (value == "" and self.keys.empty_is_missing):
             if self.required:
                 raise ValueProblem("required")
             return self.keys.slot.missing
-        return self.keys.row(value)
+        return self.keys.row(value, misses)
 
-    def one(self, value: Any) -> tuple[int, ...]:
-        return (self.index(value),)
+    def one(self, value: Any, misses: Misses | None = None) -> tuple[int, ...]:
+        return (self.index(value, misses),)
 
-    def many(self, values: Sequence[Any]) -> Indices:
+    def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
         # Only these types may meet the table directly: to a dict, True is 1.
         direct = {int, type(None)} if self.integer else {str, type(None)}
         if not direct.issuperset(map(type, values)):
-            return _one_by_one(self, values)
+            return _one_by_one(self, values, misses)
         found = list(map(self.keys.known.get, values))
         if None in set(found):
-            return _one_by_one(self, values, found)
+            return _one_by_one(self, values, misses, found)
         return np.array(found, np.int32).reshape(-1, 1)
 
 
@@ -161,15 +187,15 @@ class ListEncoder:
     def _pad(self, rows: tuple[int, ...]) -> tuple[int, ...]:
         return rows + (PADDING,) * (self.width - len(rows))
 
-    def _value(self, value: Any, position: int) -> int:
+    def _value(self, value: Any, position: int, misses: Misses | None) -> int:
         if value is None:
             raise ValueProblem("null inside a list", position)
         try:
-            return self.keys.row(value)
+            return self.keys.row(value, misses)
         except ValueProblem as problem:
             raise ValueProblem(problem.problem, position) from None
 
-    def one(self, value: Any) -> tuple[int, ...]:
+    def one(self, value: Any, misses: Misses | None = None) -> tuple[int, ...]:
         if value is None:
             if self.required:
                 raise ValueProblem("required")
@@ -181,14 +207,14 @@ class ListEncoder:
         for position, item in enumerate(value):
             if drop_empty and item == "":
                 continue
-            rows.append(self._value(item, position))
+            rows.append(self._value(item, position, misses))
             # However long the list, what comes after the last place is not looked at.
             if len(rows) == self.width:
                 break
         return self._pad(tuple(rows))
 
-    def many(self, values: Sequence[Any]) -> Indices:
-        return _one_by_one(self, values)
+    def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
+        return _one_by_one(self, values, misses)
 
 
 class _NumberEncoder:
@@ -215,19 +241,19 @@ class _NumberEncoder:
             return self.slot.missing
         return self.bucket(number(value))
 
-    def one(self, value: Any) -> tuple[int, ...]:
+    def one(self, value: Any, misses: Misses | None = None) -> tuple[int, ...]:
         return (self.index(value),)
 
-    def many(self, values: Sequence[Any]) -> Indices:
+    def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
         kinds = set(map(type, values))
         if not kinds <= {int, float, type(None)} or (self.required and type(None) in kinds):
-            return _one_by_one(self, values)
+            return _one_by_one(self, values, misses)
         try:
             numbers = np.array([0 if value is None else value for value in values], np.float64)
         except OverflowError:
-            return _one_by_one(self, values)
+            return _one_by_one(self, values, misses)
         if not (np.abs(numbers) < FLOAT32_BOUND).all():
-            return _one_by_one(self, values)
+            return _one_by_one(self, values, misses)
         buckets = self.buckets(numbers)
         buckets[[value is None for value in values]] = self.slot.missing
         return buckets.reshape(-1, 1)
@@ -282,7 +308,7 @@ class TimeEncoder:
         self._known = [(lookup, slot.oov) for lookup, slot in zip(lookups, slots, strict=True)]
         self._missing = tuple(slot.missing for slot in slots)
 
-    def one(self, value: Any) -> tuple[int, ...]:
+    def one(self, value: Any, misses: Misses | None = None) -> tuple[int, ...]:
         if value is None or value == "":
             if self.required:
                 raise ValueProblem("required")
@@ -292,16 +318,19 @@ class TimeEncoder:
             known.get(part, oov) for part, (known, oov) in zip(parts, self._known, strict=True)
         )
 
-    def many(self, values: Sequence[Any]) -> Indices:
-        return _one_by_one(self, values)
+    def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
+        return _one_by_one(self, values, misses)
 
 
-def field_encoder(field: Field, vocabulary: Vocabulary) -> FieldEncoder:
-    """Build the encoder of one field from its part of the vocabulary."""
+def field_encoder(field: Field, vocabulary: Vocabulary, tables: Tables = NO_TABLES) -> FieldEncoder:
+    """Build the encoder of one field from its part of the vocabulary, or from given tables."""
     by_name = {slot.name: slot for slot in vocabulary.layout.slots}
     slots = [by_name[name] for name in field.slot_names]
     parts = [vocabulary.slots[name] for name in field.slot_names]
-    lookups = [{} if isinstance(part, Edges) else part.lookup() for part in parts]
+    lookups = [
+        tables[name] if name in tables else {} if isinstance(part, Edges) else part.lookup()
+        for name, part in zip(field.slot_names, parts, strict=True)
+    ]
     match field:
         case Categorical():
             return CategoricalEncoder(field, slots[0], lookups[0])
@@ -323,13 +352,19 @@ class SideEncoder:
     ``max_values`` places: ``shape`` says where.
     """
 
-    def __init__(self, spec: FeatureSpec, side: Side, vocabulary: Vocabulary) -> None:
-        encoders = [field_encoder(field, vocabulary) for field in spec.side(side)]
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        side: Side,
+        vocabulary: Vocabulary,
+        tables: Tables,
+    ) -> None:
+        encoders = [field_encoder(field, vocabulary, tables) for field in spec.side(side)]
         encoders.sort(key=lambda encoder: isinstance(encoder, ListEncoder))
         self.encoders: tuple[FieldEncoder, ...] = tuple(encoders)
         self.fields = frozenset(encoder.name for encoder in encoders)
         self.shape = _shape(encoders)
-        self.row: Callable[[Row], bytes] = _compile_row(encoders, self.shape.width)
+        self.row: EncodeRow = _compile_row(encoders, self.shape.width)
 
     def problems(self, row: Row) -> Iterable[tuple[str, ValueProblem]]:
         """Yield every field of a row whose value breaks a rule, and how."""
@@ -339,13 +374,15 @@ class SideEncoder:
             except ValueProblem as problem:
                 yield encoder.name, problem
 
-    def columns(self, columns: Mapping[str, Sequence[Any]], rows: int) -> Indices:
+    def columns(
+        self, columns: Mapping[str, Sequence[Any]], rows: int, misses: Misses | None = None
+    ) -> Indices:
         """Encode columns of ``rows`` values each into [rows, width]; absent ones are missing.
 
         Raises:
             FieldProblems: values that break a rule, by field.
         """
-        steps = self.column_steps(columns, rows)
+        steps = self.column_steps(columns, rows, misses)
         while True:
             try:
                 next(steps)
@@ -354,7 +391,7 @@ class SideEncoder:
                 return result
 
     def column_steps(
-        self, columns: Mapping[str, Sequence[Any]], rows: int
+        self, columns: Mapping[str, Sequence[Any]], rows: int, misses: Misses | None = None
     ) -> Generator[None, None, Indices]:
         """Like :meth:`columns`, pausing after each field; the result is the return value."""
         result = np.empty((rows, self.shape.width), np.int32)
@@ -365,7 +402,7 @@ class SideEncoder:
             start += encoder.width
             try:
                 values = columns.get(encoder.name)
-                target[:] = encoder.one(None) if values is None else encoder.many(values)
+                target[:] = encoder.one(None) if values is None else encoder.many(values, misses)
             except ColumnProblem as problem:
                 problems[encoder.name] = problem
             except ValueProblem as problem:
@@ -395,7 +432,19 @@ class FieldProblems(ValueProblem):
         self.fields = fields
 
 
-def _compile_row(encoders: Sequence[FieldEncoder], width: int) -> Callable[[Row], bytes]:
+class EncodeRow(Protocol):
+    """Encodes one row of a side into packed indices."""
+
+    def __call__(self, row: Row, misses: Misses | None = None, /) -> bytes:
+        """Encode a row.
+
+        Raises:
+            ValueProblem: a value breaks a rule of its field.
+        """
+        ...
+
+
+def _compile_row(encoders: Sequence[FieldEncoder], width: int) -> EncodeRow:
     """Build the function that encodes one row of a side: straight-line code, no loop.
 
     A loop over 39 fields with a call for each costs more than the scoring of the row. So,
@@ -403,7 +452,7 @@ def _compile_row(encoders: Sequence[FieldEncoder], width: int) -> Callable[[Row]
     line asks the field's table directly where the value's type allows it and falls back on
     the field's encoder otherwise. Field names are only ever data, never part of the code.
     """
-    lines = ["def encode(row):", " get = row.get"]
+    lines = ["def encode(row, misses=None):", " get = row.get"]
     names: dict[str, Any] = {"pack": Struct(f"={width}i").pack, "bisect": bisect_right}
     items = []
     for i, encoder in enumerate(encoders):
@@ -420,7 +469,9 @@ def _compile_row(encoders: Sequence[FieldEncoder], width: int) -> Callable[[Row]
                     unseen += " and v"
                 lines += [
                     f" x{i} = k{i}(v) if v.__class__ is {direct} or v is None else None",
-                    f" if x{i} is None: x{i} = {encoder.keys.slot.oov} if {unseen} else s{i}(v)",
+                    f" if x{i} is None:",
+                    f"  x{i} = {encoder.keys.slot.oov} if misses is None and {unseen}"
+                    f" else s{i}(v, misses)",
                 ]
                 items.append(f"x{i}")
             case BucketEncoder():
@@ -443,18 +494,35 @@ def _compile_row(encoders: Sequence[FieldEncoder], width: int) -> Callable[[Row]
                 items.append(f"x{i}")
             case _:
                 names[f"s{i}"] = encoder.one
-                lines.append(f" x{i} = s{i}(v)")
+                lines.append(f" x{i} = s{i}(v, misses)")
                 items.append(f"*x{i}")
     lines.append(f" return pack({', '.join(items)})")
     exec("\n".join(lines), names)
-    compiled: Callable[[Row], bytes] = names["encode"]
+    compiled: EncodeRow = names["encode"]
     return compiled
 
 
-class Encoder:
-    """Both sides of a spec, over one vocabulary."""
+def settle(packed: bytes | memoryview, rows: Indices) -> bytes:
+    """Put the rows of misses where the complements of their places stand."""
+    indices = np.frombuffer(packed, np.int32).copy()
+    open_ones = indices < 0
+    indices[open_ones] = rows[~indices[open_ones]]
+    return indices.tobytes()
 
-    def __init__(self, spec: FeatureSpec, vocabulary: Vocabulary) -> None:
-        self.context = SideEncoder(spec, "context", vocabulary)
-        self.candidate = SideEncoder(spec, "candidate", vocabulary)
+
+class Encoder:
+    """Both sides of a spec, over one vocabulary.
+
+    ``tables`` stand in for parts of it and may be incomplete: what they
+    lack is noted by those who pass ``misses``.
+    """
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        vocabulary: Vocabulary,
+        tables: Tables = NO_TABLES,
+    ) -> None:
+        self.context = SideEncoder(spec, "context", vocabulary, tables)
+        self.candidate = SideEncoder(spec, "candidate", vocabulary, tables)
         self.fields = self.context.fields | self.candidate.fields

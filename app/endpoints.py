@@ -74,7 +74,8 @@ class Exchange(ABC):
     An adapter gives ``write``, which is called exactly once, and ``departed``.
     """
 
-    __slots__ = ("_start", "deadline", "ids", "request_id", "route", "top_k", "version")
+    __slots__ = ("_start", "deadline", "degraded", "ids", "request_id", "route", "top_k",
+                 "version")  # fmt: skip
 
     def __init__(self, route: Route) -> None:
         self._start = perf_counter()
@@ -82,6 +83,7 @@ class Exchange(ABC):
         self.request_id = b"-"
         self.deadline = 0.0
         self.version = ""
+        self.degraded = False
         self.ids: Ids | None = None
         self.top_k: int | None = None
 
@@ -207,6 +209,7 @@ class ScoringEndpoints:
         scorer = self._state.scorer
         exchange.version = scorer.version
         job = yield from exchange.route.prepare(scorer, body, exchange)
+        exchange.degraded = job.degraded
         scorer.submit(job)
 
     async def _finish(
@@ -302,7 +305,7 @@ def _predict(scorer: Scorer, body: bytes, exchange: Exchange) -> Steps[Job]:
 
 def _predictions(exchange: Exchange, scores: Scores) -> str:
     numbers = ",".join([f"{score:.9g}" for score in scores.score.tolist()])
-    return f'{{"predictions":[{numbers}],"version":"{exchange.version}"}}'
+    return f'{{"predictions":[{numbers}],"version":"{exchange.version}"{_degraded(exchange)}}}'
 
 
 def _rank(scorer: Scorer, body: bytes, exchange: Exchange) -> Steps[Job]:
@@ -322,7 +325,11 @@ def _ranking(exchange: Exchange, scores: Scores) -> str:
         f'{{"index":{index},{_id_member(identity)}"score":{score:.9g}}}'
         for index, identity, score in zip(places, ids, best, strict=True)
     )
-    return f'{{"ranking":[{ranking}],"version":"{exchange.version}"}}'
+    return f'{{"ranking":[{ranking}],"version":"{exchange.version}"{_degraded(exchange)}}}'
+
+
+def _degraded(exchange: Exchange) -> str:
+    return ',"degraded":["vocabulary"]' if exchange.degraded else ""
 
 
 def _id_member(identity: int | str | None) -> str:

@@ -4,11 +4,13 @@ CtrError
 ├── SpecError            the feature spec is not usable
 ├── BundleError          a bundle is incomplete, altered, or does not reproduce
 ├── ProviderError        the wanted execution provider cannot be used
+├── AddressError         the address of Redis, or the login, cannot be used
+├── LinkError            Redis did not answer
 ├── ValueProblem         one raw value breaks the rules of its field
 └── ServiceError         an answer to a caller: carries its HTTP status and code as data
     ├── Undecodable 400, TooLarge 413, WrongMediaType 415, Invalid 422
     ├── Overloaded 429
-    └── NotReady 503, EngineFailed 503, DeadlinePassed 504
+    └── NotReady 503, EngineFailed 503, VocabularyUnavailable 503, DeadlinePassed 504
 """
 
 from __future__ import annotations
@@ -31,6 +33,18 @@ class BundleError(CtrError):
 
 class ProviderError(CtrError):
     """The execution provider that was asked for cannot be used here."""
+
+
+class AddressError(CtrError):
+    """An address of Redis, or a login, that cannot be used."""
+
+
+class LinkError(CtrError):
+    """Redis did not answer; ``reason`` is one word out of few."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ValueProblem(CtrError):
@@ -131,6 +145,16 @@ class EngineFailed(ServiceError):
     """The graph did not give one finite score for each row."""
 
     status, code = 503, "engine_failed"
+
+
+class VocabularyUnavailable(ServiceError):
+    """Values are not known yet and Redis, which knows them, does not answer."""
+
+    status, code = 503, "vocabulary_unavailable"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.headers = {"retry-after": "1"}
 
 
 class DeadlinePassed(ServiceError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -21,6 +21,8 @@ ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 ROUTES = ("predict", "rank")
 OUTCOMES = ("200", "400", "413", "415", "422", "429", "500", "503", "504", "gone")
 KEPT_ROWS = 1024
+REMOTE_ERRORS = ("connection", "timeout", "login", "refused", "sentinel", "value")
+FALLBACKS = ("snapshot", "oov", "reject")
 
 
 class ValueCounts(Collector):
@@ -151,6 +153,49 @@ class Recorder(Collector):
         return [requests, latency, rows, runs, unknown]
 
 
+class RemoteCounts(Collector):
+    """What was asked of a vocabulary in Redis, and how that went.
+
+    ``lookups`` counts a field of a row once, a list as one; ``misses`` the distinct values of
+    a request that the cache did not hold.
+    """
+
+    def __init__(self) -> None:
+        self.lookups = 0
+        self.misses = 0
+        self.absences = 0
+        self.round_trips = 0
+        self.errors = dict.fromkeys(REMOTE_ERRORS, 0)
+        self.fallbacks = dict.fromkeys(FALLBACKS, 0)
+        self.seconds = Buckets(LATENCY_BUCKETS)
+
+    def collect(self) -> Iterable[Metric]:
+        for name, text, value in (
+            ("lookups", "Values looked up", self.lookups),
+            ("hits", "Values that the cache held", max(0, self.lookups - self.misses)),
+            ("misses", "Values that the cache did not hold", self.misses),
+            ("absences", "Values of which Redis said that it has none", self.absences),
+        ):
+            counter = CounterMetricFamily(f"ctr_vocabulary_{name}", text)
+            counter.add_metric([], value)
+            yield counter
+        fallbacks = CounterMetricFamily(
+            "ctr_vocabulary_fallbacks", "Values that Redis was not there for", labels=["fallback"]
+        )
+        for fallback, value in self.fallbacks.items():
+            fallbacks.add_metric([fallback], value)
+        errors = CounterMetricFamily(
+            "ctr_redis_errors", "Failed round trips and unusable answers", labels=["reason"]
+        )
+        for reason, value in self.errors.items():
+            errors.add_metric([reason], value)
+        trips = CounterMetricFamily("ctr_redis_round_trips", "Questions to Redis for requests")
+        trips.add_metric([], self.round_trips)
+        seconds = HistogramMetricFamily("ctr_redis_seconds", "Time of a round trip that succeeded")
+        seconds.add_metric([], self.seconds.cumulative(), self.seconds.total)
+        yield from (fallbacks, errors, trips, seconds)
+
+
 class Metrics:
     """The service's metrics, in a registry of their own."""
 
@@ -169,3 +214,16 @@ class Metrics:
             "ctr_bundle_info", "The bundle, the execution provider in use, why not CUDA, precision",
             ["version", "provider", "provider_fallback", "precision"], registry=self.registry,
         )  # fmt: skip
+
+    def add_remote(
+        self, counts: RemoteCounts, entries: Callable[[], int], evicted: Callable[[], int],
+        up: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        """Show what becomes of a vocabulary in Redis."""
+        self.registry.register(counts)
+        for name, text, value in (
+            ("ctr_vocabulary_cached", "Values and absences in the cache", entries),
+            ("ctr_vocabulary_evicted", "Values thrown out of the cache so far", evicted),
+            ("ctr_redis_up", "1 while Redis is asked, 0 while it is given time", up),
+        ):
+            Gauge(name, text, registry=self.registry).set_function(value)

@@ -81,7 +81,8 @@ def build_router(state: State, endpoints: ScoringEndpoints, metrics: Metrics) ->
         if state.draining:
             raise NotReady("the service is draining")
         if loaded is None:
-            raise NotReady("the bundle is still being loaded")
+            raise NotReady(state.not_ready)
+        remote = loaded.remote
         return {
             "status": "ready",
             "version": loaded.bundle.version,
@@ -89,7 +90,9 @@ def build_router(state: State, endpoints: ScoringEndpoints, metrics: Metrics) ->
             "provider_fallback": loaded.engine.fallback,
             "precision": loaded.engine.precision,
             "engine_threads": loaded.engine.threads,
-            "degraded": [],
+            "vocabulary": "memory" if remote is None else "redis",
+            "redis_problem": remote.breaker.problem if remote else None,
+            "degraded": ["vocabulary"] if remote and not remote.breaker.closed else [],
         }
 
     @router.get("/model", tags=["operation"], responses={503: {"model": ErrorBody}})
@@ -97,7 +100,7 @@ def build_router(state: State, endpoints: ScoringEndpoints, metrics: Metrics) ->
         """The bundle in use: its fields, metrics, training settings and origin."""
         loaded = state.loaded
         if loaded is None:
-            raise NotReady("the bundle is still being loaded")
+            raise NotReady(state.not_ready)
         manifest, spec = loaded.bundle.manifest, loaded.bundle.spec
         return {
             "version": loaded.bundle.version,

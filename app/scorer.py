@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from difflib import get_close_matches
@@ -23,7 +24,7 @@ from app.decoding import (
     predict_decoder,
     rank_decoder,
 )
-from app.encoder import Encoder, FieldProblems, SideEncoder
+from app.encoder import Encoder, Fetched, FieldProblems, Misses, SideEncoder, settle
 from app.errors import BundleError, Detail, Invalid, TooLarge, ValueProblem
 from app.schemas import Columns
 
@@ -51,6 +52,18 @@ class Batching(Protocol):
 
     def admit(self, rows: int, deadline: float) -> None:
         """Refuse rows that could not be scored in time."""
+        ...
+
+
+class Fetches(Protocol):
+    """What the scorer needs of a vocabulary of which the encoder's tables hold only a part."""
+
+    async def fetch(self, misses: Misses, deadline: float) -> Fetched:
+        """Return the rows of what the tables lack.
+
+        Raises:
+            VocabularyUnavailable: they cannot be had.
+        """
         ...
 
 
@@ -98,6 +111,7 @@ class Scorer:
         max_candidates: int,
         refuse_unknown: bool = False,
         count_unknown: Callable[[int], None] = lambda count: None,
+        vocabulary: Fetches | None = None,
     ) -> None:
         self.version = bundle.version
         self.admit = batcher.admit
@@ -107,6 +121,7 @@ class Scorer:
         self._max_candidates = max_candidates
         self._refuse_unknown = refuse_unknown
         self._count_unknown = count_unknown
+        self._vocabulary = vocabulary
         self._named: set[str] = set()
 
     def predict(self, body: bytes, caller: Caller) -> Steps[Job]:
@@ -124,6 +139,7 @@ class Scorer:
         candidates: list[bytes] = []
         places: dict[bytes, int] = {}
         row_context: list[int] = []
+        misses = self._misses()
         for row, raw in enumerate(instances):
             if row % STEP_ROWS == 0 and row:
                 yield None
@@ -131,16 +147,20 @@ class Scorer:
             if not known.issuperset(instance):
                 self._unknown(instance, known, f"instances[{row}]", problems)
             try:
-                candidates.append(encode_candidate(instance))
-                row_context.append(places.setdefault(encode_context(instance), len(places)))
+                candidates.append(encode_candidate(instance, misses))
+                context = encode_context(instance, misses)
+                row_context.append(places.setdefault(context, len(places)))
             except ValueProblem:
                 for side in (self._encoder.context, self._encoder.candidate):
                     self._add(side, instance, f"instances[{row}]", problems)
         problems.check()
-        return Job(
+        job = Job(
             caller, list(places), b"".join(candidates), len(instances),
             row_context if len(places) > 1 else None,
         )  # fmt: skip
+        if misses:
+            yield from self._complete(job, misses)
+        return job
 
     def rank(self, body: bytes, caller: Caller) -> Steps[tuple[Job, int | None, Ids | None]]:
         """Encode the candidates of a ``/rank`` body; return the job, ``top_k`` and the ids.
@@ -150,32 +170,56 @@ class Scorer:
         """
         request = decode(rank_decoder, body)
         problems = Problems()
-        context = self._encode_context(request.context, problems)
+        misses = self._misses()
+        context = self._encode_context(request.context, problems, misses)
         yield None
         ids: Ids | None
         if isinstance(request.candidates, Columns):
             ids = request.candidates.id
-            encoded = yield from self._encode_columns(request.candidates, body, problems)
+            encoded = yield from self._encode_columns(request.candidates, body, problems, misses)
         else:
             ids = []
-            encoded = yield from self._encode_rows(request.candidates, body, ids, problems)
+            encoded = yield from self._encode_rows(request.candidates, body, ids, problems, misses)
         problems.check()
         candidates, rows = encoded
-        return Job(caller, [context], candidates, rows), request.top_k, ids
+        job = Job(caller, [context], candidates, rows)
+        if misses:
+            yield from self._complete(job, misses)
+        return job, request.top_k, ids
 
-    def _encode_context(self, context: Mapping[str, Any], problems: Problems) -> bytes:
+    def _misses(self) -> Misses | None:
+        """Where to note what the tables lack; None if they hold the whole vocabulary."""
+        return None if self._vocabulary is None else {}
+
+    def _complete(self, job: Job, misses: Misses) -> Steps[None]:
+        """Put the rows that the tables lacked into their places, once they are there."""
+        assert self._vocabulary is not None
+        fetching = asyncio.create_task(self._vocabulary.fetch(misses, job.caller.deadline))
+        yield fetching
+        rows, job.degraded = fetching.result()
+        job.contexts = [settle(context, rows) for context in job.contexts]
+        job.candidates = settle(job.candidates, rows)
+
+    def _encode_context(
+        self, context: Mapping[str, Any], problems: Problems, misses: Misses | None
+    ) -> bytes:
         side = self._encoder.context
         if not side.fields.issuperset(context):
             self._misplaced(context, self._encoder.candidate.fields, "context", problems)
             self._unknown(context, self._encoder.fields, "context", problems)
         try:
-            return side.row(context)
+            return side.row(context, misses)
         except ValueProblem:
             self._add(side, context, "context", problems)
             return b""
 
     def _encode_rows(
-        self, candidates: list[msgspec.Raw], body: bytes, ids: Ids, problems: Problems
+        self,
+        candidates: list[msgspec.Raw],
+        body: bytes,
+        ids: Ids,
+        problems: Problems,
+        misses: Misses | None,
     ) -> Steps[tuple[bytes | memoryview, int]]:
         self._check_count(len(candidates))
         side = self._encoder.candidate
@@ -192,13 +236,13 @@ class Scorer:
                 self._misplaced(features, self._encoder.context.fields, path, problems)
                 self._unknown(features, self._encoder.fields, path, problems)
             try:
-                packed.append(encode(features))
+                packed.append(encode(features, misses))
             except ValueProblem:
                 self._add(side, features, f"candidates[{row}].features", problems)
         return b"".join(packed), len(packed)
 
     def _encode_columns(
-        self, raw: Columns, body: bytes, problems: Problems
+        self, raw: Columns, body: bytes, problems: Problems, misses: Misses | None
     ) -> Steps[tuple[bytes | memoryview, int]]:
         side = self._encoder.candidate
         where = "candidates.features"
@@ -220,7 +264,7 @@ class Scorer:
         if problems.total or rows == 0:
             return b"", 0
         try:
-            encoded = yield from side.column_steps(columns, rows)
+            encoded = yield from side.column_steps(columns, rows, misses)
         except FieldProblems as wrong:
             for name, column in wrong.fields.items():
                 for row, problem in column.problems:

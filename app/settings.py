@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Provider = Literal["auto", "cuda", "cpu"]
@@ -47,6 +47,21 @@ class Settings(BaseSettings):
     max_body_bytes: PositiveInt = Field(8 * 2**20, description="largest request body")
     max_instances: PositiveInt = Field(5_000, description="most instances of a /predict")
     max_candidates: PositiveInt = Field(5_000, description="most candidates of a /rank")
+    redis_url: SecretStr | None = Field(
+        None, description="where the vocabulary is published; without it, it is kept in memory"
+    )
+    redis_password_file: Path | None = Field(
+        None, description="a file with the password, or a user and a password on two lines"
+    )
+    redis_timeout_ms: PositiveInt = Field(
+        100, description="most time of a request that Redis may take"
+    )
+    vocabulary_cache: PositiveInt = Field(
+        1_000_000, description="values and absences out of Redis that are remembered"
+    )
+    vocabulary_fallback: Literal["snapshot", "oov", "reject"] = Field(
+        "snapshot", description="what stands in while Redis does not answer"
+    )
     unknown_fields: Literal["ignore", "error"] = Field(
         "ignore", description="what happens to fields that the spec does not know"
     )

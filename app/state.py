@@ -13,8 +13,11 @@ from app.batcher import MicroBatcher
 from app.bundle import Bundle, newest
 from app.encoder import Encoder
 from app.engine import Engine, cpu_quota, refuse_mixed_distributions
-from app.errors import NotReady
-from app.metrics import Metrics, ValueCounts
+from app.errors import AddressError, NotReady
+from app.metrics import Metrics, RemoteCounts, ValueCounts
+from app.remote.address import Address
+from app.remote.link import open_link
+from app.remote.vocabulary import CONNECTIONS, RemoteVocabulary
 from app.scorer import Scorer, verify_examples
 from app.settings import Settings
 
@@ -30,6 +33,7 @@ class Loaded:
     engine: Engine
     worst_difference: float
     seconds: float
+    remote: RemoteVocabulary | None = None
 
 
 def load(settings: Settings) -> Loaded:
@@ -37,12 +41,20 @@ def load(settings: Settings) -> Loaded:
 
     Raises:
         BundleError: it does not verify.
+        AddressError: the settings do not say how to reach Redis.
         ProviderError: the provider that was asked for cannot be used.
     """
     start = perf_counter()
     refuse_mixed_distributions()
-    bundle = Bundle.open(newest(settings.bundle))
-    encoder = Encoder(bundle.spec, bundle.vocabulary)
+    remote: RemoteVocabulary | None = None
+    if settings.redis_url is None:
+        bundle = Bundle.open(newest(settings.bundle))
+        encoder = Encoder(bundle.spec, bundle.vocabulary)
+    else:
+        bundle = Bundle.open(newest(settings.bundle), mapped=True)
+        remote = remote_vocabulary(settings, settings.redis_url.get_secret_value(), bundle)
+        encoder = Encoder(bundle.spec, bundle.vocabulary, remote.cache.tables)
+        remote.learn(bundle, encoder)
     threads = settings.engine_threads or engine_threads(cpu_quota())
     engine = Engine(
         bundle.graph_in(settings.precision),
@@ -55,7 +67,27 @@ def load(settings: Settings) -> Loaded:
     )
     worst = verify_examples(bundle, encoder, engine, engine.tolerance, settings.precision)
     engine.warm_up()
-    return Loaded(bundle, encoder, engine, worst, perf_counter() - start)
+    return Loaded(bundle, encoder, engine, worst, perf_counter() - start, remote)
+
+
+def remote_vocabulary(settings: Settings, url: str, bundle: Bundle) -> RemoteVocabulary:
+    """Prepare to read the bundle's vocabulary through Redis; nothing is connected yet.
+
+    Raises:
+        AddressError: the settings do not say how to reach it.
+    """
+    try:
+        link = open_link(Address.parse(url), CONNECTIONS, settings.redis_password_file)
+    except AddressError as error:
+        raise AddressError(f"setting redis_url: {error}") from error
+    return RemoteVocabulary(
+        bundle,
+        link,
+        settings.vocabulary_fallback,
+        settings.vocabulary_cache,
+        settings.redis_timeout_ms / 1000,
+        RemoteCounts(),
+    )
 
 
 def engine_threads(cpus: int) -> int:
@@ -75,6 +107,7 @@ class State:
         self.loaded: Loaded | None = None
         self.batcher: MicroBatcher | None = None
         self.draining = False
+        self._remote: RemoteVocabulary | None = None
         self._scorer: Scorer | None = None
 
     @property
@@ -85,8 +118,15 @@ class State:
             NotReady: there is none.
         """
         if self._scorer is None:
-            raise NotReady("the bundle is still being loaded")
+            raise NotReady(self.not_ready)
         return self._scorer
+
+    @property
+    def not_ready(self) -> str:
+        """Why there is nothing to score with yet."""
+        if self._remote is None:
+            return "the bundle is still being loaded"
+        return f"the vocabulary is not there yet: {self._remote.breaker.problem}"
 
     async def start(self) -> None:
         """Load off the event loop, then become ready."""
@@ -96,11 +136,15 @@ class State:
         counts = ValueCounts(loaded.bundle.vocabulary.layout, encoder.context, encoder.candidate)
         metrics.registry.register(counts)
         recorder = metrics.recorder
+        if loaded.remote is not None:
+            await self._reach(loaded.remote)
 
         def observe(batch: Batch, seconds: float) -> None:
             recorder.batch_rows.observe(len(batch.candidate))
             recorder.engine_seconds.observe(seconds)
             counts.observe(batch)
+            if loaded.remote is not None:
+                loaded.remote.count_lookups(batch)
 
         def count_unknown(fields: int) -> None:
             recorder.unknown_fields += fields
@@ -131,6 +175,7 @@ class State:
             settings.max_candidates,
             settings.unknown_fields == "error",
             count_unknown,
+            loaded.remote,
         )
         self.loaded = loaded
         # The vocabulary will not go away: the collector need not walk it. What requests leave
@@ -150,7 +195,25 @@ class State:
             loaded.seconds,
         )
 
+    async def _reach(self, remote: RemoteVocabulary) -> None:
+        """Begin to ask Redis; where nothing may stand in for it, wait for it.
+
+        With the bundle's own copy in reserve there is no reason to wait.
+        """
+        self._remote = remote
+        self._metrics.add_remote(
+            remote.counts,
+            lambda: remote.cache.entries,
+            lambda: remote.cache.evicted,
+            lambda: remote.breaker.closed,
+        )
+        remote.start()
+        if remote.fallback != "snapshot":
+            await remote.breaker.reached()
+
     async def close(self) -> None:
         """Answer whoever still waits, and let go."""
         if self.batcher is not None:
             await self.batcher.__aexit__(None, None, None)
+        if self._remote is not None:
+            await self._remote.close()

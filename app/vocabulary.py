@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -48,6 +48,30 @@ class Integers:
         order = np.argsort(self.rows).tolist()
         return {keys[i]: row for i, row in zip(order, np.sort(self.rows).tolist(), strict=True)}
 
+    def find(self, key: Any) -> int | None:
+        """The row of one key, by bisection: nothing is built for it, the arrays may be mapped."""
+        if key < 2**63:
+            place = int(self.keys.searchsorted(np.int64(key)))
+            known = place < len(self.keys) and int(self.keys[place]) == key
+        else:
+            place = int(self.large.searchsorted(np.uint64(key)))
+            known = place < len(self.large) and int(self.large[place]) == key
+            place += len(self.keys)
+        return int(self.rows[place]) if known else None
+
+    @property
+    def longest(self) -> int:
+        """Characters of the longest key that an integer may be."""
+        return 20
+
+    def texts(self, places: NDArray[np.int64]) -> list[bytes]:
+        """The keys at these places as decimal text."""
+        small = places < len(self.keys)
+        numbers = np.empty(len(places), object)
+        numbers[small] = self.keys[places[small]].tolist()
+        numbers[~small] = self.large[places[~small] - len(self.keys)].tolist()
+        return [b"%d" % number for number in numbers.tolist()]
+
 
 @dataclass(frozen=True, slots=True)
 class Texts:
@@ -72,6 +96,30 @@ class Texts:
         starts, ends = self.offsets[:-1][order].tolist(), self.offsets[1:][order].tolist()
         keys = [blob[start:end].decode() for start, end in zip(starts, ends, strict=True)]
         return dict(zip(keys, np.sort(self.rows).tolist(), strict=True))
+
+    def find(self, key: Any) -> int | None:
+        """The row of one key, by bisection: nothing is built for it, the arrays may be mapped."""
+        blob, offsets = self.blob.data, self.offsets.data
+        wanted = key.encode()
+        place = bisect_left(
+            range(len(self.rows)),
+            wanted,
+            key=lambda place: bytes(blob[offsets[place] : offsets[place + 1]]),
+        )
+        if place == len(self.rows) or blob[offsets[place] : offsets[place + 1]] != wanted:
+            return None
+        return int(self.rows[place])
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest key."""
+        return int(np.diff(self.offsets).max(initial=0))
+
+    def texts(self, places: NDArray[np.int64]) -> list[bytes]:
+        """The keys at these places as UTF-8."""
+        blob = self.blob.data
+        starts, ends = self.offsets[places].tolist(), self.offsets[places + 1].tolist()
+        return [bytes(blob[start:end]) for start, end in zip(starts, ends, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +168,8 @@ class Vocabulary:
         (directory / LAYOUT_FILE).write_bytes(data + b"\n")
 
     @classmethod
-    def load(cls, directory: Path, spec: FeatureSpec) -> Vocabulary:
-        """Read what :meth:`save` wrote.
+    def load(cls, directory: Path, spec: FeatureSpec, mapped: bool = False) -> Vocabulary:
+        """Read what :meth:`save` wrote; ``mapped`` leaves the arrays on disk until looked at.
 
         Raises:
             BundleError: a file is absent or malformed, or the slots are not the spec's.
@@ -129,7 +177,7 @@ class Vocabulary:
         try:
             raw = (directory / LAYOUT_FILE).read_bytes()
             records = msgspec.json.decode(raw, type=list[_SlotRecord])
-            slots = {record.name: _read(directory, record) for record in records}
+            slots = {record.name: _read(directory, record, mapped) for record in records}
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             raise BundleError(f"vocabulary cannot be read: {error}") from error
         by_name = {
@@ -149,11 +197,13 @@ def _parts(vocabulary: SlotVocabulary) -> dict[str, NDArray[Any]]:
             return {"edges": edges}
 
 
-def _read(directory: Path, record: _SlotRecord) -> SlotVocabulary:
+def _read(directory: Path, record: _SlotRecord, mapped: bool) -> SlotVocabulary:
     def array(part: str, kind: str) -> NDArray[Any]:
         path = directory / f"{record.file}.{part}.npy"
         try:
-            loaded: NDArray[Any] = np.load(path, allow_pickle=False)
+            mode: Literal["r"] | None = "r" if mapped else None
+            # A plain view: numpy's memmap class makes every access several times slower.
+            loaded: NDArray[Any] = np.asarray(np.load(path, mmap_mode=mode, allow_pickle=False))
         except (OSError, EOFError, ValueError) as error:
             raise ValueError(f"{path.name}: {error}") from error
         if loaded.ndim != 1 or loaded.dtype.str != kind:

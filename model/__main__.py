@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
+from app.bundle import Bundle, newest
 from app.errors import CtrError
+from app.remote.address import Address
+from app.remote.link import Link, open_link
+from model import publish as publishing
 from model.config import NETWORKS, ConfigError, TrainConfig
 from model.data import Part, SplitMode
 from model.fetch import FetchError, fetch
@@ -24,6 +30,19 @@ Data = Annotated[list[Path], typer.Argument(help="CSV, TSV or Parquet files, als
 BadLines = Annotated[
     float, typer.Option(min=0, max=1, help="Share of bad lines that is put up with.")
 ]
+
+RedisUrl = Annotated[
+    str, typer.Option("--redis", envvar="CTR_REDIS_URL", help="redis://…, as the service has it.")
+]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--redis-password-file",
+        envvar="CTR_REDIS_PASSWORD_FILE",
+        help="A password, or a user and a password on two lines.",
+    ),
+]
+Result = TypeVar("Result")
 
 INTERRUPTED = 130
 """Exit code after SIGINT or SIGTERM, as shells have it."""
@@ -129,6 +148,70 @@ def predict(
     print(out)
 
 
+def _with_redis(
+    url: str, password_file: Path | None, work: Callable[[Link], Awaitable[Result]]
+) -> Result:
+    async def run() -> Result:
+        link = open_link(Address.parse(url), 1, password_file)
+        try:
+            return await work(link)
+        finally:
+            await link.close()
+
+    return asyncio.run(run())
+
+
+@cli.command("publish")
+def publish_command(
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or a directory of them.")],
+    redis: RedisUrl,
+    redis_password_file: PasswordFile = None,
+) -> None:
+    """Write a bundle's vocabulary into Redis, check it, and let services see it."""
+    opened = Bundle.open(newest(bundle), mapped=True)
+    done = _with_redis(redis, redis_password_file, lambda link: publishing.publish(link, opened))
+    for warning in done.warnings:
+        say(f"warning: {warning}")
+    say(f"{done.entry.values:,} values of {done.entry.bundle}; {done.written:,} buckets written")
+    print(done.entry.hash)
+
+
+@cli.command("list")
+def list_command(redis: RedisUrl, redis_password_file: PasswordFile = None) -> None:
+    """Show the vocabularies in Redis, those published last first."""
+    for each in _with_redis(redis, redis_password_file, publishing.listed):
+        entry = each.entry
+        print(
+            entry.hash[:12], entry.published, f"{entry.values:>12,}", f"{entry.state:10}",
+            "in use" if each.in_use else "-     ", entry.bundle, sep="  ",
+        )  # fmt: skip
+
+
+@cli.command("unpublish")
+def unpublish_command(
+    vocabulary: Annotated[str, typer.Argument(help="The first digits of its hash.")],
+    redis: RedisUrl,
+    redis_password_file: PasswordFile = None,
+    force: Annotated[bool, typer.Option("--force", help="Even if a service uses it.")] = False,
+) -> None:
+    """Remove a vocabulary from Redis."""
+    gone = _with_redis(
+        redis, redis_password_file, lambda link: publishing.unpublish(link, vocabulary, force)
+    )
+    print(gone.hash)
+
+
+@cli.command("prune")
+def prune_command(
+    keep: Annotated[int, typer.Option(min=1, help="How many to keep.")],
+    redis: RedisUrl,
+    redis_password_file: PasswordFile = None,
+) -> None:
+    """Remove older vocabularies from Redis, except those that services use."""
+    for entry in _with_redis(redis, redis_password_file, lambda link: publishing.prune(link, keep)):
+        print(entry.hash)
+
+
 def main() -> int:
     """Run a command; an expected failure is one message and exit code 1."""
     # SIGTERM unwinds like Ctrl-C, so that no half-written file is left.
@@ -145,7 +228,7 @@ def main() -> int:
         say(f"error: {error}")
         return 2
     if code == INTERRUPTED:
-        say("interrupted; nothing was written")
+        say("interrupted; nothing half-finished is in use")
     return code
 
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import pytest
 
 from tests import samples
+from tests.redis_server import RedisServer, binaries
 from tests.serving import Service
 
 ROWS = 3_000
@@ -64,6 +65,20 @@ def tiny_bundle(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Pat
         return train(sample.spec, Inputs([sample.data]), config, out, progress=False, int8=True)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=sorted(binaries()))
+def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """An empty Redis of the test's own: Valkey's, and once more whatever is installed."""
+    with RedisServer(binaries()[request.param]) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey() -> Iterator[RedisServer]:
+    """An empty Valkey, where it does not matter which Redis it is."""
+    with RedisServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,114 @@
+"""Questions of concurrent requests → few round trips."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from app.remote.keys import Key
+
+Miss = tuple[str, Key]
+"""A slot's name and a key of it."""
+ROUND_KEYS = 256
+"""Keys of one round trip: enough to share its cost, few enough not to hold up the event loop."""
+ROUNDS_AT_ONCE = 4
+
+
+class Answers(NamedTuple):
+    """What is known of some misses: their rows, and which of them have no usable row.
+
+    A miss that is in neither was not answered.
+    """
+
+    rows: dict[Miss, int]
+    bad: set[Miss]
+
+
+class _Round:
+    """Keys that are asked for together."""
+
+    def __init__(self) -> None:
+        self.misses: list[Miss] = []
+        self.answers = Answers({}, set())
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Gatherer:
+    """Asks once for what several requests want, and together for what they want at a time.
+
+    Nothing waits to gather: while there is a free place for a round trip, the misses of one
+    turn of the event loop leave at once; while there is none, they gather. Round trips belong
+    to no request: a request that gives up or is cancelled stops waiting, and nothing else.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[Sequence[Miss]], Awaitable[Answers]],
+        round_keys: int = ROUND_KEYS,
+        rounds_at_once: int = ROUNDS_AT_ONCE,
+    ) -> None:
+        self._ask = ask
+        self._round_keys = round_keys
+        self._rounds_at_once = rounds_at_once
+        self._waiting: deque[_Round] = deque()
+        self._asked: dict[Miss, _Round] = {}
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def fetch(self, misses: Iterable[Miss], seconds: float) -> Answers:
+        """Return what Redis answers within so many seconds."""
+        rounds: dict[_Round, list[Miss]] = {}
+        for miss in misses:
+            found = self._asked.get(miss)
+            if found is None:
+                found = self._add(miss)
+            rounds.setdefault(found, []).append(miss)
+        if rounds:
+            # It cancels none of them, whether the time is over or this request is cancelled.
+            await asyncio.wait([each.done for each in rounds], timeout=seconds)
+        answers = Answers({}, set())
+        for each, wanted in rounds.items():
+            for miss in wanted:
+                if (row := each.answers.rows.get(miss)) is not None:
+                    answers.rows[miss] = row
+                elif miss in each.answers.bad:
+                    answers.bad.add(miss)
+        return answers
+
+    def _add(self, miss: Miss) -> _Round:
+        if not self._waiting or len(self._waiting[-1].misses) >= self._round_keys:
+            self._waiting.append(_Round())
+            asyncio.get_running_loop().call_soon(self._start)
+        last = self._waiting[-1]
+        last.misses.append(miss)
+        self._asked[miss] = last
+        return last
+
+    def _start(self) -> None:
+        while self._waiting and len(self._running) < self._rounds_at_once:
+            task = asyncio.create_task(self._run(self._waiting.popleft()))
+            self._running.add(task)
+
+    async def _run(self, running: _Round) -> None:
+        try:
+            running.answers = await self._ask(running.misses)
+        finally:
+            for miss in running.misses:
+                del self._asked[miss]
+            running.done.set_result(None)
+            task = asyncio.current_task()
+            assert task is not None
+            self._running.discard(task)
+            self._start()
+
+    async def close(self) -> None:
+        """End what is running; whoever waits is answered with nothing."""
+        self._rounds_at_once = 0
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        for each in self._waiting:
+            each.done.set_result(None)
+        self._waiting.clear()
+        self._asked.clear()
