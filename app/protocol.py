@@ -50,7 +50,7 @@ class HttpExchange(Exchange):
         self._timer: asyncio.TimerHandle | None = None
 
     def departed(self) -> bool:
-        return self.disconnected
+        return self.disconnected or self.protocol.transport.is_closing()
 
     def limit_wait(self) -> None:
         """Wait for the rest of the body, but not for ever."""
@@ -78,7 +78,7 @@ class HttpExchange(Exchange):
     def write(self, status: int, body: bytes, headers: Sequence[Header]) -> None:
         self.response_complete = True
         self._stop_waiting()
-        if self.disconnected:
+        if self.departed():
             return
         protocol = self.protocol
         if not self.arrived and not protocol.may_discard():
