@@ -20,7 +20,7 @@ from tests.load.arguments import Options, parse
 from tests.load.bodies import Maker, Part, parse_mix, read_bodies
 from tests.load.client import Load
 from tests.load.errors import RunFailed, UsageError
-from tests.load.limits import distortions, tail
+from tests.load.limits import distortions
 from tests.load.objective import Objective, Verdict
 from tests.load.record import RIGHT, Record
 from tests.load.run import run, spread
@@ -76,7 +76,7 @@ def drive(options: Options) -> int:
     )  # fmt: skip
     record = run(spread(load, options.processes))
     verdicts = [objective.judge(record) for objective in objectives]
-    distorted = distortions(record, tail(objectives), options.allowed_delay_ms)
+    distorted = distortions(record, objectives, options.allowed_delay_ms)
     found = report.figures(setup, record, verdicts, distorted)
     print(report.text(found), end="")
     write(options, found, record)

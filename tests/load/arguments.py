@@ -143,8 +143,8 @@ def _parser() -> argparse.ArgumentParser:
         "(default %(default)g)")  # fmt: skip
     add("--allowed-delay-ms", type=_number(0), metavar="MS",
         help="own delays, at p99 or the highest percentile of an objective, above which the run "
-        "counts as distorted (default: a tenth of the latency there, at least "
-        f"{LEAST_DELAY_MS:g})")  # fmt: skip
+        "counts as distorted (default: a tenth of the latency there or a quarter of the shortest "
+        f"duration that an objective states, at least {LEAST_DELAY_MS:g})")  # fmt: skip
 
     results = result.add_argument_group("results")
     add = results.add_argument

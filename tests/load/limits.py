@@ -3,35 +3,50 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from tests.load.objective import Objective
 from tests.load.record import OWN_FAULTS, Record
 
 LEAST_DELAY_MS = 2.0
-DELAY_SHARE = 0.1
+LATENCY_SHARE = 0.1
+BOUND_SHARE = 0.25
 MOST_CPU = 0.9
 LEAST_SENT = 0.99
 
 
-def tail(objectives: Iterable[Objective]) -> float:
+def tail(objectives: Sequence[Objective]) -> float:
     """The highest percentile that an objective bounds, at least 99: delays are judged there."""
     bounded = [each.percentile for each in objectives if each.percentile is not None]
     return max([99.0, *bounded])
 
 
-def distortions(record: Record, percent: float, allowed_ms: float | None) -> list[str]:
+def allowed_delay(record: Record, objectives: Sequence[Objective]) -> float:
+    """How large own delays may be, in ms, at :func:`tail`.
+
+    A tenth of the latency there, or a quarter of the shortest duration that an objective
+    bounds: own delays only add to latencies, so that they may miss an objective but never
+    meet one. At least :data:`LEAST_DELAY_MS`, which no busy machine keeps below.
+    """
+    allowed = [LEAST_DELAY_MS]
+    latency = record.total.latency.percentile(tail(objectives))
+    if math.isfinite(latency):
+        allowed.append(LATENCY_SHARE * latency / 1000)
+    if bounds := [each.bound for each in objectives if each.percentile is not None]:
+        allowed.append(BOUND_SHARE * min(bounds) / 1000)
+    return max(allowed)
+
+
+def distortions(
+    record: Record, objectives: Sequence[Objective], allowed_ms: float | None
+) -> list[str]:
     """Say what the generator could not do as it should have; empty where the figures count.
 
-    Its own delays are compared at ``percent`` with ``allowed_ms``; by default with a tenth of
-    the service's latency there, but at least :data:`LEAST_DELAY_MS`.
+    ``allowed_ms`` is :func:`allowed_delay` unless given.
     """
-    own = record.own
+    own, percent = record.own, tail(objectives)
     if allowed_ms is None:
-        latency_ms = record.total.latency.percentile(percent) / 1000
-        allowed_ms = max(
-            LEAST_DELAY_MS, DELAY_SHARE * latency_ms if math.isfinite(latency_ms) else 0.0
-        )
+        allowed_ms = allowed_delay(record, objectives)
     found = []
     delays = {
         "the generator sent late": own.send_delay,

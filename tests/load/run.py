@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from time import monotonic
@@ -54,7 +53,7 @@ def run(loads: Sequence[Load]) -> Record:
     try:
         for end in ends:
             _receive(end)
-        with _interrupting([process.pid for process in processes if process.pid]):
+        with _interrupting(ends):
             start = monotonic() + _LEAD_SECONDS + loads[0].warmup
             for end in ends:
                 end.send(start)
@@ -77,24 +76,43 @@ def _receive(end: Connection) -> Any:
 
 
 @contextmanager
-def _interrupting(pids: Sequence[int]) -> Iterator[None]:
-    """Hand Ctrl-C on: the processes end early and answer; a terminal has told them anyway."""
+def _interrupting(ends: Sequence[Connection]) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into a word to the processes, which then answer early."""
 
-    def hand_on(*_: object) -> None:
-        for pid in pids:
-            os.kill(pid, signal.SIGINT)
+    def stop(*_: object) -> None:
+        for end in ends:
+            # One that has answered may be gone.
+            with suppress(OSError):
+                end.send(None)
 
-    before = signal.signal(signal.SIGINT, hand_on)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _work(end: Connection, load: Load) -> None:
     """What a process does: say that it is there, wait for the start, run, answer."""
-    # Until the event loop takes it, so that an early Ctrl-C does not cost the record.
+    # A terminal sends Ctrl-C to every process; the first one tells the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    client = Client(load)
+    asyncio.run(client.rehearse())
     end.send(None)
-    start: float = end.recv()
-    end.send(asyncio.run(Client(load, start).run()))
+    record = asyncio.run(_perform(end, client, end.recv()))
+    # The other side may have died.
+    with suppress(BrokenPipeError):
+        end.send(record)
+
+
+async def _perform(end: Connection, client: Client, start: float) -> Record:
+    """Run until done, or until anything comes from the other side, be it that it has died."""
+    loop = asyncio.get_running_loop()
+
+    def heard() -> None:
+        loop.remove_reader(end.fileno())
+        client.interrupt()
+
+    loop.add_reader(end.fileno(), heard)
+    return await client.run(start)

@@ -2,22 +2,23 @@
 
 ``python -m tests.load_generator.stub PORT DELAY_S [STALL_AT STALL_S]``: every POST is answered,
 rightly for a /predict of one row, after the delay; at the given POST everything stands still.
+Every GET is answered at once, with the number of POSTs so far.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import sys
 import time
 
-ANSWER = b'{"predictions": [0.5], "version": "stub"}'
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-posts = itertools.count(1)
+ANSWER = b'{"predictions": [0.5], "version": "stub"}'
 
 
 class Connection(asyncio.Protocol):
     """Reads requests by their announced length; one is on its way at a time."""
+
+    posts = 0
 
     def __init__(self, delay: float, stall_at: int, stall: float) -> None:
         self._delay, self._stall_at, self._stall = delay, stall_at, stall
@@ -35,14 +36,15 @@ class Connection(asyncio.Protocol):
             return
         self._received = b""
         if head.startswith(b"GET"):
-            self._answer()
+            self._answer(b'{"version": "stub", "posts": %d}' % Connection.posts)
             return
-        if next(posts) == self._stall_at:
+        Connection.posts += 1
+        if Connection.posts == self._stall_at:
             time.sleep(self._stall)
-        asyncio.get_running_loop().call_later(self._delay, self._answer)
+        asyncio.get_running_loop().call_later(self._delay, self._answer, ANSWER)
 
-    def _answer(self) -> None:
-        self._transport.write(HEAD % len(ANSWER) + ANSWER)
+    def _answer(self, content: bytes) -> None:
+        self._transport.write(HEAD % len(content) + content)
 
 
 async def serve(port: int, delay: float, stall_at: int, stall: float) -> None:

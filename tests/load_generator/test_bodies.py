@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -22,10 +23,12 @@ from tests.load.values import Draws, Pool, Pools, Shape, from_bundle, from_rows,
 
 def shapes_of(bundle: Bundle) -> list[Shape]:
     """A bundle's fields as /model tells them."""
-    return [
-        Shape(field.name, type(field).__struct_config__.tag, field.side, field.required)
+    told = [
+        {"name": field.name, "kind": type(field).__struct_config__.tag, "side": field.side,
+         "required": field.required}
         for field in bundle.spec.fields
-    ]
+    ]  # fmt: skip
+    return msgspec.convert(told, list[Shape])
 
 
 @pytest.fixture(scope="module")

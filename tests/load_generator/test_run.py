@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import sleep
 from typing import Any
 
 import httpx
@@ -39,7 +38,7 @@ def stub(*words: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     def answers() -> bool:
         assert process.poll() is None, "the stub ended"
         try:
-            return httpx.get(url, trust_env=False).status_code == 200
+            return posts(url) == 0
         except httpx.TransportError:
             return False
 
@@ -49,6 +48,11 @@ def stub(*words: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     finally:
         process.kill()
         process.wait()
+
+
+def posts(url: str) -> int:
+    """How many requests a stub has seen."""
+    return int(httpx.get(url, trust_env=False).json()["posts"])
 
 
 def start(url: str, *words: object) -> subprocess.Popen[str]:
@@ -144,30 +148,28 @@ def test_a_service_that_takes_other_bodies_is_not_driven(service: Service, tmp_p
 
 
 def test_callers_of_a_slow_service_are_counted_right(one_row: Path, tmp_path: Path) -> None:
-    """200 callers of a service that takes exactly 500 ms: 400/s, p99 near 500 ms, or a reason.
+    """200 callers of a service that takes 500 ms are 200 requests in flight, and about 400/s.
 
-    Where the machine is too busy for that, the report must say that it is distorted.
+    Nothing here waits for a connection, so that no latency is a multiple of the service's. A
+    machine too busy for the load makes it slower, but then the report says so, and the rate is
+    still what callers and latency make it.
     """
     with stub(0.5) as (url, _):
         code, out, found = run(
             url, tmp_path, "--bodies", one_row, "--concurrency", 200, "--duration", 5,
+            "--processes", 2,
         )  # fmt: skip
-    total, reached = found["total"], found["reached"]
+    total, reached, answered = found["total"], found["reached"], found["rate"]["answered"]
     assert (reached["in_flight"], reached["connections"]) == (200, 200)
     assert reached["waiting_for_a_connection"] == 0
     assert reached["connections_opened"] >= 200
     assert "200 requests in flight, 200 connections in use" in out
     assert total["outcomes"] == {"200": total["right"]}
     assert total["service_ms"]["p50"] >= 499
-    # No count of what came in time can beat 200 callers at 500 ms but by the rounding of waves.
-    assert found["rate"]["answered"] <= 440
-    assert (code == 3) == bool(found["distorted"])
+    assert answered == pytest.approx(200 / (total["latency_ms"]["mean"] / 1000), rel=0.2)
+    assert code == (3 if found["distorted"] else 0), out
     if code == 0:
-        assert 350 <= found["rate"]["answered"] <= 410
-        assert 499 <= total["latency_ms"]["p99"] <= 800
-    else:
-        assert code == 3
-        assert "DISTORTED" in out
+        assert total["latency_ms"]["p99"] <= total["service_ms"]["p99"] * 1.25
 
 
 def test_too_few_connections_are_no_fault_of_the_service(one_row: Path, tmp_path: Path) -> None:
@@ -214,9 +216,7 @@ def test_a_service_that_dies_is_counted_to_the_end(one_row: Path, tmp_path: Path
             url, *PATIENT, "--bodies", one_row, "--rate", 50, "--duration", 6, "--warmup", 0,
             "--objective", "errors<=5%", "--json", file,
         )  # fmt: skip
-        assert process.stderr is not None
-        assert "Ctrl-C ends it early" in process.stderr.readline()
-        sleep(2)
+        wait_until(lambda: posts(url) > 50, "the load goes on", 60.0)
         server.kill()
         out, _ = process.communicate(timeout=60)
     found = json.loads(file.read_text())
@@ -226,18 +226,19 @@ def test_a_service_that_dies_is_counted_to_the_end(one_row: Path, tmp_path: Path
     assert found["client_side"] == {"pool timeout": 0, "own sockets exhausted": 0}
 
 
-def test_ctrl_c_shows_what_was_seen_so_far(one_row: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_shows_what_was_seen_so_far(
+    number: signal.Signals, one_row: Path, tmp_path: Path
+) -> None:
     """Exit code 130, soon, with a summary and files."""
     file = tmp_path / "figures.json"
     with stub(0.01) as (url, _):
         process = start(
             url, *PATIENT, "--bodies", one_row, "--rate", 50, "--duration", 600, "--warmup", 0,
-            "--json", file,
+            "--processes", 2, "--json", file,
         )  # fmt: skip
-        assert process.stderr is not None
-        assert "Ctrl-C ends it early" in process.stderr.readline()
-        sleep(3)
-        process.send_signal(signal.SIGINT)
+        wait_until(lambda: posts(url) > 50, "the load goes on", 60.0)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
@@ -246,6 +247,16 @@ def test_ctrl_c_shows_what_was_seen_so_far(one_row: Path, tmp_path: Path) -> Non
     assert found["seconds"] < 60
     assert "interrupted   " in out
     assert found["total"]["right"] == found["total"]["requests"] > 0
+
+
+def test_no_load_goes_on_without_the_command(one_row: Path) -> None:
+    """Where the command is killed, its processes end at once and by themselves."""
+    with stub(0.01) as (url, _):
+        process = start(url, "--bodies", one_row, "--rate", 50, "--duration", 600)
+        wait_until(lambda: posts(url) > 50, "the load goes on", 60.0)
+        process.kill()
+        # The processes hold its standard error open for as long as they live.
+        process.communicate(timeout=30)
 
 
 @pytest.mark.parametrize(
