@@ -123,6 +123,11 @@ class Wire:
         self.send(path, body)
         return await self.answer()
 
+    @property
+    def usable(self) -> bool:
+        """Whether the other side has left it open, as far as is known here."""
+        return not self._reader.at_eof()
+
     async def closed(self) -> bool:
         """Wait until the other side closes; whether nothing came before."""
         return await self._reader.read() == b""

@@ -175,8 +175,9 @@ def test_departed_callers_wait_for_nothing(start_service: StartService, sample: 
     assert [status for status, _ in asyncio.run(scene())] == [200] * 100
     wait_until(lambda: queued() == 0, "the queue is empty")
     found = service.metrics()
-    gone = found['ctr_requests_total{outcome="gone",route="predict"}']
-    assert found["ctr_abandoned_requests"] + gone == 50
+    outcomes = {
+        outcome: found[f'ctr_requests_total{{outcome="{outcome}",route="predict"}}']
+        for outcome in ("200", "500", "503", "504", "gone")
+    }
+    assert outcomes == {"200": 100, "500": 0, "503": 0, "504": 0, "gone": 50}
     assert found["ctr_rows_total"] == 100
-    for code in (500, 503, 504):
-        assert found[f'ctr_requests_total{{outcome="{code}",route="predict"}}'] == 0

@@ -11,7 +11,7 @@ from tests.faults.slow_service import SLOW, VARIABLE
 from tests.faults.stage import Stage, predict
 from tests.serving import Service
 
-RUN_MS, RUN_ROWS = 20, 4
+RUN_MS, RUN_ROWS = 20, 2
 OVERLOAD, AFTERWARDS = 30.0, 30.0
 SETTLING = 5.0
 
@@ -28,7 +28,7 @@ def overload(stage: Stage) -> Iterator[Figure]:
 
     async def scene(service: Service) -> tuple[float, list[Answer], list[Answer], list[Answer]]:
         port = service.port
-        warm = await ask_in_turn(port, [request] * 800, 32)
+        warm = await ask_in_turn(port, [request] * 400, 32)
         capacity = 32 / (sum(answer.seconds for answer in warm) / len(warm))
         before = await offer(port, request, capacity / 2, 10)
         watching = asyncio.create_task(watch(service))
