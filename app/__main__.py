@@ -13,6 +13,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import cast
 
+# numpy's BLAS starts a thread for each CPU of the machine, whatever the quota; nothing here uses
+# them. It reads this once, when numpy is first imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import uvicorn
 from pydantic import ValidationError
 

@@ -184,13 +184,14 @@ class State:
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
         log.info(
-            "ready: bundle %s in %s on %s%s, %d engine threads, golden examples within %.1e,"
-            " %.2f s",
+            "ready: bundle %s in %s on %s%s, %d engine threads for %d CPUs,"
+            " golden examples within %.1e, %.2f s",
             loaded.bundle.version,
             loaded.engine.precision,
             loaded.engine.provider,
             f" (not CUDA: {loaded.engine.fallback})" if loaded.engine.fallback else "",
             loaded.engine.threads,
+            cpu_quota(),
             loaded.worst_difference,
             loaded.seconds,
         )

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pytest
 
-from tests import samples
 from tests.redis_server import RedisServer, binaries
-from tests.serving import Service
-
-ROWS = 3_000
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A click log with its feature spec; ``rows`` are its lines as callers send them."""
-
-    spec: Path
-    data: Path
-    rows: list[dict[str, Any]]
+from tests.samples import Sample, train_tiny
+from tests.serving import APP, Service
 
 
 class StartService(Protocol):
     """Starts a service and waits until it is ready."""
 
     def __call__(
-        self, bundle: Path | None = None, env: Mapping[str, str] | None = None, **settings: object
+        self,
+        bundle: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        program: Sequence[str] = APP,
+        **settings: object,
     ) -> Service: ...
 
 
@@ -41,30 +33,13 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     """The click log that ``tiny_bundle`` is trained on."""
-    directory = tmp_path_factory.mktemp("sample")
-    spec, data = directory / "sample.toml", directory / "clicks.csv"
-    spec.write_text(samples.SPEC, encoding="utf-8")
-    samples.write_log(data, ROWS)
-    return Sample(spec, data, samples.read_rows(data))
+    return Sample.make(tmp_path_factory.mktemp("sample"))
 
 
 @pytest.fixture(scope="session")
 def tiny_bundle(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle trained on ``sample``, once for all tests; it has an int8 graph."""
-    import torch
-
-    from model.config import TrainConfig
-    from model.pipeline import Inputs, train
-
-    config = TrainConfig(
-        embedding_size=4, hidden=(16,), batch_size=256, epochs=3, learning_rate=0.02, threads=1
-    )
-    threads = torch.get_num_threads()
-    out = tmp_path_factory.mktemp("bundles")
-    try:
-        return train(sample.spec, Inputs([sample.data]), config, out, progress=False, int8=True)
-    finally:
-        torch.set_num_threads(threads)
+    return train_tiny(sample, tmp_path_factory.mktemp("bundles"))
 
 
 @pytest.fixture(params=sorted(binaries()))
@@ -89,10 +64,13 @@ def start_service(
     started: list[Service] = []
 
     def start(
-        bundle: Path | None = None, env: Mapping[str, str] | None = None, **settings: object
+        bundle: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        program: Sequence[str] = APP,
+        **settings: object,
     ) -> Service:
         log = tmp_path_factory.mktemp("service") / "log"
-        service = Service(bundle or tiny_bundle, log, env or {}, **settings)
+        service = Service(bundle or tiny_bundle, log, env or {}, program, **settings)
         started.append(service)
         service.wait_ready()
         return service

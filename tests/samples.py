@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ encoding = "edges"
 edges = [0.25, 0.5, 0.75]
 """
 
+ROWS = 3_000
 CONTEXT = ("user_id", "country", "time", "age", "placement")
 CANDIDATE = ("item_id", "tags", "price", "quality")
 FIELDS = CONTEXT + CANDIDATE
@@ -146,3 +148,40 @@ def context_of(row: dict[str, Any]) -> dict[str, Any]:
 def candidate_of(row: dict[str, Any]) -> dict[str, Any]:
     """The candidate fields of a row."""
     return {name: row[name] for name in CANDIDATE if name in row}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A click log with its feature spec; ``rows`` are its lines as callers send them."""
+
+    spec: Path
+    data: Path
+    rows: list[dict[str, Any]]
+
+    @classmethod
+    def make(cls, directory: Path) -> Sample:
+        """Write spec and log into a directory."""
+        spec, data = directory / "sample.toml", directory / "clicks.csv"
+        spec.write_text(SPEC, encoding="utf-8")
+        write_log(data, ROWS)
+        return cls(spec, data, read_rows(data))
+
+
+def train_tiny(sample: Sample, out: Path) -> Path:
+    """Train a small network on the sample, in seconds; return its bundle below ``out``.
+
+    It has an int8 graph.
+    """
+    import torch
+
+    from model.config import TrainConfig
+    from model.pipeline import Inputs, train
+
+    config = TrainConfig(
+        embedding_size=4, hidden=(16,), batch_size=256, epochs=3, learning_rate=0.02, threads=1
+    )
+    threads = torch.get_num_threads()
+    try:
+        return train(sample.spec, Inputs([sample.data]), config, out, progress=False, int8=True)
+    finally:
+        torch.set_num_threads(threads)

@@ -20,6 +20,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).resolve().parents[1]
+APP = (sys.executable, "-m", "app")
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 
@@ -63,9 +64,11 @@ def logits(scores: Sequence[float]) -> list[float]:
     return [logit(score) for score in scores]
 
 
-def command(bundle: Path | None, port: int, settings: Mapping[str, object]) -> list[str]:
+def command(
+    bundle: Path | None, port: int, settings: Mapping[str, object], program: Sequence[str] = APP
+) -> list[str]:
     """The command line of a service."""
-    words = [sys.executable, "-m", "app", "--port", str(port)]
+    words = [*program, "--port", str(port)]
     words += [] if bundle is None else ["--bundle", str(bundle)]
     for name, value in settings.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
@@ -89,11 +92,15 @@ def run_to_end(
 
 
 class Wire:
-    """One keep-alive connection, with nothing between the test and the bytes."""
+    """One keep-alive connection, with nothing between the test and the bytes.
+
+    ``head`` is the last answer's, in lower case.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self.head = ""
 
     @classmethod
     async def open(cls, port: int) -> Wire:
@@ -107,14 +114,19 @@ class Wire:
 
     async def answer(self) -> tuple[int, bytes]:
         """Read status and body of the next answer."""
-        head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-        length = int(head.split("content-length: ")[1].split("\r\n")[0])
-        return int(head.split(" ")[1]), await self._reader.readexactly(length)
+        self.head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        length = int(self.head.split("content-length: ")[1].split("\r\n")[0])
+        return int(self.head.split(" ")[1]), await self._reader.readexactly(length)
 
     async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
         """Send a request and read its answer."""
         self.send(path, body)
         return await self.answer()
+
+    @property
+    def usable(self) -> bool:
+        """Whether the other side has left it open, as far as is known here."""
+        return not self._reader.at_eof()
 
     async def closed(self) -> bool:
         """Wait until the other side closes; whether nothing came before."""
@@ -128,17 +140,25 @@ class Wire:
 
 
 class Service:
-    """One running service and a client with its address."""
+    """One running service and a client with its address.
+
+    ``program`` is what runs it: words before its flags.
+    """
 
     def __init__(
-        self, bundle: Path, log: Path, env: Mapping[str, str] = {}, **settings: object
+        self,
+        bundle: Path,
+        log: Path,
+        env: Mapping[str, str] = {},
+        program: Sequence[str] = APP,
+        **settings: object,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = log
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                command(bundle, self.port, settings),
+                command(bundle, self.port, settings, program),
                 cwd=ROOT,
                 env=environment(env),
                 stdout=file,
@@ -212,6 +232,26 @@ class Service:
                 labels = ",".join(f'{name}="{value}"' for name, value in told.items())
                 found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
         return found
+
+    def resident_bytes(self) -> int:
+        """Memory that the process holds."""
+        return self._memory("VmRSS")
+
+    def peak_bytes(self) -> int:
+        """The most memory that it held, from its start or the last :meth:`forget_peak` on."""
+        return self._memory("VmHWM")
+
+    def forget_peak(self) -> None:
+        """Let the memory that it holds now be the most that it held."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+    def _memory(self, name: str) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split(f"{name}:")[1].split()[0]) * 1024
+
+    def threads(self) -> int:
+        """How many threads the process has."""
+        return len(os.listdir(f"/proc/{self.process.pid}/task"))
 
     def terminate(self) -> None:
         """Send SIGTERM."""

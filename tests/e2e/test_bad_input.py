@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 from contextlib import suppress
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -482,12 +481,6 @@ def test_bodies_around_the_limit(small: Service, row: Row) -> None:
     refused(chunked(exact + b" "), 413)
 
 
-def resident_bytes(service: Service) -> int:
-    """Memory that the service holds."""
-    status = Path(f"/proc/{service.process.pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) * 1024
-
-
 def raw_answer(connection: socket.socket) -> tuple[int, bytes]:
     """Status and body of what a connection answers until it is closed."""
     received = b""
@@ -510,7 +503,7 @@ def test_a_declared_size_over_the_limit_is_refused_unread(service: Service) -> N
 
 def test_an_endless_body_is_cut_at_the_limit(service: Service) -> None:
     """Of 200 MB in chunks no more than the limit is read, and not much more is held."""
-    before = resident_bytes(service)
+    before = service.resident_bytes()
     limit, block = 8 * 2**20, 65_536
     sent = 0
     with socket.create_connection(("127.0.0.1", service.port), 20) as connection:
@@ -526,7 +519,7 @@ def test_an_endless_body_is_cut_at_the_limit(service: Service) -> None:
         else:
             raise AssertionError("200 MB were taken")
     assert limit <= sent < 4 * limit, "what was sent fits into the limit and the sockets' buffers"
-    assert resident_bytes(service) - before < 2 * limit
+    assert service.resident_bytes() - before < 2 * limit
     assert service.metrics()['ctr_requests_total{outcome="413",route="rank"}'] >= 1
 
 

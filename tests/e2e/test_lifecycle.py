@@ -8,13 +8,14 @@ import os
 import shutil
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 import pytest
 
-from app.engine import refuse_mixed_distributions
+from app.engine import cpu_quota, refuse_mixed_distributions
 from app.errors import ProviderError
 from tests.conftest import Sample, StartService
 from tests.samples import candidate_of, context_of
@@ -409,5 +410,20 @@ def test_the_engine_follows_the_cpu_quota(start_service: StartService) -> None:
     """Engine threads are the CPUs that this process may use, or the setting, and are told."""
     ready = start_service(engine_threads=1).client.get("/ready").json()
     assert ready["engine_threads"] == 1
-    ready = start_service().client.get("/ready").json()
+    service = start_service()
+    ready = service.client.get("/ready").json()
     assert 1 <= ready["engine_threads"] <= len(os.sched_getaffinity(0))
+    (line,) = (e["message"] for e in service.events() if e["message"].startswith("ready:"))
+    assert f" {ready['engine_threads']} engine threads for {cpu_quota()} CPUs" in line
+
+
+def test_no_thread_comes_from_the_size_of_the_machine(start_service: StartService) -> None:
+    """A process has as many threads on one CPU as on all, and one more for each asked for."""
+    pinned = (
+        "import os, runpy; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        " runpy.run_module('app', run_name='__main__', alter_sys=True)"
+    )
+    one_cpu = start_service(program=(sys.executable, "-c", pinned), engine_threads=1)
+    all_cpus = start_service(engine_threads=1)
+    assert one_cpu.threads() == all_cpus.threads()
+    assert start_service(engine_threads=4).threads() == all_cpus.threads() + 3

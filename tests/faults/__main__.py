@@ -1,0 +1,92 @@
+"""Faults and overload, measured: what takes too long, or depends on time too much, for the tests.
+
+Real services in processes of their own, driven over HTTP. Outcomes must hold exactly; a timed
+figure fails beyond three times its bound, so that a slow or shared machine does not fail it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from time import perf_counter
+
+from tests.faults.callers import departed_callers, impatient_callers
+from tests.faults.figures import Figure, Skipped, table
+from tests.faults.lists import company, long_lists, wrong_lists
+from tests.faults.overload import overload
+from tests.faults.resources import bodies, memory, threads
+from tests.faults.stage import Stage
+
+Found = list[tuple[str, Figure | Skipped]]
+Scenario = Callable[[Stage], Iterator[Figure | Skipped]]
+
+SCENARIOS: dict[str, Scenario] = {
+    "impatient-callers": impatient_callers,
+    "departed-callers": departed_callers,
+    "long-lists": long_lists,
+    "wrong-lists": wrong_lists,
+    "company": company,
+    "overload": overload,
+    "bodies": bodies,
+    "threads": threads,
+    "memory": memory,
+}
+
+
+def play(names: Sequence[str], stage: Stage) -> tuple[Found, list[str]]:
+    """Run scenarios; return their figures, and the names of those that broke off."""
+    found: Found = []
+    broken = []
+    for name in names:
+        start = perf_counter()
+        try:
+            for each in SCENARIOS[name](stage):
+                found.append((name, each))
+        except Exception:
+            traceback.print_exc()
+            broken.append(name)
+        print(f"{name}: {perf_counter() - start:.0f} s", file=sys.stderr)
+    return found, broken
+
+
+def as_json(found: Found) -> str:
+    """The figures for a file: name, value, bound (absent where there is none) and verdict."""
+    entries: list[dict[str, object]] = []
+    for scenario, each in found:
+        if isinstance(each, Skipped):
+            entries.append({"scenario": scenario, "skipped": each.reason})
+            continue
+        named = {"scenario": scenario, "figure": each.name, "value": each.value, "unit": each.unit}
+        bounded = not math.isinf(each.bound)
+        judged = {"bound": each.bound, "verdict": each.verdict} if bounded else {}
+        entries.append(named | judged)
+    return json.dumps(entries, indent=1) + "\n"
+
+
+def main() -> int:
+    """Run the scenarios and print their figures; 1 where one failed."""
+    parser = argparse.ArgumentParser(prog="scripts/test-faults", description=__doc__)
+    parser.add_argument(
+        "--only", action="append", choices=SCENARIOS, help="one scenario; may be repeated"
+    )
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        found, broken = play(options.only or list(SCENARIOS), Stage(Path(directory)))
+    print(table(found))
+    if options.json:
+        options.json.write_text(as_json(found))
+    failed = [f"{s}: {e.name}" for s, e in found if isinstance(e, Figure) and e.failed]
+    for problem in [*failed, *(f"{name} broke off" for name in broken)]:
+        print(f"FAILED {problem}", file=sys.stderr)
+    return 1 if failed or broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
