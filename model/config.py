@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
-NETWORKS = ("deepfm",)
+NETWORKS = (
+    "lr", "fm", "ffm", "fnn", "ipnn", "opnn", "pnn_star", "wide_deep", "deepfm",
+)  # fmt: skip
 
 Metric = Literal["auc", "log_loss"]
 

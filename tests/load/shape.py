@@ -23,10 +23,11 @@ from app.bundle import EXAMPLES, GRAPH, SPEC, VOCABULARY, Bundle, write_bundle
 from app.encoder import Encoder
 from app.spec import FeatureSpec
 from app.vocabulary import SlotVocabulary, Texts, Vocabulary, arrange
-from model import deepfm, export, serving
+from model import export
 from model.config import TrainConfig
-from model.deepfm import DeepFM
 from model.export import example, write_graph
+from model.networks import deepfm, mlp, network, serving
+from model.networks.deepfm import DeepFM
 
 CONTEXT_FIELDS, CANDIDATE_FIELDS = 24, 15
 FIELDS = CONTEXT_FIELDS + CANDIDATE_FIELDS
@@ -59,15 +60,15 @@ class Plain(nn.Module):
 
     def forward(self, index: Tensor) -> Tensor:
         """Return scores [N] for indices [N, F]."""
-        network = self.network
+        network, mlp = self.network, self.network.mlp
         rows = functional.embedding(index, network.table)
         weight, embedding = rows[:, :, 0], rows[:, :, 1:]
         total = embedding.sum(1)
         pairwise = 0.5 * (total.square() - embedding.square().sum(1)).sum(1)
-        hidden = functional.relu(network.first(embedding.flatten(1)))
-        for linear in network.deeper:
+        hidden = functional.relu(mlp.first(embedding.flatten(1)))
+        for linear in mlp.deeper:
             hidden = functional.relu(linear(hidden))
-        deep = network.output(hidden).squeeze(1)
+        deep = mlp.output(hidden).squeeze(1)
         return torch.sigmoid(network.bias + weight.sum(1) + pairwise + deep)
 
 
@@ -134,7 +135,7 @@ def make(directory: Path) -> tuple[Path, Path]:
 def _sources() -> str:
     """Hash of the code that decides the files, so that no old graph is ever measured."""
     digest = hashlib.sha256()
-    for module in (deepfm, serving, export, sys.modules[__name__]):
+    for module in (deepfm, mlp, network, serving, export, sys.modules[__name__]):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()
 

@@ -1,4 +1,4 @@
-"""DeepFM rearranged for inference: the same function in a third of the operations.
+"""Networks as they are exported; DeepFM rearranged, the same function in a third of the operations.
 
 With e_f = (w_f, v_f) a side's rows of the table laid end to end, one matrix product gives all
 that the side brings: its part of the first hidden layer, its sum of embeddings S and its
@@ -20,11 +20,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from app.layout import Layout
-from model.deepfm import DeepFM, mean_of_list
+from model.networks.deepfm import DeepFM
+from model.networks.network import Inputs, Network, mean_of_list
+
+
+def serving_form(network: Network, layout: Layout) -> nn.Module:
+    """Return a trained network's function for export, without batch norm."""
+    return ServingDeepFM(network, layout) if isinstance(network, DeepFM) else network.folded()
 
 
 class ServingDeepFM(nn.Module):
-    """A trained network's function; inputs and output are those of ``DeepFM.forward``.
+    """A trained DeepFM's function; inputs and output are those of ``DeepFM.forward``.
 
     A side's product has H + K + 1 columns: hidden pre-activation, S, first order.
     """
@@ -44,17 +50,17 @@ class ServingDeepFM(nn.Module):
                 rows = table[slot.first : slot.first + slot.size]
                 rows[:, 0] -= 0.5 * rows[:, 1:].square().sum(1)
             self.size = table.shape[1] - 1
-            hidden = folded.first.out_features
-            weight = folded.first.weight.detach()
+            hidden = folded.mlp.first.out_features
+            weight = folded.mlp.first.weight.detach()
             bias = torch.zeros(hidden + self.size + 1)
-            bias[:hidden] = folded.first.bias
+            bias[:hidden] = folded.mlp.first.bias
             bias[-1] = folded.bias
         self.hidden = hidden
         self.register_buffer("table", table)
-        self.register_buffer("context_weight", self._widened(weight[:, : folded.split]))
-        self.register_buffer("candidate_weight", self._widened(weight[:, folded.split :]))
+        self.register_buffer("context_weight", self._widened(weight[:, : folded.mlp.split]))
+        self.register_buffer("candidate_weight", self._widened(weight[:, folded.mlp.split :]))
         self.register_buffer("bias", bias)
-        self.deeper, self.output = folded.deeper, folded.output
+        self.deeper, self.output = folded.mlp.deeper, folded.mlp.output
 
     def _widened(self, weight_HZ: Tensor) -> Tensor:
         """Give a side's first-layer weights the rows for S and the first-order sum."""
@@ -66,18 +72,15 @@ class ServingDeepFM(nn.Module):
         weight_HFK[-1, :, 0] = 1
         return weight_HFK.flatten(1)
 
-    def forward(
-        self,
-        context: Tensor,
-        candidate: Tensor,
-        row_context: Tensor,
-        context_lists: Sequence[Tensor] = (),
-        candidate_lists: Sequence[Tensor] = (),
-    ) -> Tensor:
+    def forward(self, inputs: Inputs) -> Tensor:
         """Return the logit float32 [N] of every row."""
-        context_UC = self._side(context, context_lists, self.context_weight, self.bias)
-        candidate_NC = self._side(candidate, candidate_lists, self.candidate_weight, None)
-        both_NC = context_UC.index_select(0, row_context) + candidate_NC
+        context_UC = self._side(
+            inputs.context, inputs.context_lists, self.context_weight, self.bias
+        )
+        candidate_NC = self._side(
+            inputs.candidate, inputs.candidate_lists, self.candidate_weight, None
+        )
+        both_NC = context_UC.index_select(0, inputs.row_context) + candidate_NC
         hidden_NH, total_NK, first_order_N1 = torch.split(
             both_NC, [self.hidden, self.size, 1], dim=1
         )
