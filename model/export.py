@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import polars as pl
 import torch
 from numpy.typing import NDArray
@@ -22,8 +23,10 @@ from app.engine import Engine
 from app.errors import CtrError, ValueProblem
 from app.layout import Layout
 from app.spec import FeatureSpec
+from model.config import TrainConfig
 from model.data import field_values
 from model.dataset import Dataset
+from model.networks import weight_bytes
 from model.networks.network import Inputs, Network
 from model.networks.serving import serving_form
 
@@ -74,17 +77,37 @@ def input_names(layout: Layout) -> list[str]:
     ]
 
 
-def write_graph(network: Network, layout: Layout, path: Path) -> None:
-    """Export a network as it is for inference, batch norm folded, all sizes symbolic.
-
-    The file depends on the weights alone: no paths, times or generated names of this run.
+def require_exportable(layout: Layout, config: TrainConfig) -> None:
+    """Refuse, before it is trained, a network that could not be exported.
 
     Raises:
         ExportError: the weights are too large for one ONNX file.
     """
-    weights = sum(p.numel() * p.element_size() for p in network.parameters())
+    weights = weight_bytes(layout, config)
     if weights > MAX_GRAPH_BYTES:
-        raise ExportError(f"{weights:,} bytes of weights do not fit into one ONNX file")
+        raise ExportError(
+            f"{weights:,} bytes of weights ({layout.table_rows:,} table rows) do not fit into one"
+            " ONNX file; a smaller embedding_size or a larger min_count makes them fewer"
+        )
+
+
+def read_weights(graph: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return parameters of an exported network by their names.
+
+    Only of one that is exported as it is, which is every network but DeepFM.
+    """
+    stored = {value.name: value for value in onnx.load(graph).graph.initializer}
+    return {
+        name: torch.from_numpy(onnx.numpy_helper.to_array(stored[f"network.{name}"]).copy())
+        for name in names
+    }
+
+
+def write_graph(network: Network, layout: Layout, path: Path) -> None:
+    """Export a network as it is for inference, batch norm folded, all sizes symbolic.
+
+    The file depends on the weights alone: no paths, times or generated names of this run.
+    """
     graph = ScoreGraph(network, layout).eval()
     u, n = 2, 3
     lists = [torch.ones(u, 2, dtype=torch.int32) for _ in layout.context_lists]

@@ -24,12 +24,17 @@ from tqdm import tqdm
 from app.layout import PADDING, Layout
 from model.config import TrainConfig
 from model.dataset import Dataset, Indices
+from model.memory import available_memory
 from model.metrics import auc, log_loss
-from model.networks import build
+from model.networks import build, weight_bytes
+from model.networks.fnn import FNN, FmWeights
 from model.networks.network import Inputs, Network
 
 PREDICT_ROWS = 8192
 """Rows scored at once, which bounds the memory of an evaluation."""
+
+COPIES = 4
+"""Arrays as large as the weights: they themselves, Adam's two moments, the best weights."""
 
 
 class TrainingError(RuntimeError):
@@ -88,13 +93,16 @@ def fit(
     validation: Dataset,
     config: TrainConfig,
     progress: bool = True,
+    fm: FmWeights | None = None,
 ) -> FitResult:
     """Train a network and return it with its best weights, in evaluation mode.
 
-    The same data, settings and thread count give the same weights, bit for bit. Raises
-    ``TrainingError`` where a part is too small or the loss stops being finite.
+    An FNN starts from the weights of ``fm``. The same data, settings and thread count give
+    the same weights, bit for bit. Raises ``TrainingError`` where a part is too small, the
+    memory does not suffice or the loss stops being finite.
     """
     require_rows(train, validation, config)
+    require_memory(layout, config)
     batches = batch_count(len(train), config.batch_size)
     steps = config.epochs * batches
     evaluations = config.epochs * config.evaluations_per_epoch
@@ -113,6 +121,9 @@ def fit(
         ) as bar,
     ):
         trainer = Trainer(layout, train, config)
+        if fm is not None:
+            assert isinstance(trainer.network, FNN)
+            trainer.network.warm_start(fm)
         resumed = time.perf_counter()
         for step, rows in enumerate(trainer.shuffled(batches), start=1):
             rate = learning_rate((step - 0.5) / steps, config)
@@ -364,6 +375,17 @@ def require_rows(train: Dataset, validation: Dataset, config: TrainConfig) -> No
             "the validation labels are all of one class, so there is no AUC: "
             "the best weights are those of the lowest log loss",
             stacklevel=3,
+        )
+
+
+def require_memory(layout: Layout, config: TrainConfig) -> None:
+    """Refuse a network whose weights and what training keeps beside them do not fit."""
+    needed, available = COPIES * weight_bytes(layout, config), available_memory()
+    if available is not None and needed > available:
+        raise TrainingError(
+            f"{config.network} over {layout.table_rows:,} table rows needs"
+            f" {needed / 2**30:,.1f} GiB to train and {available / 2**30:,.1f} GiB are free: lower"
+            " embedding_size, or raise the min_count of the largest fields"
         )
 
 

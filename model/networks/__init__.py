@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
+
 from app.layout import Layout
 from model.config import TrainConfig
 from model.networks.deepfm import DeepFM
@@ -33,3 +35,10 @@ FAMILY: Mapping[str, Callable[[Layout, TrainConfig, float], Network]] = {
 def build(layout: Layout, config: TrainConfig, base_rate: float = 0.5) -> Network:
     """Make the network that the settings name, with new weights from torch's generator."""
     return FAMILY[config.network](layout, config, base_rate)
+
+
+def weight_bytes(layout: Layout, config: TrainConfig) -> int:
+    """Return how large the weights would be, without making them."""
+    with torch.device("meta"):
+        parameters = build(layout, config).parameters()
+    return sum(value.numel() * value.element_size() for value in parameters)

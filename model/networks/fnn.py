@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,15 @@ from app.layout import Layout
 from model.config import TrainConfig
 from model.networks.mlp import Mlp
 from model.networks.network import Network, field_counts, new_table
+
+
+class FmWeights(NamedTuple):
+    """What an FNN takes from a trained FM."""
+
+    table: Tensor
+    """[T, 1 + K], rows (w, v)."""
+    bias: Tensor
+    """A single number."""
 
 
 class FNN(Network):
@@ -27,10 +38,10 @@ class FNN(Network):
         self.mlp = Mlp(1 + size * contexts, size * candidates, config, activation=torch.tanh)
 
     @torch.no_grad()
-    def warm_start(self, table_TC: Tensor, bias: Tensor) -> None:
-        """Take the table [T, 1 + K] and the bias of an FM over the same vocabulary."""
-        self.table.copy_(table_TC)
-        self.global_weight.copy_(bias)
+    def warm_start(self, fm: FmWeights) -> None:
+        """Take the weights of an FM over the same vocabulary."""
+        self.table.copy_(fm.table)
+        self.global_weight.copy_(fm.bias)
 
     def combine(self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: Tensor) -> Tensor:
         weight_U1 = self.global_weight.expand(len(context_UFC), 1)

@@ -47,7 +47,7 @@ FAMILY = SHALLOW | PRODUCTS | {
     for name in ("ffm", "fnn", "ipnn", "opnn", "pnn_star", "wide_deep", "deepfm")
 }  # fmt: skip
 NETWORKS = FAMILY | {"model.networks"}
-TRAINING = DATA | NETWORKS | {"model.train", "model.metrics"}
+TRAINING = DATA | NETWORKS | {"model.train", "model.metrics", "model.memory"}
 OFFLINE = TRAINING | {
     "model.evaluate",
     "model.networks.serving",
@@ -87,6 +87,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.config": {"app.errors"},
     "model.fetch": {"app.errors"},
     "model.metrics": {"app.errors"},
+    "model.memory": set(),
     "model.data": SHARED | {"model.config"},
     "model.vocab": SHARED | {"model.config", "model.data"},
     "model.dataset": SHARED | {"model.config", "model.data", "model.vocab"},

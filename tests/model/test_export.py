@@ -17,7 +17,15 @@ from app.engine import Engine
 from app.layout import Layout, RowShape, Slot
 from model.config import NETWORKS, TrainConfig
 from model.dataset import Dataset
-from model.export import ExportError, check_parity, network_logits, side_rows, write_graph
+from model.export import (
+    ExportError,
+    check_parity,
+    network_logits,
+    read_weights,
+    require_exportable,
+    side_rows,
+    write_graph,
+)
 from model.networks.mlp import Mlp
 from model.networks.network import Network
 from tests.networks import trained
@@ -224,11 +232,17 @@ def test_another_network_is_refused(tmp_path: Path, change: Callable[[Network], 
         check_parity(network, engine, dataset(LAYOUT, 37))
 
 
-def test_weights_beyond_one_file_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A network too large for one ONNX file is refused before the exporter runs."""
-    monkeypatch.setattr("model.export.MAX_GRAPH_BYTES", 100)
+def test_weights_beyond_one_file_are_refused() -> None:
+    """A network too large for one ONNX file is refused before it is made."""
+    layout = replace(FLAT, context=(Slot("user", "user", 1, 2**30),))
     with pytest.raises(ExportError, match="bytes of weights"):
-        write_graph(trained("deepfm", FLAT), FLAT, tmp_path / "score.onnx")
-    assert not list(tmp_path.iterdir())
+        require_exportable(layout, CONFIG)
+
+
+def test_the_weights_of_an_fm_can_be_read_again(tmp_path: Path) -> None:
+    """A graph holds the table and the bias under the names that the network has for them."""
+    network = trained("fm", LAYOUT, CONFIG)
+    write_graph(network, LAYOUT, tmp_path / "score.onnx")
+    weights = read_weights(tmp_path / "score.onnx", ("table", "bias"))
+    assert torch.equal(weights["table"], network.table)
+    assert torch.equal(weights["bias"], network.bias)

@@ -15,7 +15,7 @@ from app.layout import Layout, Slot
 from model.config import NETWORKS, TrainConfig
 from model.networks import FAMILY, build
 from model.networks.ffm import FFM
-from model.networks.fnn import FNN
+from model.networks.fnn import FNN, FmWeights
 from model.networks.mlp import Mlp
 from model.networks.network import Inputs, Network
 from model.networks.products import InnerProducts, KernelProducts, ProductNetwork
@@ -242,7 +242,7 @@ def test_fnn_starts_from_an_fm() -> None:
     fm, network = trained("fm"), trained("fnn", seed=1)
     assert isinstance(network, FNN)
     before = {name: value.clone() for name, value in network.named_parameters()}
-    network.warm_start(fm.table, fm.bias)
+    network.warm_start(FmWeights(fm.table, fm.bias))
     changed = {name for name, value in network.named_parameters() if (value != before[name]).any()}
     assert changed == {"table", "global_weight"}
     assert torch.equal(network.table, fm.table)
