@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -18,15 +18,18 @@ from app.errors import CtrError
 from app.remote.address import Address
 from app.remote.link import Link, open_link
 from model import publish as publishing
-from model.config import NETWORKS, ConfigError, TrainConfig
-from model.data import Part, SplitMode
+from model.config import MANY_ROWS, NETWORKS, ConfigError, Settings
+from model.data import Part
 from model.fetch import FetchError, fetch
-from model.pipeline import Inputs, Offline, say, show, train
+from model.pipeline import Inputs, Offline, prepare, run, say, show
 from model.train import TrainingError
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 Data = Annotated[list[Path], typer.Argument(help="CSV, TSV or Parquet files, also gzipped.")]
+TrainFiles = Annotated[list[Path] | None, typer.Option("--train")]
+ValidationFiles = Annotated[list[Path] | None, typer.Option("--validation")]
+TestFiles = Annotated[list[Path] | None, typer.Option("--test")]
 BadLines = Annotated[
     float, typer.Option(min=0, max=1, help="Share of bad lines that is put up with.")
 ]
@@ -43,6 +46,9 @@ PasswordFile = Annotated[
     ),
 ]
 Result = TypeVar("Result")
+SettingsFile = Annotated[
+    Path | None, typer.Option(help="Training settings; default: <spec>.train.toml beside the spec.")
+]
 
 INTERRUPTED = 130
 """Exit code after SIGINT or SIGTERM, as shells have it."""
@@ -61,6 +67,9 @@ class Split(StrEnum):
     auto = "auto"
     time = "time"
     random = "random"
+
+
+SplitOption = Annotated[Split, typer.Option(help="Along time, or at random.")]
 
 
 class PartName(StrEnum):
@@ -84,16 +93,19 @@ def fetch_command(
 def train_command(
     spec: Annotated[Path, typer.Argument(help="The feature spec, a TOML file.")],
     data: Annotated[list[Path] | None, typer.Argument(help="Files to split.")] = None,
-    train_files: Annotated[list[Path] | None, typer.Option("--train")] = None,
-    validation_files: Annotated[list[Path] | None, typer.Option("--validation")] = None,
-    test_files: Annotated[list[Path] | None, typer.Option("--test")] = None,
-    network: Annotated[str, typer.Option(help=f"One of {', '.join(NETWORKS)}.")] = "deepfm",
-    config: Annotated[
-        Path | None,
-        typer.Option(help="Training settings; default: <spec>.train.toml beside the spec."),
+    train_files: TrainFiles = None,
+    validation_files: ValidationFiles = None,
+    test_files: TestFiles = None,
+    network: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(NETWORKS)}; default: the settings', or deepfm."),
     ] = None,
+    config: SettingsFile = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Overrides the settings' seed.")] = None,
-    split: Annotated[Split, typer.Option(help="Along time, or at random.")] = Split.auto,
+    init_from: Annotated[
+        Path | None, typer.Option(help="Bundle of an fm over the same rows, for an fnn to start.")
+    ] = None,
+    split: SplitOption = Split.auto,
     max_bad_lines: BadLines = 0.0,
     quantize: Annotated[
         Quantized, typer.Option(help="Write an int8 graph too, if it loses next to nothing.")
@@ -101,20 +113,28 @@ def train_command(
     out: Annotated[Path, typer.Option(help="Directory of bundles.")] = Path("bundles"),
 ) -> None:
     """Train a network, export and check it, and print the new bundle's path."""
-    path = config or spec.with_name(f"{spec.stem}.train.toml")
-    if config is not None or path.is_file():
-        settings = TrainConfig.from_toml(path).to_dict()
-    else:
-        settings = TrainConfig().to_dict()
-    settings["network"] = network
-    if seed is not None:
-        settings["seed"] = seed
-    parts = {"train": train_files, "validation": validation_files, "test": test_files}
-    given: dict[Part, list[Path]] = {name: files for name, files in parts.items() if files}  # type: ignore[misc]
-    mode: SplitMode = split.value
-    training = TrainConfig.from_dict(settings)
-    inputs = Inputs(data or (), given or None, mode, training.seed, max_bad_lines)
-    print(train(spec, inputs, training, out, int8=quantize is Quantized.int8))
+    settings = Settings.beside(spec, config)
+    name = network or settings.network
+    given = {} if seed is None else {"seed": seed}
+    # What is wrong with the settings is said before the data is read.
+    seed = settings.config(name, MANY_ROWS, **given).seed
+    parts = part_files(train_files, validation_files, test_files)
+    prepared = prepare(spec, Inputs(data or (), parts, split.value, seed, max_bad_lines))
+    training = settings.config(name, prepared.train_rows, **given)
+    int8 = quantize is Quantized.int8
+    print(run(prepared, training, out, init_from=init_from, int8=int8))
+
+
+def part_files(
+    train_files: list[Path] | None,
+    validation_files: list[Path] | None,
+    test_files: list[Path] | None,
+) -> dict[Part, Sequence[Path]] | None:
+    """Return the files given for each part, if any were."""
+    files: dict[Part, list[Path] | None] = {
+        "train": train_files, "validation": validation_files, "test": test_files,
+    }  # fmt: skip
+    return {part: paths for part, paths in files.items() if paths} or None
 
 
 @cli.command()

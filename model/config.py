@@ -7,13 +7,33 @@ import math
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
-NETWORKS = ("deepfm",)
+NETWORKS = (
+    "lr", "fm", "ffm", "fnn", "ipnn", "opnn", "pnn_star", "wide_deep", "deepfm",
+)  # fmt: skip
 
 Metric = Literal["auc", "log_loss"]
+
+MANY_ROWS = 30_000
+FEW: Mapping[str, Any] = {
+    "embedding_size": 8,
+    "hidden": (64, 64),
+    "dropout": 0.4,
+    "embedding_l2": 0.2,
+    "batch_size": 256,
+    "learning_rate": 0.001,
+    "epochs": 6,
+}
+"""Defaults for fewer than ``MANY_ROWS`` training rows: a small network under a strong L2."""
+OWN: Mapping[str, Mapping[str, Any]] = {
+    "lr": {"embedding_l2": 1e-6, "learning_rate": 0.02},
+    "fm": {"embedding_l2": 1e-6, "learning_rate": 0.02},
+    "ffm": {"embedding_l2": 1e-6, "learning_rate": 0.02, "embedding_size": 4},
+}
+"""Defaults that hold for one network, whatever is said for all."""
 
 
 class ConfigError(ValueError):
@@ -24,14 +44,16 @@ class ConfigError(ValueError):
 class TrainConfig:
     """Everything that decides a training run, the data aside.
 
-    The defaults were chosen on sets of about 10^5 rows. ``embedding_l2`` is the one knob that
-    depends on the data: .003 to .1 for small vocabularies and several epochs, 0 and a single
-    epoch for huge sparse ones. ``oov_rate`` helps where serving meets values never trained on.
+    The defaults here suit a deep network and some 10^5 rows; ``Settings`` has those of other
+    networks and sizes. ``embedding_l2`` is the knob that depends on the data most: .003 to .1
+    for small vocabularies and several epochs, 0 and a single epoch for huge sparse ones.
+    ``oov_rate`` helps where serving meets values never trained on.
     """
 
     network: str = "deepfm"
     embedding_size: int = 16
     hidden: tuple[int, ...] = (256, 128)
+    """Units of each hidden layer; as ``dropout`` and ``batch_norm``, of networks that have any."""
     dropout: float = 0.2
     """Share of hidden units dropped, in steps of 1/256."""
     batch_norm: bool = True
@@ -81,14 +103,6 @@ class TrainConfig:
             raise ConfigError(f"learning_rate: must be above 0, got {self.learning_rate!r}")
 
     @classmethod
-    def from_toml(cls, path: Path) -> Self:
-        """Read settings from a TOML file; keys that it leaves out keep their defaults."""
-        try:
-            return cls.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
-        except (tomllib.TOMLDecodeError, ConfigError) as error:
-            raise ConfigError(f"{path}: {error}") from error
-
-    @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
         """Build settings from plain values, such as ``to_dict`` returns."""
         defaults = {field.name: field.default for field in fields(cls)}
@@ -104,6 +118,64 @@ class TrainConfig:
     def thread_count(self) -> int:
         """Return the threads to train with, never 0."""
         return self.threads or len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a settings file says: keys for all networks, and a section for each that differs.
+
+    Where it is silent, the defaults are those of the network and of the number of training
+    rows. Keys of ``OWN`` are changed by the network's section alone, or by a file that names
+    the network as its only one: an L2 that suits the deep networks would leave nothing of a
+    linear one.
+    """
+
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and check a TOML file.
+
+        Raises:
+            ConfigError: it is not TOML, or one of its keys, for any network, is wrong.
+        """
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+            sections = {key: value for key, value in raw.items() if isinstance(value, dict)}
+            shared = {key: value for key, value in raw.items() if key not in sections}
+            for name in sections:
+                _one_of("section", name, NETWORKS)
+            settings = cls(shared, sections)
+            for name in NETWORKS:
+                settings.config(name, MANY_ROWS)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, ConfigError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+        return settings
+
+    @classmethod
+    def beside(cls, spec: Path, given: Path | None) -> Self:
+        """Read the file given, or else ``<spec>.train.toml`` beside the spec if there is one."""
+        path = given or spec.with_name(f"{spec.stem}.train.toml")
+        return cls.read(path) if given is not None or path.is_file() else cls()
+
+    @property
+    def network(self) -> str:
+        """The network that the file names, DeepFM if it names none."""
+        return str(self.shared.get("network", "deepfm"))
+
+    def config(self, network: str, rows: int, **overrides: Any) -> TrainConfig:
+        """Return the settings of a run over ``rows`` training rows.
+
+        Raises:
+            ConfigError: the network is unknown, or a setting is wrong; the message names it.
+        """
+        _one_of("network", network, NETWORKS)
+        few = FEW if rows < MANY_ROWS else {}
+        own, shared = OWN.get(network, {}), self.shared
+        general = {**own, **shared} if shared.get("network") == network else {**shared, **own}
+        section = self.sections.get(network, {})
+        return TrainConfig.from_dict({**few, **general, **section, **overrides, "network": network})
 
 
 def _typed(key: str, value: object, defaults: Mapping[str, object]) -> object:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import polars as pl
 import torch
 from numpy.typing import NDArray
@@ -22,10 +23,12 @@ from app.engine import Engine
 from app.errors import CtrError, ValueProblem
 from app.layout import Layout
 from app.spec import FeatureSpec
+from model.config import TrainConfig
 from model.data import field_values
 from model.dataset import Dataset
-from model.deepfm import DeepFM
-from model.serving import ServingDeepFM
+from model.networks import weight_bytes
+from model.networks.network import Inputs, Network
+from model.networks.serving import serving_form
 
 CANDIDATE_COUNTS = (0, 1, 2, 3, 7, 64, 1000)
 CONTEXT_COUNTS = (1, 2, 7)
@@ -47,9 +50,9 @@ class ExportError(CtrError):
 class ScoreGraph(nn.Module):
     """The exported function: indices in, logit and score out."""
 
-    def __init__(self, network: DeepFM, layout: Layout) -> None:
+    def __init__(self, network: Network, layout: Layout) -> None:
         super().__init__()
-        self.network = ServingDeepFM(network, layout)
+        self.network = serving_form(network, layout)
         self.context_lists = len(layout.context_lists)
 
     def forward(
@@ -57,7 +60,7 @@ class ScoreGraph(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return logit and score, float32 [N] each; ``lists`` are the context's, then the rest."""
         split = self.context_lists
-        logit = self.network(context, candidate, row_context, lists[:split], lists[split:])
+        logit = self.network(Inputs(context, candidate, row_context, lists[:split], lists[split:]))
         # onnxruntime's Sigmoid is right to about 1e-7 absolutely, which is nothing at a score of
         # 1e-4; its Exp is right to the last bits, relatively.
         return logit, 1 / (1 + torch.exp(-logit))
@@ -74,17 +77,37 @@ def input_names(layout: Layout) -> list[str]:
     ]
 
 
-def write_graph(network: DeepFM, layout: Layout, path: Path) -> None:
-    """Export a network as it is for inference, batch norm folded, all sizes symbolic.
-
-    The file depends on the weights alone: no paths, times or generated names of this run.
+def require_exportable(layout: Layout, config: TrainConfig) -> None:
+    """Refuse, before it is trained, a network that could not be exported.
 
     Raises:
         ExportError: the weights are too large for one ONNX file.
     """
-    weights = sum(p.numel() * p.element_size() for p in network.parameters())
+    weights = weight_bytes(layout, config)
     if weights > MAX_GRAPH_BYTES:
-        raise ExportError(f"{weights:,} bytes of weights do not fit into one ONNX file")
+        raise ExportError(
+            f"{weights:,} bytes of weights ({layout.table_rows:,} table rows) do not fit into one"
+            " ONNX file; a smaller embedding_size or a larger min_count makes them fewer"
+        )
+
+
+def read_weights(graph: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return parameters of an exported network by their names.
+
+    Only of one that is exported as it is, which is every network but DeepFM.
+    """
+    stored = {value.name: value for value in onnx.load(graph).graph.initializer}
+    return {
+        name: torch.from_numpy(onnx.numpy_helper.to_array(stored[f"network.{name}"]).copy())
+        for name in names
+    }
+
+
+def write_graph(network: Network, layout: Layout, path: Path) -> None:
+    """Export a network as it is for inference, batch norm folded, all sizes symbolic.
+
+    The file depends on the weights alone: no paths, times or generated names of this run.
+    """
     graph = ScoreGraph(network, layout).eval()
     u, n = 2, 3
     lists = [torch.ones(u, 2, dtype=torch.int32) for _ in layout.context_lists]
@@ -146,21 +169,23 @@ def side_rows(single: Indices, lists: Sequence[Indices]) -> Indices:
     return np.ascontiguousarray(np.concatenate([single, *lists], axis=1))
 
 
-def network_logits(network: DeepFM, data: Dataset, row_context: Indices) -> NDArray[np.float32]:
+def network_logits(network: Network, data: Dataset, row_context: Indices) -> NDArray[np.float32]:
     """The network's own logits: contexts of the first rows, one candidate from each row."""
     contexts = int(row_context.max(initial=0)) + 1
     with torch.inference_mode():
         logit: Tensor = network(
-            torch.from_numpy(data.context[:contexts]),
-            torch.from_numpy(data.candidate),
-            torch.from_numpy(row_context),
-            [torch.from_numpy(column[:contexts]) for column in data.context_lists],
-            [torch.from_numpy(column) for column in data.candidate_lists],
+            Inputs(
+                torch.from_numpy(data.context[:contexts]),
+                torch.from_numpy(data.candidate),
+                torch.from_numpy(row_context),
+                [torch.from_numpy(column[:contexts]) for column in data.context_lists],
+                [torch.from_numpy(column) for column in data.candidate_lists],
+            )
         )
     return np.asarray(logit.numpy(), np.float32)
 
 
-def check_parity(network: DeepFM, engine: Engine, data: Dataset) -> tuple[float, int]:
+def check_parity(network: Network, engine: Engine, data: Dataset) -> tuple[float, int]:
     """Compare network and engine over real rows, at every count of contexts and candidates.
 
     Returns the largest difference of a logit and the number of rows compared, at least 1,000
@@ -210,7 +235,7 @@ def check_parity(network: DeepFM, engine: Engine, data: Dataset) -> tuple[float,
 def golden_examples(
     spec: FeatureSpec,
     encoder: Encoder,
-    network: DeepFM,
+    network: Network,
     frame: pl.DataFrame,
     seed: int,
 ) -> list[Example]:
@@ -261,7 +286,7 @@ def _altered(encoder: Encoder, row: dict[str, Any], alternatives: Sequence[Any])
 
 def example(
     encoder: Encoder,
-    network: DeepFM,
+    network: Network,
     context: dict[str, Any],
     candidates: list[dict[str, Any]],
 ) -> Example:

@@ -30,20 +30,30 @@ from app.encoder import Encoder
 from app.engine import Engine, cpu_quota
 from app.layout import Layout
 from app.spec import FeatureSpec
+from app.vocabulary import Vocabulary
 from model.config import TrainConfig
 from model.data import FILE, LINE, PARTS, DataError, Part, SplitMode, Table, read, split
 from model.dataset import Dataset
 from model.encode import encode, statistics
 from model.evaluate import score_dataset
-from model.export import check_parity, golden_examples, write_graph
+from model.export import (
+    check_parity,
+    golden_examples,
+    read_weights,
+    require_exportable,
+    write_graph,
+)
 from model.metrics import Metrics, evaluate_scores
+from model.networks.fnn import FmWeights
 from model.quantize import Loss, loss, with_int8_logits, write_int8
 from model.report import write_report
-from model.train import fit
-from model.vocab import learn
+from model.train import TrainingError, fit
+from model.vocab import learn, same
 
 FEW_BATCHES = 10
 """Steps of an epoch below which training is hardly under way."""
+FLAT_LOGITS = 1e-3
+"""Spread of the test part's logits below which they say nothing."""
 
 
 def say(text: str) -> None:
@@ -96,19 +106,32 @@ def open_engine(
     return Engine(graph, layout, *shapes, "cpu", cpu_quota(), precision)
 
 
-def train(
-    spec_path: Path,
-    inputs: Inputs,
-    config: TrainConfig,
-    out: Path,
-    progress: bool = True,
-    int8: bool = False,
-) -> Path:
-    """Train, check and write a bundle below ``out``; return its path.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Data that was read, split and encoded, for any number of runs."""
 
-    A report with plots stands beside it, as ``<bundle>.report``. The same data, settings and
-    thread count give the same bundle id. With ``int8`` the bundle also has an int8 graph, if
-    that loses next to nothing.
+    name: str
+    """The spec file's name without its ending."""
+    text: str
+    spec: FeatureSpec
+    inputs: Inputs
+    tables: Mapping[Part, Table]
+    vocabulary: Vocabulary
+    encoder: Encoder
+    data: Mapping[Part, Dataset]
+
+    @property
+    def train_rows(self) -> int:
+        """Rows to learn from."""
+        return len(self.data["train"])
+
+
+def prepare(spec_path: Path, inputs: Inputs) -> Prepared:
+    """Read the files, learn the vocabulary of the training part and encode every part.
+
+    Raises:
+        SpecError: the spec breaks a rule.
+        DataError: the files cannot be used.
     """
     text = FeatureSpec.read(spec_path)
     spec = FeatureSpec.parse(text)
@@ -126,13 +149,58 @@ def train(
         f" test; {vocabulary.layout.table_rows:,} table rows"
     )
     _warn_of_flat_labels(data)
-    if rows["train"] < FEW_BATCHES * config.batch_size:
-        say(
-            f"warning: {rows['train']:,} rows are few for batches of {config.batch_size:,};"
-            " a smaller batch_size in the training settings may learn better"
-        )
+    return Prepared(spec_path.stem, text, spec, inputs, tables, vocabulary, encoder, data)
 
-    result = fit(vocabulary.layout, data["train"], data["validation"], config, progress)
+
+def train(
+    spec_path: Path,
+    inputs: Inputs,
+    config: TrainConfig,
+    out: Path,
+    progress: bool = True,
+    int8: bool = False,
+) -> Path:
+    """Read files, train on them and write a bundle: ``prepare`` and then ``run``."""
+    return run(prepare(spec_path, inputs), config, out, progress, int8=int8)
+
+
+def run(
+    prepared: Prepared,
+    config: TrainConfig,
+    out: Path,
+    progress: bool = True,
+    init_from: Path | None = None,
+    int8: bool = False,
+) -> Path:
+    """Train, check and write a bundle below ``out``; return its path.
+
+    ``init_from`` is the bundle of an FM over the same vocabulary from which an FNN starts. A
+    report with plots stands beside the new bundle, as ``<bundle>.report``. The same data,
+    settings and thread count give the same bundle id. With ``int8`` the bundle also has an int8
+    graph, if that loses next to nothing.
+
+    Raises:
+        TrainingError: training cannot begin, or not go on.
+        ExportError: the network cannot be exported, or its graph does not agree with it.
+    """
+    vocabulary, encoder, data = prepared.vocabulary, prepared.encoder, prepared.data
+    if prepared.train_rows < FEW_BATCHES * config.batch_size:
+        say(
+            f"warning: {prepared.train_rows:,} rows are few for batches of"
+            f" {config.batch_size:,}; a smaller batch_size in the training settings may learn"
+            " better"
+        )
+    require_exportable(vocabulary.layout, config)
+    start = None
+    if init_from is not None:
+        start = fm_start(newest(init_from), vocabulary, config)
+    elif config.network == "fnn":
+        say("warning: this FNN starts from random weights; --init-from takes a trained FM's")
+
+    result = fit(
+        vocabulary.layout, data["train"], data["validation"], config, progress,
+        start.weights if start else None,
+    )  # fmt: skip
     network = result.network.eval()
     say(
         f"trained in {result.seconds:.1f} s, {result.rows_per_second:,.0f} rows/s;"
@@ -145,7 +213,7 @@ def train(
     losses: list[Loss] = []
 
     def fill(directory: Path) -> None:
-        (directory / SPEC).write_text(text, encoding="utf-8")
+        (directory / SPEC).write_text(prepared.text, encoding="utf-8")
         (directory / VOCABULARY).mkdir()
         vocabulary.save(directory / VOCABULARY)
         write_graph(network, vocabulary.layout, directory / GRAPH)
@@ -153,7 +221,8 @@ def train(
         worst, compared = check_parity(network, engine, data["test"])
         parity.update(worst_logit_difference=worst, rows=compared, tolerance=engine.tolerance)
         say(f"graph agrees with the network within {worst:.1e} over {compared:,} rows")
-        examples = golden_examples(spec, encoder, network, tables["test"].frame, config.seed)
+        frame = prepared.tables["test"].frame
+        examples = golden_examples(prepared.spec, encoder, network, frame, config.seed)
         scores = {part: score_dataset(engine, data[part]) for part in PARTS}
         for part in PARTS:
             logits[part] = scores[part].logit
@@ -171,30 +240,31 @@ def train(
             else:
                 path.unlink()
         (directory / EXAMPLES).write_bytes(msgspec.json.Encoder().encode_lines(examples))
+        if float(np.ptp(logits["test"])) < FLAT_LOGITS:
+            say("warning: the scores of the test part are all alike: nothing was learnt")
 
     def describe(_: Path) -> dict[str, Any]:
-        sources = {
-            part: [asdict(source) for source in table.sources] for part, table in tables.items()
-        }
         return {
             "network": config.network,
             "metrics": {part: figures.to_dict() for part, figures in metrics.items()},
             "training": {
                 "config": config.to_dict(),
-                "split": inputs.describe(spec),
+                "init_from": start.described if start else None,
+                "split": prepared.inputs.describe(prepared.spec),
                 "best": asdict(result.best),
                 "seconds": result.seconds,
                 "rows_per_second": result.rows_per_second,
                 "stopped_early": result.stopped_early,
+                "parameters": network.parameter_count(),
                 "parity": parity,
                 "int8": [{"accepted": lost.accepted, **asdict(lost)} for lost in losses],
                 "torch": str(torch.__version__),
                 "threads": config.thread_count(),
             },
             "data": [
-                {"part": part, **source}
-                for part in (PARTS if inputs.parts is not None else PARTS[:1])
-                for source in sources[part]
+                {"part": part, **asdict(source)}
+                for part in (PARTS if prepared.inputs.parts is not None else PARTS[:1])
+                for source in prepared.tables[part].sources
             ],
             "statistics": statistics(vocabulary.layout, data["train"]),
         }
@@ -202,7 +272,7 @@ def train(
     bundle = write_bundle(out, fill, describe)
     write_report(
         bundle.with_name(f"{bundle.name}.report"),
-        f"{spec_path.stem}, {config.network}",
+        f"{prepared.name}, {config.network}",
         config,
         result,
         metrics,
@@ -213,6 +283,42 @@ def train(
     for part, figures in metrics.items():
         say(f"{part}: {show(figures)}")
     return bundle
+
+
+@dataclass(frozen=True, slots=True)
+class FmStart:
+    """What an FNN takes from an FM, and what the manifest says of it."""
+
+    weights: FmWeights
+    described: dict[str, str]
+
+
+def fm_start(path: Path, vocabulary: Vocabulary, config: TrainConfig) -> FmStart:
+    """Read the bundle of an FM.
+
+    Raises:
+        TrainingError: it is no FM's, of another vocabulary or embedding size, or what is to be
+            trained is no FNN.
+    """
+    bundle = Bundle.open(path)
+    found = bundle.manifest.network
+    if config.network != "fnn" or found != "fm":
+        raise TrainingError(
+            f"init_from: an fnn starts from an fm; {path.name} is of {found} and this is"
+            f" {config.network}"
+        )
+    if not same(bundle.vocabulary, vocabulary):
+        raise TrainingError(
+            f"init_from: {path.name} has another vocabulary; train the fm on the same rows"
+        )
+    weights = FmWeights(**read_weights(bundle.graph, FmWeights._fields))
+    size = weights.table.shape[1] - 1
+    if size != config.embedding_size:
+        raise TrainingError(
+            f"init_from: {path.name} has embedding_size {size}, not {config.embedding_size}"
+        )
+    described = {"network": found, "version": bundle.version, "id": bundle.manifest.id}
+    return FmStart(weights, described)
 
 
 def _warn_of_bad_lines(table: Table) -> None:

@@ -24,11 +24,17 @@ from tqdm import tqdm
 from app.layout import PADDING, Layout
 from model.config import TrainConfig
 from model.dataset import Dataset, Indices
-from model.deepfm import DeepFM
+from model.memory import available_memory
 from model.metrics import auc, log_loss
+from model.networks import build, weight_bytes
+from model.networks.fnn import FNN, FmWeights
+from model.networks.network import Inputs, Network
 
 PREDICT_ROWS = 8192
 """Rows scored at once, which bounds the memory of an evaluation."""
+
+COPIES = 4
+"""Arrays as large as the weights: they themselves, Adam's two moments, the best weights."""
 
 
 class TrainingError(RuntimeError):
@@ -71,7 +77,7 @@ class Evaluation:
 class FitResult:
     """A trained network with the weights of its best evaluation, and how it got there."""
 
-    network: DeepFM
+    network: Network
     history: tuple[Evaluation, ...]
     best: Evaluation
     stopped_early: bool
@@ -87,13 +93,16 @@ def fit(
     validation: Dataset,
     config: TrainConfig,
     progress: bool = True,
+    fm: FmWeights | None = None,
 ) -> FitResult:
     """Train a network and return it with its best weights, in evaluation mode.
 
-    The same data, settings and thread count give the same weights, bit for bit. Raises
-    ``TrainingError`` where a part is too small or the loss stops being finite.
+    An FNN starts from the weights of ``fm``. The same data, settings and thread count give
+    the same weights, bit for bit. Raises ``TrainingError`` where a part is too small, the
+    memory does not suffice or the loss stops being finite.
     """
     require_rows(train, validation, config)
+    require_memory(layout, config)
     batches = batch_count(len(train), config.batch_size)
     steps = config.epochs * batches
     evaluations = config.epochs * config.evaluations_per_epoch
@@ -112,6 +121,9 @@ def fit(
         ) as bar,
     ):
         trainer = Trainer(layout, train, config)
+        if fm is not None:
+            assert isinstance(trainer.network, FNN)
+            trainer.network.warm_start(fm)
         resumed = time.perf_counter()
         for step, rows in enumerate(trainer.shuffled(batches), start=1):
             rate = learning_rate((step - 0.5) / steps, config)
@@ -156,7 +168,7 @@ def fit(
     )
 
 
-def predict(network: DeepFM, data: Dataset) -> NDArray[np.float32]:
+def predict(network: Network, data: Dataset) -> NDArray[np.float32]:
     """Return the logit [R] of every row; the network is left in evaluation mode."""
     network.eval()
     logit = np.empty(len(data), np.float32)
@@ -164,11 +176,13 @@ def predict(network: DeepFM, data: Dataset) -> NDArray[np.float32]:
         for start in range(0, len(data), PREDICT_ROWS):
             part = data.take(slice(start, start + PREDICT_ROWS))
             logit[start : start + PREDICT_ROWS] = network(
-                torch.tensor(part.context),
-                torch.tensor(part.candidate),
-                torch.arange(len(part)),
-                [torch.tensor(column) for column in part.context_lists],
-                [torch.tensor(column) for column in part.candidate_lists],
+                Inputs(
+                    torch.tensor(part.context),
+                    torch.tensor(part.candidate),
+                    torch.arange(len(part)),
+                    [torch.tensor(column) for column in part.context_lists],
+                    [torch.tensor(column) for column in part.candidate_lists],
+                )
             ).numpy()
     return logit
 
@@ -179,7 +193,7 @@ class Trainer:
     def __init__(self, layout: Layout, train: Dataset, config: TrainConfig) -> None:
         base_rate = float(train.label.mean(dtype=np.float64))
         floor = 0.5 / len(train)
-        self.network = DeepFM(layout, config, min(max(base_rate, floor), 1 - floor))
+        self.network = build(layout, config, min(max(base_rate, floor), 1 - floor))
         self._columns = Columns(layout, train)
         self._label = torch.from_numpy(train.label.astype(np.float32))
         self._named_rows = NamedRows(layout.table_rows)
@@ -209,7 +223,7 @@ class Trainer:
 
         self.network.train()
         value = self._table.gather(row)
-        logit = self.network.logit(value, *self._columns.inputs(position))
+        logit = self.network.logit(value, self._columns.inputs(position))
         loss = functional.binary_cross_entropy_with_logits(
             logit, self._label[torch.from_numpy(rows)]
         )
@@ -242,19 +256,11 @@ class Columns:
         self.oov = np.zeros(self.index.shape[1], np.int32)
         self.oov[: len(singles)] = [slot.oov for slot in singles]
 
-    def inputs(
-        self, position: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def inputs(self, position: Tensor) -> Inputs:
         """Cut [N, C] into the network's inputs, every row being its own context."""
         context, candidate, *lists = torch.split(position, self._widths, dim=1)
         split = self._context_lists
-        return (
-            context,
-            candidate,
-            torch.arange(len(position)),
-            tuple(lists[:split]),
-            tuple(lists[split:]),
-        )
+        return Inputs(context, candidate, torch.arange(len(position)), lists[:split], lists[split:])
 
     def row_l2(self, config: TrainConfig) -> Tensor:
         """Return the decay [T] per named row that stands in for lambda on every row and step.
@@ -301,35 +307,35 @@ class LazyAdam:
 
     BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
-    def __init__(self, table_TK: Tensor, row_l2: Tensor | None) -> None:
-        self._table_TK = table_TK
+    def __init__(self, table_TC: Tensor, row_l2: Tensor | None) -> None:
+        self._table_TC = table_TC
         self._row_l2 = row_l2
-        self._mean_TK = torch.zeros_like(table_TK)
-        self._square_TK = torch.zeros_like(table_TK)
+        self._mean_TC = torch.zeros_like(table_TC)
+        self._square_TC = torch.zeros_like(table_TC)
         self._steps = 0
 
     def gather(self, row_P: Tensor) -> Tensor:
-        """Return the rows [P, 1 + K] as a leaf that collects its gradient."""
-        return self._table_TK.index_select(0, row_P).requires_grad_()
+        """Return the rows [P, C] as a leaf that collects its gradient."""
+        return self._table_TC.index_select(0, row_P).requires_grad_()
 
     @torch.no_grad()
-    def step(self, row_P: Tensor, value_PK: Tensor, rate: float) -> None:
+    def step(self, row_P: Tensor, value_PC: Tensor, rate: float) -> None:
         """Move the gathered rows against their gradient, padding (the first of them) excepted."""
-        gradient_PK = value_PK.grad
-        assert gradient_PK is not None
+        gradient_PC = value_PC.grad
+        assert gradient_PC is not None
         self._steps += 1
-        row_P, value_PK, gradient_PK = row_P[1:], value_PK[1:], gradient_PK[1:]
+        row_P, value_PC, gradient_PC = row_P[1:], value_PC[1:], gradient_PC[1:]
         if self._row_l2 is not None:
-            gradient_PK.addcmul_(value_PK, self._row_l2.index_select(0, row_P).unsqueeze(1))
-        mean_PK = self._mean_TK.index_select(0, row_P).lerp_(gradient_PK, 1 - self.BETA_1)
-        square_PK = self._square_TK.index_select(0, row_P).mul_(self.BETA_2)
-        square_PK.addcmul_(gradient_PK, gradient_PK, value=1 - self.BETA_2)
-        self._mean_TK.index_copy_(0, row_P, mean_PK)
-        self._square_TK.index_copy_(0, row_P, square_PK)
+            gradient_PC.addcmul_(value_PC, self._row_l2.index_select(0, row_P).unsqueeze(1))
+        mean_PC = self._mean_TC.index_select(0, row_P).lerp_(gradient_PC, 1 - self.BETA_1)
+        square_PC = self._square_TC.index_select(0, row_P).mul_(self.BETA_2)
+        square_PC.addcmul_(gradient_PC, gradient_PC, value=1 - self.BETA_2)
+        self._mean_TC.index_copy_(0, row_P, mean_PC)
+        self._square_TC.index_copy_(0, row_P, square_PC)
 
         size = rate / (1 - self.BETA_1**self._steps)
-        square_PK.div_(1 - self.BETA_2**self._steps).sqrt_().add_(self.EPSILON)
-        self._table_TK.index_copy_(0, row_P, value_PK.addcdiv(mean_PK, square_PK, value=-size))
+        square_PC.div_(1 - self.BETA_2**self._steps).sqrt_().add_(self.EPSILON)
+        self._table_TC.index_copy_(0, row_P, value_PC.addcdiv(mean_PC, square_PC, value=-size))
 
 
 def learning_rate(progress: float, config: TrainConfig) -> float:
@@ -352,7 +358,7 @@ def not_finite(what: str, value: float, step: int, rate: float) -> str:
     return f"the {what} is {value} at step {step}, at a rate of {rate:.2g}: lower learning_rate"
 
 
-def snapshot(network: DeepFM) -> dict[str, Tensor]:
+def snapshot(network: Network) -> dict[str, Tensor]:
     """Return a copy of all weights and running statistics."""
     return {name: value.clone() for name, value in network.state_dict().items()}
 
@@ -369,6 +375,17 @@ def require_rows(train: Dataset, validation: Dataset, config: TrainConfig) -> No
             "the validation labels are all of one class, so there is no AUC: "
             "the best weights are those of the lowest log loss",
             stacklevel=3,
+        )
+
+
+def require_memory(layout: Layout, config: TrainConfig) -> None:
+    """Refuse a network whose weights and what training keeps beside them do not fit."""
+    needed, available = COPIES * weight_bytes(layout, config), available_memory()
+    if available is not None and needed > available:
+        raise TrainingError(
+            f"{config.network} over {layout.table_rows:,} table rows needs"
+            f" {needed / 2**30:,.1f} GiB to train and {available / 2**30:,.1f} GiB are free: lower"
+            " embedding_size, or raise the min_count of the largest fields"
         )
 
 

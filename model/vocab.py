@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -59,6 +60,19 @@ def learn(spec: FeatureSpec, frame: pl.DataFrame) -> Vocabulary:
         else:
             slots[slot.name] = _pack(known[slot.name], slot.first + RESERVED_ROWS)
     return Vocabulary(layout, slots)
+
+
+def same(left: Vocabulary, right: Vocabulary) -> bool:
+    """Whether every value has the same row in both."""
+    return left.layout == right.layout and all(
+        _same_slot(left.slots[slot.name], right.slots[slot.name]) for slot in left.layout.slots
+    )
+
+
+def _same_slot(left: SlotVocabulary, right: SlotVocabulary) -> bool:
+    return type(left) is type(right) and all(
+        np.array_equal(getattr(left, part.name), getattr(right, part.name)) for part in fields(left)
+    )
 
 
 def _pack(counts: Counts, first: int) -> Integers | Texts:

@@ -49,10 +49,19 @@ SHARED = VALUES | {"app.bundle", "app.errors"}
 RUNNING = {"app.batch", "app.engine"}
 # The trainer's own modules up to the network, and up to a trained and measured one.
 DATA = {"model.config", "model.data", "model.vocab", "model.dataset", "model.encode"}
-TRAINING = DATA | {"model.deepfm", "model.train", "model.metrics"}
+# A network may stand on another, as DeepFM does on FM; the package is the registry of all.
+LAYERS = {"model.networks.mlp", "model.networks.network"}
+SHALLOW = LAYERS | {"model.networks.lr", "model.networks.fm"}
+PRODUCTS = LAYERS | {"model.networks.products"}
+FAMILY = SHALLOW | PRODUCTS | {
+    f"model.networks.{name}"
+    for name in ("ffm", "fnn", "ipnn", "opnn", "pnn_star", "wide_deep", "deepfm")
+}  # fmt: skip
+NETWORKS = FAMILY | {"model.networks"}
+TRAINING = DATA | NETWORKS | {"model.train", "model.metrics", "model.memory"}
 OFFLINE = TRAINING | {
     "model.evaluate",
-    "model.serving",
+    "model.networks.serving",
     "model.export",
     "model.quantize",
     "model.report",
@@ -98,14 +107,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.config": {"app.errors"},
     "model.fetch": {"app.errors"},
     "model.metrics": {"app.errors"},
+    "model.memory": set(),
     "model.data": SHARED | {"model.config"},
     "model.vocab": SHARED | {"model.config", "model.data"},
     "model.dataset": SHARED | {"model.config", "model.data", "model.vocab"},
     "model.encode": SHARED | DATA - {"model.encode"},
-    "model.deepfm": SHARED | {"model.config"},
+    "model.networks.mlp": {"model.config"},
+    "model.networks.network": SHARED | {"model.config", "model.networks.mlp"},
+    "model.networks.lr": SHARED | {"model.config"} | LAYERS,
+    "model.networks.fm": SHARED | {"model.config"} | SHALLOW - {"model.networks.fm"},
+    "model.networks.products": SHARED | {"model.config"} | LAYERS,
+    **{
+        name: SHARED | {"model.config"} | SHALLOW | PRODUCTS for name in FAMILY - SHALLOW - PRODUCTS
+    },
+    "model.networks": SHARED | {"model.config"} | FAMILY,
     "model.train": SHARED | TRAINING - {"model.train"},
-    "model.serving": SHARED | {"model.config", "model.deepfm"},
-    "model.export": SHARED | TRAINING | RUNNING | {"model.serving"},
+    "model.networks.serving": SHARED | {"model.config"} | FAMILY,
+    "model.export": SHARED | TRAINING | RUNNING | {"model.networks.serving"},
     "model.evaluate": SHARED | TRAINING | RUNNING | {"model.export"},
     "model.quantize": SHARED | TRAINING | RUNNING | {"model.export", "model.evaluate"},
     "model.report": SHARED | TRAINING | {"model.export", "model.evaluate"},

@@ -23,11 +23,12 @@ from app.bundle import EXAMPLES, GRAPH, INT8_GRAPH, SPEC, VOCABULARY, Bundle, wr
 from app.encoder import Encoder
 from app.spec import FeatureSpec
 from app.vocabulary import SlotVocabulary, Texts, Vocabulary, arrange
-from model import deepfm, export, quantize, serving
+from model import export, quantize
 from model.config import TrainConfig
 from model.dataset import Dataset
-from model.deepfm import DeepFM
 from model.export import example, write_graph
+from model.networks import deepfm, mlp, network, serving
+from model.networks.deepfm import DeepFM
 from model.pipeline import open_engine
 from model.quantize import CALIBRATION_ROWS, with_int8_logits, write_int8
 
@@ -62,15 +63,15 @@ class Plain(nn.Module):
 
     def forward(self, index: Tensor) -> Tensor:
         """Return scores [N] for indices [N, F]."""
-        network = self.network
+        network, mlp = self.network, self.network.mlp
         rows = functional.embedding(index, network.table)
         weight, embedding = rows[:, :, 0], rows[:, :, 1:]
         total = embedding.sum(1)
         pairwise = 0.5 * (total.square() - embedding.square().sum(1)).sum(1)
-        hidden = functional.relu(network.first(embedding.flatten(1)))
-        for linear in network.deeper:
+        hidden = functional.relu(mlp.first(embedding.flatten(1)))
+        for linear in mlp.deeper:
             hidden = functional.relu(linear(hidden))
-        deep = network.output(hidden).squeeze(1)
+        deep = mlp.output(hidden).squeeze(1)
         return torch.sigmoid(network.bias + weight.sum(1) + pairwise + deep)
 
 
@@ -152,7 +153,7 @@ def make(directory: Path) -> tuple[Path, Path]:
 def _sources() -> str:
     """Hash of the code that decides the files, so that no old graph is ever measured."""
     digest = hashlib.sha256()
-    for module in (deepfm, serving, export, quantize, sys.modules[__name__]):
+    for module in (deepfm, mlp, network, serving, export, quantize, sys.modules[__name__]):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()
 

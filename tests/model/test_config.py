@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from model.config import ConfigError, TrainConfig
+from model.config import FEW, MANY_ROWS, OWN, ConfigError, Settings, TrainConfig
 
 SPECS = Path(__file__).parents[2] / "model" / "specs"
 
@@ -18,27 +19,77 @@ def test_settings_survive_a_round_trip() -> None:
     assert TrainConfig.from_dict(config.to_dict()) == config
 
 
+def settings(directory: Path, text: str) -> Settings:
+    """Read settings from a file with the given text."""
+    path = directory / "train.toml"
+    path.write_text(text)
+    return Settings.read(path)
+
+
 def test_a_file_overrides_only_what_it_names(tmp_path: Path) -> None:
     """Keys that a file leaves out keep their defaults; integers serve where floats are due."""
-    path = tmp_path / "train.toml"
-    path.write_text("hidden = [64, 64]\nembedding_l2 = 1\n")
-    assert TrainConfig.from_toml(path) == TrainConfig(hidden=(64, 64), embedding_l2=1.0)
+    found = settings(tmp_path, "hidden = [64, 64]\nembedding_l2 = 1\n")
+    assert found.config("deepfm", MANY_ROWS) == TrainConfig(hidden=(64, 64), embedding_l2=1.0)
 
 
-def test_an_unknown_key_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
-    """A misspelt key is an error that names the file, the key and what it may have meant."""
-    path = tmp_path / "train.toml"
-    path.write_text("drop_out = 0.1\n")
-    with pytest.raises(ConfigError, match=r"train\.toml: drop_out: .* did you mean dropout\?"):
-        TrainConfig.from_toml(path)
+def test_a_section_is_one_networks_own(tmp_path: Path) -> None:
+    """A network's section overrides what the file says for all, and no other network sees it."""
+    found = settings(tmp_path, "epochs = 3\n[ipnn]\nepochs = 5\n[fm]\nembedding_l2 = 0.5\n")
+    assert found.config("ipnn", MANY_ROWS).epochs == 5
+    assert found.config("opnn", MANY_ROWS).epochs == 3
+    assert found.config("fm", MANY_ROWS).embedding_l2 == 0.5
 
 
-def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
-    """Broken TOML is the same kind of error as a broken setting."""
-    path = tmp_path / "train.toml"
-    path.write_text("hidden = [64,\n")
-    with pytest.raises(ConfigError, match=r"train\.toml"):
-        TrainConfig.from_toml(path)
+def test_an_l2_for_all_spares_the_networks_without_hidden_layers(tmp_path: Path) -> None:
+    """What suits a deep network would leave nothing of LR: only LR's own section changes it."""
+    found = settings(tmp_path, "embedding_l2 = 0.1\nbatch_size = 64\n")
+    assert found.config("deepfm", MANY_ROWS).embedding_l2 == 0.1
+    for name in ("lr", "fm", "ffm"):
+        assert found.config(name, MANY_ROWS).embedding_l2 == OWN[name]["embedding_l2"]
+        assert found.config(name, MANY_ROWS).batch_size == 64
+
+
+def test_the_settings_of_a_run_repeat_it(tmp_path: Path) -> None:
+    """A file that names its network is for that one alone, so that every key of it counts."""
+    config = Settings().config("ffm", 100, embedding_l2=0.25, seed=3)
+    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in config.to_dict().items())
+    found = settings(tmp_path, text)
+    assert found.network == "ffm"
+    assert found.config("ffm", MANY_ROWS) == config
+
+
+def test_few_rows_have_defaults_of_their_own(tmp_path: Path) -> None:
+    """Below ``MANY_ROWS`` the defaults are a small network's, unless the file says otherwise."""
+    found = settings(tmp_path, "hidden = [32]\n")
+    assert found.config("deepfm", MANY_ROWS).batch_size == TrainConfig().batch_size
+    few = found.config("deepfm", MANY_ROWS - 1)
+    assert (few.batch_size, few.hidden) == (FEW["batch_size"], (32,))
+
+
+def test_without_a_file_beside_the_spec_the_defaults_hold(tmp_path: Path) -> None:
+    """The file given wins over the one beside the spec; none at all is no mistake."""
+    spec = tmp_path / "clicks.toml"
+    assert Settings.beside(spec, None) == Settings()
+    (tmp_path / "clicks.train.toml").write_text("epochs = 3\n")
+    assert Settings.beside(spec, None).config("lr", MANY_ROWS).epochs == 3
+    (tmp_path / "other.toml").write_text("epochs = 4\n")
+    assert Settings.beside(spec, tmp_path / "other.toml").config("lr", MANY_ROWS).epochs == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("drop_out = 0.1\n", r"drop_out: .* did you mean dropout\?"),
+        ("[deepfm]\ndrop_out = 0.1\n", r"drop_out: .* did you mean dropout\?"),
+        ("[deepfn]\ndropout = 0.1\n", "section: must be one of .*deepfm.*'deepfn'"),
+        ("[lr]\nepochs = 0\n", "epochs: must be 1 or more"),
+        ("hidden = [64,\n", ""),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_key(tmp_path: Path, text: str, complaint: str) -> None:
+    """A mistake anywhere in a file is found at once, whichever network is to be trained."""
+    with pytest.raises(ConfigError, match=rf"train\.toml: {complaint}"):
+        settings(tmp_path, text)
 
 
 @pytest.mark.parametrize(
@@ -87,4 +138,4 @@ def test_zero_threads_means_every_core_allowed() -> None:
 @pytest.mark.parametrize("name", ["movielens-100k", "frappe", "criteo", "avazu"])
 def test_the_shipped_settings_are_valid(name: str) -> None:
     """Every settings file beside a spec can be read."""
-    assert TrainConfig.from_toml(SPECS / f"{name}.train.toml").network == "deepfm"
+    assert Settings.read(SPECS / f"{name}.train.toml").network == "deepfm"

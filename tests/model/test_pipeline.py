@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +20,9 @@ from app.bundle import Bundle
 from model.__main__ import main
 from model.config import TrainConfig
 from model.data import DataError
-from model.pipeline import Inputs, Offline, train
+from model.export import read_weights
+from model.pipeline import Inputs, Offline, Prepared, prepare, run, train
+from model.train import TrainingError
 from tests import samples
 from tests.conftest import Sample
 from tests.serving import ROOT, wait_until
@@ -174,6 +177,69 @@ def test_a_failed_run_leaves_nothing(
     with pytest.raises(RuntimeError, match="disk"):
         train(few.spec, Inputs([few.data]), CONFIG, tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def few_prepared(few: Sample) -> Prepared:
+    return prepare(few.spec, Inputs([few.data]))
+
+
+@pytest.fixture(scope="module")
+def fm(few_prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a factorisation machine."""
+    config = replace(CONFIG, network="fm", learning_rate=0.05)
+    return run(few_prepared, config, tmp_path_factory.mktemp("fm"), progress=False)
+
+
+def test_an_fnn_starts_from_an_fm(few_prepared: Prepared, fm: Path, tmp_path: Path) -> None:
+    """The FM's table is where training begins, and the manifest names the FM."""
+    still = replace(CONFIG, network="fnn", learning_rate=1e-12)
+    found = Bundle.open(run(few_prepared, still, tmp_path, progress=False, init_from=fm))
+    start, end = (
+        read_weights(bundle.graph, ["table"])["table"] for bundle in (Bundle.open(fm), found)
+    )
+    torch.testing.assert_close(start, end, atol=1e-8, rtol=0)
+    assert found.manifest.training["init_from"] == {
+        "network": "fm",
+        "version": fm.name,
+        "id": Bundle.open(fm).manifest.id,
+    }
+
+
+def test_an_fnn_without_a_start_says_so(
+    few_prepared: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without an FM a warning is given, and the manifest says that there was none."""
+    bundle = run(few_prepared, replace(CONFIG, network="fnn"), tmp_path, progress=False)
+    assert "starts from random weights" in capsys.readouterr().err
+    assert Bundle.open(bundle).manifest.training["init_from"] is None
+
+
+def test_a_start_that_does_not_fit_is_refused(
+    few_prepared: Prepared, fm: Path, sample: Sample, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """Only an FNN starts from another network, from an FM of its vocabulary and size."""
+    config = replace(CONFIG, network="fnn")
+    for wrong, start, complaint in (
+        (CONFIG, fm, "an fnn starts from an fm; .* is of fm and this is deepfm"),
+        (config, tiny_bundle, "is of deepfm and this is fnn"),
+        (replace(config, embedding_size=3), fm, "has embedding_size 4, not 3"),
+    ):
+        with pytest.raises(TrainingError, match=complaint):
+            run(few_prepared, wrong, tmp_path, progress=False, init_from=start)
+    other = prepare(sample.spec, Inputs([sample.data]))
+    with pytest.raises(TrainingError, match="another vocabulary"):
+        run(other, config, tmp_path, progress=False, init_from=fm)
+    assert not list(tmp_path.iterdir())
+
+
+def test_scores_that_say_nothing_are_warned_of(
+    few_prepared: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network that has learnt nothing is exported, and the log says what it is worth."""
+    config = replace(CONFIG, network="lr", learning_rate=1e-9)
+    run(few_prepared, config, tmp_path, progress=False)
+    assert "the scores of the test part are all alike" in capsys.readouterr().err
 
 
 @pytest.mark.e2e

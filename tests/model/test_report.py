@@ -9,8 +9,8 @@ import torch
 
 from app.layout import Layout, Slot
 from model.config import TrainConfig
-from model.deepfm import DeepFM
 from model.metrics import evaluate_scores
+from model.networks import build
 from model.report import write_report
 from model.train import Evaluation, FitResult
 
@@ -35,7 +35,7 @@ def result(auc: float | None) -> FitResult:
         for step in (5, 10)
     )
     return FitResult(
-        network=DeepFM(layout, CONFIG),
+        network=build(layout, CONFIG),
         history=history,
         best=history[0],
         stopped_early=True,

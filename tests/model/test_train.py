@@ -14,6 +14,7 @@ from app.layout import Layout, Slot
 from model.config import TrainConfig
 from model.dataset import Dataset
 from model.metrics import auc, log_loss
+from model.networks.mlp import Mlp
 from model.train import (
     Columns,
     Evaluation,
@@ -79,7 +80,8 @@ def test_the_pairwise_part_learns_an_interaction() -> None:
     config = replace(CONFIG, epochs=10, learning_rate=0.05, embedding_l2=0.0)
     # No hidden unit reaches the logit: what is learnt, the FM term has learnt.
     trainer = Trainer(LAYOUT, dataset(2_000), config)
-    trainer.network.output.weight.requires_grad_(False).zero_()
+    assert isinstance(trainer.network.mlp, Mlp)
+    trainer.network.mlp.output.weight.requires_grad_(False).zero_()
     steps = config.epochs * 32
     for step, rows in enumerate(trainer.shuffled(32)):
         trainer.step(rows, learning_rate(step / steps, config))

@@ -1,4 +1,4 @@
-"""DeepFM rearranged for inference: the same function in half of the operations.
+"""Networks as they are exported; DeepFM rearranged, the same function in half of the operations.
 
 With e_f = (w_f, v_f) a side's rows of the table, one matrix product gives the side's part of
 the first hidden layer, and their sum gives its first-order sum and its sum of embeddings S.
@@ -20,11 +20,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from app.layout import Layout
-from model.deepfm import DeepFM, mean_of_list
+from model.networks.deepfm import DeepFM
+from model.networks.network import Inputs, Network, mean_of_list
+
+
+def serving_form(network: Network, layout: Layout) -> nn.Module:
+    """Return a trained network's function for export, without batch norm."""
+    return ServingDeepFM(network, layout) if isinstance(network, DeepFM) else network.folded()
 
 
 class ServingDeepFM(nn.Module):
-    """A trained network's function; inputs and output are those of ``DeepFM.forward``."""
+    """A trained DeepFM's function; inputs and output are those of ``DeepFM.forward``."""
 
     table: Tensor
     context_weight: Tensor
@@ -49,19 +55,20 @@ class ServingDeepFM(nn.Module):
             scale = table[:, 0].abs().max() / table[:, 1:].abs().max()
             scale = torch.where((scale > 0) & scale.isfinite(), scale, torch.ones(()))
             table[:, 0] /= scale
-            weight = folded.first.weight.detach()
+            mlp = folded.mlp
+            weight = mlp.first.weight.detach()
             first_order = torch.zeros(1 + size)
             first_order[0] = scale
             pairwise = torch.full((1 + size,), 0.5)
             pairwise[0] = 0
         self.register_buffer("table", table)
-        self.register_buffer("context_weight", self._widened(weight[:, : folded.split], size))
-        self.register_buffer("candidate_weight", self._widened(weight[:, folded.split :], size))
+        self.register_buffer("context_weight", self._widened(weight[:, : mlp.split], size))
+        self.register_buffer("candidate_weight", self._widened(weight[:, mlp.split :], size))
         self.register_buffer("first_order", first_order)
         self.register_buffer("pairwise", pairwise)
         self.register_buffer("bias", folded.bias.detach().reshape(1, 1))
-        self.register_buffer("hidden_bias", folded.first.bias.detach())
-        self.deeper, self.output = folded.deeper, folded.output
+        self.register_buffer("hidden_bias", mlp.first.bias.detach())
+        self.deeper, self.output = mlp.deeper, mlp.output
 
     @staticmethod
     def _widened(weight_HZ: Tensor, size: int) -> Tensor:
@@ -70,25 +77,18 @@ class ServingDeepFM(nn.Module):
         weight_HFK = weight_HZ.reshape(hidden, width // size, size)
         return functional.pad(weight_HFK, (1, 0)).flatten(1)
 
-    def forward(
-        self,
-        context: Tensor,
-        candidate: Tensor,
-        row_context: Tensor,
-        context_lists: Sequence[Tensor] = (),
-        candidate_lists: Sequence[Tensor] = (),
-    ) -> Tensor:
+    def forward(self, inputs: Inputs) -> Tensor:
         """Return the logit float32 [N] of every row."""
         context_UH, context_UK = self._side(
-            context, context_lists, self.context_weight, self.hidden_bias
+            inputs.context, inputs.context_lists, self.context_weight, self.hidden_bias
         )
         candidate_NH, candidate_NK = self._side(
-            candidate, candidate_lists, self.candidate_weight, None
+            inputs.candidate, inputs.candidate_lists, self.candidate_weight, None
         )
-        hidden_NH = functional.relu(context_UH.index_select(0, row_context) + candidate_NH)
+        hidden_NH = functional.relu(context_UH.index_select(0, inputs.row_context) + candidate_NH)
         for linear in self.deeper:
             hidden_NH = functional.relu(linear(hidden_NH))
-        total_NK = context_UK.index_select(0, row_context) + candidate_NK
+        total_NK = context_UK.index_select(0, inputs.row_context) + candidate_NK
         fm_N1 = (total_NK * (total_NK * self.pairwise + self.first_order)).sum(1, keepdim=True)
         logit_N: Tensor = (self.output(hidden_NH) + fm_N1 + self.bias).squeeze(1)
         return logit_N

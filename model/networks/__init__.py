@@ -1,0 +1,44 @@
+"""The model family: every network by the name that settings, commands and bundles use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from app.layout import Layout
+from model.config import TrainConfig
+from model.networks.deepfm import DeepFM
+from model.networks.ffm import FFM
+from model.networks.fm import FM
+from model.networks.fnn import FNN
+from model.networks.ipnn import IPNN
+from model.networks.lr import LR
+from model.networks.network import Network
+from model.networks.opnn import OPNN
+from model.networks.pnn_star import PNNStar
+from model.networks.wide_deep import WideDeep
+
+FAMILY: Mapping[str, Callable[[Layout, TrainConfig, float], Network]] = {
+    "lr": LR,
+    "fm": FM,
+    "ffm": FFM,
+    "fnn": FNN,
+    "ipnn": IPNN,
+    "opnn": OPNN,
+    "pnn_star": PNNStar,
+    "wide_deep": WideDeep,
+    "deepfm": DeepFM,
+}
+
+
+def build(layout: Layout, config: TrainConfig, base_rate: float = 0.5) -> Network:
+    """Make the network that the settings name, with new weights from torch's generator."""
+    return FAMILY[config.network](layout, config, base_rate)
+
+
+def weight_bytes(layout: Layout, config: TrainConfig) -> int:
+    """Return how large the weights would be, without making them."""
+    with torch.device("meta"):
+        parameters = build(layout, config).parameters()
+    return sum(value.numel() * value.element_size() for value in parameters)

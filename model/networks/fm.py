@@ -1,0 +1,46 @@
+"""Factorisation machine (Rendle 2010, "Factorization Machines")."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from app.layout import Layout
+from model.config import TrainConfig
+from model.networks.lr import first_order
+from model.networks.network import Network, new_table
+
+
+class FM(Network):
+    """logit = b + <w, x> + sum_{i<j} <v_i, v_j>: the paper's second-order machine.
+
+    A row of the table is (w, v).
+    """
+
+    def __init__(self, layout: Layout, config: TrainConfig, base_rate: float = 0.5) -> None:
+        super().__init__(new_table(layout, config, 1, config.embedding_size), base_rate)
+
+    def combine(self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: Tensor) -> Tensor:
+        return (
+            self.bias
+            + first_order(context_UFC, candidate_NFC, row_context_N)
+            + pairwise(context_UFC[:, :, 1:], candidate_NFC[:, :, 1:], row_context_N)
+        )
+
+
+def pairwise(context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: Tensor) -> Tensor:
+    """Return sum_{i<j} <v_i, v_j> [N] over the fields of both sides.
+
+    Pairs within the context are summed once for each context; those across are one product
+    of the sides' sums, sum_{i in U, j in I} <v_i, v_j> = <S_U, S_I>.
+    """
+    context_UK, candidate_NK = context_UFK.sum(1), candidate_NFK.sum(1)
+    return (
+        _within(context_UFK, context_UK).index_select(0, row_context_N)
+        + _within(candidate_NFK, candidate_NK)
+        + (context_UK.index_select(0, row_context_N) * candidate_NK).sum(1)
+    )
+
+
+def _within(fields_RFK: Tensor, total_RK: Tensor) -> Tensor:
+    """Return the pairs within a side [R]: 1/2 (||sum_i v_i||^2 - sum_i ||v_i||^2)."""
+    return 0.5 * (total_RK.square() - fields_RFK.square().sum(1)).sum(1)

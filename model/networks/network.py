@@ -1,0 +1,121 @@
+"""What every network is: rows of one fused table in, one logit for each candidate out.
+
+Letters that end a tensor's name are its axes: U contexts, N rows (candidates to score), R rows
+of either side, F fields of one side, L list length, C columns of the table, K embedding size,
+H hidden units, P pairs of fields, X inputs of the first hidden layer, T table rows.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from app.layout import PADDING, Layout
+from model.config import TrainConfig
+from model.networks.mlp import Mlp
+
+
+class Inputs(NamedTuple):
+    """Indices into the table, 0 being padding.
+
+    ``context`` [U, F] and ``candidate`` [N, F] hold the single-valued slots, the lists [U, L]
+    and [N, L] the rest; ``row_context`` [N] names each row's context.
+    """
+
+    context: Tensor
+    candidate: Tensor
+    row_context: Tensor
+    context_lists: Sequence[Tensor] = ()
+    candidate_lists: Sequence[Tensor] = ()
+
+
+class Network(nn.Module):
+    """Click logit of the rows of ``table`` [T, C] that a context and a candidate name.
+
+    The fields of a side are its single-valued slots and then its lists, a list counting as
+    the mean of its values' rows, zero if it has none. Row 0 of the table is padding and zero.
+    """
+
+    table: nn.Parameter
+    bias: nn.Parameter
+
+    def __init__(self, table: nn.Parameter, base_rate: float) -> None:
+        """Take the table; the bias starts at the base rate's logit."""
+        super().__init__()
+        self.table = table
+        self.bias = nn.Parameter(torch.tensor(math.log(base_rate) - math.log1p(-base_rate)))
+
+    def combine(self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: Tensor) -> Tensor:
+        """Return the logit [N] of fields that have been looked up: the network's formula."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Return the logit float32 [N] of every row."""
+        return self.logit(self.table, inputs)
+
+    def logit(self, table_TC: Tensor, inputs: Inputs) -> Tensor:
+        """Return the logit [N] with ``table_TC`` in the table's place.
+
+        Training passes the few rows that its batch names, and indices into those.
+        """
+        return self.combine(
+            look_up(table_TC, inputs.context, inputs.context_lists),
+            look_up(table_TC, inputs.candidate, inputs.candidate_lists),
+            inputs.row_context,
+        )
+
+    def dense_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield every parameter but the table."""
+        return (value for name, value in self.named_parameters() if name != "table")
+
+    def parameter_count(self) -> int:
+        """Return how many numbers were learnt."""
+        return sum(value.numel() for value in self.parameters())
+
+    def folded(self) -> Self:
+        """Return the same function for inference without batch norm, the table being shared."""
+        network = copy.deepcopy(self, {id(self.table): self.table}).eval()
+        for module in network.modules():
+            if isinstance(module, Mlp):
+                module.fold()
+        return network
+
+
+def new_table(layout: Layout, config: TrainConfig, weights: int, size: int) -> nn.Parameter:
+    """Return a table whose rows are ``weights`` zeros and then ``size`` small random numbers."""
+    table = torch.zeros(layout.table_rows, weights + size)
+    if size:
+        table[1 + PADDING :, weights:].normal_(std=config.init_std)
+    return nn.Parameter(table)
+
+
+def field_counts(layout: Layout) -> tuple[int, int]:
+    """Return how many fields the context and the candidate have."""
+    return (
+        len(layout.context) + len(layout.context_lists),
+        len(layout.candidate) + len(layout.candidate_lists),
+    )
+
+
+def look_up(table_TC: Tensor, index_RF: Tensor, lists_RL: Sequence[Tensor]) -> Tensor:
+    """Return one side's fields [R, F, C]: single values, and then the means of lists."""
+    return torch.cat(
+        [
+            functional.embedding(index_RF, table_TC, padding_idx=PADDING),
+            *(mean_of_list(table_TC, index_RL).unsqueeze(1) for index_RL in lists_RL),
+        ],
+        dim=1,
+    )
+
+
+def mean_of_list(table_TC: Tensor, index_RL: Tensor) -> Tensor:
+    """Return the mean row [R, C] of each list's values; exactly zero for an empty list."""
+    total_RC = functional.embedding(index_RL, table_TC, padding_idx=PADDING).sum(1)
+    count_R1 = (index_RL != PADDING).sum(1, keepdim=True).clamp(min=1)
+    return total_RC / count_R1
