@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import sys
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -21,6 +22,10 @@ from app.remote.vocabulary import CONNECTIONS, RemoteVocabulary
 from app.scorer import Scorer, verify_examples
 from app.settings import Settings
 
+SWITCH_SECONDS = 0.0002
+"""How long the event loop keeps the interpreter while the engine's thread wants it, which is
+several times a run. With Python's 5 ms, rows beside a long request of 70 ms waited 60 ms (p99);
+with this, 8 ms."""
 log = logging.getLogger(__name__)
 
 
@@ -183,6 +188,7 @@ class State:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
+        sys.setswitchinterval(SWITCH_SECONDS)
         log.info(
             "ready: bundle %s in %s on %s%s, %d engine threads for %d CPUs,"
             " golden examples within %.1e, %.2f s",

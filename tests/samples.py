@@ -168,10 +168,7 @@ class Sample:
 
 
 def train_tiny(sample: Sample, out: Path) -> Path:
-    """Train a small network on the sample, in seconds; return its bundle below ``out``.
-
-    It has an int8 graph.
-    """
+    """Train a small network on the sample; return its bundle, which has an int8 graph too."""
     import torch
 
     from model.config import TrainConfig

@@ -1,7 +1,7 @@
 """Faults and overload, measured: what takes too long, or depends on time too much, for the tests.
 
-Real services in processes of their own, driven over HTTP. Outcomes must hold exactly; a timed
-figure fails beyond three times its bound, so that a slow or shared machine does not fail it.
+Real services in processes of their own, driven over HTTP. Outcomes must hold exactly. A timed
+figure fails if it is beyond three times its bound twice: what a busy machine did once is no fault.
 """
 
 from __future__ import annotations
@@ -39,15 +39,25 @@ SCENARIOS: dict[str, Scenario] = {
 }
 
 
-def play(names: Sequence[str], stage: Stage) -> tuple[Found, list[str]]:
+def play(name: str, stage: Stage) -> list[Figure | Skipped]:
+    """Run a scenario, and once more where only time failed it; outcomes count in both."""
+    found = list(SCENARIOS[name](stage))
+    failed = [each for each in found if isinstance(each, Figure) and each.failed]
+    wrong = [each for each in failed if each.exact]
+    if len(failed) > len(wrong):
+        print(f"{name}: too slow; once more", file=sys.stderr)
+        found = [*wrong, *SCENARIOS[name](stage)]
+    return found
+
+
+def play_all(names: Sequence[str], stage: Stage) -> tuple[Found, list[str]]:
     """Run scenarios; return their figures, and the names of those that broke off."""
     found: Found = []
     broken = []
     for name in names:
         start = perf_counter()
         try:
-            for each in SCENARIOS[name](stage):
-                found.append((name, each))
+            found += [(name, each) for each in play(name, stage)]
         except Exception:
             traceback.print_exc()
             broken.append(name)
@@ -78,7 +88,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        found, broken = play(options.only or list(SCENARIOS), Stage(Path(directory)))
+        found, broken = play_all(options.only or list(SCENARIOS), Stage(Path(directory)))
     print(table(found))
     if options.json:
         options.json.write_text(as_json(found))

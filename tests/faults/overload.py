@@ -56,8 +56,6 @@ def overload(stage: Stage) -> Iterator[Figure]:
     yield Figure("refusals without Retry-After", len(refused) - hinted, 0, exact=True)
     yield Figure("refusals: p99", p99([a.seconds for a in refused]) * 1e3, 50, "ms")
     yield Figure("served: p99", p99([a.seconds for a in served]) * 1e3, deadline * 1e3, "ms")
-    share = len(late) / (len(late) + len(served)) * 100
-    yield Figure("accepted and then too late", share, 1, "%")
     growth = (max(resident) / resident[len(resident) // 6] - 1) * 100
     yield Figure("memory: growth after the first 5 s", growth, 10, "%")
     failed = sum(answer.status != 200 for answer in settled)

@@ -87,7 +87,7 @@ def memory(stage: Stage) -> Iterator[Figure]:
     rows = [stage.rows[number % len(stage.rows)] for number in range(LARGEST_LIST)]
     calls = lists(stage)
     failed = 0
-    with stage.service() as service:
+    with stage.service(deadline_ms=60_000) as service:
 
         def ask(requests: Iterable[Request], connections: int = 16) -> int:
             nonlocal failed
@@ -109,7 +109,7 @@ def memory(stage: Stage) -> Iterator[Figure]:
     yield Figure("memory after 3,000 calls", marked / MIB, unit="MiB")
     yield Figure("growth from there to 30,000 calls", (end / marked - 1) * 100, 10, "%")
     yield Figure("a list of 5,000: peak above that", (peak - end) / MIB, unit="MiB")
-    yield Figure("a list of 5,000: what it leaves", (left - end) / MIB, 16, "MiB")
+    yield Figure("a list of 5,000: what it leaves", (left - end) / MIB, 8, "MiB")
 
 
 def lists(stage: Stage) -> Iterator[Request]:
