@@ -199,7 +199,7 @@ class State:
     async def _reach(self, remote: RemoteVocabulary) -> None:
         """Begin to ask Redis; where nothing may stand in for it, wait for it.
 
-        With the bundle's own copy in reserve there is no reason to wait.
+        With the bundle's own copy in reserve there is no reason to wait for more than a first try.
         """
         self._remote = remote
         self._metrics.add_remote(
@@ -209,6 +209,7 @@ class State:
             lambda: remote.breaker.closed,
         )
         remote.start()
+        await remote.breaker.probed()
         if remote.fallback != "snapshot":
             await remote.breaker.reached()
 
