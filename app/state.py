@@ -205,7 +205,6 @@ class State:
         self._metrics.add_remote(
             remote.counts,
             lambda: remote.cache.entries,
-            lambda: remote.cache.evicted,
             lambda: remote.breaker.closed,
         )
         remote.start()
