@@ -164,6 +164,7 @@ class RemoteCounts(Collector):
         self.lookups = 0
         self.misses = 0
         self.absences = 0
+        self.evicted = 0
         self.round_trips = 0
         self.errors = dict.fromkeys(REMOTE_ERRORS, 0)
         self.fallbacks = dict.fromkeys(FALLBACKS, 0)
@@ -175,6 +176,7 @@ class RemoteCounts(Collector):
             ("hits", "Values that the cache held", max(0, self.lookups - self.misses)),
             ("misses", "Values that the cache did not hold", self.misses),
             ("absences", "Values of which Redis said that it has none", self.absences),
+            ("evicted", "Values and absences that the cache had no more room for", self.evicted),
         ):
             counter = CounterMetricFamily(f"ctr_vocabulary_{name}", text)
             counter.add_metric([], value)
@@ -216,14 +218,16 @@ class Metrics:
         )  # fmt: skip
 
     def add_remote(
-        self, counts: RemoteCounts, entries: Callable[[], int], evicted: Callable[[], int],
-        up: Callable[[], bool],
-    ) -> None:  # fmt: skip
+        self, counts: RemoteCounts, entries: Callable[[], int], up: Callable[[], bool]
+    ) -> None:
         """Show what becomes of a vocabulary in Redis."""
         self.registry.register(counts)
-        for name, text, value in (
-            ("ctr_vocabulary_cached", "Values and absences in the cache", entries),
-            ("ctr_vocabulary_evicted", "Values thrown out of the cache so far", evicted),
-            ("ctr_redis_up", "1 while Redis is asked, 0 while it is given time", up),
-        ):
-            Gauge(name, text, registry=self.registry).set_function(value)
+        cached = Gauge(
+            "ctr_vocabulary_cached", "Values and absences in the cache", registry=self.registry
+        )
+        cached.set_function(entries)
+        asked = Gauge(
+            "ctr_redis_up", "1 while Redis is asked, 0 while it is given time",
+            registry=self.registry,
+        )  # fmt: skip
+        asked.set_function(up)

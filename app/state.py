@@ -205,16 +205,16 @@ class State:
     async def _reach(self, remote: RemoteVocabulary) -> None:
         """Begin to ask Redis; where nothing may stand in for it, wait for it.
 
-        With the bundle's own copy in reserve there is no reason to wait.
+        With the bundle's own copy in reserve there is no reason to wait for more than a first try.
         """
         self._remote = remote
         self._metrics.add_remote(
             remote.counts,
             lambda: remote.cache.entries,
-            lambda: remote.cache.evicted,
             lambda: remote.breaker.closed,
         )
         remote.start()
+        await remote.breaker.probed()
         if remote.fallback != "snapshot":
             await remote.breaker.reached()
 

@@ -27,12 +27,17 @@ class Breaker:
     def __init__(self, probe: Callable[[], Awaitable[str | None]]) -> None:
         self._probe = probe
         self._wake = asyncio.Event()
+        self._probed = asyncio.Event()
         self._reached = asyncio.Event()
         self.failures = 0
         self._told = -LOG_SECONDS
         self.closed = False
         self.problem: str | None = "Redis has not been asked yet"
         self.opened = 0
+
+    async def probed(self) -> None:
+        """Wait for the end of the first probe, whatever came of it."""
+        await self._probed.wait()
 
     async def reached(self) -> None:
         """Wait for the first successful probe."""
@@ -56,9 +61,15 @@ class Breaker:
         """Probe for ever: when woken, at intervals while open, now and then while closed."""
         while True:
             self._wake.clear()
-            problem = await self._probe()
+            try:
+                problem = await self._probe()
+            except Exception as error:
+                # Nobody foresaw it; without probes Redis would never be asked again.
+                log.exception("the probe failed")
+                problem = f"the probe failed: {type(error).__name__}"
             if problem is None:
                 self._close()
+                self._probed.set()
                 # Not wait_for: before Python 3.12 it may lose a cancellation.
                 try:
                     async with asyncio.timeout(REFRESH_SECONDS):
@@ -71,7 +82,8 @@ class Breaker:
                     continue
             else:
                 self._open(problem)
-            pause = PAUSES[min(self.failures - 1, len(PAUSES) - 1)]
+                self._probed.set()
+            pause = PAUSES[max(0, min(self.failures, len(PAUSES)) - 1)]
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))
 
     def _open(self, problem: str) -> None:

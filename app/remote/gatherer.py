@@ -27,12 +27,27 @@ class Answers(NamedTuple):
 
 
 class _Round:
-    """Keys that are asked for together."""
+    """Keys that are asked for together, and the requests that wait for them."""
 
     def __init__(self) -> None:
         self.misses: list[Miss] = []
         self.answers = Answers({}, set())
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._over = False
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def over(self) -> None:
+        """Wait until it has been asked; whoever stops waiting affects nobody else."""
+        if not self._over:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            await future
+
+    def end(self) -> None:
+        """Tell everybody."""
+        self._over = True
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
 
 
 class Gatherer:
@@ -60,13 +75,14 @@ class Gatherer:
         """Return what Redis answers within so many seconds."""
         rounds: dict[_Round, list[Miss]] = {}
         for miss in misses:
-            found = self._asked.get(miss)
-            if found is None:
-                found = self._add(miss)
+            found = self._asked.get(miss) or self._add(miss)
             rounds.setdefault(found, []).append(miss)
-        if rounds:
-            # It cancels none of them, whether the time is over or this request is cancelled.
-            await asyncio.wait([each.done for each in rounds], timeout=seconds)
+        try:
+            async with asyncio.timeout(seconds):
+                for each in rounds:
+                    await each.over()
+        except TimeoutError:
+            pass
         answers = Answers({}, set())
         for each, wanted in rounds.items():
             for miss in wanted:
@@ -79,36 +95,36 @@ class Gatherer:
     def _add(self, miss: Miss) -> _Round:
         if not self._waiting or len(self._waiting[-1].misses) >= self._round_keys:
             self._waiting.append(_Round())
-            asyncio.get_running_loop().call_soon(self._start)
+            if len(self._running) < self._rounds_at_once:
+                # It begins in the next turn of the loop: others may still join.
+                self._running.add(asyncio.create_task(self._run()))
         last = self._waiting[-1]
         last.misses.append(miss)
         self._asked[miss] = last
         return last
 
-    def _start(self) -> None:
-        while self._waiting and len(self._running) < self._rounds_at_once:
-            task = asyncio.create_task(self._run(self._waiting.popleft()))
-            self._running.add(task)
-
-    async def _run(self, running: _Round) -> None:
+    async def _run(self) -> None:
+        """Ask round after round until none waits."""
         try:
-            running.answers = await self._ask(running.misses)
+            while self._waiting:
+                current = self._waiting.popleft()
+                try:
+                    current.answers = await self._ask(current.misses)
+                finally:
+                    for miss in current.misses:
+                        del self._asked[miss]
+                    current.end()
         finally:
-            for miss in running.misses:
-                del self._asked[miss]
-            running.done.set_result(None)
             task = asyncio.current_task()
             assert task is not None
             self._running.discard(task)
-            self._start()
 
     async def close(self) -> None:
         """End what is running; whoever waits is answered with nothing."""
-        self._rounds_at_once = 0
+        waiting = list(self._waiting)
+        self._waiting.clear()
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
-        for each in self._waiting:
-            each.done.set_result(None)
-        self._waiting.clear()
-        self._asked.clear()
+        for each in waiting:
+            each.end()

@@ -152,6 +152,7 @@ class RemoteVocabulary:
                 found |= await self._fall_back(wanted)
             rows[[misses[miss] for miss in part]] = [found[miss] for miss in part]
         self.cache.trim()
+        self.counts.evicted = self.cache.evicted
         return Fetched(rows, degraded)
 
     def _settled(self, misses: Sequence[Miss]) -> tuple[dict[Miss, int], list[Miss]]:
