@@ -8,7 +8,9 @@ import socket
 import sys
 
 try:
-    with socket.create_connection(("127.0.0.1", int(os.environ.get("CTR_PORT", "8000"))), 2) as peer:
+    with socket.create_connection(
+        ("127.0.0.1", int(os.environ.get("CTR_PORT", "8000"))), 2
+    ) as peer:
         peer.sendall(b"GET /ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
         answer = peer.recv(4096)
 except OSError as error:

@@ -26,7 +26,7 @@ RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nolog
 COPY --from=packages /venv /venv
 COPY --from=packages /srv /srv
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
-    CTR_HOST=0.0.0.0 CTR_BUNDLE=/bundles
+    ORT_DISABLE_TELEMETRY=1 CTR_HOST=0.0.0.0 CTR_BUNDLE=/bundles
 WORKDIR /srv
 USER 10001:10001
 EXPOSE 8000

@@ -23,7 +23,7 @@ RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nolog
 COPY --from=packages /venv /venv
 COPY --from=packages /srv /srv
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
-    HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib
+    ORT_DISABLE_TELEMETRY=1 HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /srv
 USER 10001:10001
 STOPSIGNAL SIGTERM
