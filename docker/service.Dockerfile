@@ -1,6 +1,11 @@
 # The service, on the CPU or, with --build-arg ENGINE=gpu, on CUDA. See docker/README.md.
-FROM python:3.11-slim-bookworm AS packages
+FROM python:3.11-slim-bookworm AS requirements
+WORKDIR /build
 ARG ENGINE=cpu
+COPY docker/requirements.py pyproject.toml ./
+RUN python requirements.py "$ENGINE" >requirements.txt
+
+FROM python:3.11-slim-bookworm AS packages
 # Where pip looks, for builders that do not reach the public index. No part of the final image.
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
@@ -9,10 +14,11 @@ ARG PIP_NO_INDEX
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
 RUN python -m venv --without-pip /venv
-COPY docker/requirements.py pyproject.toml constraints.txt ./
-RUN python requirements.py "$ENGINE" >requirements.txt \
-    && python -m pip --python /venv/bin/python install -q --only-binary=:all: \
-        -c constraints.txt -r requirements.txt
+COPY constraints.txt docker/gpu-constraints.txt ./
+# As long as these files stay as they are, so does the layer.
+COPY --from=requirements /build/requirements.txt ./
+RUN python -m pip --python /venv/bin/python install -q --only-binary=:all: \
+    -c constraints.txt -c gpu-constraints.txt -r requirements.txt
 WORKDIR /srv
 COPY app app/
 COPY docker/healthcheck.py ./

@@ -1,4 +1,9 @@
 # The trainer: torch, the network, export and publishing. See docker/README.md.
+FROM python:3.11-slim-bookworm AS requirements
+WORKDIR /build
+COPY docker/requirements.py pyproject.toml ./
+RUN python requirements.py cpu train >requirements.txt
+
 FROM python:3.11-slim-bookworm AS packages
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
@@ -8,9 +13,10 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
 # With pip: `python -m model fetch` downloads through it.
 RUN python -m venv /venv
-COPY docker/requirements.py pyproject.toml constraints.txt ./
-RUN python requirements.py cpu train >requirements.txt \
-    && /venv/bin/python -m pip install -q --only-binary=:all: -c constraints.txt -r requirements.txt
+COPY constraints.txt ./
+# As long as these two stay as they are, so does the layer.
+COPY --from=requirements /build/requirements.txt ./
+RUN /venv/bin/python -m pip install -q --only-binary=:all: -c constraints.txt -r requirements.txt
 WORKDIR /srv
 COPY app app/
 COPY model model/

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -105,8 +106,7 @@ class Proof:
     def load(self) -> str:
         """The load profile runs, and gets an answer to everything."""
         said = self.stack.compose(
-            "--profile", "load", "run", "--rm", "-T", "--build", "load",
-            "--url", "http://service:8000", "--bundle", "/bundles", "--rate", "50",
+            "--profile", "load", "run", "--rm", "-T", "--build", "load", "--rate", "50",
             "--duration", "5", "--allowed-delay-ms", "1000", "--objective", "errors<=0%",
         )  # fmt: skip
         return next(line for line in said.splitlines() if line.startswith("answers")).strip()
@@ -267,6 +267,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/test-stack", description=__doc__)
     parser.add_argument("--cold-starts", type=int, default=1, metavar="N", help="default 1")
     options = parser.parse_args()
+    # SIGTERM takes everything down, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     start = time.monotonic()
     fetch("movielens-100k", ROOT / "data")
     with engine() as found:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STATE = Path("/var/tmp/deepfm-serving-stack")
 """What the next run finds again: the base image, wheels, the engine's layers."""
 START_SECONDS = 60.0
-WHEELS_PORT = 8_765
+WHEELS_PORT = 38_765
 """Always the same, as it is part of what the layers of packages are cached by."""
 BASE_PACKAGES = (
     "python3", "python3-venv", "python3-pip", "python-is-python3", "ca-certificates",
@@ -85,6 +85,8 @@ def _daemon() -> Iterator[dict[str, str]]:
     """An engine without firewall rules, and limits that need no privilege to raise."""
     socket, log = STATE / "docker.sock", STATE / "dockerd.log"
     env = {**os.environ, "DOCKER_HOST": f"unix://{socket}", "DOCKER_BUILDKIT": "0"}
+    if not subprocess.run([COMMAND_LINE, "info"], env=env, capture_output=True).returncode:
+        raise SystemExit(f"another run is not over: process {(STATE / 'docker.pid').read_text()}")
     with log.open("wb") as file:
         daemon = subprocess.Popen(
             [
@@ -105,6 +107,8 @@ def _daemon() -> Iterator[dict[str, str]]:
     finally:
         daemon.terminate()
         daemon.wait(START_SECONDS)
+        # dockerd leaves this behind, and then its directory cannot be removed.
+        subprocess.run(["umount", STATE / "exec" / "netns" / "default"], capture_output=True)
 
 
 def _base_images(env: Mapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,7 @@ from tests.stack.engine import ROOT, Engine, run
 
 PROJECT = "deepfm-serving-test"
 COMPOSE = ROOT / ".venv" / "bin" / "docker-compose"
-SHORT_TRAINING = "hidden = [64, 32]\nepochs = 2\npatience = 0\noov_rate = 0.02\n"
+SHORT_TRAINING = "hidden = [64, 32]\nepochs = 1\npatience = 0\noov_rate = 0.02\n"
 TRAIN_ARGUMENTS = ["--config", "/train.toml", "--split", "random"]
 
 
@@ -123,7 +123,7 @@ def stack(engine: Engine, data: Path) -> Iterator[Stack]:
             made.client.close()
 
 
-def wait_until(holds: Any, what: str, seconds: float = 60.0) -> float:
+def wait_until(holds: Callable[[], object], what: str, seconds: float = 60.0) -> float:
     """Wait for a condition and return how long it took; fail by its name."""
     start = time.monotonic()
     while not holds():
