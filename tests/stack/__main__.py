@@ -7,6 +7,7 @@ import argparse
 import json
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -22,6 +23,7 @@ from tests.stack.traffic import RIGHT, Traffic, Truth
 LATE_SECONDS = 20.0
 OUTAGE_SECONDS = 5.0
 GRACE_SECONDS = 30.0
+SLOW_SECONDS = 0.5
 IMAGES = ("deepfm-serving/service-cpu", "deepfm-serving/trainer")
 
 
@@ -220,16 +222,23 @@ class Proof:
             "POST /rank HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\n\r\n"
         ).encode()
+        address = ("127.0.0.1", stack.port)
         with (
-            closing(socket.create_connection(("127.0.0.1", stack.port), 10)) as idle,
+            closing(socket.create_connection(address, 10)) as idle,
+            closing(socket.create_connection(address, 10)) as slow,
             Traffic(stack.url, self.truth) as traffic,
         ):
             idle.sendall(head + body)
             need(idle.recv(12).endswith(b"200"), "a request on a connection that then idles")
+            slow.sendall(head + body[:-1])
             time.sleep(2)
+            late = threading.Timer(SLOW_SECONDS, slow.sendall, [body[-1:]])
+            late.start()
             start = time.monotonic()
             stack.docker("stop", container)
             took = time.monotonic() - start
+            late.join()
+            need(slow.recv(12).endswith(b"200"), "a request whose end comes after SIGTERM")
         begun, later = traffic.outcomes(end=start), traffic.outcomes(start)
         need(set(begun) == {RIGHT}, f"begun before the stop: {dict(begun)}")
         self._only_refused(later)

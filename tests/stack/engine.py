@@ -66,7 +66,7 @@ def engine() -> Iterator[Engine]:
     _install()
     with _daemon() as env, _wheels() as find_links:
         _base_images(env)
-        env |= {"PIP_FIND_LINKS": find_links, "PIP_NO_INDEX": "1", "CTR_BUILD_NETWORK": "host"}
+        env |= {"PIP_FIND_LINKS": find_links, "PIP_NO_INDEX": "1", "STACK_BUILD_NETWORK": "host"}
         yield Engine(str(COMMAND_LINE), env, closed=True)
 
 

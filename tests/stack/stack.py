@@ -47,7 +47,7 @@ class Stack:
         override.write_text(json.dumps({"services": services}))
         self._files = ["-f", "docker-compose.yml", "-f", str(override)]
         self._env = {
-            **engine.env, "CTR_PORTS": str(self.port), "CTR_REDIS_PASSWORD_FILE": str(password),
+            **engine.env, "STACK_PORTS": str(self.port), "STACK_PASSWORD_FILE": str(password),
         }  # fmt: skip
         self.client = httpx.Client(base_url=self.url, timeout=10.0, trust_env=False)
 
