@@ -68,7 +68,7 @@ class Check:
     def predict(self, rows: NDArray[np.int64]) -> float:
         """Largest difference over rows sent in one /predict."""
         answer = self.post("/predict", {"instances": [self.raw[row] for row in rows.tolist()]})
-        return _worst(answer["predictions"], self.expected[rows])
+        return worst_difference(answer["predictions"], self.expected[rows])
 
     def rank(self, context: int, rows: NDArray[np.int64], columnar: bool = False) -> float:
         """Largest difference over a candidate list, whose order must be that of its logits."""
@@ -88,7 +88,7 @@ class Check:
         if any(low < high for low, high in pairwise(scores)):
             raise SystemExit("/rank is out of order")
         expected = self.offline(np.full(len(rows), context), rows)
-        return _worst(scores, expected[places])
+        return worst_difference(scores, expected[places])
 
     def each(self, ask: Callable[[int], float]) -> float:
         """Largest difference over all rows, asked by several callers at once."""
@@ -114,7 +114,7 @@ class Check:
         return self.shuffled[(np.arange(LIST_ROWS) + context) % self.rows]
 
 
-def _worst(scores: Sequence[float], logits: Floats) -> float:
+def worst_difference(scores: Sequence[float], logits: Floats) -> float:
     """Largest difference in logits, beyond what a float32 score can hold.
 
     A difference of the score is one of p(1 - p) times as much in the logit. Near 1 the last

@@ -1,0 +1,1 @@
+"""The Compose stack as a whole, in real containers."""
