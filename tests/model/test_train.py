@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from app.layout import Layout, Slot
-from model.config import TrainConfig
+from model.config import NETWORKS, TrainConfig
 from model.dataset import Dataset
 from model.metrics import auc, log_loss
 from model.networks.mlp import Mlp
@@ -89,6 +89,24 @@ def test_the_pairwise_part_learns_an_interaction() -> None:
     area = auc(held_out.label, predict(trainer.network, held_out))
     assert area is not None
     assert area > 0.93
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_parity_of_two_fields_is_learnt_by_all_but_lr(name: str) -> None:
+    """XOR is what an interaction is: one weight for each feature cannot rank it at all."""
+    config = replace(CONFIG, network=name, epochs=20, learning_rate=0.05, embedding_l2=0.0)
+    result = fit(LAYOUT, xor(1_000), xor(1_000, seed=1), config, progress=False)
+    area = auc(xor(1_000, seed=2).label, predict(result.network, xor(1_000, seed=2)))
+    assert area is not None
+    assert 0.4 < area < 0.6 if name == "lr" else area > 0.95
+
+
+def xor(rows: int, seed: int = 0) -> Dataset:
+    """Return random rows that are clicks where user and item differ in parity, without lists."""
+    data = dataset(rows, seed)
+    label = (data.context[:, 0] + data.candidate[:, 0]) % 2
+    empty = tuple(np.zeros_like(column) for column in data.candidate_lists)
+    return replace(data, candidate_lists=empty, label=label.astype(np.uint8))
 
 
 def test_fit_beats_the_base_rate() -> None:
