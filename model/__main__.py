@@ -9,7 +9,8 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from types import FrameType
+from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
@@ -232,17 +233,30 @@ def prune_command(
         print(entry.hash)
 
 
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came.
+
+    Not KeyboardInterrupt: CPython ends by the signal, whatever the exit code, once that has passed
+    through code given to ``exec`` as text, as torch and dataclasses have it.
+    """
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted
+
+
 def main() -> int:
     """Run a command; an expected failure is one message and exit code 1."""
     # SIGTERM unwinds like Ctrl-C, so that no half-written file is left.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         # typer turns Ctrl-C into the exit code 130, which it returns when not standalone.
         code: int = cli(standalone_mode=False) or 0
     except (CtrError, ConfigError, FetchError, TrainingError, OSError) as error:
         say(f"error: {error}")
         return 1
-    except (KeyboardInterrupt, typer.Abort):
+    except (Interrupted, typer.Abort):
         code = INTERRUPTED
     except typer.TyperException as error:
         say(f"error: {error}")
