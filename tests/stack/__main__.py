@@ -23,7 +23,7 @@ from tests.stack.traffic import RIGHT, Traffic, Truth
 LATE_SECONDS = 20.0
 OUTAGE_SECONDS = 5.0
 GRACE_SECONDS = 30.0
-SLOW_SECONDS = 0.5
+SLOW_SECONDS = 0.4
 IMAGES = ("deepfm-serving/service-cpu", "deepfm-serving/trainer")
 
 
@@ -230,15 +230,16 @@ class Proof:
         ):
             idle.sendall(head + body)
             need(idle.recv(12).endswith(b"200"), "a request on a connection that then idles")
-            slow.sendall(head + body[:-1])
             time.sleep(2)
+            slow.sendall(head + body[:-1])
             late = threading.Timer(SLOW_SECONDS, slow.sendall, [body[-1:]])
             late.start()
             start = time.monotonic()
             stack.docker("stop", container)
             took = time.monotonic() - start
             late.join()
-            need(slow.recv(12).endswith(b"200"), "a request whose end comes after SIGTERM")
+            said = slow.recv(12)
+            need(said.endswith(b"200"), f"a request whose end comes after SIGTERM: {said!r}")
         begun, later = traffic.outcomes(end=start), traffic.outcomes(start)
         need(set(begun) == {RIGHT}, f"begun before the stop: {dict(begun)}")
         self._only_refused(later)
