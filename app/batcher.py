@@ -237,7 +237,7 @@ class MicroBatcher:
             return self._max_rows
         cost = self.cost
         rows = int((SHARED_SECONDS - cost.base) / max(cost.per_row, 1e-9))
-        return min(self._max_rows, max(self._max_rows // 16, rows))
+        return min(self._max_rows, max(1, self._max_rows // 16, rows))
 
     def _fill(self, queue: deque[Job], pieces: list[Piece], room: int) -> None:
         """Move up to ``room`` rows from a queue into a batch."""

@@ -80,7 +80,7 @@ class _Rows(CalibrationDataReader):  # type: ignore[misc]
 
 
 def write_int8(graph: Path, out: Path, engine: Engine, data: Dataset, seed: int) -> None:
-    """Quantise every matrix product of ``graph``, whose float32 engine is ``engine``.
+    """Quantise every dense layer of ``graph``, whose float32 engine is ``engine``.
 
     The range of each product's input is taken from up to 2,048 random rows of ``data``.
     Weights keep seven of their eight bits: processors without VNNI add products of two in 16
@@ -100,12 +100,12 @@ def write_int8(graph: Path, out: Path, engine: Engine, data: Dataset, seed: int)
                 partial,
                 _Rows([engine.feed(batch_of(data.take(rows)))]),
                 quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=["Gemm", "MatMul"],
+                op_types_to_quantize=["Gemm"],
                 per_channel=True,
                 reduce_range=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]},
+                extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
             )
             logging.getLogger().setLevel(level)
         model = onnx.load(partial)

@@ -39,6 +39,7 @@ class ServingDeepFM(nn.Module):
     hidden_bias: Tensor
     first_order: Tensor
     pairwise: Tensor
+    ones_K1: Tensor
 
     def __init__(self, network: DeepFM, layout: Layout) -> None:
         """Take the weights of ``network``, which is left as it is."""
@@ -66,6 +67,7 @@ class ServingDeepFM(nn.Module):
         self.register_buffer("candidate_weight", self._widened(weight[:, mlp.split :], size))
         self.register_buffer("first_order", first_order)
         self.register_buffer("pairwise", pairwise)
+        self.register_buffer("ones_K1", torch.ones(1 + size, 1))
         self.register_buffer("bias", folded.bias.detach().reshape(1, 1))
         self.register_buffer("hidden_bias", mlp.first.bias.detach())
         self.deeper, self.output = mlp.deeper, mlp.output
@@ -89,7 +91,9 @@ class ServingDeepFM(nn.Module):
         for linear in self.deeper:
             hidden_NH = functional.relu(linear(hidden_NH))
         total_NK = context_UK.index_select(0, inputs.row_context) + candidate_NK
-        fm_N1 = (total_NK * (total_NK * self.pairwise + self.first_order)).sum(1, keepdim=True)
+        # A product, not a sum over the axis: onnxruntime's sum rounds equal rows differently by
+        # their place in the batch, and equal candidates would change places.
+        fm_N1 = (total_NK * (total_NK * self.pairwise + self.first_order)) @ self.ones_K1
         logit_N: Tensor = (self.output(hidden_NH) + fm_N1 + self.bias).squeeze(1)
         return logit_N
 

@@ -215,8 +215,23 @@ async def test_long_lists_pass_short_requests() -> None:
             long = asyncio.create_task(score(batches, job([[5, 0]] * 12)))
             await until(lambda: batches.queued_rows == 112)
         await asyncio.gather(long, *short)
-    held = [int((batch.candidate[:, 0] == 5).sum()) for batch in engine.batches[1:5]]
+    held = [int((batch.candidate[:, 0] == 5).sum()) for batch in engine.batches]
+    runs = [number for number, rows in enumerate(held) if rows]
     assert sum(held) == 12
+    assert runs == list(range(runs[0], runs[0] + 2 * len(runs), 2))
+
+
+async def test_a_slow_engine_still_takes_long_lists() -> None:
+    """Where one row takes longer than a shared run may, long lists go on row by row."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=8) as batches:
+        batches.cost.base, batches.cost.per_row = 0.01, 0.01
+        async with Busy(engine, batches):
+            short = asyncio.create_task(score(batches, job(row_of(0))))
+            long = asyncio.create_task(score(batches, job([[5, 0]] * 12)))
+            await until(lambda: batches.queued_rows == 13)
+        await asyncio.gather(long, short)
+    assert sum(engine.rows) == 14
 
 
 async def test_short_requests_keep_their_turn() -> None:

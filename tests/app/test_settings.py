@@ -17,6 +17,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "bundle": ("elsewhere", Path("elsewhere")),
     "host": ("0.0.0.0", "0.0.0.0"),
     "provider": ("cpu", "cpu"),
+    "precision": ("int8", "int8"),
     "unknown_fields": ("error", "error"),
     "drain_seconds": ("1.5", 1.5),
     "log_level": ("debug", "debug"),
