@@ -78,6 +78,11 @@ _COUNTRIES = ("DE", "FR", "é", "NA", "null", "us", "US")
 _TAGS = ("news", "sport", "[PAD]", "__OOV__", "film", "music")
 
 
+def with_rare_users_unseen() -> str:
+    """A later version of the spec: fewer users have a row of their own, so all rows move."""
+    return SPEC.replace('dtype = "integer"\n', 'dtype = "integer"\nmin_count = 60\n', 1)
+
+
 def write_log(path: Path, rows: int, seed: int = 7) -> None:
     """Write ``rows`` impressions as CSV.
 

@@ -17,8 +17,8 @@ from app.errors import AddressError, LinkError
 from app.remote.address import Address
 from app.remote.link import Link, Refused, open_link
 from tests.proxy import Proxy
-from tests.redis_server import RedisServer, binaries, free_port
-from tests.serving import wait_until
+from tests.redis_server import RedisServer, binaries
+from tests.serving import free_port, wait_until
 
 pytestmark = pytest.mark.anyio
 LATER = 30.0

@@ -14,10 +14,9 @@ from app.encoder import Encoder, Misses, settle
 from app.errors import VocabularyUnavailable
 from app.remote.keys import REGISTER, Entry, in_use
 from app.remote.vocabulary import RemoteVocabulary
-from tests.conftest import Sample
 from tests.proxy import Proxy
 from tests.redis_server import RedisServer
-from tests.samples import KNOWN_USER, candidate_of, context_of
+from tests.samples import KNOWN_USER, Sample, candidate_of, context_of
 from tests.serving import wait_until
 from tests.vocabularies import (
     linked,

@@ -86,6 +86,45 @@ def test_no_value_at_all_is_a_vocabulary(saved: Path) -> None:
     assert {slot.name: slot.size for slot in loaded.layout.slots}["CITTÀ 城"] == 2
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_single_keys_are_found(saved: Path, mapped: bool) -> None:
+    """Bisection in the arrays, mapped or not, finds what the whole table has, and nothing else."""
+    for part in Vocabulary.load(saved, SPEC, mapped).slots.values():
+        if isinstance(part, Edges):
+            continue
+        table = part.lookup()
+        assert {key: part.find(key) for key in table} == table
+        unseen: list[int | str] = (
+            [key + 1 for key in INTEGERS if key + 1 not in table and key + 1 < 2**64] + [5, -7]
+            if isinstance(part, Integers)
+            else ["b", "aa", "zz", "\x00\x00", "ê", "\U0001f601", "a" * 1_000]
+        )
+        assert [part.find(key) for key in unseen if key not in table] == [
+            None for key in unseen if key not in table
+        ]
+
+
+def test_keys_by_place_are_those_of_the_table(saved: Path) -> None:
+    """Their text comes in the order of the places asked for, with the length of the longest."""
+    for part in Vocabulary.load(saved, SPEC, mapped=True).slots.values():
+        if isinstance(part, Edges):
+            continue
+        places = np.arange(len(part.rows))[::-1]
+        texts = part.texts(places)
+        expected = [str(key).encode() for key in part.lookup()][::-1]
+        assert texts == expected
+        assert part.texts(places[:0]) == []
+        assert part.longest >= max(map(len, texts), default=0)
+
+
+def test_mapped_arrays_stay_on_disk(saved: Path) -> None:
+    """What is mapped is a view of the file and cannot be written to."""
+    users = Vocabulary.load(saved, SPEC, mapped=True).slots["user/../id"]
+    assert isinstance(users, Integers)
+    assert isinstance(users.rows.base, np.memmap)
+    assert not users.rows.flags.writeable
+
+
 @pytest.mark.parametrize("keys", [[], [""], ["", "a"]])
 def test_texts_may_be_empty(keys: list[str]) -> None:
     """No keys, and the empty key, can be packed."""
