@@ -19,6 +19,8 @@ from app.errors import CtrError
 from app.remote.address import Address
 from app.remote.link import Link, open_link
 from model import publish as publishing
+from model.compare import CompareError, chosen, compare
+from model.compare_report import TABLE, write_pages, write_summary
 from model.config import MANY_ROWS, NETWORKS, ConfigError, Settings
 from model.data import Part
 from model.fetch import FetchError, fetch
@@ -27,6 +29,8 @@ from model.train import TrainingError
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
+Spec = Annotated[Path, typer.Argument(help="The feature spec, a TOML file.")]
+DataToSplit = Annotated[list[Path] | None, typer.Argument(help="Files to split.")]
 Data = Annotated[list[Path], typer.Argument(help="CSV, TSV or Parquet files, also gzipped.")]
 TrainFiles = Annotated[list[Path] | None, typer.Option("--train")]
 ValidationFiles = Annotated[list[Path] | None, typer.Option("--validation")]
@@ -92,8 +96,8 @@ def fetch_command(
 
 @cli.command("train")
 def train_command(
-    spec: Annotated[Path, typer.Argument(help="The feature spec, a TOML file.")],
-    data: Annotated[list[Path] | None, typer.Argument(help="Files to split.")] = None,
+    spec: Spec,
+    data: DataToSplit = None,
     train_files: TrainFiles = None,
     validation_files: ValidationFiles = None,
     test_files: TestFiles = None,
@@ -124,6 +128,42 @@ def train_command(
     training = settings.config(name, prepared.train_rows, **given)
     int8 = quantize is Quantized.int8
     print(run(prepared, training, out, init_from=init_from, int8=int8))
+
+
+@cli.command("compare")
+def compare_command(
+    spec: Spec,
+    data: DataToSplit = None,
+    train_files: TrainFiles = None,
+    validation_files: ValidationFiles = None,
+    test_files: TestFiles = None,
+    networks: Annotated[
+        str, typer.Option(help=f"all, or some of {', '.join(NETWORKS)}, with commas between.")
+    ] = "all",
+    seeds: Annotated[int, typer.Option(min=1, help="Each network is trained with so many.")] = 5,
+    config: SettingsFile = None,
+    split: SplitOption = Split.auto,
+    max_bad_lines: BadLines = 0.0,
+    out: Annotated[Path, typer.Option(help="Where the report and its bundles go.")] = Path(
+        "report"
+    ),
+) -> None:
+    """Train networks beside each other, write tables and plots, and print the page's path.
+
+    What is done stays: the same command goes on where it was cut off.
+    """
+    settings, names = Settings.beside(spec, config), chosen(networks)
+    parts = part_files(train_files, validation_files, test_files)
+    seed = settings.config(names[0], MANY_ROWS).seed
+    prepared = prepare(spec, Inputs(data or (), parts, split.value, seed, max_bad_lines))
+    found = compare(prepared, settings, names, seeds, out, lambda sofar: write_summary(out, sofar))
+    rows = {part: len(encoded) for part, encoded in prepared.data.items()}
+    page = write_pages(out, f"{prepared.name}: networks compared", rows, found)
+    say((out / TABLE).read_text(encoding="utf-8"))
+    print(page)
+    if found.failures:
+        failed = ", ".join(str(member) for member, _ in found.failures)
+        raise CompareError(f"failed: {failed}; the others are in the report")
 
 
 def part_files(

@@ -99,11 +99,15 @@ class Inputs:
 
 
 def open_engine(
-    graph: Path, encoder: Encoder, layout: Layout, precision: Precision = "float32"
+    graph: Path,
+    encoder: Encoder,
+    layout: Layout,
+    precision: Precision = "float32",
+    threads: int | None = None,
 ) -> Engine:
     """Load a graph on the CPU, on which bundles are checked and measured."""
     shapes = encoder.context.shape, encoder.candidate.shape
-    return Engine(graph, layout, *shapes, "cpu", cpu_quota(), precision)
+    return Engine(graph, layout, *shapes, "cpu", threads or cpu_quota(), precision)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,10 @@ OFFLINE = TRAINING | {
     "model.report",
     "model.pipeline",
     "model.fetch",
+    "model.compare",
+    "model.compare_report",
 }
+COMPARING = {"model.compare", "model.compare_report"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "app": set(),
@@ -127,7 +130,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.evaluate": SHARED | TRAINING | RUNNING | {"model.export"},
     "model.quantize": SHARED | TRAINING | RUNNING | {"model.export", "model.evaluate"},
     "model.report": SHARED | TRAINING | {"model.export", "model.evaluate"},
-    "model.pipeline": SHARED | OFFLINE - {"model.pipeline", "model.fetch"} | RUNNING,
+    "model.compare": SHARED | OFFLINE - COMPARING - {"model.fetch"} | RUNNING,
+    "model.compare_report": SHARED | OFFLINE - {"model.compare_report", "model.fetch"} | RUNNING,
+    "model.pipeline": SHARED | OFFLINE - COMPARING - {"model.pipeline", "model.fetch"} | RUNNING,
     "model.publish": SHARED | {"app.remote.keys", "app.remote.link"},
     "model.__main__": SHARED
     | OFFLINE

@@ -1,0 +1,255 @@
+"""Networks beside each other: the same rows, the same budget, several seeds.
+
+Every member of a comparison is a network and a seed. What is done of it lies in the output
+directory, one file for each member, so that a comparison that was cut off goes on where it
+was, and one that is asked for more networks or seeds only adds them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from app.batch import Batch
+from app.bundle import Bundle
+from app.engine import Engine
+from app.errors import CtrError
+from model.config import NETWORKS, ConfigError, Settings, TrainConfig
+from model.data import PARTS
+from model.dataset import Dataset
+from model.evaluate import score_dataset
+from model.export import side_rows
+from model.metrics import reliability
+from model.pipeline import Prepared, open_engine, run, say
+
+MEMBERS, BUNDLES = "members", "bundles"
+CANDIDATES = 1_000
+REPEATS = {1: 300, CANDIDATES: 40}
+"""Timed runs of the engine, by the number of candidates."""
+
+
+class CompareError(CtrError):
+    """Members that failed; what the others gave is written."""
+
+
+class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A member's figures on the test part, by the names that the summary has for them."""
+
+    network: str
+    seed: int
+    auc: float | None
+    log_loss: float
+    calibration_ratio: float | None
+    """Predicted clicks over observed ones."""
+    parameters: int
+    train_seconds: float
+    train_rows_per_second: float
+    bundle_bytes: int
+    score_1_us: float
+    """Median microseconds of an engine run on one thread, for one context and one candidate."""
+    score_1000_us: float
+    """The same for one context and a thousand candidates."""
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept of a member that is done."""
+
+    fingerprint: str
+    """Hash of all that decides the member's figures but this program."""
+    bundle: str
+    row: Row
+    config: dict[str, object]
+    predicted: list[float]
+    observed: list[float]
+    """The reliability diagram: mean score and click rate of test rows in bins of equal count."""
+
+
+class Member(NamedTuple):
+    """One network with one seed."""
+
+    network: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.network}, seed {self.seed}"
+
+
+class Comparison(NamedTuple):
+    """All that came of it: members in their order, and why others failed."""
+
+    records: Sequence[Record]
+    failures: Sequence[tuple[Member, str]]
+
+
+def chosen(networks: str) -> list[str]:
+    """Return the networks of a comma-separated list, or of ``all``, in the family's order.
+
+    An FNN brings the FM that it starts from.
+
+    Raises:
+        ConfigError: one of them is unknown.
+    """
+    names = set(NETWORKS) if networks == "all" else set(networks.split(","))
+    if unknown := sorted(names - set(NETWORKS)):
+        raise ConfigError(
+            f"networks: must be all, or some of {', '.join(NETWORKS)}; got {unknown[0]!r}"
+        )
+    if "fnn" in names and "fm" not in names:
+        say("fnn starts from an fm, which is compared too")
+        names.add("fm")
+    return [name for name in NETWORKS if name in names]
+
+
+def compare(
+    prepared: Prepared,
+    settings: Settings,
+    networks: Sequence[str],
+    seeds: int,
+    out: Path,
+    after: Callable[[Comparison], object],
+    progress: bool = True,
+) -> Comparison:
+    """Train, export and measure every network with seeds 1 to ``seeds``; what is done stays.
+
+    A member that fails does not end the comparison. ``after`` is given what there is after
+    each member.
+    """
+    (out / MEMBERS).mkdir(parents=True, exist_ok=True)
+    members = [Member(name, seed) for seed in range(1, seeds + 1) for name in networks]
+    data = _data_fingerprint(prepared)
+    records: dict[Member, Record] = {}
+    failures: dict[Member, str] = {}
+    started, trained = perf_counter(), 0
+    for number, member in enumerate(members, start=1):
+        try:
+            config = settings.config(member.network, prepared.train_rows, seed=member.seed)
+            fingerprint = _hash(data, config.to_dict())
+            record = _done(out, member, fingerprint)
+            if record is None:
+                left = _left(perf_counter() - started, trained, len(members) - number + 1)
+                say(f"[{number}/{len(members)}] {member}{left}")
+                fm = records.get(Member("fm", member.seed))
+                record = _measure(prepared, config, fm, fingerprint, out, progress)
+                trained += 1
+            records[member] = record
+        except Exception as error:
+            # Whatever it is that one network cannot do, the others are still wanted.
+            failures[member] = f"{type(error).__name__}: {error}"
+            say(f"failed: {member}: {failures[member]}")
+        after(Comparison([*records.values()], [*failures.items()]))
+    return Comparison([*records.values()], [*failures.items()])
+
+
+def _left(seconds: float, done: int, left: int) -> str:
+    """Say how long what is left will take, from what was done so far."""
+    return f"; about {seconds / done * left / 60:.0f} min to go" if done else ""
+
+
+def _measure(
+    prepared: Prepared,
+    config: TrainConfig,
+    fm: Record | None,
+    fingerprint: str,
+    out: Path,
+    progress: bool,
+) -> Record:
+    """Train a member, time its graph and keep its record."""
+    start = None
+    if config.network == "fnn":
+        if fm is None:
+            raise CompareError("the fm that it starts from failed")
+        start = out / BUNDLES / fm.bundle
+    bundle = run(prepared, config, out / BUNDLES, progress, start)
+    written = Bundle.open(bundle)
+    figures, training = written.manifest.metrics["test"], written.manifest.training
+    engine = open_engine(written.graph, prepared.encoder, prepared.vocabulary.layout, threads=1)
+    test = prepared.data["test"]
+    bins = reliability(test.label, score_dataset(engine, test).logit)
+    row = Row(
+        network=config.network,
+        seed=config.seed,
+        auc=figures["auc"],
+        log_loss=figures["log_loss"],
+        calibration_ratio=figures["calibration"],
+        parameters=training["parameters"],
+        train_seconds=training["seconds"],
+        train_rows_per_second=training["rows_per_second"],
+        bundle_bytes=sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file()),
+        score_1_us=time_scoring(engine, test, 1),
+        score_1000_us=time_scoring(engine, test, CANDIDATES),
+    )
+    record = Record(
+        fingerprint, bundle.name, row, config.to_dict(), bins.predicted.tolist(),
+        bins.observed.tolist(),
+    )  # fmt: skip
+    write_atomically(_path(out, Member(row.network, row.seed)), msgspec.json.encode(record))
+    return record
+
+
+def time_scoring(engine: Engine, data: Dataset, candidates: int) -> float:
+    """Return the median microseconds of a run over one context and some candidates.
+
+    Rows repeat where the data has fewer; each run has other ones.
+    """
+    context = side_rows(data.context, data.context_lists)
+    candidate = side_rows(data.candidate, data.candidate_lists)
+    owners = np.zeros(candidates, np.int32)
+    seconds = []
+    for number in range(REPEATS[candidates] + 5):
+        rows = (np.arange(candidates) + number * candidates) % len(data)
+        batch = Batch(context[rows[:1]], candidate[rows], owners)
+        start = perf_counter()
+        engine.score(batch)
+        seconds.append(perf_counter() - start)
+    return median(seconds[5:]) * 1e6
+
+
+def _path(out: Path, member: Member) -> Path:
+    return out / MEMBERS / f"{member.network}-{member.seed}.json"
+
+
+def _done(out: Path, member: Member, fingerprint: str) -> Record | None:
+    """Return a member's record if it is there, whole, and of these data and settings."""
+    try:
+        record = msgspec.json.decode(_path(out, member).read_bytes(), type=Record)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError:
+        say(f"{member}: its record cannot be read; it is trained anew")
+        return None
+    if record.fingerprint != fingerprint:
+        say(f"{member}: data or settings have changed; it is trained anew")
+        return None
+    if not (out / BUNDLES / record.bundle).is_dir():
+        say(f"{member}: its bundle is gone; it is trained anew")
+        return None
+    return record
+
+
+def _data_fingerprint(prepared: Prepared) -> str:
+    sources = [[s.sha256 for s in prepared.tables[part].sources] for part in PARTS]
+    rows = [len(prepared.data[part]) for part in PARTS]
+    return _hash(prepared.text, prepared.inputs.describe(prepared.spec), sources, rows)
+
+
+def _hash(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
