@@ -98,6 +98,7 @@ class MicroBatcher:
         self._small: deque[Job] = deque()
         self._large: deque[Job] = deque()
         self._running: list[Piece] = []
+        self._run_ends = 0.0
         self._runs: SimpleQueue[list[Piece] | None] = SimpleQueue()
         self._scheduled = False
         self._owes_large = False
@@ -134,12 +135,15 @@ class MicroBatcher:
         Raises:
             Overloaded: the queue is full, or the deadline is out of reach.
         """
+        if not (self.queued_rows or self._running):
+            return  # However slow runs were: by this one it is learned whether they still are.
         waiting = self.queued_rows + rows
         runs = -(-waiting // self._max_rows)
-        wait = self.cost.seconds(waiting, runs)
+        now = self._loop.time()
+        wait = self.cost.seconds(waiting, runs) + max(0.0, self._run_ends - now)
         if waiting > self._max_queue_rows and self.queued_rows:
             raise Overloaded("the scoring queue is full", wait)
-        if self.queued_rows and self._loop.time() + wait > deadline:
+        if now + wait > deadline:
             raise Overloaded("the deadline is out of reach", wait)
 
     def submit(self, job: Job) -> None:
@@ -213,6 +217,7 @@ class MicroBatcher:
         if self._is_quick(rows):
             self._finish(pieces, *self._score(pieces))
         else:
+            self._run_ends = self._loop.time() + self.cost.seconds(rows)
             self._runs.put(pieces)
 
     def _gather(self) -> list[Piece]:

@@ -447,6 +447,24 @@ async def test_deadline_out_of_reach_refuses() -> None:
         await waiting
 
 
+async def test_the_run_in_the_engine_counts_for_the_deadline() -> None:
+    """Rows wait for the run before them too, even where none are queued yet."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=10) as batches:
+        batches.cost.base, batches.cost.per_row = 0.0, 1.0
+        engine.gate.clear()
+        running = asyncio.create_task(score(batches, job([[1, 0]] * 10)))
+        await until(engine.entered.is_set)
+        now = asyncio.get_running_loop().time()
+        with pytest.raises(Overloaded, match="deadline") as caught:
+            batches.admit(1, now + 9.5)
+        assert caught.value.headers["retry-after"] == "11"
+        batches.admit(1, now + 11.5)
+        engine.gate.set()
+        await running
+        batches.admit(1, now + 0.1)
+
+
 async def test_leaving_answers_every_waiter() -> None:
     """At the end, callers in the queue and in the engine get NotReady, as do later ones."""
     engine = FakeEngine()

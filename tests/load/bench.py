@@ -75,11 +75,11 @@ def serving(words: Sequence[str]) -> Iterator[None]:
 
 
 def wrk(
-    bodies: Path, connections: int, seconds: float, target: str = "/predict", port: int = PORT
+    bodies: Path, connections: int, seconds: int, target: str = "/predict", port: int = PORT
 ) -> Figures:
     """Drive the server; a single answer that is no 200 ends the benchmark."""
     done = subprocess.run(
-        ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s",
+        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
          "-s", str(ROOT / "tests/load/wrk.lua"), f"http://127.0.0.1:{port}"],
         env={**os.environ, "BODIES": str(bodies), "TARGET": target},
         capture_output=True, text=True, check=True,
@@ -190,7 +190,7 @@ def lined_up(bundle: Path, plain: Path, rows: Sequence[Row], scratch: Path) -> L
 
 
 def drive(
-    samples: Samples, name: str, bodies: Path, seconds: float,
+    samples: Samples, name: str, bodies: Path, seconds: int,
     target: str = "/predict", port: int = PORT,
 ) -> None:  # fmt: skip
     """One repetition of one-row bodies against a server that runs."""
@@ -202,7 +202,7 @@ def drive(
 
 
 def measure(
-    samples: Samples, bundle: Path, plain: Path, scratch: Path, seconds: float,
+    samples: Samples, bundle: Path, plain: Path, scratch: Path, seconds: int,
     lineup: Lineup | None = None,
 ) -> None:  # fmt: skip
     """One repetition of everything, the product between the usual ways and the peers."""
@@ -239,7 +239,7 @@ def measure(
             samples.add(f"product_rank{candidates}", rank_over_http(encoded[candidates], repeats))
         alone = wrk(bodies, 1, seconds).p99
         rank = subprocess.Popen(
-            ["wrk", "-t1", "-c4", f"-d{seconds + 2:g}s", "-s", str(ROOT / "tests/load/wrk.lua"),
+            ["wrk", "-t1", "-c4", f"-d{seconds + 2}s", "-s", str(ROOT / "tests/load/wrk.lua"),
              f"http://127.0.0.1:{PORT}"],
             env={**os.environ, "BODIES": str(scratch / "rank1000"), "TARGET": "/rank"},
             stdout=subprocess.DEVNULL,
@@ -313,7 +313,7 @@ def main() -> None:
     """Run the benchmark and print its tables."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each wrk run")
+    parser.add_argument("--seconds", type=int, default=4, help="of each wrk run; whole ones")
     parser.add_argument("--json", type=Path, help="write the ratios here")
     parser.add_argument("--peers", action="store_true", help="mosec and Triton beside the service")
     options = parser.parse_args()
