@@ -502,7 +502,7 @@ def _compile_row(encoders: Sequence[FieldEncoder], width: int) -> EncodeRow:
     return compiled
 
 
-def settle(packed: bytes | memoryview, rows: Indices) -> bytes:
+def settle(packed: bytes | bytearray | memoryview, rows: Indices) -> bytes:
     """Put the rows of misses where the complements of their places stand."""
     indices = np.frombuffer(packed, np.int32).copy()
     open_ones = indices < 0
