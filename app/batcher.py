@@ -207,13 +207,21 @@ class MicroBatcher:
         self._now_taken = False
 
     def _schedule(self) -> None:
-        """Start a run soon; rows that arrive in the same turn of the loop join it."""
-        if not self._scheduled and not self._running:
+        """Start a run soon; rows that arrive in the same turn of the loop join it.
+
+        Where only long lists wait it starts at once: a run of theirs is full as it is, and the
+        loop may be encoding the rest of one for a while.
+        """
+        if self._scheduled or self._running:
+            return
+        if self._linger:
             self._scheduled = True
-            if self._linger:
-                self._loop.call_later(self._linger, self._run)
-            else:
-                self._loop.call_soon(self._run)
+            self._loop.call_later(self._linger, self._run)
+        elif self._large and not self._small and not self._is_quick(self._max_rows):
+            self._run()
+        else:
+            self._scheduled = True
+            self._loop.call_soon(self._run)
 
     def _run(self) -> None:
         """Score the next batch: here where that is quick, else on the engine's thread."""

@@ -168,10 +168,13 @@ class CategoricalEncoder:
         direct = {int, type(None)} if self.integer else {str, type(None)}
         if not direct.issuperset(map(type, values)):
             return _one_by_one(self, values, misses)
-        found = list(map(self.keys.known.get, values))
-        if None in set(found):
-            return _one_by_one(self, values, misses, found)
-        return np.array(found, np.int32).reshape(-1, 1)
+        known = self.keys.known.get
+        try:
+            found = np.fromiter(map(known, values), np.int32, len(values))
+        except TypeError:
+            # One of them is not there, and None is no number.
+            return _one_by_one(self, values, misses, list(map(known, values)))
+        return found.reshape(-1, 1)
 
 
 class ListEncoder:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -226,8 +226,7 @@ class Scorer:
         width = self._encoder.candidate.shape.width * _INT
         assert isinstance(job.candidates, bytearray)
         try:
-            for start in range(0, job.rows, PART_ROWS):
-                stop = min(start + PART_ROWS, job.rows)
+            for start, stop in _parts(job.rows):
                 part = yield from encode(start, stop)
                 if job.answered:
                     return
@@ -382,6 +381,14 @@ class Scorer:
                 if name not in self._named:
                     self._named.add(name)
                     log.warning("field %r is not in the spec and is ignored", name)
+
+
+def _parts(rows: int) -> Iterator[tuple[int, int]]:
+    """Cut a list: a short part comes first, so that the engine can soon begin."""
+    start, stop = 0, PART_ROWS // 2
+    while start < rows:
+        yield start, min(stop, rows)
+        start, stop = stop, stop + PART_ROWS
 
 
 def _unknown_field(path: str, name: str, known: frozenset[str]) -> Detail:
