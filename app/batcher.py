@@ -30,6 +30,9 @@ SHARED_SECONDS = 0.002
 for it; without them, a run has as many rows as it may."""
 SHARING_SECONDS = 0.1
 """How long after a short request another one is expected."""
+DOUBT = 1.1
+"""How much longer than predicted the rows before it may take without a request missing its
+deadline: what would end just in time is refused at once rather than given up later."""
 _INT = 4
 
 
@@ -140,7 +143,7 @@ class MicroBatcher:
         waiting = self.queued_rows + rows
         runs = -(-waiting // self._max_rows)
         now = self._loop.time()
-        wait = self.cost.seconds(waiting, runs) + max(0.0, self._run_ends - now)
+        wait = DOUBT * (self.cost.seconds(waiting, runs) + max(0.0, self._run_ends - now))
         if waiting > self._max_queue_rows and self.queued_rows:
             raise Overloaded("the scoring queue is full", wait)
         if now + wait > deadline:

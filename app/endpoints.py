@@ -31,7 +31,7 @@ from app.errors import (
     TooLarge,
     WrongMediaType,
 )
-from app.metrics import Buckets, Recorder
+from app.metrics import Buckets, Counts, Recorder
 from app.scorer import Ids, Scorer, Steps, Wait
 
 Header = tuple[bytes, bytes]
@@ -60,7 +60,7 @@ class Route:
         prepare: Callable[[Scorer, bytes, Exchange], Steps[None]],
         render: Callable[[Exchange, Scores], str],
         seconds: Buckets,
-        outcomes: dict[str, int],
+        outcomes: Counts,
     ) -> None:
         self.prepare = prepare
         self.render = render

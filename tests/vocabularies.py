@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from app.bundle import Bundle
+from app.cells import Cells
 from app.encoder import Encoder
 from app.metrics import RemoteCounts
 from app.remote.address import Address
@@ -70,7 +71,7 @@ async def remote_vocabulary(
 ) -> AsyncIterator[RemoteVocabulary]:
     """A vocabulary as a service reads it; ``wait`` until it has been found in Redis."""
     link = open_link(Address.parse(url), CONNECTIONS)
-    remote = RemoteVocabulary(bundle, link, fallback, cache_entries, seconds, RemoteCounts())
+    remote = RemoteVocabulary(bundle, link, fallback, cache_entries, seconds, RemoteCounts(Cells()))
     encoder = Encoder(bundle.spec, bundle.vocabulary, remote.cache.tables)
     remote.learn(bundle, encoder)
     for table in remote.cache.tables.values():

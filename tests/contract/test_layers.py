@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # The layers of app/, from the floor to the edge. Only the edge reads app.settings.
-FLOOR = {"app.errors", "app.logs"}
+FLOOR = {"app.errors", "app.logs", "app.cells"}
 VALUES = {"app.layout", "app.spec", "app.canonical", "app.vocabulary", "app.encoder"}
 DOMAIN = VALUES | {"app.batch", "app.bundle"}
 # Metrics stand on the domain: they count missing and unseen values slot by slot.
@@ -41,6 +41,7 @@ EDGE = {
     "app.documentation",
     "app.routes",
     "app.main",
+    "app.workers",
 }
 
 # What the trainer shares with the service, so that a value is encoded by the same code in both.
@@ -77,6 +78,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.errors": set(),
     "app.settings": set(),
     "app.logs": set(),
+    "app.cells": set(),
+    "app.workers": FLOOR,
     "app.layout": FLOOR,
     "app.spec": FLOOR | {"app.layout"},
     "app.canonical": FLOOR | {"app.layout", "app.spec"},
@@ -104,7 +107,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.protocol": FLOOR | {"app.endpoints"},
     "app.documentation": FLOOR | DOMAIN | {"app.schemas"},
     "app.routes": BELOW_EDGE | {"app.settings", "app.state", "app.endpoints", "app.asgi"},
-    "app.main": BELOW_EDGE | EDGE - {"app.main"},
+    "app.main": BELOW_EDGE | EDGE - {"app.main", "app.workers"},
     "app.__main__": BELOW_EDGE | EDGE,
     "model": set(),
     "model.config": {"app.errors"},
