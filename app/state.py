@@ -131,7 +131,7 @@ class State:
         """Why there is nothing to score with yet."""
         if self._remote is None:
             return "the bundle is still being loaded"
-        return f"the vocabulary is not there yet: {self._remote.breaker.problem}"
+        return f"the vocabulary is not there yet: {self._remote.problem}"
 
     async def start(self) -> None:
         """Load off the event loop, then become ready."""
