@@ -5,7 +5,7 @@ CtrError
 ├── BundleError          a bundle is incomplete, altered, or does not reproduce
 ├── ProviderError        the wanted execution provider cannot be used
 ├── AddressError         the address of Redis, or the login, cannot be used
-├── LinkError            Redis did not answer
+├── LinkError            Redis did not answer; carries the Problem that callers may see
 ├── ValueProblem         one raw value breaks the rules of its field
 └── ServiceError         an answer to a caller: carries its HTTP status and code as data
     ├── Undecodable 400, TooLarge 413, WrongMediaType 415, Invalid 422
@@ -39,12 +39,26 @@ class AddressError(CtrError):
     """An address of Redis, or a login, that cannot be used."""
 
 
+class Problem(NamedTuple):
+    """What is wrong with Redis: ``shown`` to callers; as text, for operators, with the detail.
+
+    Addresses, users and paths stand in the detail only, and so does all that Redis itself says.
+    """
+
+    shown: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.shown}: {self.detail}" if self.detail else self.shown
+
+
 class LinkError(CtrError):
     """Redis did not answer; ``reason`` is one word out of few."""
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, reason: str, shown: str, detail: str = "") -> None:
         self.reason = reason
+        self.problem = Problem(shown, detail)
+        super().__init__(str(self.problem))
 
 
 class ValueProblem(CtrError):

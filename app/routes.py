@@ -91,7 +91,7 @@ def build_router(state: State, endpoints: ScoringEndpoints, metrics: Metrics) ->
             "precision": loaded.engine.precision,
             "engine_threads": loaded.engine.threads,
             "vocabulary": "memory" if remote is None else "redis",
-            "redis_problem": remote.breaker.problem if remote else None,
+            "redis_problem": remote.problem if remote else None,
             "degraded": ["vocabulary"] if remote and not remote.breaker.closed else [],
         }
 

@@ -159,7 +159,7 @@ class State:
             return "other workers are still being started"
         if self._remote is None:
             return "the bundle is still being loaded"
-        return f"the vocabulary is not there yet: {self._remote.breaker.problem}"
+        return f"the vocabulary is not there yet: {self._remote.problem}"
 
     async def start(self) -> None:
         """Load off the event loop, then become ready."""

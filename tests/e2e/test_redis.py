@@ -301,9 +301,50 @@ def test_without_a_stand_in_requests_are_rejected(
     assert answer.status_code == 503
     assert strict(answer.content)["error"]["code"] == "vocabulary_unavailable"
     assert answer.headers["retry-after"] == "1"
+    assert str(published.port) not in answer.text
+    assert "127.0.0.1" not in answer.text
     assert answer_to(remote, row) == known
     wrong = remote.post("/predict", {"instances": [{**row, "user_id": "odd"}]})
     assert wrong.status_code == 422, "what is wrong with a request is told all the same"
+
+
+# What callers are told.
+
+
+@pytest.mark.parametrize("trouble", ["closed port", "login", "permission"])
+def test_callers_learn_neither_address_nor_user(
+    published: RedisServer, tiny_bundle: Path, tmp_path: Path, row: Row, trouble: str
+) -> None:
+    """Answers say what is wrong with Redis; where it is and who asks stand in the log alone."""
+    published.command("ACL", "SETUSER", "henrietta", "on", ">pw", "~ctr:*", "+hmget")
+    login, port, shown = {
+        "closed port": ("", free_port(), "Redis cannot be reached"),
+        "login": ("henrietta:wrong@", published.port, "Redis refuses the login"),
+        "permission": ("henrietta:pw@", published.port, "Redis refuses a command"),
+    }[trouble]
+    settings = {"redis_url": f"redis://{login}127.0.0.1:{port}"}
+    secrets = ("127.0.0.1", str(port), "henrietta")
+    body = {"instances": [row]}
+    with unready(
+        tiny_bundle, tmp_path / "waiting", vocabulary_fallback="reject", **settings
+    ) as waiting:
+        wait_until(lambda: shown in waiting.client.get("/ready").text, "it says what is wrong", 60)
+        told = [
+            waiting.client.get("/ready"), waiting.client.get("/model"),
+            waiting.post("/predict", body), waiting.post("/rank", {}),
+        ]  # fmt: skip
+        assert {answer.status_code for answer in told} == {503}
+    assert all(shown in answer.text for answer in told)
+    with unready(tiny_bundle, tmp_path / "serving", **settings) as serving:
+        serving.wait_ready()
+        told.append(serving.client.get("/ready"))
+        assert state_of(serving)["redis_problem"] == shown
+        log = serving.log()
+    for answer in told:
+        assert not [secret for secret in secrets if secret in answer.text], answer.text
+    detail = {"closed port": str(port), "login": "password", "permission": "henrietta"}[trouble]
+    lines = [line for line in log.splitlines() if "not asking Redis" in line]
+    assert any(detail in line for line in lines), "whoever runs it needs the detail"
 
 
 # Versions.

@@ -20,6 +20,7 @@ from tests.faults.callers import departed_callers, impatient_callers
 from tests.faults.figures import Figure, Skipped, table
 from tests.faults.lists import company, long_lists, wrong_lists
 from tests.faults.overload import overload
+from tests.faults.redis_outage import SCENARIOS as REDIS
 from tests.faults.resources import bodies, memory, threads
 from tests.faults.stage import Stage
 
@@ -36,6 +37,7 @@ SCENARIOS: dict[str, Scenario] = {
     "bodies": bodies,
     "threads": threads,
     "memory": memory,
+    **REDIS,
 }
 
 

@@ -26,12 +26,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import msgspec
 import numpy as np
 import redis
 import torch
 
-from app.bundle import EXAMPLES, GRAPH, SPEC, VOCABULARY, newest, write_bundle
+from app.bundle import newest
 from app.encoder import Encoder
 from app.layout import Slot
 from app.remote.keys import SENTINEL, slot_keys
@@ -39,10 +38,10 @@ from app.remote.link import Command
 from app.spec import FeatureSpec
 from app.vocabulary import Texts, Vocabulary, arrange
 from model.config import TrainConfig
-from model.deepfm import DeepFM
-from model.export import example, write_graph
+from model.export import example
+from model.networks.deepfm import DeepFM
 from tests.load.bench import Samples, predict_bodies, predict_rows, wrk
-from tests.load.shape import make, value
+from tests.load.shape import make, value, write_untrained
 from tests.redis_server import RedisServer, binaries
 from tests.serving import ROOT, Service
 from tests.vocabularies import linked
@@ -157,19 +156,11 @@ def field_bundle(directory: Path, values: int) -> Path:
     torch.manual_seed(1)
     network = DeepFM(layout, TrainConfig(hidden=(64,), embedding_size=16), 0.2).eval()
     encoder = Encoder(spec, vocabulary)
-
-    def fill(path: Path) -> None:
-        (path / SPEC).write_text(SPEC_TEXT)
-        (path / VOCABULARY).mkdir()
-        vocabulary.save(path / VOCABULARY)
-        write_graph(network, layout, path / GRAPH)
-        rows = [({"user": value(0, n)}, [{"item": value(0, n)}]) for n in range(8)]
-        golden = [example(encoder, network, *row) for row in rows]
-        (path / EXAMPLES).write_bytes(msgspec.json.Encoder().encode_lines(golden))
-
-    described = {"network": "deepfm", "metrics": {}, "data": [], "statistics": {},
-                 "training": {"parity": {"worst_logit_difference": 0.0}}}  # fmt: skip
-    return write_bundle(directory, fill, lambda _: described)
+    rows = [({"user": value(0, n)}, [{"item": value(0, n)}]) for n in range(8)]
+    return write_untrained(
+        directory, SPEC_TEXT, vocabulary, network,
+        lambda _: [example(encoder, network, *row) for row in rows],
+    )  # fmt: skip
 
 
 @contextmanager
@@ -191,9 +182,9 @@ def anonymous(process: int) -> int:
     return int(found[1]) * 1024
 
 
-def field(values: int, scratch: Path) -> Iterator[str]:
+def field(values: int, scratch: Path, data: Path = ROOT / "data") -> Iterator[str]:
     """Publish a large field, and start services over it."""
-    bundle = field_bundle(ROOT / "data" / f"field-{values}", values)
+    bundle = field_bundle(data / f"field-{values}", values)
     with RedisServer() as server:
         before, start = used_memory(server), perf_counter()
         subprocess.run(

@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.bundle import EXAMPLES, GRAPH, INT8_GRAPH, SPEC, VOCABULARY, Bundle, write_bundle
+from app.bundle import EXAMPLES, GRAPH, INT8_GRAPH, SPEC, VOCABULARY, Bundle, Example, write_bundle
 from app.encoder import Encoder
 from app.spec import FeatureSpec
 from app.vocabulary import SlotVocabulary, Texts, Vocabulary, arrange
@@ -114,11 +115,7 @@ def make(directory: Path) -> tuple[Path, Path]:
     network = DeepFM(layout, config, 0.2).eval()
     encoder = Encoder(spec, vocabulary)
 
-    def fill(path: Path) -> None:
-        (path / SPEC).write_text(text)
-        (path / VOCABULARY).mkdir()
-        vocabulary.save(path / VOCABULARY)
-        write_graph(network, layout, path / GRAPH)
+    def finish(path: Path) -> list[Example]:
         draws = Draws(1)
         golden = [
             example(encoder, network, draws.side(True), [draws.side(False) for _ in range(3)])
@@ -133,14 +130,9 @@ def make(directory: Path) -> tuple[Path, Path]:
         )  # fmt: skip
         write_int8(path / GRAPH, path / INT8_GRAPH, engine, data, seed=1)
         quick = open_engine(path / INT8_GRAPH, encoder, layout, "int8")
-        golden = [with_int8_logits(each, quick) for each in golden]
-        (path / EXAMPLES).write_bytes(msgspec.json.Encoder().encode_lines(golden))
+        return [with_int8_logits(each, quick) for each in golden]
 
-    bundle = write_bundle(
-        directory, fill,
-        lambda _: {"network": "deepfm", "metrics": {}, "data": [], "statistics": {},
-                   "training": {"parity": {"worst_logit_difference": 0.0}}},
-    )  # fmt: skip
+    bundle = write_untrained(directory, text, vocabulary, network, finish)
     torch.onnx.export(
         Plain(network).eval(), (torch.ones(3, FIELDS, dtype=torch.int32),),
         directory / PLAIN_GRAPH, dynamo=True, input_names=["index"], output_names=["score"],
@@ -148,6 +140,30 @@ def make(directory: Path) -> tuple[Path, Path]:
     )  # fmt: skip
     done.write_text(json.dumps({"bundle": bundle.name, "sources": sources}))
     return bundle, directory / PLAIN_GRAPH
+
+
+def write_untrained(
+    directory: Path,
+    text: str,
+    vocabulary: Vocabulary,
+    network: DeepFM,
+    finish: Callable[[Path], list[Example]],
+) -> Path:
+    """Write a bundle with a network's first weights below ``directory``.
+
+    ``finish`` adds what else belongs to it and returns its golden requests.
+    """
+
+    def fill(path: Path) -> None:
+        (path / SPEC).write_text(text)
+        (path / VOCABULARY).mkdir()
+        vocabulary.save(path / VOCABULARY)
+        write_graph(network, vocabulary.layout, path / GRAPH)
+        (path / EXAMPLES).write_bytes(msgspec.json.Encoder().encode_lines(finish(path)))
+
+    described = {"network": "deepfm", "metrics": {}, "data": [], "statistics": {},
+                 "training": {"parity": {"worst_logit_difference": 0.0}}}  # fmt: skip
+    return write_bundle(directory, fill, lambda _: described)
 
 
 def _sources() -> str:
