@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -94,12 +94,14 @@ def fit(
     config: TrainConfig,
     progress: bool = True,
     fm: FmWeights | None = None,
+    after: Callable[[Evaluation], object] | None = None,
 ) -> FitResult:
     """Train a network and return it with its best weights, in evaluation mode.
 
-    An FNN starts from the weights of ``fm``. The same data, settings and thread count give
-    the same weights, bit for bit. Raises ``TrainingError`` where a part is too small, the
-    memory does not suffice or the loss stops being finite.
+    An FNN starts from the weights of ``fm``. ``after`` is given each evaluation, and ends the
+    training by raising. The same data, settings and thread count give the same weights, bit for
+    bit. Raises ``TrainingError`` where a part is too small, the memory does not suffice or the
+    loss stops being finite.
     """
     require_rows(train, validation, config)
     require_memory(layout, config)
@@ -150,6 +152,8 @@ def fit(
                 raise TrainingError(not_finite("validation loss", evaluation.log_loss, step, rate))
             history.append(evaluation)
             bar.set_postfix(evaluation.shown())
+            if after is not None:
+                after(evaluation)
             if len(history) == 1 or evaluation.beats(history[best], config.metric):
                 best = len(history) - 1
                 best_weights = snapshot(trainer.network)

@@ -70,8 +70,10 @@ OFFLINE = TRAINING | {
     "model.fetch",
     "model.compare",
     "model.compare_report",
+    "model.tune",
+    "model.files",
 }
-COMPARING = {"model.compare", "model.compare_report"}
+COMPARING = {"model.compare", "model.compare_report", "model.tune"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "app": set(),
@@ -133,8 +135,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.evaluate": SHARED | TRAINING | RUNNING | {"model.export"},
     "model.quantize": SHARED | TRAINING | RUNNING | {"model.export", "model.evaluate"},
     "model.report": SHARED | TRAINING | {"model.export", "model.evaluate"},
+    "model.files": set(),
+    "model.tune": SHARED | OFFLINE - COMPARING - {"model.fetch"},
     "model.compare": SHARED | OFFLINE - COMPARING - {"model.fetch"} | RUNNING,
-    "model.compare_report": SHARED | OFFLINE - {"model.compare_report", "model.fetch"} | RUNNING,
+    "model.compare_report": SHARED
+    | OFFLINE - {"model.compare_report", "model.tune", "model.fetch"}
+    | RUNNING,
     "model.pipeline": SHARED | OFFLINE - COMPARING - {"model.pipeline", "model.fetch"} | RUNNING,
     "model.publish": SHARED | {"app.remote.keys", "app.remote.link"},
     "model.__main__": SHARED
@@ -149,6 +155,7 @@ ONLY_IMPORTERS = {
     "onnxruntime": {"app.engine", "model.quantize"},
     "redis": {"app.remote.link"},
     "hiredis": {"app.remote.link"},
+    "optuna": {"model.tune"},
 }
 
 # (module, what it imports inside a function): each entry needs a reason beside it.

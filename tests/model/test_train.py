@@ -91,6 +91,20 @@ def test_the_pairwise_part_learns_an_interaction() -> None:
     assert area > 0.93
 
 
+def test_each_evaluation_is_told_and_may_end_the_training() -> None:
+    """Whoever watches sees what the history holds; an error of theirs comes through."""
+    seen: list[Evaluation] = []
+    data = dataset(300), dataset(200, seed=1)
+    result = fit(LAYOUT, *data, CONFIG, progress=False, after=seen.append)
+    assert tuple(seen) == result.history
+
+    def stop(evaluation: Evaluation) -> None:
+        raise InterruptedError(f"at step {evaluation.step}")
+
+    with pytest.raises(InterruptedError, match=f"at step {seen[0].step}"):
+        fit(LAYOUT, *data, CONFIG, progress=False, after=stop)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_parity_of_two_fields_is_learnt_by_all_but_lr(name: str) -> None:
     """XOR is what an interaction is: one weight for each feature cannot rank it at all."""
