@@ -32,6 +32,7 @@ from app.layout import Layout
 from app.spec import FeatureSpec
 from app.vocabulary import Vocabulary
 from model.config import TrainConfig
+from model.crosses import learn_crosses
 from model.data import FILE, LINE, PARTS, DataError, Part, SplitMode, Table, read, split
 from model.dataset import Dataset
 from model.encode import encode, statistics
@@ -44,6 +45,7 @@ from model.export import (
     write_graph,
 )
 from model.metrics import Metrics, evaluate_scores
+from model.networks.crosses import Cross
 from model.networks.fnn import FmWeights
 from model.quantize import Loss, loss, with_int8_logits, write_int8
 from model.report import write_report
@@ -184,6 +186,7 @@ def run(
     graph, if that loses next to nothing.
 
     Raises:
+        CrossError: the fields of a cross have too many values.
         TrainingError: training cannot begin, or not go on.
         ExportError: the network cannot be exported, or its graph does not agree with it.
     """
@@ -194,7 +197,10 @@ def run(
             f" {config.batch_size:,}; a smaller batch_size in the training settings may learn"
             " better"
         )
-    require_exportable(vocabulary.layout, config)
+    crosses: tuple[Cross, ...] = ()
+    if config.network == "wide_deep":
+        crosses = learn_crosses(prepared.spec, vocabulary.layout, data["train"])
+    require_exportable(vocabulary.layout, config, crosses)
     start = None
     if init_from is not None:
         start = fm_start(newest(init_from), vocabulary, config)
@@ -203,7 +209,7 @@ def run(
 
     result = fit(
         vocabulary.layout, data["train"], data["validation"], config, progress,
-        start.weights if start else None,
+        start.weights if start else None, crosses,
     )  # fmt: skip
     network = result.network.eval()
     say(
@@ -260,6 +266,7 @@ def run(
                 "rows_per_second": result.rows_per_second,
                 "stopped_early": result.stopped_early,
                 "parameters": network.parameter_count(),
+                "crosses": [cross.described() for cross in crosses],
                 "parity": parity,
                 "int8": [{"accepted": lost.accepted, **asdict(lost)} for lost in losses],
                 "torch": str(torch.__version__),
