@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from model.networks.network import Inputs
 
 Indices = NDArray[np.int32]
 
@@ -35,4 +38,14 @@ class Dataset:
             tuple(column[rows] for column in self.context_lists),
             tuple(column[rows] for column in self.candidate_lists),
             self.label[rows],
+        )
+
+    def inputs(self) -> Inputs:
+        """Return all rows as a network's inputs, each row being its own context."""
+        return Inputs(
+            torch.tensor(self.context),
+            torch.tensor(self.candidate),
+            torch.arange(len(self)),
+            [torch.tensor(column) for column in self.context_lists],
+            [torch.tensor(column) for column in self.candidate_lists],
         )

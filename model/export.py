@@ -27,6 +27,7 @@ from model.config import TrainConfig
 from model.data import field_values
 from model.dataset import Dataset
 from model.networks import weight_bytes
+from model.networks.crosses import Cross
 from model.networks.network import Inputs, Network
 from model.networks.serving import serving_form
 
@@ -77,13 +78,13 @@ def input_names(layout: Layout) -> list[str]:
     ]
 
 
-def require_exportable(layout: Layout, config: TrainConfig) -> None:
+def require_exportable(layout: Layout, config: TrainConfig, crosses: Sequence[Cross] = ()) -> None:
     """Refuse, before it is trained, a network that could not be exported.
 
     Raises:
         ExportError: the weights are too large for one ONNX file.
     """
-    weights = weight_bytes(layout, config)
+    weights = weight_bytes(layout, config, crosses)
     if weights > MAX_GRAPH_BYTES:
         raise ExportError(
             f"{weights:,} bytes of weights ({layout.table_rows:,} table rows) do not fit into one"

@@ -34,6 +34,7 @@ from app.layout import Layout
 from app.spec import FeatureSpec
 from app.vocabulary import Vocabulary
 from model.config import TrainConfig
+from model.crosses import learn_crosses
 from model.data import FILE, LINE, PARTS, DataError, Part, SplitMode, Table, read, split
 from model.dataset import Dataset
 from model.encode import encode, statistics
@@ -46,6 +47,7 @@ from model.export import (
     write_graph,
 )
 from model.metrics import Metrics, evaluate_scores
+from model.networks.crosses import Cross
 from model.networks.fnn import FmWeights
 from model.quantize import Loss, loss, with_int8_logits, write_int8
 from model.report import write_report
@@ -137,6 +139,16 @@ class Prepared:
         """Rows to learn from."""
         return len(self.data["train"])
 
+    def crosses(self, config: TrainConfig) -> tuple[Cross, ...]:
+        """Learn the crosses of the spec for a network that has any.
+
+        Raises:
+            CrossError: the fields of a cross have too many values.
+        """
+        if config.network != "wide_deep":
+            return ()
+        return learn_crosses(self.spec, self.vocabulary.layout, self.data["train"])
+
     def fingerprint(self) -> str:
         """Return a hash of all that decides the rows of each part."""
         sources = [[source.sha256 for source in table.sources] for table in self.tables.values()]
@@ -203,6 +215,7 @@ def run(
     graph, if that loses next to nothing.
 
     Raises:
+        CrossError: the fields of a cross have too many values.
         TrainingError: training cannot begin, or not go on.
         ExportError: the network cannot be exported, or its graph does not agree with it.
     """
@@ -213,7 +226,8 @@ def run(
             f" {config.batch_size:,}; a smaller batch_size in the training settings may learn"
             " better"
         )
-    require_exportable(vocabulary.layout, config)
+    crosses = prepared.crosses(config)
+    require_exportable(vocabulary.layout, config, crosses)
     start = None
     if init_from is not None:
         start = fm_start(newest(init_from), vocabulary, config)
@@ -222,7 +236,7 @@ def run(
 
     result = fit(
         vocabulary.layout, data["train"], data["validation"], config, progress,
-        start.weights if start else None,
+        start.weights if start else None, crosses,
     )  # fmt: skip
     network = result.network.eval()
     say(
@@ -279,6 +293,7 @@ def run(
                 "rows_per_second": result.rows_per_second,
                 "stopped_early": result.stopped_early,
                 "parameters": network.parameter_count(),
+                "crosses": [cross.described() for cross in crosses],
                 "parity": parity,
                 "int8": [{"accepted": lost.accepted, **asdict(lost)} for lost in losses],
                 "torch": str(torch.__version__),

@@ -150,7 +150,8 @@ def _try(
         trial.set_user_attr("config", config.to_dict())
         result = fit(
             prepared.vocabulary.layout, prepared.data["train"], prepared.data["validation"],
-            config, progress, start.weights if start else None, _watch(trial, config),
+            config, progress, start.weights if start else None, prepared.crosses(config),
+            _watch(trial, config),
         )  # fmt: skip
     except optuna.TrialPruned as at:
         study.tell(trial, state=TrialState.PRUNED)

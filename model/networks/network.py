@@ -57,22 +57,27 @@ class Network(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Return the logit float32 [N] of every row."""
-        return self.logit(self.table, inputs)
+        return self.logit(self.table, inputs, inputs)
 
-    def logit(self, table_TC: Tensor, inputs: Inputs) -> Tensor:
-        """Return the logit [N] with ``table_TC`` in the table's place.
+    def logit(self, table_TC: Tensor, place: Inputs, inputs: Inputs) -> Tensor:
+        """Return the logit [N] with ``table_TC`` in the table's place, and ``place`` in it.
 
-        Training passes the few rows that its batch names, and indices into those.
+        Training passes the few rows that its batch names and where they are among those.
+        ``inputs`` remain the indices into the whole table, as they tell values apart.
         """
         return self.combine(
-            look_up(table_TC, inputs.context, inputs.context_lists),
-            look_up(table_TC, inputs.candidate, inputs.candidate_lists),
-            inputs.row_context,
+            look_up(table_TC, place.context, place.context_lists),
+            look_up(table_TC, place.candidate, place.candidate_lists),
+            place.row_context,
         )
 
     def dense_parameters(self) -> Iterator[nn.Parameter]:
         """Yield every parameter but the table."""
         return (value for name, value in self.named_parameters() if name != "table")
+
+    def cross_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield those dense parameters that are weights of pairs: L2 holds for them too."""
+        return iter(())
 
     def parameter_count(self) -> int:
         """Return how many numbers were learnt."""

@@ -52,14 +52,15 @@ RUNNING = {"app.batch", "app.engine"}
 DATA = {"model.config", "model.data", "model.vocab", "model.dataset", "model.encode"}
 # A network may stand on another, as DeepFM does on FM; the package is the registry of all.
 LAYERS = {"model.networks.mlp", "model.networks.network"}
+CROSSES = LAYERS | {"model.networks.crosses"}
 SHALLOW = LAYERS | {"model.networks.lr", "model.networks.fm"}
 PRODUCTS = LAYERS | {"model.networks.products"}
-FAMILY = SHALLOW | PRODUCTS | {
+FAMILY = SHALLOW | PRODUCTS | CROSSES | {
     f"model.networks.{name}"
     for name in ("ffm", "fnn", "ipnn", "opnn", "pnn_star", "wide_deep", "deepfm")
 }  # fmt: skip
 NETWORKS = FAMILY | {"model.networks"}
-TRAINING = DATA | NETWORKS | {"model.train", "model.metrics", "model.memory"}
+TRAINING = DATA | NETWORKS | {"model.crosses", "model.train", "model.metrics", "model.memory"}
 OFFLINE = TRAINING | {
     "model.evaluate",
     "model.networks.serving",
@@ -118,17 +119,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.memory": set(),
     "model.data": SHARED | {"model.config"},
     "model.vocab": SHARED | {"model.config", "model.data"},
-    "model.dataset": SHARED | {"model.config", "model.data", "model.vocab"},
+    "model.dataset": SHARED
+    | {"model.config", "model.data", "model.vocab"}
+    | {"model.networks.network"},
     "model.encode": SHARED | DATA - {"model.encode"},
     "model.networks.mlp": {"model.config"},
     "model.networks.network": SHARED | {"model.config", "model.networks.mlp"},
     "model.networks.lr": SHARED | {"model.config"} | LAYERS,
     "model.networks.fm": SHARED | {"model.config"} | SHALLOW - {"model.networks.fm"},
     "model.networks.products": SHARED | {"model.config"} | LAYERS,
+    "model.networks.crosses": SHARED | {"model.config"} | LAYERS,
     **{
-        name: SHARED | {"model.config"} | SHALLOW | PRODUCTS for name in FAMILY - SHALLOW - PRODUCTS
+        name: SHARED | {"model.config"} | SHALLOW | PRODUCTS | CROSSES
+        for name in FAMILY - SHALLOW - PRODUCTS - CROSSES
     },
     "model.networks": SHARED | {"model.config"} | FAMILY,
+    "model.crosses": SHARED | DATA | NETWORKS,
     "model.train": SHARED | TRAINING - {"model.train"},
     "model.networks.serving": SHARED | {"model.config"} | FAMILY,
     "model.export": SHARED | TRAINING | RUNNING | {"model.networks.serving"},
