@@ -125,6 +125,7 @@ def test_a_dead_worker_takes_only_its_own_requests(several: Service, sample: Sam
                 assert status == 200
             except (ConnectionError, asyncio.IncompleteReadError):
                 failed[number] += 1
+                await wire.close()
                 wire = await Wire.open(several.port)
             await asyncio.sleep(0.005)
         await wire.close()
