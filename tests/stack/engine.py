@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
 import threading
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -32,6 +34,7 @@ BASE_IMAGES = ("python:3.11-slim-bookworm", "redis:7-bookworm")
 REDIS_USER = 999
 """The user of the official Redis image, who owns its /data."""
 COMMAND_LINE = Path("/usr/bin/docker")
+TRIAL = "deepfm-serving-trial"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,10 @@ class Engine:
     docker: str
     env: Mapping[str, str]
     closed: bool
+
+
+class NoEngine(Exception):
+    """This machine cannot run an engine, for a reason that is none of the stack's."""
 
 
 def run(words: Sequence[str | Path], env: Mapping[str, str] | None = None) -> str:
@@ -56,18 +63,40 @@ def run(words: Sequence[str | Path], env: Mapping[str, str] | None = None) -> st
 
 @contextmanager
 def engine() -> Iterator[Engine]:
-    """The engine of this machine, or one that lives as long as this context."""
+    """The engine of this machine, or one that lives as long as this context.
+
+    Raises:
+        NoEngine: there is none and none can be set up.
+    """
     docker = shutil.which("docker")
     if docker and not subprocess.run([docker, "info"], capture_output=True).returncode:
         yield Engine(docker, dict(os.environ), closed=False)
         return
     print("no Docker engine answers; setting one up", flush=True)
     STATE.mkdir(mode=0o700, exist_ok=True)
-    _install()
-    with _daemon() as env, _wheels() as find_links:
-        _base_images(env)
+    with _alone(), ExitStack() as stack:
+        try:
+            _install()
+            env = stack.enter_context(_daemon())
+            _base_images(env)
+            _try_out(env)
+            find_links = stack.enter_context(_wheels())
+        except SystemExit as failure:
+            raise NoEngine(str(failure)) from failure
         env |= {"PIP_FIND_LINKS": find_links, "PIP_NO_INDEX": "1", "STACK_BUILD_NETWORK": "host"}
         yield Engine(str(COMMAND_LINE), env, closed=True)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Wait until no other run uses the state, and keep others waiting."""
+    with (STATE / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for another run to end", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _install() -> None:
@@ -85,8 +114,10 @@ def _daemon() -> Iterator[dict[str, str]]:
     """An engine without firewall rules, and limits that need no privilege to raise."""
     socket, log = STATE / "docker.sock", STATE / "dockerd.log"
     env = {**os.environ, "DOCKER_HOST": f"unix://{socket}", "DOCKER_BUILDKIT": "0"}
-    if not subprocess.run([COMMAND_LINE, "info"], env=env, capture_output=True).returncode:
-        raise SystemExit(f"another run is not over: process {(STATE / 'docker.pid').read_text()}")
+    if _answers(env):
+        # Left behind by a run that was killed: no living one has the lock.
+        os.kill(int((STATE / "docker.pid").read_text()), signal.SIGTERM)
+        _wait(lambda: not (STATE / "docker.pid").exists(), "the engine of an earlier run ends", log)
     with log.open("wb") as file:
         daemon = subprocess.Popen(
             [
@@ -98,17 +129,38 @@ def _daemon() -> Iterator[dict[str, str]]:
             stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     try:
-        end = time.monotonic() + START_SECONDS
-        while subprocess.run([COMMAND_LINE, "info"], env=env, capture_output=True).returncode:
-            if daemon.poll() is not None or time.monotonic() > end:
-                raise SystemExit(f"dockerd did not start:\n{log.read_text()[-4000:]}")
-            time.sleep(0.2)
+        _wait(lambda: _answers(env) or daemon.poll() is not None, "dockerd starts", log)
+        if daemon.poll() is not None:
+            raise SystemExit(f"dockerd ended:\n{log.read_text()[-4000:]}")
         yield env
     finally:
         daemon.terminate()
         daemon.wait(START_SECONDS)
         # dockerd leaves this behind, and then its directory cannot be removed.
         subprocess.run(["umount", STATE / "exec" / "netns" / "default"], capture_output=True)
+
+
+def _answers(env: Mapping[str, str]) -> bool:
+    """Whether an engine answers."""
+    return not subprocess.run([COMMAND_LINE, "info"], env=env, capture_output=True).returncode
+
+
+def _wait(holds: Callable[[], bool], what: str, log: Path) -> None:
+    """Wait for a condition; give up by its name, with what the engine wrote."""
+    end = time.monotonic() + START_SECONDS
+    while not holds():
+        if time.monotonic() > end:
+            raise SystemExit(f"not within {START_SECONDS:g} s: {what}:\n{log.read_text()[-4000:]}")
+        time.sleep(0.2)
+
+
+def _try_out(env: Mapping[str, str]) -> None:
+    """Run a container in a network of its own: some machines start an engine and no more."""
+    # A run that was killed may have left it.
+    subprocess.run([COMMAND_LINE, "network", "rm", TRIAL], env=env, capture_output=True)
+    run([COMMAND_LINE, "network", "create", TRIAL], env)
+    run([COMMAND_LINE, "run", "--rm", "--network", TRIAL, BASE_IMAGES[0], "true"], env)
+    run([COMMAND_LINE, "network", "rm", TRIAL], env)
 
 
 def _base_images(env: Mapping[str, str]) -> None:

@@ -42,7 +42,10 @@ class Stack:
         services = {
             "train": {"command": TRAIN_ARGUMENTS, "volumes": volumes},
             # Smaller than the vocabulary, so that Redis is asked all the time.
-            "service": {"environment": {"CTR_VOCABULARY_CACHE": "500"}},
+            "service": {
+                "image": "${STACK_TEST_IMAGE:-deepfm-serving/service-cpu}",
+                "environment": {"CTR_VOCABULARY_CACHE": "500"},
+            },
         }
         override.write_text(json.dumps({"services": services}))
         self._files = ["-f", "docker-compose.yml", "-f", str(override)]
