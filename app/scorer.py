@@ -197,8 +197,10 @@ class Scorer:
         fetching = asyncio.create_task(self._vocabulary.fetch(misses, job.caller.deadline))
         yield fetching
         rows, job.degraded = fetching.result()
-        job.contexts = [settle(context, rows) for context in job.contexts]
-        job.candidates = settle(job.candidates, rows)
+        job.contexts = [
+            settle(context, rows, self._encoder.context.shape) for context in job.contexts
+        ]
+        job.candidates = settle(job.candidates, rows, self._encoder.candidate.shape)
 
     def _encode_context(
         self, context: Mapping[str, Any], problems: Problems, misses: Misses | None

@@ -27,7 +27,6 @@ from model.config import NETWORKS, ConfigError, Settings, TrainConfig
 from model.data import PARTS
 from model.dataset import Dataset
 from model.evaluate import score_dataset
-from model.export import side_rows
 from model.metrics import reliability
 from model.pipeline import Prepared, open_engine, run, say
 
@@ -200,8 +199,8 @@ def time_scoring(engine: Engine, data: Dataset, candidates: int) -> float:
 
     Rows repeat where the data has fewer; each run has other ones.
     """
-    context = side_rows(data.context, data.context_lists)
-    candidate = side_rows(data.candidate, data.candidate_lists)
+    context = data.context_rows
+    candidate = data.candidate_rows
     owners = np.zeros(candidates, np.int32)
     seconds = []
     for number in range(REPEATS[candidates] + 5):
