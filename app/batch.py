@@ -16,7 +16,8 @@ Packed = bytes | bytearray | memoryview
 class Batch(NamedTuple):
     """U contexts [U, Wc], N candidates [N, Wi], and the context [N] of each candidate.
 
-    A row holds the single-valued slots, then the padded places of the list slots.
+    A row holds the single-valued slots, then the padded places of the list slots, then the
+    scaled slots' numbers, the bits of each float32 as an int32.
     """
 
     context: Indices

@@ -257,8 +257,9 @@ class Scorer:
         fetching = asyncio.create_task(self._vocabulary.fetch(misses, caller.deadline))
         yield fetching
         rows, caller.degraded = fetching.result()
-        job.contexts = [settle(context, rows) for context in job.contexts]
-        job.candidates = settle(job.candidates, rows)
+        context, candidate = self._encoder.shapes
+        job.contexts = [settle(each, rows, context) for each in job.contexts]
+        job.candidates = settle(job.candidates, rows, candidate)
 
     def _encode_context(
         self, context: Mapping[str, Any], problems: Problems, misses: Misses | None

@@ -57,9 +57,9 @@ class MultiCategorical(
 
 
 class Numeric(_Field, frozen=True, kw_only=True, tag_field="kind", tag="numeric"):
-    """A number, turned into one of a set of buckets."""
+    """A number: turned into one of a set of buckets, or ``scaled`` and taken as it is."""
 
-    encoding: Literal["quantile", "log_squared", "edges"] = "quantile"
+    encoding: Literal["quantile", "log_squared", "edges", "scaled"] = "quantile"
     buckets: Annotated[int, Meta(ge=2, le=65_536)] = 64
     edges: tuple[float, ...] = ()
     min_count: Annotated[int, Meta(ge=1)] = 2
@@ -82,6 +82,11 @@ class Time(_Field, frozen=True, kw_only=True, tag_field="kind", tag="time"):
 
 
 Field = Categorical | MultiCategorical | Numeric | Time
+
+
+def is_scaled(field: Field) -> bool:
+    """Whether a field's embedding is multiplied by its value."""
+    return isinstance(field, Numeric) and field.encoding == "scaled"
 
 
 class Cross(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -210,9 +215,11 @@ def _check_crosses(spec: FeatureSpec, slots: list[str]) -> None:
     for cross in spec.crosses:
         where = f"feature spec: cross {cross.name!r}:"
         for name in cross.fields:
+            field = by_name.get(name)
+            if field is not None and is_scaled(field):
+                raise SpecError(f"{where} {name!r} is scaled: its values make no pairs")
             if name in slots:
                 continue
-            field = by_name.get(name)
             if field is not None:
                 parts = ", ".join(map(repr, field.slot_names))
                 raise SpecError(f"{where} {name!r} is a time; name one of its parts: {parts}")

@@ -23,7 +23,6 @@ from app.errors import CtrError
 from model.config import NETWORKS, ConfigError, Settings, TrainConfig
 from model.dataset import Dataset
 from model.evaluate import score_dataset
-from model.export import side_rows
 from model.files import write_atomically
 from model.metrics import reliability
 from model.pipeline import Prepared, hash_of, open_engine, run, say
@@ -197,8 +196,8 @@ def time_scoring(engine: Engine, data: Dataset, candidates: int) -> float:
 
     Rows repeat where the data has fewer; each run has other ones.
     """
-    context = side_rows(data.context, data.context_lists)
-    candidate = side_rows(data.candidate, data.candidate_lists)
+    context = data.context_rows
+    candidate = data.candidate_rows
     owners = np.zeros(candidates, np.int32)
     seconds = []
     for number in range(REPEATS[candidates] + 5):

@@ -223,8 +223,9 @@ class Trainer:
 
         self.network.train()
         value = self._table.gather(row)
+        columns = self._columns
         logit = self.network.logit(
-            value, self._columns.inputs(position), self._columns.inputs(torch.from_numpy(index))
+            value, columns.inputs(position, rows), columns.inputs(torch.from_numpy(index), rows)
         )
         loss = functional.binary_cross_entropy_with_logits(
             logit, self._label[torch.from_numpy(rows)]
@@ -245,7 +246,8 @@ class Columns:
     """Every index of the training rows side by side, so that a batch is one gather.
 
     ``index`` is int32 [R, C]: the single-valued slots of both sides, then each list's places.
-    ``oov`` [C] is each single-valued column's OOV row and ``can_hide`` [C] marks those columns.
+    ``can_hide`` [C] marks the columns of values that might have been unseen, single-valued and
+    not scaled, and ``oov`` [C] has their OOV rows.
     """
 
     def __init__(self, layout: Layout, data: Dataset) -> None:
@@ -255,15 +257,25 @@ class Columns:
         self._context_lists = len(data.context_lists)
         self._table_rows = layout.table_rows
         singles = layout.context + layout.candidate
-        self.can_hide = np.arange(self.index.shape[1]) < len(singles)
+        self.can_hide = np.zeros(self.index.shape[1], np.bool_)
+        self.can_hide[: len(singles)] = [not slot.scaled for slot in singles]
         self.oov = np.zeros(self.index.shape[1], np.int32)
         self.oov[: len(singles)] = [slot.oov for slot in singles]
+        self._values = [
+            None if value is None else torch.from_numpy(value)
+            for value in (data.context_value, data.candidate_value)
+        ]
 
-    def inputs(self, position: Tensor) -> Inputs:
-        """Cut [N, C] into the network's inputs, every row being its own context."""
-        context, candidate, *lists = torch.split(position, self._widths, dim=1)
+    def inputs(self, index: Tensor, rows: NDArray[np.int64]) -> Inputs:
+        """Cut indices [N, C] of ``rows`` into a network's inputs, every row its own context."""
+        context, candidate, *lists = torch.split(index, self._widths, dim=1)
         split = self._context_lists
-        return Inputs(context, candidate, torch.arange(len(position)), lists[:split], lists[split:])
+        values = (
+            None if value is None else value[torch.from_numpy(rows)] for value in self._values
+        )
+        return Inputs(
+            context, candidate, torch.arange(len(index)), lists[:split], lists[split:], *values
+        )
 
     def row_l2(self, config: TrainConfig) -> Tensor:
         """Return the decay [T] per named row that stands in for lambda on every row and step.

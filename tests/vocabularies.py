@@ -15,7 +15,7 @@ from app.remote.address import Address
 from app.remote.keys import SlotKeys, published_slots, text_of
 from app.remote.link import Link, open_link
 from app.remote.vocabulary import CONNECTIONS, Fallback, RemoteVocabulary
-from app.vocabulary import Edges
+from app.vocabulary import Integers, Texts
 from model.publish import Published, publish
 
 Rows = dict[int | str, int]
@@ -50,7 +50,7 @@ def slots_of(bundle: Bundle) -> dict[str, SlotKeys]:
 def rows_of(bundle: Bundle, slot: str) -> Rows:
     """Every value of a slot with its row, as memory mode has them."""
     part = bundle.vocabulary.slots[slot]
-    assert not isinstance(part, Edges)
+    assert isinstance(part, Integers | Texts)
     return part.lookup()
 
 

@@ -149,6 +149,10 @@ BROKEN = {
         crossed('fields = ["user", "item"]\n[[crosses]]\nfields = ["item", "user"]\n'),
         "cross 'item x user'.*more than once",
     ),
+    "cross of a scaled field": (
+        price('encoding = "scaled"\n') + '[[crosses]]\nfields = ["user", "price"]\n',
+        "cross 'user x price'.*'price' is scaled",
+    ),
     "unknown key of a cross": (
         crossed('fields = ["user", "item"]\nmincount = 3\n'),
         "`mincount`.*'user x item'.*mean `min_count`",

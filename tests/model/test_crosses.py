@@ -19,7 +19,7 @@ from model import crosses as module
 from model.config import NETWORKS, TrainConfig
 from model.crosses import CrossError, learn_crosses
 from model.dataset import Dataset
-from model.export import ExportError, network_logits, require_exportable, side_rows, write_graph
+from model.export import ExportError, network_logits, require_exportable, write_graph
 from model.metrics import auc
 from model.networks import build, weight_bytes
 from model.networks.crosses import Cross, CrossTerm
@@ -312,8 +312,8 @@ def test_the_graph_has_the_network_s_crosses(tmp_path: Path) -> None:
             owners[-1] = contexts - 1
         found = engine.score(
             Batch(
-                side_rows(context.context, context.context_lists),
-                side_rows(candidate.candidate, candidate.candidate_lists),
+                context.context_rows,
+                candidate.candidate_rows,
                 owners,
             )
         ).logit
