@@ -21,20 +21,27 @@ import uvicorn
 from pydantic import ValidationError
 
 from app import logs
+from app.cells import Cells
+from app.errors import CtrError
 from app.main import create_app
 from app.protocol import ScoringProtocol
 from app.settings import Settings
-from app.state import State
+from app.state import Opened, State, open_bundle
+from app.workers import Seat, Supervisor, bind
 
 log = logging.getLogger("app")
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but SIGTERM and SIGINT end in exit code 0: a clean stop is no failure."""
+    """uvicorn, but SIGTERM and SIGINT end in exit code 0: a clean stop is no failure.
 
-    def __init__(self, config: uvicorn.Config, state: State) -> None:
+    A worker stops too when its supervisor is gone.
+    """
+
+    def __init__(self, config: uvicorn.Config, state: State, seat: Seat | None) -> None:
         super().__init__(config)
         self._state = state
+        self._seat = seat
         self.failed: str | None = None
 
     def stop(self) -> None:
@@ -54,7 +61,16 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
+        if self._seat is not None:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+            loop.add_reader(self._seat.alive, self._orphaned)
         yield
+
+    def _orphaned(self) -> None:
+        assert self._seat is not None
+        asyncio.get_running_loop().remove_reader(self._seat.alive)
+        log.error("the supervisor is gone")
+        self.stop()
 
 
 def unknown_variables(environment: Iterable[str]) -> list[str]:
@@ -79,10 +95,36 @@ def main() -> int:
     for name in unknown_variables(os.environ):
         log.warning("environment variable %s is no setting and is ignored", name)
 
+    if settings.workers > 1:
+        return supervise(settings)
+    return serve(settings)
+
+
+def supervise(settings: Settings) -> int:
+    """Load what workers can share, and have them serve until a signal; return the exit code."""
+    cells = Cells(settings.workers)
+    try:
+        listeners = bind(settings.host, settings.port, settings.workers)
+        opened = open_bundle(settings)
+    except (CtrError, OSError) as error:
+        log.error("cannot serve: %s", error)
+        return 1
+    log.info("%d workers on %s", settings.workers, listeners[0].getsockname()[:2])
+
+    def work(seat: Seat) -> int:
+        cells.set_ready(False)
+        return serve(settings, seat, opened)
+
+    return Supervisor(listeners, cells, work, settings.drain_seconds).run()
+
+
+def serve(settings: Settings, seat: Seat | None = None, opened: Opened | None = None) -> int:
+    """Serve until a signal, alone or as one worker of several; return the exit code."""
+
     def fail(problem: str) -> None:
         server.fail(problem)
 
-    app = create_app(settings, fail)
+    app = create_app(settings, fail, seat.cells if seat else None, opened)
     config = uvicorn.Config(
         app,
         http=cast(type[asyncio.Protocol], partial(ScoringProtocol, app.scoring)),
@@ -93,8 +135,8 @@ def main() -> int:
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
     )
-    server = _Server(config, app.serving)
-    server.run()
+    server = _Server(config, app.serving, seat)
+    server.run([seat.listener] if seat else None)
     if server.failed is not None:
         log.error("cannot serve: %s", server.failed)
         return 1

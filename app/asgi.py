@@ -41,8 +41,7 @@ class _AsgiExchange(Exchange):
         return self.gone or bool(getattr(self._cycle, "disconnected", False))
 
     def write(self, status: int, body: bytes, headers: Sequence[Header]) -> None:
-        if not self.answer.done():
-            self.answer.set_result((status, body, headers))
+        self.answer.set_result((status, body, headers))
 
 
 async def serve(
@@ -66,8 +65,7 @@ async def serve(
             exchange.failed(error)
         except asyncio.CancelledError:
             # The server cancels what is still running when its time to drain is over.
-            if not exchange.answer.done():
-                exchange.failed(NotReady("the service is shutting down"))
+            exchange.failed(NotReady("the service is shutting down"))
     status, payload, headers = exchange.answer.result()
     usual = [
         (b"content-type", b"application/json"),

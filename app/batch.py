@@ -9,12 +9,15 @@ from numpy.typing import NDArray
 
 Indices = NDArray[np.int32]
 Floats = NDArray[np.float32]
+Packed = bytes | bytearray | memoryview
+"""Rows of indices one after the other, as the machine holds them."""
 
 
 class Batch(NamedTuple):
     """U contexts [U, Wc], N candidates [N, Wi], and the context [N] of each candidate.
 
-    A row holds the single-valued slots, then the padded places of the list slots.
+    A row holds the single-valued slots, then the padded places of the list slots, then the
+    scaled slots' numbers, the bits of each float32 as an int32.
     """
 
     context: Indices
@@ -64,28 +67,30 @@ class Job:
     """One caller's rows on their way through the queue; it is answered exactly once.
 
     ``contexts`` holds packed context rows, ``candidates`` the packed candidate rows one after
-    the other, ``row_context`` the context of each row (None: all have the first). ``degraded``:
-    values count as OOV because the vocabulary could not be asked.
+    the other, ``row_context`` the context of each row (None: all have the first). Rows up to
+    ``ready`` are there; a batch takes no others.
     """
 
-    __slots__ = ("answered", "caller", "candidates", "contexts", "degraded", "done", "logit",
-                 "row_context", "rows", "score", "taken")  # fmt: skip
+    __slots__ = ("admitted", "answered", "caller", "candidates", "contexts", "done", "logit",
+                 "queued", "ready", "row_context", "rows", "score", "taken")  # fmt: skip
 
     def __init__(
         self,
         caller: Caller,
         contexts: list[bytes],
-        candidates: bytes | memoryview,
+        candidates: Packed,
         rows: int,
         row_context: list[int] | None = None,
-        degraded: bool = False,
+        ready: int | None = None,
     ) -> None:
+        """Take the rows; all of them are ready where nothing else is said."""
         self.caller = caller
-        self.degraded = degraded
         self.contexts = contexts
         self.candidates = candidates
         self.rows = rows
         self.row_context = row_context
+        self.ready = rows if ready is None else ready
+        self.admitted = self.queued = False
         self.answered = False
         self.taken = 0
         self.done = 0

@@ -17,7 +17,7 @@ from types import TracebackType
 
 import numpy as np
 
-from app.batch import Batch, Job, Scores, Scoring
+from app.batch import Batch, Job, Packed, Scores, Scoring
 from app.errors import DeadlinePassed, EngineFailed, NotReady, Overloaded
 
 SWEEP_SECONDS = 0.05
@@ -30,6 +30,9 @@ SHARED_SECONDS = 0.002
 for it; without them, a run has as many rows as it may."""
 SHARING_SECONDS = 0.1
 """How long after a short request another one is expected."""
+DOUBT = 1.1
+"""How much longer than predicted the rows before it may take without a request missing its
+deadline: what would end just in time is refused at once rather than given up later."""
 _INT = 4
 
 
@@ -140,7 +143,7 @@ class MicroBatcher:
         waiting = self.queued_rows + rows
         runs = -(-waiting // self._max_rows)
         now = self._loop.time()
-        wait = self.cost.seconds(waiting, runs) + max(0.0, self._run_ends - now)
+        wait = DOUBT * (self.cost.seconds(waiting, runs) + max(0.0, self._run_ends - now))
         if waiting > self._max_queue_rows and self.queued_rows:
             raise Overloaded("the scoring queue is full", wait)
         if now + wait > deadline:
@@ -149,28 +152,38 @@ class MicroBatcher:
     def submit(self, job: Job) -> None:
         """Score a job's rows along with those of others; its caller is told the outcome.
 
+        A job whose rows are not all ready is submitted again when more of them are, and when it
+        has been answered before that.
+
         Raises:
             Overloaded: there is no room for it.
-            NotReady: the batcher is closed.
         """
         if self._closed:
-            raise NotReady("the service is shutting down")
-        if job.rows == 0:
-            job.deliver(0, Scores(np.zeros(0, np.float32), np.zeros(0, np.float32)))
+            job.fail(NotReady("the service is shutting down"))
             return
-        self.admit(job.rows, job.caller.deadline)
-        if self._may_run_now(job):
-            self._now_taken = True
-            self._loop.call_soon(self._end_turn)
-            pieces = [(job, 0, job.rows)]
-            self._finish(pieces, *self._score(pieces))
-            return
+        if not job.admitted:
+            if job.rows == 0:
+                job.deliver(0, Scores(np.zeros(0, np.float32), np.zeros(0, np.float32)))
+                return
+            self.admit(job.rows, job.caller.deadline)
+            if self._may_run_now(job):
+                self._now_taken = True
+                self._loop.call_soon(self._end_turn)
+                pieces = [(job, 0, job.rows)]
+                self._finish(pieces, *self._score(pieces))
+                return
+            job.admitted = True
+            self.queued_rows += job.rows
+        if not job.queued and job.taken < job.rows:
+            self._enqueue(job)
+
+    def _enqueue(self, job: Job) -> None:
+        job.queued = True
         if job.rows <= self._max_rows // 4:
             self._small.append(job)
             self._short_seen = self._loop.time()
         else:
             self._large.append(job)
-        self.queued_rows += job.rows
         self._schedule()
 
     def _may_run_now(self, job: Job) -> bool:
@@ -182,7 +195,7 @@ class MicroBatcher:
             self._alone
             and not self._now_taken
             and not (self._running or self._scheduled or self._linger)
-            and job.rows <= self._max_rows
+            and job.ready == job.rows <= self._max_rows
             and self._is_quick(job.rows)
             and not job.caller.departed()
             and self._loop.time() <= job.caller.deadline
@@ -197,13 +210,21 @@ class MicroBatcher:
         self._now_taken = False
 
     def _schedule(self) -> None:
-        """Start a run soon; rows that arrive in the same turn of the loop join it."""
-        if not self._scheduled and not self._running:
+        """Start a run soon; rows that arrive in the same turn of the loop join it.
+
+        Where only long lists wait it starts at once: a run of theirs is full as it is, and the
+        loop may be encoding the rest of one for a while.
+        """
+        if self._scheduled or self._running:
+            return
+        if self._linger:
             self._scheduled = True
-            if self._linger:
-                self._loop.call_later(self._linger, self._run)
-            else:
-                self._loop.call_soon(self._run)
+            self._loop.call_later(self._linger, self._run)
+        elif self._large and not self._small and not self._is_quick(self._max_rows):
+            self._run()
+        else:
+            self._scheduled = True
+            self._loop.call_soon(self._run)
 
     def _run(self) -> None:
         """Score the next batch: here where that is quick, else on the engine's thread."""
@@ -254,13 +275,15 @@ class MicroBatcher:
                 self._drop(job)
                 continue
             start = job.taken
-            stop = min(job.rows, start + room)
+            stop = min(job.ready, start + room)
             pieces.append((job, start, stop))
             job.taken = stop
             self.queued_rows -= stop - start
             room -= stop - start
-            if stop == job.rows:
+            if stop == job.ready:
+                # All of it, or all until more are ready.
                 queue.popleft()
+                job.queued = False
             elif queue is self._large:
                 # Long lists take turns; a short one that was cut keeps its place.
                 queue.rotate(-1)
@@ -276,7 +299,7 @@ class MicroBatcher:
         """Lay the pieces' rows after each other; equal contexts become one."""
         places: dict[bytes, int] = {}
         row_context: list[int] = []
-        candidates: list[bytes | memoryview] = []
+        candidates: list[Packed] = []
         stride = self._candidate_width * _INT
         for job, start, stop in pieces:
             own = [places.setdefault(context, len(places)) for context in job.contexts]

@@ -64,7 +64,8 @@ class Manifest(msgspec.Struct, frozen=True):
 class Example(msgspec.Struct, frozen=True, omit_defaults=True):
     """A golden request: raw rows, the indices they encode to, the trainer's logits.
 
-    ``context_row`` [width] and ``candidate_rows`` [N, width] are the side encoders' rows;
+    ``context_row`` [width] and ``candidate_rows`` [N, width] are the side encoders' rows
+    (a scaled field's number by its bits);
     ``int8_logits`` are those of the int8 graph, where there is one.
     """
 

@@ -152,6 +152,26 @@ def log_squared_keys(values: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.where(values >= _ABOVE_TWO, buckets, whole)
 
 
+SCALED_BOUND = 10.0
+"""How many standard deviations from the mean a scaled number may be; farther ones count as that.
+
+Interactions grow with the product of two values. Without a bound one absurd number would drown
+all else in a logit, or be no number any more, and float32 could not keep the published tolerance.
+"""
+
+
+def scaled(value: float, mean: float, std: float) -> float:
+    """Return how many standard deviations float32(x) lies above the mean, within the bound."""
+    rounded: float = _FLOAT32.unpack(_FLOAT32.pack(value))[0]
+    return max(-SCALED_BOUND, min(SCALED_BOUND, (rounded - mean) / std))
+
+
+def scaled_column(values: NDArray[np.float64], mean: float, std: float) -> NDArray[np.float32]:
+    """:func:`scaled` of many numbers, in float32."""
+    rounded = values.astype(np.float32).astype(np.float64)
+    return np.clip((rounded - mean) / std, -SCALED_BOUND, SCALED_BOUND).astype(np.float32)
+
+
 def log_squared_key(value: float) -> int:
     """:func:`log_squared_keys` of one number."""
     if value >= _ABOVE_TWO:

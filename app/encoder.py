@@ -1,8 +1,9 @@
 """Raw values → rows of indices: the same code for a request and for a training file.
 
-A row of one side is a fixed number of int32 indices: one for each single-valued slot, then
-``max_values`` for each list slot, padded with 0. A request's few rows are encoded value by
-value into packed bytes, a column of many values at once; both ask the same field encoders.
+A row of one side is a fixed number of words of 32 bits: an index for each single-valued slot,
+then ``max_values`` for each list slot, padded with 0, and then a float32 number for each scaled
+slot, so that whoever carries rows need not know of values. A request's few rows are encoded value
+by value into packed bytes, a column of many values at once; both ask the same field encoders.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from app.canonical import (
     log_squared_key,
     log_squared_keys,
     number,
+    scaled,
+    scaled_column,
     seconds,
     string_key,
     time_parts,
@@ -34,7 +37,7 @@ from app.canonical import (
 from app.errors import ValueProblem
 from app.layout import PADDING, RowShape, Slot
 from app.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Side, Time
-from app.vocabulary import Edges, Vocabulary
+from app.vocabulary import Edges, Scale, Vocabulary
 
 Indices = NDArray[np.int32]
 Row = Mapping[str, Any]
@@ -45,6 +48,7 @@ Until its row is known, the complement of the place (a negative number) stands f
 passes none says that the tables hold everything: what they lack is OOV.
 """
 _MEMO_LIMIT = 65_536
+_NUMBER, _BITS = Struct("=f"), Struct("=i")
 
 Tables = Mapping[str, dict[Any, int]]
 """Key → row, by slot."""
@@ -59,7 +63,7 @@ class Fetched(NamedTuple):
 
 
 class FieldEncoder(Protocol):
-    """Encodes the values of one field into ``width`` indices each."""
+    """Encodes the values of one field into ``width`` words each: indices, unless it is scaled."""
 
     name: str
     width: int
@@ -168,10 +172,13 @@ class CategoricalEncoder:
         direct = {int, type(None)} if self.integer else {str, type(None)}
         if not direct.issuperset(map(type, values)):
             return _one_by_one(self, values, misses)
-        found = list(map(self.keys.known.get, values))
-        if None in set(found):
-            return _one_by_one(self, values, misses, found)
-        return np.array(found, np.int32).reshape(-1, 1)
+        known = self.keys.known.get
+        try:
+            found = np.fromiter(map(known, values), np.int32, len(values))
+        except TypeError:
+            # One of them is not there, and None is no number.
+            return _one_by_one(self, values, misses, list(map(known, values)))
+        return found.reshape(-1, 1)
 
 
 class ListEncoder:
@@ -254,8 +261,12 @@ class _NumberEncoder:
             return _one_by_one(self, values, misses)
         if not (np.abs(numbers) < FLOAT32_BOUND).all():
             return _one_by_one(self, values, misses)
-        buckets = self.buckets(numbers)
-        buckets[[value is None for value in values]] = self.slot.missing
+        return self.words(numbers, np.array([value is None for value in values], np.bool_))
+
+    def words(self, values: NDArray[np.float64], missing: NDArray[np.bool_]) -> Indices:
+        """Encode numbers of which some are ``missing``."""
+        buckets = self.buckets(values)
+        buckets[missing] = self.slot.missing
         return buckets.reshape(-1, 1)
 
 
@@ -293,6 +304,38 @@ class LogSquaredEncoder(_NumberEncoder):
         return np.array(rows, np.int32)[inverse]
 
 
+class ScaledEncoder(_NumberEncoder):
+    """An index, which only tells a number from none, and the bits of the scaled number.
+
+    A missing number counts as 1 times an embedding of its own.
+    """
+
+    width = 2
+
+    def __init__(self, field: Numeric, slot: Slot, scale: Scale) -> None:
+        super().__init__(field, slot)
+        self._mean, self._std = scale.mean, scale.std
+        self._present = slot.oov + 1
+
+    def pair(self, value: Any) -> tuple[int, float]:
+        """Encode one value into its index and its number."""
+        if value is None:
+            return self.index(value), 1.0
+        return self._present, scaled(number(value), self._mean, self._std)
+
+    def one(self, value: Any, misses: Misses | None = None) -> tuple[int, ...]:
+        index, value = self.pair(value)
+        return index, *_BITS.unpack(_NUMBER.pack(value))
+
+    def words(self, values: NDArray[np.float64], missing: NDArray[np.bool_]) -> Indices:
+        result = np.empty((len(values), 2), np.int32)
+        result[:, 0] = np.where(missing, self.slot.missing, self._present)
+        numbers = scaled_column(values, self._mean, self._std)
+        numbers[missing] = 1.0
+        result[:, 1] = numbers.view(np.int32)
+        return result
+
+
 class TimeEncoder:
     """One index for each part of the local date and hour."""
 
@@ -328,7 +371,7 @@ def field_encoder(field: Field, vocabulary: Vocabulary, tables: Tables = NO_TABL
     slots = [by_name[name] for name in field.slot_names]
     parts = [vocabulary.slots[name] for name in field.slot_names]
     lookups = [
-        tables[name] if name in tables else {} if isinstance(part, Edges) else part.lookup()
+        tables[name] if name in tables else {} if isinstance(part, Edges | Scale) else part.lookup()
         for name, part in zip(field.slot_names, parts, strict=True)
     ]
     match field:
@@ -342,14 +385,17 @@ def field_encoder(field: Field, vocabulary: Vocabulary, tables: Tables = NO_TABL
             (part,) = parts
             if isinstance(part, Edges):
                 return BucketEncoder(field, slots[0], part.edges)
+            if isinstance(part, Scale):
+                return ScaledEncoder(field, slots[0], part)
             return LogSquaredEncoder(field, slots[0], lookups[0])
 
 
 class SideEncoder:
-    """Encodes the fields of one side into rows of int32 indices.
+    """Encodes the fields of one side into rows of words of 32 bits.
 
-    Single-valued slots come first, in the order of the spec, then each list slot's
-    ``max_values`` places: ``shape`` says where.
+    Single-valued slots come first, in the order of the spec but for the scaled ones, which
+    are the last of them; then each list slot's ``max_values`` places, then the scaled
+    numbers: ``shape`` says where. ``places`` are the columns of each encoder's words.
     """
 
     def __init__(
@@ -360,11 +406,12 @@ class SideEncoder:
         tables: Tables,
     ) -> None:
         encoders = [field_encoder(field, vocabulary, tables) for field in spec.side(side)]
-        encoders.sort(key=lambda encoder: isinstance(encoder, ListEncoder))
+        encoders.sort(key=_group)
         self.encoders: tuple[FieldEncoder, ...] = tuple(encoders)
         self.fields = frozenset(encoder.name for encoder in encoders)
         self.shape = _shape(encoders)
-        self.row: EncodeRow = _compile_row(encoders, self.shape.width)
+        self.places = tuple(_places(encoders, self.shape))
+        self.row: EncodeRow = _compile_row(encoders, self.shape)
 
     def problems(self, row: Row) -> Iterable[tuple[str, ValueProblem]]:
         """Yield every field of a row whose value breaks a rule, and how."""
@@ -396,13 +443,12 @@ class SideEncoder:
         """Like :meth:`columns`, pausing after each field; the result is the return value."""
         result = np.empty((rows, self.shape.width), np.int32)
         problems: dict[str, ColumnProblem] = {}
-        start = 0
-        for encoder in self.encoders:
-            target = result[:, start : start + encoder.width]
-            start += encoder.width
+        for encoder, places in zip(self.encoders, self.places, strict=True):
             try:
                 values = columns.get(encoder.name)
-                target[:] = encoder.one(None) if values is None else encoder.many(values, misses)
+                result[:, places] = (
+                    encoder.one(None) if values is None else encoder.many(values, misses)
+                )
             except ColumnProblem as problem:
                 problems[encoder.name] = problem
             except ValueProblem as problem:
@@ -413,14 +459,32 @@ class SideEncoder:
         return result
 
 
+def _group(encoder: FieldEncoder) -> int:
+    """Where in a row an encoder's indices come."""
+    return 2 if isinstance(encoder, ListEncoder) else int(isinstance(encoder, ScaledEncoder))
+
+
 def _shape(encoders: Sequence[FieldEncoder]) -> RowShape:
-    single = sum(e.width for e in encoders if not isinstance(e, ListEncoder))
+    values = sum(isinstance(e, ScaledEncoder) for e in encoders)
+    single = sum(e.width for e in encoders if not isinstance(e, ListEncoder)) - values
     lists, start = [], single
     for encoder in encoders:
         if isinstance(encoder, ListEncoder):
             lists.append((start, start + encoder.width))
             start += encoder.width
-    return RowShape(start, single, tuple(lists))
+    return RowShape(start + values, single, tuple(lists), values)
+
+
+def _places(encoders: Sequence[FieldEncoder], shape: RowShape) -> Iterable[slice | list[int]]:
+    """Yield the columns of each encoder's words."""
+    index, value = 0, shape.indices
+    for encoder in encoders:
+        if isinstance(encoder, ScaledEncoder):
+            yield [index, value]
+            index, value = index + 1, value + 1
+        else:
+            yield slice(index, index + encoder.width)
+            index += encoder.width
 
 
 class FieldProblems(ValueProblem):
@@ -433,7 +497,7 @@ class FieldProblems(ValueProblem):
 
 
 class EncodeRow(Protocol):
-    """Encodes one row of a side into packed indices."""
+    """Encodes one row of a side into its packed words."""
 
     def __call__(self, row: Row, misses: Misses | None = None, /) -> bytes:
         """Encode a row.
@@ -444,7 +508,7 @@ class EncodeRow(Protocol):
         ...
 
 
-def _compile_row(encoders: Sequence[FieldEncoder], width: int) -> EncodeRow:
+def _compile_row(encoders: Sequence[FieldEncoder], shape: RowShape) -> EncodeRow:
     """Build the function that encodes one row of a side: straight-line code, no loop.
 
     A loop over 39 fields with a call for each costs more than the scoring of the row. So,
@@ -453,8 +517,10 @@ def _compile_row(encoders: Sequence[FieldEncoder], width: int) -> EncodeRow:
     the field's encoder otherwise. Field names are only ever data, never part of the code.
     """
     lines = ["def encode(row, misses=None):", " get = row.get"]
-    names: dict[str, Any] = {"pack": Struct(f"={width}i").pack, "bisect": bisect_right}
-    items = []
+    names: dict[str, Any] = {
+        "pack": Struct(f"={shape.indices}i{shape.values}f").pack, "bisect": bisect_right,
+    }  # fmt: skip
+    items, numbers = [], []
     for i, encoder in enumerate(encoders):
         names[f"n{i}"] = encoder.name
         lines.append(f" v = get(n{i})")
@@ -481,6 +547,11 @@ def _compile_row(encoders: Sequence[FieldEncoder], width: int) -> EncodeRow:
                     f" if v.__class__ is float and -3.4e38 < v < 3.4e38 else s{i}(v)"
                 )
                 items.append(f"x{i}")
+            case ScaledEncoder():
+                names[f"s{i}"] = encoder.pair
+                lines.append(f" x{i}, y{i} = s{i}(v)")
+                items.append(f"x{i}")
+                numbers.append(f"y{i}")
             case LogSquaredEncoder():
                 names[f"m{i}"], names[f"s{i}"] = encoder.memo, encoder.index
                 names[f"l{i}"] = names[f"m{i}"].get
@@ -496,18 +567,20 @@ def _compile_row(encoders: Sequence[FieldEncoder], width: int) -> EncodeRow:
                 names[f"s{i}"] = encoder.one
                 lines.append(f" x{i} = s{i}(v, misses)")
                 items.append(f"*x{i}")
-    lines.append(f" return pack({', '.join(items)})")
+    lines.append(f" return pack({', '.join(items + numbers)})")
     exec("\n".join(lines), names)
     compiled: EncodeRow = names["encode"]
     return compiled
 
 
-def settle(packed: bytes | memoryview, rows: Indices) -> bytes:
+def settle(packed: bytes | bytearray | memoryview, rows: Indices, shape: RowShape) -> bytes:
     """Put the rows of misses where the complements of their places stand."""
-    indices = np.frombuffer(packed, np.int32).copy()
+    words = np.frombuffer(packed, np.int32).copy()
+    # A side without fields has rows without words.
+    indices = words.reshape(-1, shape.width or 1)[:, : shape.indices]
     open_ones = indices < 0
     indices[open_ones] = rows[~indices[open_ones]]
-    return indices.tobytes()
+    return words.tobytes()
 
 
 class Encoder:
@@ -526,3 +599,4 @@ class Encoder:
         self.context = SideEncoder(spec, "context", vocabulary, tables)
         self.candidate = SideEncoder(spec, "candidate", vocabulary, tables)
         self.fields = self.context.fields | self.candidate.fields
+        self.shapes = self.context.shape, self.candidate.shape

@@ -21,7 +21,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from app.batch import Job, Scores
+from app.batch import Scores
 from app.errors import (
     DeadlinePassed,
     Detail,
@@ -31,7 +31,7 @@ from app.errors import (
     TooLarge,
     WrongMediaType,
 )
-from app.metrics import Buckets, Recorder
+from app.metrics import Buckets, Counts, Recorder
 from app.scorer import Ids, Scorer, Steps, Wait
 
 Header = tuple[bytes, bytes]
@@ -57,10 +57,10 @@ class Route:
 
     def __init__(
         self,
-        prepare: Callable[[Scorer, bytes, Exchange], Steps[Job]],
+        prepare: Callable[[Scorer, bytes, Exchange], Steps[None]],
         render: Callable[[Exchange, Scores], str],
         seconds: Buckets,
-        outcomes: dict[str, int],
+        outcomes: Counts,
     ) -> None:
         self.prepare = prepare
         self.render = render
@@ -69,13 +69,14 @@ class Route:
 
 
 class Exchange(ABC):
-    """One request and its answer; an ``app.batch.Caller``.
+    """One request and its answer; an ``app.scorer.Asker``.
 
-    An adapter gives ``write``, which is called exactly once, and ``departed``.
+    An adapter gives ``write``, which is called exactly once, and ``departed``. The first answer
+    counts: an engine may fail a list, or its time be over, while the rest of it is being read.
     """
 
-    __slots__ = ("_start", "deadline", "degraded", "ids", "request_id", "route", "top_k",
-                 "version")  # fmt: skip
+    __slots__ = ("_start", "answered", "deadline", "degraded", "ids", "request_id", "route",
+                 "top_k", "version")  # fmt: skip
 
     def __init__(self, route: Route) -> None:
         self._start = perf_counter()
@@ -83,6 +84,7 @@ class Exchange(ABC):
         self.request_id = b"-"
         self.deadline = 0.0
         self.version = ""
+        self.answered = False
         self.degraded = False
         self.ids: Ids | None = None
         self.top_k: int | None = None
@@ -97,6 +99,8 @@ class Exchange(ABC):
 
     def scored(self, scores: Scores) -> None:
         """Answer with scores."""
+        if self.answered:
+            return
         try:
             body = self.route.render(self, scores).encode()
         except Exception as error:
@@ -106,6 +110,8 @@ class Exchange(ABC):
 
     def failed(self, error: BaseException) -> None:
         """Answer with an error; one that nobody foresaw is logged."""
+        if self.answered:
+            return
         if not isinstance(error, ServiceError):
             log.error("request %s failed", self.request_id.decode(), exc_info=error)
             error = ServiceError("internal error")
@@ -113,6 +119,7 @@ class Exchange(ABC):
         self._answer(error.status, msgspec.json.encode(error.body()), headers)
 
     def _answer(self, status: int, body: bytes, headers: Sequence[Header]) -> None:
+        self.answered = True
         route = self.route
         if self.departed():
             route.outcomes["gone"] += 1
@@ -208,9 +215,7 @@ class ScoringEndpoints:
     def _steps(self, exchange: Exchange, body: bytes) -> Steps[None]:
         scorer = self._state.scorer
         exchange.version = scorer.version
-        job = yield from exchange.route.prepare(scorer, body, exchange)
-        exchange.degraded = job.degraded
-        scorer.submit(job)
+        yield from exchange.route.prepare(scorer, body, exchange)
 
     async def _finish(
         self, exchange: Exchange, steps: Steps[None], waiting: Wait, turn: _Turn
@@ -229,6 +234,8 @@ class ScoringEndpoints:
             raise
         except Exception as error:
             exchange.failed(error)
+        finally:
+            steps.close()
 
     def _read_head(self, exchange: Exchange, headers: Iterable[Header]) -> None:
         """Set the request's id and its deadline; tell what is wrong with the headers.
@@ -299,7 +306,7 @@ def _timeout(value: bytes) -> float:
     return int(value) / 1000
 
 
-def _predict(scorer: Scorer, body: bytes, exchange: Exchange) -> Steps[Job]:
+def _predict(scorer: Scorer, body: bytes, exchange: Exchange) -> Steps[None]:
     return scorer.predict(body, exchange)
 
 
@@ -308,9 +315,8 @@ def _predictions(exchange: Exchange, scores: Scores) -> str:
     return f'{{"predictions":[{numbers}],"version":"{exchange.version}"{_degraded(exchange)}}}'
 
 
-def _rank(scorer: Scorer, body: bytes, exchange: Exchange) -> Steps[Job]:
-    job, exchange.top_k, exchange.ids = yield from scorer.rank(body, exchange)
-    return job
+def _rank(scorer: Scorer, body: bytes, exchange: Exchange) -> Steps[None]:
+    return scorer.rank(body, exchange)
 
 
 def _ranking(exchange: Exchange, scores: Scores) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from app.batch import Batch, Indices, Scores
+from app.batch import Batch, Floats, Indices, Scores
 from app.bundle import Precision
 from app.errors import BundleError, EngineFailed, ProviderError
 from app.layout import Layout, RowShape
@@ -27,6 +27,10 @@ INT8_TOLERANCE = 1e-3
 
 def _below(indices: Indices, bound: int) -> bool:
     return not indices.size or int(_largest(indices.view(np.uint32), axis=None)) < bound
+
+
+def _indices(rows: Indices, shape: RowShape) -> Indices:
+    return rows[:, : shape.indices] if shape.values else rows
 
 
 def cpu_quota() -> int:
@@ -142,6 +146,8 @@ class Engine:
         wanted = {"context", "candidate", "row_context"}
         wanted |= {f"context_list_{i}" for i in range(len(layout.context_lists))}
         wanted |= {f"candidate_list_{i}" for i in range(len(layout.candidate_lists))}
+        wanted |= {"context_value"} if layout.context_values else set()
+        wanted |= {"candidate_value"} if layout.candidate_values else set()
         present = {node.name for node in self._session.get_inputs()}
         if present != wanted:
             raise BundleError(
@@ -165,9 +171,9 @@ class Engine:
             raise EngineFailed("the engine did not give one score for each row")
         return Scores(logit, score)
 
-    def feed(self, batch: Batch) -> dict[str, Indices]:
+    def feed(self, batch: Batch) -> dict[str, Indices | Floats]:
         """Return the graph's inputs by name."""
-        feed = {"row_context": batch.row_context}
+        feed: dict[str, Indices | Floats] = {"row_context": batch.row_context}
         self._split(feed, "context", batch.context, self._context)
         self._split(feed, "candidate", batch.candidate, self._candidate)
         return feed
@@ -175,23 +181,26 @@ class Engine:
     def _check_bounds(self, batch: Batch) -> None:
         # As unsigned numbers, negative indices are the largest of all: one comparison.
         if not (
-            _below(batch.context, self._table_rows)
-            and _below(batch.candidate, self._table_rows)
+            _below(_indices(batch.context, self._context), self._table_rows)
+            and _below(_indices(batch.candidate, self._candidate), self._table_rows)
             and _below(batch.row_context, len(batch.context))
         ):
             raise EngineFailed("an index is outside the table")
 
     @staticmethod
     def _split(
-        feed: dict[str, Indices],
+        feed: dict[str, Indices | Floats],
         side: str,
         rows: Indices,
         shape: RowShape,
     ) -> None:
-        if not shape.lists:
+        if shape.width == shape.single:
             feed[side] = rows
             return
         feed[side] = np.ascontiguousarray(rows[:, : shape.single])
+        if shape.values:
+            values = np.ascontiguousarray(rows[:, shape.indices :])
+            feed[f"{side}_value"] = values.view(np.float32)
         for number, (start, end) in enumerate(shape.lists):
             places = rows[:, start:end]
             used = np.flatnonzero(places.any(axis=0))

@@ -24,6 +24,8 @@ class Slot:
     field: str
     first: int
     size: int
+    scaled: bool = False
+    """Whether the row that an index names is multiplied by the feature's value."""
 
     @property
     def missing(self) -> int:
@@ -37,20 +39,30 @@ class Slot:
 
 
 class RowShape(NamedTuple):
-    """How the ``width`` indices of one side's row divide into single-valued slots and lists.
+    """How the ``width`` words of one side's row divide into single-valued slots, lists, values.
 
-    The first ``single`` are the single-valued slots; ``lists`` has the column range of each
-    list slot, padded with 0.
+    The first ``single`` are the single-valued slots, the last of them the scaled ones;
+    ``lists`` has the column range of each list slot, padded with 0. The last ``values`` words
+    are the bits of float32 numbers, one for each scaled slot; all others are indices.
     """
 
     width: int
     single: int
     lists: tuple[tuple[int, int], ...]
+    values: int = 0
+
+    @property
+    def indices(self) -> int:
+        """How many words are indices."""
+        return self.width - self.values
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The slots of both sides in the order in which the graph's inputs hold them."""
+    """The slots of both sides in the order in which the graph's inputs hold them.
+
+    A side's scaled slots are the last of its single-valued ones.
+    """
 
     context: tuple[Slot, ...]
     candidate: tuple[Slot, ...]
@@ -61,6 +73,16 @@ class Layout:
     def slots(self) -> tuple[Slot, ...]:
         """Every slot, single-valued ones first."""
         return self.context + self.candidate + self.context_lists + self.candidate_lists
+
+    @property
+    def context_values(self) -> int:
+        """How many slots of the context are scaled."""
+        return sum(slot.scaled for slot in self.context)
+
+    @property
+    def candidate_values(self) -> int:
+        """How many slots of the candidate are scaled."""
+        return sum(slot.scaled for slot in self.candidate)
 
     @property
     def table_rows(self) -> int:

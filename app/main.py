@@ -14,14 +14,17 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from app import asgi
+from app.cells import Cells
 from app.documentation import complete
 from app.endpoints import ScoringEndpoints
 from app.errors import CtrError, MethodNotAllowed, NotFound, ServiceError
 from app.metrics import Metrics
 from app.routes import build_router
 from app.settings import Settings
-from app.state import State
+from app.state import Opened, State
 
+SUCCESSION_SECONDS = 5.0
+"""How long connections wait for a worker that replaces another, before they learn why."""
 log = logging.getLogger(__name__)
 
 
@@ -48,10 +51,18 @@ class Service(FastAPI):
         await super().__call__(scope, receive, send)
 
 
-def create_app(settings: Settings, on_fatal: Callable[[str], None]) -> Service:
-    """Build the service; ``on_fatal`` is told in one line why it cannot start."""
-    metrics = Metrics()
-    state = State(settings, metrics)
+def create_app(
+    settings: Settings,
+    on_fatal: Callable[[str], None],
+    cells: Cells | None = None,
+    opened: Opened | None = None,
+) -> Service:
+    """Build the service; ``on_fatal`` is told in one line why it cannot start.
+
+    A worker among others is given the ``cells`` that they share, and a bundle that is opened.
+    """
+    metrics = Metrics(cells or Cells())
+    state = State(settings, metrics, opened)
     endpoints = ScoringEndpoints(
         state, metrics.recorder, settings.deadline_ms / 1000, settings.max_body_bytes
     )
@@ -68,6 +79,9 @@ def create_app(settings: Settings, on_fatal: Callable[[str], None]) -> Service:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(load())
+        if metrics.cells.started:
+            # The others serve: connections wait for a worker that replaces one until it can too.
+            await asyncio.wait([loading], timeout=SUCCESSION_SECONDS)
         try:
             yield
         finally:

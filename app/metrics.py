@@ -1,17 +1,24 @@
-"""Every metric that the service shows."""
+"""Every metric that the service shows, added up over its workers."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
+from typing import Any, Protocol
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Gauge
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from app.batch import Batch, Indices
+from app.cells import Cells, Part
 from app.encoder import SideEncoder
 from app.layout import Layout, Slot
 
@@ -25,28 +32,69 @@ REMOTE_ERRORS = ("connection", "timeout", "login", "refused", "sentinel", "value
 FALLBACKS = ("snapshot", "oov", "reject")
 
 
+class Counts:
+    """Counters by name: this worker's can be read and written, ``totals`` are everybody's."""
+
+    __slots__ = ("_own", "_part", "_places")
+
+    def __init__(self, cells: Cells, names: Iterable[str]) -> None:
+        self._places = {name: place for place, name in enumerate(names)}
+        self._part = cells.take(len(self._places))
+        self._own = self._part.own
+
+    def __getitem__(self, name: str) -> float:
+        return self._own[self._places[name]]
+
+    def __setitem__(self, name: str, value: float) -> None:
+        self._own[self._places[name]] = value
+
+    def totals(self) -> dict[str, float]:
+        """Every counter, added up over the workers."""
+        return dict(zip(self._places, self._part.total(), strict=True))
+
+
+class _HasNumbers(Protocol):
+    numbers: Counts
+
+
+class Number:
+    """An attribute that is one of its object's ``numbers``."""
+
+    def __set_name__(self, owner: type[object], name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: _HasNumbers, owner: type[object]) -> float:
+        return instance.numbers[self._name]
+
+    def __set__(self, instance: _HasNumbers, value: float) -> None:
+        instance.numbers[self._name] = value
+
+
 class ValueCounts(Collector):
     """Missing and OOV values by slot.
 
     A list counts as OOV if any value of it is; padding counts as nothing. Batches are kept
-    until there are enough rows to be worth an array operation, or someone looks.
+    until there are enough rows to be worth an array operation, or :meth:`poll`.
     """
 
-    def __init__(self, layout: Layout, context: SideEncoder, candidate: SideEncoder) -> None:
-        self._context = _SideCounts(layout.context, layout.context_lists, context)
-        self._candidate = _SideCounts(layout.candidate, layout.candidate_lists, candidate)
+    def __init__(
+        self, cells: Cells, layout: Layout, context: SideEncoder, candidate: SideEncoder
+    ) -> None:
+        self._context = _SideCounts(cells, layout.context, layout.context_lists, context)
+        self._candidate = _SideCounts(cells, layout.candidate, layout.candidate_lists, candidate)
         self._kept: list[Batch] = []
         self._kept_rows = 0
-        self.rows = 0
+        self._rows = cells.take(1)
 
     def observe(self, batch: Batch) -> None:
         """Count the values of a batch: a context once for each of its rows."""
         self._kept.append(batch)
         self._kept_rows += len(batch.candidate)
         if self._kept_rows >= KEPT_ROWS:
-            self._count()
+            self.poll()
 
-    def _count(self) -> None:
+    def poll(self) -> None:
+        """Count what has been kept."""
         kept, self._kept, self._kept_rows = self._kept, [], 0
         if kept:
             candidates = np.concatenate([batch.candidate for batch in kept])
@@ -54,10 +102,9 @@ class ValueCounts(Collector):
                 np.concatenate([batch.context[batch.row_context] for batch in kept])
             )
             self._candidate.observe(candidates)
-            self.rows += len(candidates)
+            self._rows.own[0] += len(candidates)
 
     def collect(self) -> Iterable[Metric]:
-        self._count()
         missing = CounterMetricFamily("ctr_missing_values", "Absent values", labels=["slot"])
         oov = CounterMetricFamily("ctr_oov_values", "Values not in the vocabulary", labels=["slot"])
         for side in (self._context, self._candidate):
@@ -65,20 +112,24 @@ class ValueCounts(Collector):
                 missing.add_metric([slot.name], absent)
                 oov.add_metric([slot.name], unseen)
         rows = CounterMetricFamily("ctr_rows", "Rows scored")
-        rows.add_metric([], self.rows)
+        rows.add_metric([], sum(self._rows.total()))
         return [missing, oov, rows]
 
 
 class _SideCounts:
     def __init__(
-        self, single: tuple[Slot, ...], lists: tuple[Slot, ...], side: SideEncoder
+        self,
+        cells: Cells,
+        single: tuple[Slot, ...],
+        lists: tuple[Slot, ...],
+        side: SideEncoder,
     ) -> None:
         self._slots = single + lists
         self._single = len(single)
         self._lists = side.shape.lists
         self._first = np.array([slot.missing for slot in self._slots], np.int32)
-        self._missing = np.zeros(len(self._slots), np.int64)
-        self._oov = np.zeros(len(self._slots), np.int64)
+        self._parts = [cells.take(len(self._slots)) for _ in range(2)]
+        self._missing, self._oov = (part.array for part in self._parts)
 
     def observe(self, rows: Indices) -> None:
         end = self._single
@@ -90,29 +141,32 @@ class _SideCounts:
             self._missing[slot] += (offset == 0).any(1).sum()
             self._oov[slot] += (offset == 1).any(1).sum()
 
-    def totals(self) -> Iterable[tuple[Slot, int, int]]:
-        return zip(self._slots, self._missing.tolist(), self._oov.tolist(), strict=True)
+    def totals(self) -> Iterable[tuple[Slot, float, float]]:
+        missing, oov = (part.total() for part in self._parts)
+        return zip(self._slots, missing, oov, strict=True)
 
 
 class Buckets:
     """One histogram's counts: a bisection and two additions for each observation."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("_own", "_part", "bounds")
 
-    def __init__(self, bounds: Sequence[float]) -> None:
+    def __init__(self, cells: Cells, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
+        self._part = cells.take(len(bounds) + 2)
+        self._own = self._part.own
 
     def observe(self, value: float) -> None:
         """Count a value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+        own = self._own
+        own[bisect_left(self.bounds, value)] += 1
+        own[-1] += value
 
-    def cumulative(self) -> list[tuple[str, float]]:
-        """The counts as Prometheus shows them."""
+    def shown(self) -> tuple[list[tuple[str, float]], float]:
+        """The cumulative counts and the sum of all values, as Prometheus shows them."""
+        *counts, total = self._part.total()
         names = [*map(str, self.bounds), "+Inf"]
-        return list(zip(names, map(float, accumulate(self.counts)), strict=True))
+        return list(zip(names, accumulate(counts), strict=True)), total
 
 
 class Recorder(Collector):
@@ -122,12 +176,14 @@ class Recorder(Collector):
     take a lock and walk their buckets for each observation.
     """
 
-    def __init__(self) -> None:
-        self.seconds = {route: Buckets(LATENCY_BUCKETS) for route in ROUTES}
-        self.outcomes = {route: dict.fromkeys(OUTCOMES, 0) for route in ROUTES}
-        self.batch_rows = Buckets(ROW_BUCKETS)
-        self.engine_seconds = Buckets(LATENCY_BUCKETS)
-        self.unknown_fields = 0
+    unknown_fields = Number()
+
+    def __init__(self, cells: Cells) -> None:
+        self.seconds = {route: Buckets(cells, LATENCY_BUCKETS) for route in ROUTES}
+        self.outcomes = {route: Counts(cells, OUTCOMES) for route in ROUTES}
+        self.batch_rows = Buckets(cells, ROW_BUCKETS)
+        self.engine_seconds = Buckets(cells, LATENCY_BUCKETS)
+        self.numbers = Counts(cells, ["unknown_fields"])
 
     def collect(self) -> Iterable[Metric]:
         requests = CounterMetricFamily(
@@ -138,18 +194,17 @@ class Recorder(Collector):
             labels=["route"],
         )  # fmt: skip
         for route in ROUTES:
-            for outcome, number in self.outcomes[route].items():
+            for outcome, number in self.outcomes[route].totals().items():
                 requests.add_metric([route, outcome], number)
-            found = self.seconds[route]
-            latency.add_metric([route], found.cumulative(), found.total)
+            latency.add_metric([route], *self.seconds[route].shown())
         rows = HistogramMetricFamily("ctr_batch_rows", "Rows of one engine run")
-        rows.add_metric([], self.batch_rows.cumulative(), self.batch_rows.total)
+        rows.add_metric([], *self.batch_rows.shown())
         runs = HistogramMetricFamily("ctr_engine_seconds", "Time of one engine run")
-        runs.add_metric([], self.engine_seconds.cumulative(), self.engine_seconds.total)
+        runs.add_metric([], *self.engine_seconds.shown())
         unknown = CounterMetricFamily(
             "ctr_unknown_fields", "Fields in requests that the spec does not know"
         )
-        unknown.add_metric([], self.unknown_fields)
+        unknown.add_metric([], self.numbers.totals()["unknown_fields"])
         return [requests, latency, rows, runs, unknown]
 
 
@@ -160,74 +215,117 @@ class RemoteCounts(Collector):
     a request that the cache did not hold.
     """
 
-    def __init__(self) -> None:
-        self.lookups = 0
-        self.misses = 0
-        self.absences = 0
-        self.evicted = 0
-        self.round_trips = 0
-        self.errors = dict.fromkeys(REMOTE_ERRORS, 0)
-        self.fallbacks = dict.fromkeys(FALLBACKS, 0)
-        self.seconds = Buckets(LATENCY_BUCKETS)
+    lookups, misses, absences, evicted, round_trips = (Number() for _ in range(5))
+
+    def __init__(self, cells: Cells) -> None:
+        names = ["lookups", "misses", "absences", "evicted", "round_trips"]
+        self.numbers = Counts(cells, names)
+        self.errors = Counts(cells, REMOTE_ERRORS)
+        self.fallbacks = Counts(cells, FALLBACKS)
+        self.seconds = Buckets(cells, LATENCY_BUCKETS)
 
     def collect(self) -> Iterable[Metric]:
-        for name, text, value in (
-            ("lookups", "Values looked up", self.lookups),
-            ("hits", "Values that the cache held", max(0, self.lookups - self.misses)),
-            ("misses", "Values that the cache did not hold", self.misses),
-            ("absences", "Values of which Redis said that it has none", self.absences),
-            ("evicted", "Values and absences that the cache had no more room for", self.evicted),
+        numbers = self.numbers.totals()
+        numbers["hits"] = max(0.0, numbers["lookups"] - numbers["misses"])
+        for name, text in (
+            ("lookups", "Values looked up"),
+            ("hits", "Values that the cache held"),
+            ("misses", "Values that the cache did not hold"),
+            ("absences", "Values of which Redis said that it has none"),
+            ("evicted", "Values and absences that the cache had no more room for"),
         ):
             counter = CounterMetricFamily(f"ctr_vocabulary_{name}", text)
-            counter.add_metric([], value)
+            counter.add_metric([], numbers[name])
             yield counter
         fallbacks = CounterMetricFamily(
             "ctr_vocabulary_fallbacks", "Values that Redis was not there for", labels=["fallback"]
         )
-        for fallback, value in self.fallbacks.items():
+        for fallback, value in self.fallbacks.totals().items():
             fallbacks.add_metric([fallback], value)
         errors = CounterMetricFamily(
             "ctr_redis_errors", "Failed round trips and unusable answers", labels=["reason"]
         )
-        for reason, value in self.errors.items():
+        for reason, value in self.errors.totals().items():
             errors.add_metric([reason], value)
         trips = CounterMetricFamily("ctr_redis_round_trips", "Questions to Redis for requests")
-        trips.add_metric([], self.round_trips)
+        trips.add_metric([], numbers["round_trips"])
         seconds = HistogramMetricFamily("ctr_redis_seconds", "Time of a round trip that succeeded")
-        seconds.add_metric([], self.seconds.cumulative(), self.seconds.total)
+        seconds.add_metric([], *self.seconds.shown())
         yield from (fallbacks, errors, trips, seconds)
 
 
-class Metrics:
-    """The service's metrics, in a registry of their own."""
+class Watched(Collector):
+    """A gauge that a function of each worker gives, whenever it is polled."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        cells: Cells,
+        name: str,
+        text: str,
+        value: Callable[[], float],
+        combine: Callable[[Part], list[float]] = Part.total,
+    ) -> None:
+        self._name, self._text, self._value, self._combine = name, text, value, combine
+        self._part = cells.take(1)
+
+    def poll(self) -> None:
+        """Ask the function."""
+        self._part.own[0] = self._value()
+
+    def collect(self) -> Iterable[Metric]:
+        gauge = GaugeMetricFamily(self._name, self._text)
+        gauge.add_metric([], *self._combine(self._part))
+        return [gauge]
+
+
+class Metrics:
+    """The service's metrics, in a registry of their own.
+
+    What a worker does not count as it happens it looks up when it is polled: before it shows
+    its metrics, and now and then for the others to show.
+    """
+
+    def __init__(self, cells: Cells) -> None:
+        self.cells = cells
         self.registry = CollectorRegistry()
-        self.recorder = Recorder()
+        self.recorder = Recorder(cells)
         self.registry.register(self.recorder)
-        self.abandoned = Gauge(
-            "ctr_abandoned_requests", "Requests dropped before the engine: deadline or departed",
-            registry=self.registry,
-        )  # fmt: skip
-        self.queued_rows = Gauge(
-            "ctr_queued_rows", "Rows waiting for the engine", registry=self.registry
-        )
+        self._polled: list[Callable[[], None]] = []
         self.info = Gauge(
             "ctr_bundle_info", "The bundle, the execution provider in use, why not CUDA, precision",
             ["version", "provider", "provider_fallback", "precision"], registry=self.registry,
         )  # fmt: skip
+
+    def poll(self) -> None:
+        """Look up what changes on its own."""
+        for poll in self._polled:
+            poll()
+
+    def add_values(
+        self, layout: Layout, context: SideEncoder, candidate: SideEncoder
+    ) -> ValueCounts:
+        """Show missing and OOV values."""
+        counts = ValueCounts(self.cells, layout, context, candidate)
+        self.registry.register(counts)
+        self._polled.append(counts.poll)
+        return counts
+
+    def add_queue(self, rows: Callable[[], int], abandoned: Callable[[], int]) -> None:
+        """Show what waits for the engine, and what is dropped before it."""
+        self._watch("ctr_queued_rows", "Rows waiting for the engine", rows)
+        dropped = "Requests dropped before the engine: deadline or departed"
+        self._watch("ctr_abandoned_requests", dropped, abandoned)
 
     def add_remote(
         self, counts: RemoteCounts, entries: Callable[[], int], up: Callable[[], bool]
     ) -> None:
         """Show what becomes of a vocabulary in Redis."""
         self.registry.register(counts)
-        cached = Gauge(
-            "ctr_vocabulary_cached", "Values and absences in the cache", registry=self.registry
-        )
-        cached.set_function(entries)
-        asked = Gauge(
-            "ctr_redis_up", "1 while Redis is asked, 0 while it is given time",
-            registry=self.registry,
-        )  # fmt: skip
-        asked.set_function(up)
+        self._watch("ctr_vocabulary_cached", "Values and absences in the cache", entries)
+        asked = "1 while Redis is asked, 0 while any worker gives it time"
+        self._watch("ctr_redis_up", asked, up, Part.least)
+
+    def _watch(self, *of: Any) -> None:
+        watched = Watched(self.cells, *of)
+        self.registry.register(watched)
+        self._polled.append(watched.poll)

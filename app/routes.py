@@ -80,7 +80,7 @@ def build_router(state: State, endpoints: ScoringEndpoints, metrics: Metrics) ->
         loaded = state.loaded
         if state.draining:
             raise NotReady("the service is draining")
-        if loaded is None:
+        if loaded is None or not state.ready:
             raise NotReady(state.not_ready)
         remote = loaded.remote
         return {
@@ -125,6 +125,7 @@ def build_router(state: State, endpoints: ScoringEndpoints, metrics: Metrics) ->
     @router.get("/metrics", tags=["operation"], response_class=Response)
     async def show_metrics(request: Request) -> Response:
         """All metrics in Prometheus' text form."""
+        metrics.poll()
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return router

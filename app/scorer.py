@@ -1,10 +1,14 @@
-"""The use case: a request's raw features → indices → a shared batch → scores."""
+"""The use case: a request's raw features → indices → a shared batch → scores.
+
+A list is encoded in parts, and the engine begins with the first ones while the event loop
+encodes the others.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -12,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import numpy as np
 
-from app.batch import Batch, Caller, Job, Scoring
+from app.batch import Batch, Caller, Job, Packed, Scoring
 from app.bundle import Bundle, Precision
 from app.decoding import (
     MAX_DETAILS,
@@ -33,6 +37,10 @@ _NAMED_LIMIT = 1_000
 NAME_LENGTH = 64
 STEP_ROWS = 8
 """Rows that one step encodes."""
+PART_ROWS = 128
+"""Candidates that the engine is given at a time while the rest of their list is encoded."""
+_INT = 4
+_COLUMNS = "candidates.features"
 T = TypeVar("T")
 Ids = list[int | str | None]
 
@@ -43,11 +51,24 @@ Steps = Generator[Wait, None, T]
 have their turn; what a step yields is to be awaited before the next one."""
 
 
+EncodePart = Callable[[int, int], Steps[Packed]]
+"""Encodes the candidates from one place to another into packed rows; empty, if one is wrong."""
+
+
+class Asker(Caller, Protocol):
+    """A caller, and what its answer holds besides the scores; set before any row is scored."""
+
+    degraded: bool
+    """Values may count as OOV because the vocabulary could not be asked."""
+    ids: Ids | None
+    top_k: int | None
+
+
 class Batching(Protocol):
     """What the scorer needs of a batcher."""
 
     def submit(self, job: Job) -> None:
-        """Score a job's rows."""
+        """Score a job's rows as far as they are ready; again when more are, or none will be."""
         ...
 
     def admit(self, rows: int, deadline: float) -> None:
@@ -115,7 +136,7 @@ class Scorer:
     ) -> None:
         self.version = bundle.version
         self.admit = batcher.admit
-        self.submit = batcher.submit
+        self._batcher = batcher
         self._encoder = encoder
         self._max_instances = max_instances
         self._max_candidates = max_candidates
@@ -124,8 +145,8 @@ class Scorer:
         self._vocabulary = vocabulary
         self._named: set[str] = set()
 
-    def predict(self, body: bytes, caller: Caller) -> Steps[Job]:
-        """Encode the instances of a ``/predict`` body, one row each.
+    def predict(self, body: bytes, caller: Asker) -> Steps[None]:
+        """Score the instances of a ``/predict`` body, one row each.
 
         Raises:
             ServiceError: the request is refused.
@@ -159,46 +180,86 @@ class Scorer:
             row_context if len(places) > 1 else None,
         )  # fmt: skip
         if misses:
-            yield from self._complete(job, misses)
-        return job
+            yield from self._complete(job, caller, misses)
+        self._batcher.submit(job)
 
-    def rank(self, body: bytes, caller: Caller) -> Steps[tuple[Job, int | None, Ids | None]]:
-        """Encode the candidates of a ``/rank`` body; return the job, ``top_k`` and the ids.
+    def rank(self, body: bytes, caller: Asker) -> Steps[None]:
+        """Score the candidates of a ``/rank`` body.
 
         Raises:
-            ServiceError: the request is refused.
+            ServiceError: the request is refused; what was scored of it until then is dropped.
         """
         request = decode(rank_decoder, body)
         problems = Problems()
         misses = self._misses()
         context = self._encode_context(request.context, problems, misses)
+        caller.top_k = request.top_k
         yield None
-        ids: Ids | None
-        if isinstance(request.candidates, Columns):
-            ids = request.candidates.id
-            encoded = yield from self._encode_columns(request.candidates, body, problems, misses)
+        candidates = request.candidates
+        encode: EncodePart
+        if isinstance(candidates, Columns):
+            caller.ids = candidates.id
+            columns, rows = yield from self._decode_columns(candidates, body, problems)
+            encode = partial(self._encode_columns, columns, problems, misses)
         else:
-            ids = []
-            encoded = yield from self._encode_rows(request.candidates, body, ids, problems, misses)
-        problems.check()
-        candidates, rows = encoded
-        job = Job(caller, [context], candidates, rows)
-        if misses:
-            yield from self._complete(job, misses)
-        return job, request.top_k, ids
+            self._check_count(len(candidates))
+            caller.ids = []
+            rows = len(candidates)
+            encode = partial(self._encode_rows, candidates, body, caller.ids, problems, misses)
+        width = self._encoder.candidate.shape.width * _INT
+        job = Job(caller, [context], bytearray(rows * width), rows, ready=0)
+        yield from self._score_parts(job, encode, caller, problems, misses)
+
+    def _score_parts(
+        self,
+        job: Job,
+        encode: EncodePart,
+        caller: Asker,
+        problems: Problems,
+        misses: Misses | None,
+    ) -> Steps[None]:
+        """Encode a list part by part, each of which may be scored as soon as it is there.
+
+        That ends where something is wrong or a row still lacks a value: the whole list is then
+        looked at first.
+        """
+        width = self._encoder.candidate.shape.width * _INT
+        assert isinstance(job.candidates, bytearray)
+        try:
+            for start, stop in _parts(job.rows):
+                part = yield from encode(start, stop)
+                if job.answered:
+                    return
+                if not problems.total:
+                    job.candidates[start * width : stop * width] = part
+                    if not misses:
+                        job.ready = stop
+                        self._batcher.submit(job)
+            problems.check()
+            if misses:
+                yield from self._complete(job, caller, misses)
+            if misses or not job.rows:
+                job.ready = job.rows
+                self._batcher.submit(job)
+        finally:
+            if job.ready < job.rows:
+                job.answered = True
+                if job.admitted:
+                    self._batcher.submit(job)
 
     def _misses(self) -> Misses | None:
         """Where to note what the tables lack; None if they hold the whole vocabulary."""
         return None if self._vocabulary is None else {}
 
-    def _complete(self, job: Job, misses: Misses) -> Steps[None]:
+    def _complete(self, job: Job, caller: Asker, misses: Misses) -> Steps[None]:
         """Put the rows that the tables lacked into their places, once they are there."""
         assert self._vocabulary is not None
-        fetching = asyncio.create_task(self._vocabulary.fetch(misses, job.caller.deadline))
+        fetching = asyncio.create_task(self._vocabulary.fetch(misses, caller.deadline))
         yield fetching
-        rows, job.degraded = fetching.result()
-        job.contexts = [settle(context, rows) for context in job.contexts]
-        job.candidates = settle(job.candidates, rows)
+        rows, caller.degraded = fetching.result()
+        context, candidate = self._encoder.shapes
+        job.contexts = [settle(each, rows, context) for each in job.contexts]
+        job.candidates = settle(job.candidates, rows, candidate)
 
     def _encode_context(
         self, context: Mapping[str, Any], problems: Problems, misses: Misses | None
@@ -220,15 +281,17 @@ class Scorer:
         ids: Ids,
         problems: Problems,
         misses: Misses | None,
-    ) -> Steps[tuple[bytes | memoryview, int]]:
-        self._check_count(len(candidates))
+        start: int,
+        stop: int,
+    ) -> Steps[Packed]:
+        """Encode the candidates from ``start`` to ``stop``, noting their ids."""
         side = self._encoder.candidate
         encode, known = side.row, side.fields
         packed: list[bytes] = []
-        for row, raw in enumerate(candidates):
+        for row in range(start, stop):
             if row % STEP_ROWS == 0 and row:
                 yield None
-            candidate = decode_part(candidate_decoder, body, raw, "candidates", row)
+            candidate = decode_part(candidate_decoder, body, candidates[row], "candidates", row)
             ids.append(candidate.id)
             features = candidate.features
             if not known.issuperset(features):
@@ -239,18 +302,18 @@ class Scorer:
                 packed.append(encode(features, misses))
             except ValueProblem:
                 self._add(side, features, f"candidates[{row}].features", problems)
-        return b"".join(packed), len(packed)
+        return b"".join(packed)
 
-    def _encode_columns(
-        self, raw: Columns, body: bytes, problems: Problems, misses: Misses | None
-    ) -> Steps[tuple[bytes | memoryview, int]]:
+    def _decode_columns(
+        self, raw: Columns, body: bytes, problems: Problems
+    ) -> Steps[tuple[Mapping[str, list[Any]], int]]:
+        """Decode columns and check their names and lengths; return them and their length."""
         side = self._encoder.candidate
-        where = "candidates.features"
         columns: dict[str, list[Any]] = {}
         for name, part in raw.features.items():
-            columns[name] = decode_part(column_decoder, body, part, where, name)
+            columns[name] = decode_part(column_decoder, body, part, _COLUMNS, name)
             yield None
-        lengths = {f"{where}.{name}": len(values) for name, values in columns.items()}
+        lengths = {f"{_COLUMNS}.{name}": len(values) for name, values in columns.items()}
         if raw.id is not None:
             lengths["candidates.id"] = len(raw.id)
         rows = next(iter(lengths.values()), 0)
@@ -259,18 +322,29 @@ class Scorer:
                 problems.add(path, ValueProblem(f"{length} values where others have {rows}"))
         self._check_count(max(lengths.values(), default=0))
         if not side.fields.issuperset(columns):
-            self._misplaced(columns, self._encoder.context.fields, where, problems)
-            self._unknown(columns, self._encoder.fields, where, problems)
-        if problems.total or rows == 0:
-            return b"", 0
+            self._misplaced(columns, self._encoder.context.fields, _COLUMNS, problems)
+            self._unknown(columns, self._encoder.fields, _COLUMNS, problems)
+        problems.check()
+        return columns, rows
+
+    def _encode_columns(
+        self,
+        columns: Mapping[str, list[Any]],
+        problems: Problems,
+        misses: Misses | None,
+        start: int,
+        stop: int,
+    ) -> Steps[Packed]:
+        """Encode the rows of columns from ``start`` to ``stop``."""
+        part = {name: values[start:stop] for name, values in columns.items()}
         try:
-            encoded = yield from side.column_steps(columns, rows, misses)
+            encoded = yield from self._encoder.candidate.column_steps(part, stop - start, misses)
         except FieldProblems as wrong:
             for name, column in wrong.fields.items():
                 for row, problem in column.problems:
-                    problems.add(f"{where}.{name}[{row}]", problem)
-            return b"", 0
-        return encoded.data.cast("B"), rows
+                    problems.add(f"{_COLUMNS}.{name}[{start + row}]", problem)
+            return b""
+        return encoded.data.cast("B")
 
     @staticmethod
     def _add(side: SideEncoder, row: Mapping[str, Any], path: str, problems: Problems) -> None:
@@ -308,6 +382,14 @@ class Scorer:
                 if name not in self._named:
                     self._named.add(name)
                     log.warning("field %r is not in the spec and is ignored", name)
+
+
+def _parts(rows: int) -> Iterator[tuple[int, int]]:
+    """Cut a list: a short part comes first, so that the engine can soon begin."""
+    start, stop = 0, PART_ROWS // 2
+    while start < rows:
+        yield start, min(stop, rows)
+        start, stop = stop, stop + PART_ROWS
 
 
 def _unknown_field(path: str, name: str, known: frozenset[str]) -> Detail:

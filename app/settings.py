@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     bundle: Path = Field(description="a bundle, or a directory of them (newest complete one)")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    workers: PositiveInt = Field(
+        1, description="processes that serve the port together, each with an engine of its own"
+    )
     provider: Provider = Field(
         "auto", description="auto, cuda (refuses to start without it), or cpu"
     )
@@ -34,7 +37,8 @@ class Settings(BaseSettings):
         "float32", description="of the matrix products; int8 needs a bundle with such a graph"
     )
     engine_threads: NonNegativeInt = Field(
-        0, description="intra-op threads of the engine; 0 is the CPU quota less one"
+        0,
+        description="threads of an engine; 0 is a worker's part of the CPU quota less one",
     )
     max_batch_rows: PositiveInt = Field(256, description="most rows of one engine run")
     batch_linger_us: NonNegativeInt = Field(

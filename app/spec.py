@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from difflib import get_close_matches
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
@@ -20,6 +21,8 @@ from app.errors import SpecError
 Side = Literal["context", "candidate"]
 Part = Literal["hour", "weekday", "day", "month", "year"]
 MAX_LIST_VALUES = 256
+MAX_ROW_PAIRS = 256
+"""Pairs of values that a cross of two lists may have in one row."""
 
 
 class _Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,9 +57,9 @@ class MultiCategorical(
 
 
 class Numeric(_Field, frozen=True, kw_only=True, tag_field="kind", tag="numeric"):
-    """A number, turned into one of a set of buckets."""
+    """A number: turned into one of a set of buckets, or ``scaled`` and taken as it is."""
 
-    encoding: Literal["quantile", "log_squared", "edges"] = "quantile"
+    encoding: Literal["quantile", "log_squared", "edges", "scaled"] = "quantile"
     buckets: Annotated[int, Meta(ge=2, le=65_536)] = 64
     edges: tuple[float, ...] = ()
     min_count: Annotated[int, Meta(ge=1)] = 2
@@ -81,11 +84,28 @@ class Time(_Field, frozen=True, kw_only=True, tag_field="kind", tag="time"):
 Field = Categorical | MultiCategorical | Numeric | Time
 
 
+def is_scaled(field: Field) -> bool:
+    """Whether a field's embedding is multiplied by its value."""
+    return isinstance(field, Numeric) and field.encoding == "scaled"
+
+
+class Cross(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Two fields whose pairs of values have a weight each; a time's part is ``time.hour``."""
+
+    fields: tuple[str, str]
+    min_count: Annotated[int, Meta(ge=1)] = 2
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return " x ".join(self.fields)
+
+
 class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the data's columns are and how their values become indices.
 
     ``columns`` names the columns of files that have no header; ``delimiter`` overrides the
-    one that a file's ending suggests.
+    one that a file's ending suggests. ``crosses`` are for networks that have weights of pairs.
     """
 
     label: Annotated[str, Meta(min_length=1)]
@@ -94,6 +114,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     timestamp_format: str | None = None
     columns: tuple[str, ...] | None = None
     delimiter: Annotated[str, Meta(min_length=1, max_length=1)] | None = None
+    crosses: tuple[Cross, ...] = ()
 
     @classmethod
     def load(cls, path: Path) -> FeatureSpec:
@@ -137,9 +158,9 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 def _explain(message: str, raw: dict[str, Any]) -> str:
-    """Name the field instead of its number, and the nearest known key."""
+    """Name the field or the cross instead of its number, and the nearest known key."""
     if found := re.search(r"unknown field `(.+?)`", message):
-        known = {name for kind in (FeatureSpec, Categorical, MultiCategorical, Numeric, Time)
+        known = {name for kind in (FeatureSpec, Categorical, MultiCategorical, Numeric, Time, Cross)
                  for name in kind.__struct_fields__}  # fmt: skip
         if near := get_close_matches(found[1], known, 1):
             message += f"; did you mean `{near[0]}`?"
@@ -148,6 +169,12 @@ def _explain(message: str, raw: dict[str, Any]) -> str:
         entry = entries[int(found[1])] if isinstance(entries, list) else None
         if isinstance(entry, dict) and "name" in entry:
             message = message.replace(found[0], f"field {entry['name']!r}")
+    if found := re.search(r"\$\.crosses\[(\d+)\]", message):
+        entries = raw["crosses"]
+        entry = entries[int(found[1])] if isinstance(entries, list) else None
+        if isinstance(entry, dict) and isinstance(entry.get("fields"), list):
+            name = " x ".join(map(str, entry["fields"]))
+            message = message.replace(found[0], f"cross {name!r}")
     return f"feature spec: {message}"
 
 
@@ -179,6 +206,39 @@ def _check(spec: FeatureSpec) -> None:
     for slot in slots:
         if slots.count(slot) > 1:
             raise SpecError(f"feature spec: a field and a time's part are both named {slot!r}")
+    _check_crosses(spec, slots)
+
+
+def _check_crosses(spec: FeatureSpec, slots: list[str]) -> None:
+    by_name = {field.name: field for field in spec.fields}
+    seen: set[frozenset[str]] = set()
+    for cross in spec.crosses:
+        where = f"feature spec: cross {cross.name!r}:"
+        for name in cross.fields:
+            field = by_name.get(name)
+            if field is not None and is_scaled(field):
+                raise SpecError(f"{where} {name!r} is scaled: its values make no pairs")
+            if name in slots:
+                continue
+            if field is not None:
+                parts = ", ".join(map(repr, field.slot_names))
+                raise SpecError(f"{where} {name!r} is a time; name one of its parts: {parts}")
+            near = get_close_matches(name, slots, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise SpecError(f"{where} there is no field {name!r}{hint}")
+        pair = frozenset(cross.fields)
+        if len(pair) == 1:
+            raise SpecError(f"{where} a field is not crossed with itself")
+        if pair in seen:
+            raise SpecError(f"{where} this cross is there more than once")
+        seen.add(pair)
+        lists = [by_name.get(name) for name in cross.fields]
+        places = prod(field.max_values for field in lists if isinstance(field, MultiCategorical))
+        if places > MAX_ROW_PAIRS:
+            raise SpecError(
+                f"{where} its lists make up to {places:,} pairs in a row, and {MAX_ROW_PAIRS} are"
+                " allowed; lower their `max_values`"
+            )
 
 
 def _check_numeric(field: Numeric) -> None:

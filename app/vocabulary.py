@@ -2,7 +2,7 @@
 
 On disk each slot is a pair of arrays that can be memory-mapped: sorted keys and their
 rows. Integer keys are int64, with a uint64 tail; text keys are one UTF-8 blob with int64 offsets;
-numeric slots hold float32 bucket edges instead.
+numeric slots hold float32 bucket edges instead, or the mean and deviation that scale them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from app.errors import BundleError
 from app.layout import RESERVED_ROWS, Layout, Slot
-from app.spec import FeatureSpec, MultiCategorical, Numeric
+from app.spec import FeatureSpec, MultiCategorical, Side, is_scaled
 
 LAYOUT_FILE = "layout.json"
 
@@ -129,7 +129,24 @@ class Edges:
     edges: NDArray[np.float32]
 
 
-SlotVocabulary = Integers | Texts | Edges
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Mean and standard deviation of a scaled slot's numbers in the training part."""
+
+    mean_std: NDArray[np.float32]
+
+    @property
+    def mean(self) -> float:
+        """The mean."""
+        return float(self.mean_std[0])
+
+    @property
+    def std(self) -> float:
+        """The standard deviation, above zero."""
+        return float(self.mean_std[1])
+
+
+SlotVocabulary = Integers | Texts | Edges | Scale
 
 
 class _SlotRecord(msgspec.Struct, forbid_unknown_fields=True):
@@ -157,12 +174,9 @@ class Vocabulary:
             stem = f"{number:03d}-{re.sub(r'[^A-Za-z0-9_.-]', '_', slot.name)[:64]}"
             for part, array in _parts(vocabulary).items():
                 np.save(directory / f"{stem}.{part}.npy", array, allow_pickle=False)
-            values = (
-                len(vocabulary.edges) if isinstance(vocabulary, Edges) else len(vocabulary.rows)
-            )
             records.append(
                 _SlotRecord(slot.name, slot.field, slot.first, slot.size, stem,
-                            type(vocabulary).__name__.lower(), values)
+                            type(vocabulary).__name__.lower(), _values(vocabulary))
             )  # fmt: skip
         data = msgspec.json.format(msgspec.json.encode(records), indent=1)
         (directory / LAYOUT_FILE).write_bytes(data + b"\n")
@@ -195,6 +209,19 @@ def _parts(vocabulary: SlotVocabulary) -> dict[str, NDArray[Any]]:
             return {"blob": blob, "offsets": offsets, "rows": rows}
         case Edges(edges):
             return {"edges": edges}
+        case Scale(mean_std):
+            return {"scale": mean_std}
+
+
+def _values(vocabulary: SlotVocabulary) -> int:
+    """What the layout's file calls a slot's number of values."""
+    match vocabulary:
+        case Edges(edges):
+            return len(edges)
+        case Scale():
+            return 1
+        case Integers() | Texts():
+            return len(vocabulary.rows)
 
 
 def _read(directory: Path, record: _SlotRecord, mapped: bool) -> SlotVocabulary:
@@ -216,6 +243,16 @@ def _read(directory: Path, record: _SlotRecord, mapped: bool) -> SlotVocabulary:
             if not len(edges.edges) == record.values == record.size - RESERVED_ROWS - 1:
                 raise ValueError(f"slot {record.name!r} has {len(edges.edges)} edges")
             return edges
+        case "scale":
+            scale = Scale(array("scale", "<f4"))
+            if not (
+                len(scale.mean_std) == 2
+                and record.values == record.size - RESERVED_ROWS == 1
+                and np.isfinite(scale.mean_std).all()
+                and scale.std > 0
+            ):
+                raise ValueError(f"slot {record.name!r} is scaled by what is no mean and deviation")
+            return scale
         case "integers":
             numbers = Integers(array("keys", "<i8"), array("large", "<u8"), array("rows", "<i4"))
             result: Integers | Texts = numbers
@@ -249,16 +286,16 @@ def arrange(spec: FeatureSpec, values: Mapping[str, int]) -> Layout:
 
 
 def _layout(spec: FeatureSpec, slots: Mapping[str, Slot]) -> Layout:
-    """Sort slots into the graph's inputs, in the order of the spec."""
+    """Sort slots into the graph's inputs, in the order of the spec, scaled ones last."""
     wanted = [name for field in spec.fields for name in field.slot_names]
     if sorted(wanted) != sorted(slots):
         raise BundleError("the vocabulary's slots are not those of the feature spec")
 
-    def names(side: str, lists: bool) -> tuple[Slot, ...]:
+    def names(side: Side, lists: bool) -> tuple[Slot, ...]:
+        fields = [f for f in spec.side(side) if isinstance(f, MultiCategorical) == lists]
         return tuple(
-            slots[name]
-            for field in spec.fields
-            if field.side == side and isinstance(field, MultiCategorical) == lists
+            replace(slots[name], scaled=is_scaled(field))
+            for field in sorted(fields, key=is_scaled)
             for name in field.slot_names
         )
 
@@ -268,8 +305,3 @@ def _layout(spec: FeatureSpec, slots: Mapping[str, Slot]) -> Layout:
         context_lists=names("context", True),
         candidate_lists=names("candidate", True),
     )
-
-
-def has_edges(field: object) -> bool:
-    """Whether a field's slot holds bucket edges instead of known values."""
-    return isinstance(field, Numeric) and field.encoding != "log_squared"

@@ -24,8 +24,9 @@ from model.compare_report import TABLE, write_pages, write_summary
 from model.config import MANY_ROWS, NETWORKS, ConfigError, Settings
 from model.data import Part
 from model.fetch import FetchError, fetch
-from model.pipeline import Inputs, Offline, prepare, run, say, show
+from model.pipeline import Inputs, Offline, fm_start, prepare, run, say, show
 from model.train import TrainingError
+from model.tune import NAMES, require_own, tune
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -53,6 +54,12 @@ PasswordFile = Annotated[
 Result = TypeVar("Result")
 SettingsFile = Annotated[
     Path | None, typer.Option(help="Training settings; default: <spec>.train.toml beside the spec.")
+]
+Network = Annotated[
+    str | None, typer.Option(help=f"{', '.join(NETWORKS)}; default: the settings', or deepfm.")
+]
+InitFrom = Annotated[
+    Path | None, typer.Option(help="Bundle of an fm over the same rows, for an fnn to start.")
 ]
 
 INTERRUPTED = 130
@@ -101,15 +108,10 @@ def train_command(
     train_files: TrainFiles = None,
     validation_files: ValidationFiles = None,
     test_files: TestFiles = None,
-    network: Annotated[
-        str | None,
-        typer.Option(help=f"{', '.join(NETWORKS)}; default: the settings', or deepfm."),
-    ] = None,
+    network: Network = None,
     config: SettingsFile = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Overrides the settings' seed.")] = None,
-    init_from: Annotated[
-        Path | None, typer.Option(help="Bundle of an fm over the same rows, for an fnn to start.")
-    ] = None,
+    init_from: InitFrom = None,
     split: SplitOption = Split.auto,
     max_bad_lines: BadLines = 0.0,
     quantize: Annotated[
@@ -164,6 +166,45 @@ def compare_command(
     if found.failures:
         failed = ", ".join(str(member) for member, _ in found.failures)
         raise CompareError(f"failed: {failed}; the others are in the report")
+
+
+@cli.command("tune")
+def tune_command(
+    spec: Spec,
+    data: DataToSplit = None,
+    train_files: TrainFiles = None,
+    validation_files: ValidationFiles = None,
+    network: Network = None,
+    trials: Annotated[int, typer.Option(min=1, help="In all, those of the study included.")] = 50,
+    config: SettingsFile = None,
+    init_from: InitFrom = None,
+    split: SplitOption = Split.auto,
+    max_bad_lines: BadLines = 0.0,
+    study: Annotated[
+        Path | None, typer.Option(help="Keeps the trials; default: beside --out, as <out>.study.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Settings file to write.")] = Path("found.train.toml"),
+) -> None:
+    """Search for better training settings on the validation part, and print the file's path.
+
+    The test part is not read. The same command goes on where it was cut off.
+    """
+    settings = Settings.beside(spec, config)
+    name = network or settings.network
+    seed = settings.config(name, MANY_ROWS).seed
+    require_own(out)
+    wanted: tuple[Part, ...] = ("train", "validation")
+    parts = part_files(train_files, validation_files, None)
+    prepared = prepare(spec, Inputs(data or (), parts, split.value, seed, max_bad_lines, wanted))
+    base = settings.config(name, prepared.train_rows)
+    start = fm_start(newest(init_from), prepared.vocabulary, base) if init_from else None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    found = tune(prepared, base, trials, study or out.with_name(f"{out.name}.study"), out, start)
+    say(
+        f"best of {found.trials} trials, {found.given_up} given up and {found.failed} failed:"
+        f" trial {found.number}, {NAMES[found.metric]} {found.value:.4f} on the validation part"
+    )
+    print(out)
 
 
 def part_files(

@@ -7,9 +7,6 @@ was, and one that is asked for more networks or seeds only adds them.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -24,12 +21,11 @@ from app.bundle import Bundle
 from app.engine import Engine
 from app.errors import CtrError
 from model.config import NETWORKS, ConfigError, Settings, TrainConfig
-from model.data import PARTS
 from model.dataset import Dataset
 from model.evaluate import score_dataset
-from model.export import side_rows
+from model.files import write_atomically
 from model.metrics import reliability
-from model.pipeline import Prepared, open_engine, run, say
+from model.pipeline import Prepared, hash_of, open_engine, run, say
 
 MEMBERS, BUNDLES = "members", "bundles"
 CANDIDATES = 1_000
@@ -125,14 +121,14 @@ def compare(
     """
     (out / MEMBERS).mkdir(parents=True, exist_ok=True)
     members = [Member(name, seed) for seed in range(1, seeds + 1) for name in networks]
-    data = _data_fingerprint(prepared)
+    data = prepared.fingerprint()
     records: dict[Member, Record] = {}
     failures: dict[Member, str] = {}
     started, trained = perf_counter(), 0
     for number, member in enumerate(members, start=1):
         try:
             config = settings.config(member.network, prepared.train_rows, seed=member.seed)
-            fingerprint = _hash(data, config.to_dict())
+            fingerprint = hash_of(data, config.to_dict())
             record = _done(out, member, fingerprint)
             if record is None:
                 left = _left(perf_counter() - started, trained, len(members) - number + 1)
@@ -200,8 +196,8 @@ def time_scoring(engine: Engine, data: Dataset, candidates: int) -> float:
 
     Rows repeat where the data has fewer; each run has other ones.
     """
-    context = side_rows(data.context, data.context_lists)
-    candidate = side_rows(data.candidate, data.candidate_lists)
+    context = data.context_rows
+    candidate = data.candidate_rows
     owners = np.zeros(candidates, np.int32)
     seconds = []
     for number in range(REPEATS[candidates] + 5):
@@ -233,23 +229,3 @@ def _done(out: Path, member: Member, fingerprint: str) -> Record | None:
         say(f"{member}: its bundle is gone; it is trained anew")
         return None
     return record
-
-
-def _data_fingerprint(prepared: Prepared) -> str:
-    sources = [[s.sha256 for s in prepared.tables[part].sources] for part in PARTS]
-    rows = [len(prepared.data[part]) for part in PARTS]
-    return _hash(prepared.text, prepared.inputs.describe(prepared.spec), sources, rows)
-
-
-def _hash(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

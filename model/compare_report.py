@@ -13,8 +13,9 @@ from typing import NamedTuple
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from model.compare import Comparison, Record, Row, write_atomically
+from model.compare import Comparison, Record, Row
 from model.data import Part
+from model.files import write_atomically
 
 SUMMARY, TABLE, PAGE = "summary.csv", "summary.md", "report.html"
 

@@ -15,6 +15,9 @@ NETWORKS = (
     "lr", "fm", "ffm", "fnn", "ipnn", "opnn", "pnn_star", "wide_deep", "deepfm",
 )  # fmt: skip
 
+SHALLOW = ("lr", "fm", "ffm")
+"""Networks without hidden layers."""
+
 Metric = Literal["auc", "log_loss"]
 
 MANY_ROWS = 30_000

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from app.canonical import integer_key, seconds
 from app.encoder import ColumnProblem, field_encoder
 from app.errors import CtrError, ValueProblem
-from app.spec import FeatureSpec, Field, MultiCategorical, Numeric, Time
-from app.vocabulary import Edges, Integers, Texts, Vocabulary, arrange, has_edges
+from app.spec import FeatureSpec, Field, MultiCategorical, Numeric, Time, is_scaled
+from app.vocabulary import Edges, Integers, Scale, SlotVocabulary, Vocabulary, arrange
 
 LINE, FILE = "__line__", "__file__"
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
@@ -309,10 +309,12 @@ def unlearned(spec: FeatureSpec) -> Vocabulary:
     """A vocabulary without any value: enough to check values by the spec's rules."""
     layout = arrange(spec, {name: 0 for f in spec.fields for name in f.slot_names})
     nothing = np.zeros(0, np.int32)
-    slots: dict[str, Edges | Integers | Texts] = {}
+    slots: dict[str, SlotVocabulary] = {}
     for spec_field in spec.fields:
         for name in spec_field.slot_names:
-            if has_edges(spec_field):
+            if is_scaled(spec_field):
+                slots[name] = Scale(np.array([0, 1], np.float32))
+            elif isinstance(spec_field, Numeric) and spec_field.encoding != "log_squared":
                 slots[name] = Edges(np.zeros(0, np.float32))
             else:
                 slots[name] = Integers.of([], nothing)

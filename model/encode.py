@@ -21,24 +21,16 @@ def encode(spec: FeatureSpec, encoder: Encoder, table: Table, label: bool = True
     labels: NDArray[np.uint8] = (
         table.label(spec) if label else np.zeros(table.frame.height, np.uint8)
     )
-    return Dataset(
-        np.ascontiguousarray(context[:, : encoder.context.shape.single]),
-        np.ascontiguousarray(candidate[:, : encoder.candidate.shape.single]),
-        tuple(np.ascontiguousarray(context[:, a:b]) for a, b in encoder.context.shape.lists),
-        tuple(np.ascontiguousarray(candidate[:, a:b]) for a, b in encoder.candidate.shape.lists),
-        labels,
-    )
+    return Dataset.of_rows(context, candidate, encoder.shapes, labels)
 
 
 def encode_side(spec: FeatureSpec, side: SideEncoder, frame: pl.DataFrame) -> Indices:
     """Encode one side's columns into [R, width], each distinct value once."""
     fields = {field.name: field for field in spec.fields}
     result = np.empty((frame.height, side.shape.width), np.int32)
-    start = 0
-    for encoder in side.encoders:
+    for encoder, places in zip(side.encoders, side.places, strict=True):
         values, codes = field_values(fields[encoder.name], frame[encoder.name])
-        result[:, start : start + encoder.width] = encoder.many(values)[codes]
-        start += encoder.width
+        result[:, places] = encoder.many(values)[codes]
     return result
 
 

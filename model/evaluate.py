@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from app.batch import Batch, Scores
 from app.engine import Engine
 from model.dataset import Dataset
-from model.export import side_rows
 
 ROWS_PER_RUN = 4096
 
@@ -16,8 +15,8 @@ ROWS_PER_RUN = 4096
 def batch_of(data: Dataset) -> Batch:
     """Every row as its own context."""
     return Batch(
-        side_rows(data.context, data.context_lists),
-        side_rows(data.candidate, data.candidate_lists),
+        data.context_rows,
+        data.candidate_rows,
         np.arange(len(data), dtype=np.int32),
     )
 

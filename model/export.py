@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from model.config import TrainConfig
 from model.data import field_values
 from model.dataset import Dataset
 from model.networks import weight_bytes
+from model.networks.crosses import Cross
 from model.networks.network import Inputs, Network
 from model.networks.serving import serving_form
 
@@ -48,19 +51,32 @@ class ExportError(CtrError):
 
 
 class ScoreGraph(nn.Module):
-    """The exported function: indices in, logit and score out."""
+    """The exported function: indices and numbers in, logit and score out."""
 
     def __init__(self, network: Network, layout: Layout) -> None:
         super().__init__()
         self.network = serving_form(network, layout)
         self.context_lists = len(layout.context_lists)
+        self.candidate_lists = len(layout.candidate_lists)
+        self.context_values = layout.context_values > 0
 
     def forward(
-        self, context: Tensor, candidate: Tensor, row_context: Tensor, lists: list[Tensor]
+        self, context: Tensor, candidate: Tensor, row_context: Tensor, others: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Return logit and score, float32 [N] each; ``lists`` are the context's, then the rest."""
-        split = self.context_lists
-        logit = self.network(Inputs(context, candidate, row_context, lists[:split], lists[split:]))
+        """Return logit and score, float32 [N] each.
+
+        ``others`` are the lists and then the numbers of scaled slots, of each the context's
+        first, where there are any.
+        """
+        rest = iter(others)
+        context_lists = list(islice(rest, self.context_lists))
+        candidate_lists = list(islice(rest, self.candidate_lists))
+        context_value = next(rest) if self.context_values else None
+        inputs = Inputs(
+            context, candidate, row_context, context_lists, candidate_lists,
+            context_value, next(rest, None),
+        )  # fmt: skip
+        logit = self.network(inputs)
         # onnxruntime's Sigmoid is right to about 1e-7 absolutely, which is nothing at a score of
         # 1e-4; its Exp is right to the last bits, relatively.
         return logit, 1 / (1 + torch.exp(-logit))
@@ -74,16 +90,18 @@ def input_names(layout: Layout) -> list[str]:
         "row_context",
         *(f"context_list_{i}" for i in range(len(layout.context_lists))),
         *(f"candidate_list_{i}" for i in range(len(layout.candidate_lists))),
+        *(["context_value"] if layout.context_values else []),
+        *(["candidate_value"] if layout.candidate_values else []),
     ]
 
 
-def require_exportable(layout: Layout, config: TrainConfig) -> None:
+def require_exportable(layout: Layout, config: TrainConfig, crosses: Sequence[Cross] = ()) -> None:
     """Refuse, before it is trained, a network that could not be exported.
 
     Raises:
         ExportError: the weights are too large for one ONNX file.
     """
-    weights = weight_bytes(layout, config)
+    weights = weight_bytes(layout, config, crosses)
     if weights > MAX_GRAPH_BYTES:
         raise ExportError(
             f"{weights:,} bytes of weights ({layout.table_rows:,} table rows) do not fit into one"
@@ -110,20 +128,22 @@ def write_graph(network: Network, layout: Layout, path: Path) -> None:
     """
     graph = ScoreGraph(network, layout).eval()
     u, n = 2, 3
-    lists = [torch.ones(u, 2, dtype=torch.int32) for _ in layout.context_lists]
-    lists += [torch.ones(n, 2, dtype=torch.int32) for _ in layout.candidate_lists]
+    others = [torch.ones(u, 2, dtype=torch.int32) for _ in layout.context_lists]
+    others += [torch.ones(n, 2, dtype=torch.int32) for _ in layout.candidate_lists]
+    shapes = [{0: "contexts", 1: f"context_places_{i}"} for i in range(len(layout.context_lists))]
+    shapes += [{0: "rows", 1: f"candidate_places_{i}"} for i in range(len(layout.candidate_lists))]
+    for rows, name, values in (
+        (u, "contexts", layout.context_values), (n, "rows", layout.candidate_values),
+    ):  # fmt: skip
+        if values:
+            others.append(torch.ones(rows, values))
+            shapes.append({0: name})
     example = (
         torch.ones(u, len(layout.context), dtype=torch.int32),
         torch.ones(n, len(layout.candidate), dtype=torch.int32),
         torch.zeros(n, dtype=torch.int32),
-        lists,
+        others,
     )
-    list_shapes = [
-        {0: "contexts", 1: f"context_places_{i}"} for i in range(len(layout.context_lists))
-    ]
-    list_shapes += [
-        {0: "rows", 1: f"candidate_places_{i}"} for i in range(len(layout.candidate_lists))
-    ]
     level = logging.getLogger("torch.onnx").level
     with warnings.catch_warnings():
         # The exporter warns of its own internals; what it made is checked row by row below.
@@ -135,7 +155,7 @@ def write_graph(network: Network, layout: Layout, path: Path) -> None:
             dynamo=True,
             input_names=input_names(layout),
             output_names=["logit", "score"],
-            dynamic_shapes=({0: "contexts"}, {0: "rows"}, {0: "rows"}, list_shapes),
+            dynamic_shapes=({0: "contexts"}, {0: "rows"}, {0: "rows"}, shapes),
             external_data=False,
             verbose=False,
         )
@@ -164,22 +184,18 @@ def _strip(model: onnx.ModelProto) -> None:
         del value.metadata_props[:]
 
 
-def side_rows(single: Indices, lists: Sequence[Indices]) -> Indices:
-    """Lay a side's columns next to each other as the encoder's rows have them."""
-    return np.ascontiguousarray(np.concatenate([single, *lists], axis=1))
-
-
 def network_logits(network: Network, data: Dataset, row_context: Indices) -> NDArray[np.float32]:
     """The network's own logits: contexts of the first rows, one candidate from each row."""
     contexts = int(row_context.max(initial=0)) + 1
+    every = data.inputs()
+    value = every.context_value
     with torch.inference_mode():
         logit: Tensor = network(
-            Inputs(
-                torch.from_numpy(data.context[:contexts]),
-                torch.from_numpy(data.candidate),
-                torch.from_numpy(row_context),
-                [torch.from_numpy(column[:contexts]) for column in data.context_lists],
-                [torch.from_numpy(column) for column in data.candidate_lists],
+            every._replace(
+                context=every.context[:contexts],
+                row_context=torch.from_numpy(row_context),
+                context_lists=[column[:contexts] for column in every.context_lists],
+                context_value=None if value is None else value[:contexts],
             )
         )
     return np.asarray(logit.numpy(), np.float32)
@@ -207,16 +223,12 @@ def check_parity(network: Network, engine: Engine, data: Dataset) -> tuple[float
             candidates = part.take(slice(0, rows))
             expected = network_logits(
                 network,
-                Dataset(part.context, candidates.candidate, part.context_lists,
-                        candidates.candidate_lists, candidates.label),
+                replace(candidates, context=part.context, context_lists=part.context_lists,
+                        context_value=part.context_value),
                 row_context,
             )  # fmt: skip
             found = engine.score(
-                Batch(
-                    side_rows(part.context, part.context_lists)[:contexts],
-                    side_rows(candidates.candidate, candidates.candidate_lists),
-                    row_context,
-                )
+                Batch(part.context_rows[:contexts], candidates.candidate_rows, row_context)
             )
             if len(found.logit) != rows:
                 raise ExportError(f"{rows} rows gave {len(found.logit)} logits")
@@ -295,15 +307,9 @@ def example(
     packed = b"".join(map(encoder.candidate.row, candidates))
     candidate_rows = np.frombuffer(packed, np.int32).reshape(-1, encoder.candidate.shape.width)
     rows = len(candidates)
-    single, wide = encoder.context.shape.single, encoder.candidate.shape.single
     repeated = np.repeat(context_row.reshape(1, -1), rows, axis=0)
-    data = Dataset(
-        repeated[:, :single],
-        candidate_rows[:, :wide].copy(),
-        tuple(repeated[:, a:b] for a, b in encoder.context.shape.lists),
-        tuple(candidate_rows[:, a:b].copy() for a, b in encoder.candidate.shape.lists),
-        np.zeros(rows, np.uint8),
-    )
+    label = np.zeros(rows, np.uint8)
+    data = Dataset.of_rows(repeated, candidate_rows, encoder.shapes, label)
     logits = network_logits(network, data, np.zeros(rows, np.int32))
     return Example(
         context, candidates, context_row.tolist(), candidate_rows.tolist(), logits.tolist()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +34,7 @@ from app.layout import Layout
 from app.spec import FeatureSpec
 from app.vocabulary import Vocabulary
 from model.config import TrainConfig
+from model.crosses import learn_crosses
 from model.data import FILE, LINE, PARTS, DataError, Part, SplitMode, Table, read, split
 from model.dataset import Dataset
 from model.encode import encode, statistics
@@ -44,12 +47,16 @@ from model.export import (
     write_graph,
 )
 from model.metrics import Metrics, evaluate_scores
+from model.networks.crosses import Cross
 from model.networks.fnn import FmWeights
 from model.quantize import Loss, loss, with_int8_logits, write_int8
 from model.report import write_report
 from model.train import TrainingError, fit
 from model.vocab import learn, same
 
+PURPOSES: Mapping[Part, str] = {
+    "train": "to train on", "validation": "to validate", "test": "to test",
+}  # fmt: skip
 FEW_BATCHES = 10
 """Steps of an epoch below which training is hardly under way."""
 FLAT_LOGITS = 1e-3
@@ -70,6 +77,8 @@ class Inputs:
     mode: SplitMode = "auto"
     seed: int = 1
     max_bad_lines: float = 0.0
+    wanted: Sequence[Part] = PARTS
+    """The parts that are read, or kept of what is split."""
 
     def read(self, spec: FeatureSpec) -> dict[Part, Table]:
         """Read the files and return each part's rows.
@@ -78,14 +87,15 @@ class Inputs:
             DataError: the files cannot be used.
         """
         if self.parts is not None:
-            if self.data or set(self.parts) != set(PARTS):
-                raise DataError("give either data files, or files for all three parts")
-            return {part: read(spec, self.parts[part], self.max_bad_lines) for part in PARTS}
+            if self.data or set(self.parts) != set(self.wanted):
+                parts = ", ".join(self.wanted)
+                raise DataError(f"give either data files, or files for each part: {parts}")
+            return {part: read(spec, self.parts[part], self.max_bad_lines) for part in self.wanted}
         table = read(spec, self.data, self.max_bad_lines)
         rows = split(spec, table, self.mode, self.seed)
         return {
             part: Table(table.frame[rows[part].tolist()], table.sources, table.bad)
-            for part in PARTS
+            for part in self.wanted
         }
 
     def describe(self, spec: FeatureSpec) -> dict[str, Any]:
@@ -129,6 +139,27 @@ class Prepared:
         """Rows to learn from."""
         return len(self.data["train"])
 
+    def crosses(self, config: TrainConfig) -> tuple[Cross, ...]:
+        """Learn the crosses of the spec for a network that has any.
+
+        Raises:
+            CrossError: the fields of a cross have too many values.
+        """
+        if config.network != "wide_deep":
+            return ()
+        return learn_crosses(self.spec, self.vocabulary.layout, self.data["train"])
+
+    def fingerprint(self) -> str:
+        """Return a hash of all that decides the rows of each part."""
+        sources = [[source.sha256 for source in table.sources] for table in self.tables.values()]
+        rows = [len(part) for part in self.data.values()]
+        return hash_of(self.text, self.inputs.describe(self.spec), sources, rows)
+
+
+def hash_of(*parts: object) -> str:
+    """Return the SHA-256 of values that JSON can hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
 
 def prepare(spec_path: Path, inputs: Inputs) -> Prepared:
     """Read the files, learn the vocabulary of the training part and encode every part.
@@ -142,6 +173,7 @@ def prepare(spec_path: Path, inputs: Inputs) -> Prepared:
     start = perf_counter()
     tables = inputs.read(spec)
     rows = {part: table.frame.height for part, table in tables.items()}
+    counts = ", ".join(f"{count:,} {PURPOSES[part]}" for part, count in rows.items())
     for table in tables.values() if inputs.parts is not None else [tables["train"]]:
         _warn_of_bad_lines(table)
     vocabulary = learn(spec, tables["train"].frame)
@@ -149,8 +181,7 @@ def prepare(spec_path: Path, inputs: Inputs) -> Prepared:
     data = {part: encode(spec, encoder, table) for part, table in tables.items()}
     say(
         f"read and encoded {sum(rows.values()):,} rows in {perf_counter() - start:.1f} s:"
-        f" {rows['train']:,} to train on, {rows['validation']:,} to validate, {rows['test']:,} to"
-        f" test; {vocabulary.layout.table_rows:,} table rows"
+        f" {counts}; {vocabulary.layout.table_rows:,} table rows"
     )
     _warn_of_flat_labels(data)
     return Prepared(spec_path.stem, text, spec, inputs, tables, vocabulary, encoder, data)
@@ -184,6 +215,7 @@ def run(
     graph, if that loses next to nothing.
 
     Raises:
+        CrossError: the fields of a cross have too many values.
         TrainingError: training cannot begin, or not go on.
         ExportError: the network cannot be exported, or its graph does not agree with it.
     """
@@ -194,7 +226,8 @@ def run(
             f" {config.batch_size:,}; a smaller batch_size in the training settings may learn"
             " better"
         )
-    require_exportable(vocabulary.layout, config)
+    crosses = prepared.crosses(config)
+    require_exportable(vocabulary.layout, config, crosses)
     start = None
     if init_from is not None:
         start = fm_start(newest(init_from), vocabulary, config)
@@ -203,7 +236,7 @@ def run(
 
     result = fit(
         vocabulary.layout, data["train"], data["validation"], config, progress,
-        start.weights if start else None,
+        start.weights if start else None, crosses,
     )  # fmt: skip
     network = result.network.eval()
     say(
@@ -260,6 +293,7 @@ def run(
                 "rows_per_second": result.rows_per_second,
                 "stopped_early": result.stopped_early,
                 "parameters": network.parameter_count(),
+                "crosses": [cross.described() for cross in crosses],
                 "parity": parity,
                 "int8": [{"accepted": lost.accepted, **asdict(lost)} for lost in losses],
                 "torch": str(torch.__version__),

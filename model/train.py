@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -27,6 +27,7 @@ from model.dataset import Dataset, Indices
 from model.memory import available_memory
 from model.metrics import auc, log_loss
 from model.networks import build, weight_bytes
+from model.networks.crosses import Cross
 from model.networks.fnn import FNN, FmWeights
 from model.networks.network import Inputs, Network
 
@@ -94,15 +95,18 @@ def fit(
     config: TrainConfig,
     progress: bool = True,
     fm: FmWeights | None = None,
+    crosses: Sequence[Cross] = (),
+    after: Callable[[Evaluation], object] | None = None,
 ) -> FitResult:
     """Train a network and return it with its best weights, in evaluation mode.
 
-    An FNN starts from the weights of ``fm``. The same data, settings and thread count give
-    the same weights, bit for bit. Raises ``TrainingError`` where a part is too small, the
+    An FNN starts from the weights of ``fm``; ``crosses`` are Wide & Deep's. ``after`` is given
+    each evaluation, and ends the training by raising. The same data, settings and thread count
+    give the same weights, bit for bit. Raises ``TrainingError`` where a part is too small, the
     memory does not suffice or the loss stops being finite.
     """
     require_rows(train, validation, config)
-    require_memory(layout, config)
+    require_memory(layout, config, crosses)
     batches = batch_count(len(train), config.batch_size)
     steps = config.epochs * batches
     evaluations = config.epochs * config.evaluations_per_epoch
@@ -120,7 +124,7 @@ def fit(
             total=config.epochs * len(train), unit="row", unit_scale=True, disable=not progress
         ) as bar,
     ):
-        trainer = Trainer(layout, train, config)
+        trainer = Trainer(layout, train, config, crosses)
         if fm is not None:
             assert isinstance(trainer.network, FNN)
             trainer.network.warm_start(fm)
@@ -150,6 +154,8 @@ def fit(
                 raise TrainingError(not_finite("validation loss", evaluation.log_loss, step, rate))
             history.append(evaluation)
             bar.set_postfix(evaluation.shown())
+            if after is not None:
+                after(evaluation)
             if len(history) == 1 or evaluation.beats(history[best], config.metric):
                 best = len(history) - 1
                 best_weights = snapshot(trainer.network)
@@ -175,32 +181,26 @@ def predict(network: Network, data: Dataset) -> NDArray[np.float32]:
     with torch.inference_mode():
         for start in range(0, len(data), PREDICT_ROWS):
             part = data.take(slice(start, start + PREDICT_ROWS))
-            logit[start : start + PREDICT_ROWS] = network(
-                Inputs(
-                    torch.tensor(part.context),
-                    torch.tensor(part.candidate),
-                    torch.arange(len(part)),
-                    [torch.tensor(column) for column in part.context_lists],
-                    [torch.tensor(column) for column in part.candidate_lists],
-                )
-            ).numpy()
+            logit[start : start + PREDICT_ROWS] = network(part.inputs()).numpy()
     return logit
 
 
 class Trainer:
     """A network, its optimisers and the training rows, taken one batch at a time."""
 
-    def __init__(self, layout: Layout, train: Dataset, config: TrainConfig) -> None:
+    def __init__(
+        self, layout: Layout, train: Dataset, config: TrainConfig, crosses: Sequence[Cross] = ()
+    ) -> None:
         base_rate = float(train.label.mean(dtype=np.float64))
         floor = 0.5 / len(train)
-        self.network = build(layout, config, min(max(base_rate, floor), 1 - floor))
+        self.network = build(layout, config, min(max(base_rate, floor), 1 - floor), crosses)
         self._columns = Columns(layout, train)
         self._label = torch.from_numpy(train.label.astype(np.float32))
         self._named_rows = NamedRows(layout.table_rows)
         l2 = self._columns.row_l2(config) if config.embedding_l2 else None
         self._table = LazyAdam(self.network.table.detach(), l2)
         self._dense = torch.optim.Adam(
-            self.network.dense_parameters(), lr=config.learning_rate, fused=True
+            dense_groups(self.network, config), lr=config.learning_rate, fused=True
         )
         self._random = np.random.default_rng(config.seed)
         self._config = config
@@ -223,7 +223,10 @@ class Trainer:
 
         self.network.train()
         value = self._table.gather(row)
-        logit = self.network.logit(value, self._columns.inputs(position))
+        columns = self._columns
+        logit = self.network.logit(
+            value, columns.inputs(position, rows), columns.inputs(torch.from_numpy(index), rows)
+        )
         loss = functional.binary_cross_entropy_with_logits(
             logit, self._label[torch.from_numpy(rows)]
         )
@@ -232,7 +235,8 @@ class Trainer:
             raise TrainingError(not_finite("loss", loss_value, self._steps, rate))
         self._dense.zero_grad()
         torch.autograd.backward(loss)
-        self._dense.param_groups[0]["lr"] = rate
+        for group in self._dense.param_groups:
+            group["lr"] = rate
         self._dense.step()
         self._table.step(row, value, rate)
         return loss_value
@@ -242,7 +246,8 @@ class Columns:
     """Every index of the training rows side by side, so that a batch is one gather.
 
     ``index`` is int32 [R, C]: the single-valued slots of both sides, then each list's places.
-    ``oov`` [C] is each single-valued column's OOV row and ``can_hide`` [C] marks those columns.
+    ``can_hide`` [C] marks the columns of values that might have been unseen, single-valued and
+    not scaled, and ``oov`` [C] has their OOV rows.
     """
 
     def __init__(self, layout: Layout, data: Dataset) -> None:
@@ -252,15 +257,25 @@ class Columns:
         self._context_lists = len(data.context_lists)
         self._table_rows = layout.table_rows
         singles = layout.context + layout.candidate
-        self.can_hide = np.arange(self.index.shape[1]) < len(singles)
+        self.can_hide = np.zeros(self.index.shape[1], np.bool_)
+        self.can_hide[: len(singles)] = [not slot.scaled for slot in singles]
         self.oov = np.zeros(self.index.shape[1], np.int32)
         self.oov[: len(singles)] = [slot.oov for slot in singles]
+        self._values = [
+            None if value is None else torch.from_numpy(value)
+            for value in (data.context_value, data.candidate_value)
+        ]
 
-    def inputs(self, position: Tensor) -> Inputs:
-        """Cut [N, C] into the network's inputs, every row being its own context."""
-        context, candidate, *lists = torch.split(position, self._widths, dim=1)
+    def inputs(self, index: Tensor, rows: NDArray[np.int64]) -> Inputs:
+        """Cut indices [N, C] of ``rows`` into a network's inputs, every row its own context."""
+        context, candidate, *lists = torch.split(index, self._widths, dim=1)
         split = self._context_lists
-        return Inputs(context, candidate, torch.arange(len(position)), lists[:split], lists[split:])
+        values = (
+            None if value is None else value[torch.from_numpy(rows)] for value in self._values
+        )
+        return Inputs(
+            context, candidate, torch.arange(len(index)), lists[:split], lists[split:], *values
+        )
 
     def row_l2(self, config: TrainConfig) -> Tensor:
         """Return the decay [T] per named row that stands in for lambda on every row and step.
@@ -276,6 +291,21 @@ class Columns:
         named = 1 - (1 - np.minimum(count / rows, 1)) ** min(config.batch_size, rows)
         l2 = np.divide(config.embedding_l2, named, out=np.zeros_like(named), where=named > 0)
         return torch.from_numpy(l2.astype(np.float32))
+
+
+def dense_groups(network: Network, config: TrainConfig) -> list[dict[str, Any]]:
+    """Return Adam's groups of the parameters beside the table; weights of pairs decay as it does.
+
+    They are updated whole at every step, so lambda needs no correction for rows unnamed.
+    """
+    crosses = list(network.cross_parameters())
+    own = {id(value) for value in crosses}
+    groups: list[dict[str, Any]] = [
+        {"params": [value for value in network.dense_parameters() if id(value) not in own]}
+    ]
+    if crosses:
+        groups.append({"params": crosses, "weight_decay": config.embedding_l2})
+    return groups
 
 
 class NamedRows:
@@ -378,9 +408,9 @@ def require_rows(train: Dataset, validation: Dataset, config: TrainConfig) -> No
         )
 
 
-def require_memory(layout: Layout, config: TrainConfig) -> None:
+def require_memory(layout: Layout, config: TrainConfig, crosses: Sequence[Cross] = ()) -> None:
     """Refuse a network whose weights and what training keeps beside them do not fit."""
-    needed, available = COPIES * weight_bytes(layout, config), available_memory()
+    needed, available = COPIES * weight_bytes(layout, config, crosses), available_memory()
     if available is not None and needed > available:
         raise TrainingError(
             f"{config.network} over {layout.table_rows:,} table rows needs"

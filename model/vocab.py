@@ -18,6 +18,7 @@ from app.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric,
 from app.vocabulary import (
     Edges,
     Integers,
+    Scale,
     SlotVocabulary,
     Texts,
     Vocabulary,
@@ -36,27 +37,24 @@ def learn(spec: FeatureSpec, frame: pl.DataFrame) -> Vocabulary:
     the service's memory. The same rows in any order give the same vocabulary.
     """
     known: dict[str, Counts] = {}
-    edges: dict[str, NDArray[np.float32]] = {}
+    fixed: dict[str, Edges | Scale] = {}
     for field in spec.fields:
         values, codes = field_values(field, frame[field.name])
         weights = np.bincount(codes, minlength=len(values))
         if isinstance(field, Numeric) and field.encoding != "log_squared":
-            edges[field.name] = (
-                np.array(field.edges, np.float32)
-                if field.encoding == "edges"
-                else quantile_edges(values, weights, field.buckets)
-            )
+            fixed[field.name] = _of_numbers(field, values, weights)
             continue
         least = 1 if isinstance(field, Time) else field.min_count
         for name, counts in _count(field, values, weights).items():
             known[name] = Counter({key: count for key, count in counts.items() if count >= least})
     sizes = {name: len(found) for name, found in known.items()}
-    sizes |= {name: len(found) + 1 for name, found in edges.items()}
+    for name, part in fixed.items():
+        sizes[name] = len(part.edges) + 1 if isinstance(part, Edges) else 1
     layout = arrange(spec, sizes)
     slots: dict[str, SlotVocabulary] = {}
     for slot in layout.slots:
-        if slot.name in edges:
-            slots[slot.name] = Edges(edges[slot.name])
+        if slot.name in fixed:
+            slots[slot.name] = fixed[slot.name]
         else:
             slots[slot.name] = _pack(known[slot.name], slot.first + RESERVED_ROWS)
     return Vocabulary(layout, slots)
@@ -121,6 +119,45 @@ def _key(field: Categorical | MultiCategorical) -> Callable[[Any], Any]:
     return integer_key if field.dtype == "integer" else string_key
 
 
+def _of_numbers(
+    field: Numeric, values: Sequence[float | None], weights: NDArray[np.int64]
+) -> Edges | Scale:
+    match field.encoding:
+        case "edges":
+            return Edges(np.array(field.edges, np.float32))
+        case "scaled":
+            return Scale(mean_std(values, weights))
+        case _:
+            return Edges(quantile_edges(values, weights, field.buckets))
+
+
+def mean_std(values: Sequence[float | None], weights: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the mean and the standard deviation of the weighted values, as float32 [2].
+
+    The deviation is 1 where it would be zero: of a single value, or of none.
+    """
+    known, count = _numbers(values, weights)
+    if not len(known):
+        return np.array([0, 1], np.float32)
+    number = known.astype(np.float64)
+    mean = np.average(number, weights=count)
+    std = np.float32(np.sqrt(np.average((number - mean) ** 2, weights=count)))
+    return np.array([mean, std if std > 0 else 1], np.float32)
+
+
+def _numbers(
+    values: Sequence[float | None], weights: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return the distinct float32 numbers, ascending, and the weight of each."""
+    present = [(v, w) for v, w in zip(values, weights.tolist(), strict=True) if v is not None]
+    numbers = np.array([v for v, _ in present], np.float64).astype(np.float32)
+    known, inverse = np.unique(numbers, return_inverse=True)
+    weight: NDArray[np.float64] = np.array([w for _, w in present], np.float64)
+    count = np.zeros(len(known))
+    np.add.at(count, inverse, weight)
+    return known, count
+
+
 def quantile_edges(
     values: Sequence[float | None], weights: NDArray[np.int64], buckets: int
 ) -> NDArray[np.float32]:
@@ -129,12 +166,10 @@ def quantile_edges(
     An edge is the float32 midpoint between two distinct neighbours, so no training value
     lies on one unless its neighbour is the next float32.
     """
-    present = [(v, w) for v, w in zip(values, weights.tolist(), strict=True) if v is not None]
-    if not present:
+    known, count = _numbers(values, weights)
+    if not len(known):
         return np.zeros(0, np.float32)
-    numbers = np.array([v for v, _ in present], np.float64).astype(np.float32)
-    known, inverse = np.unique(numbers, return_inverse=True)
-    reached = np.cumsum(np.bincount(inverse, [w for _, w in present]))
+    reached = np.cumsum(count)
     targets = reached[-1] * np.arange(1, buckets) / buckets
     below = np.unique(np.searchsorted(reached, targets))
     below = below[below < len(known) - 1]

@@ -21,6 +21,16 @@ LAYOUT = Layout(
     candidate_lists=(Slot("genres", "genres", 37, 6), Slot("tags", "tags", 43, 5)),
 )
 """Three fields on each side, lists among them."""
+SCALED = replace(
+    LAYOUT,
+    context=(*LAYOUT.context, Slot("age", "age", 48, 3, scaled=True)),
+    candidate=(
+        *LAYOUT.candidate,
+        Slot("price", "price", 51, 3, scaled=True),
+        Slot("length", "length", 54, 3, scaled=True),
+    ),
+)
+"""The same, with numbers on both sides."""
 
 
 def trained(
@@ -61,10 +71,16 @@ def inputs(contexts: int, rows: int, length: int, seed: int = 0, layout: Layout 
             columns.append(index * (random.random((count, length)) < 0.6))
         return [torch.from_numpy(column.astype(np.int32)) for column in columns]
 
+    def values(slots: int, count: int) -> Tensor | None:
+        found = random.normal(size=(count, slots)).astype(np.float32)
+        return torch.from_numpy(found) if slots else None
+
     return Inputs(
         single(layout.context, contexts),
         single(layout.candidate, rows),
         torch.from_numpy(random.integers(0, max(contexts, 1), rows).astype(np.int32)),
         listed(layout.context_lists, contexts),
         listed(layout.candidate_lists, rows),
+        values(layout.context_values, contexts),
+        values(layout.candidate_values, rows),
     )

@@ -83,6 +83,12 @@ def with_rare_users_unseen() -> str:
     return SPEC.replace('dtype = "integer"\n', 'dtype = "integer"\nmin_count = 60\n', 1)
 
 
+def with_scaled_numbers() -> str:
+    """The spec with a number of each side taken as it is instead of in buckets."""
+    scaled = SPEC.replace('encoding = "log_squared"', 'encoding = "scaled"')
+    return scaled.replace('encoding = "quantile"\nbuckets = 16', 'encoding = "scaled"')
+
+
 def write_log(path: Path, rows: int, seed: int = 7) -> None:
     """Write ``rows`` impressions as CSV.
 

@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from app.bundle import Bundle
+from app.cells import Cells
 from app.encoder import Encoder
 from app.metrics import RemoteCounts
 from app.remote.address import Address
 from app.remote.keys import SlotKeys, published_slots, text_of
 from app.remote.link import Link, open_link
 from app.remote.vocabulary import CONNECTIONS, Fallback, RemoteVocabulary
-from app.vocabulary import Edges
+from app.vocabulary import Integers, Texts
 from model.publish import Published, publish
 
 Rows = dict[int | str, int]
@@ -49,7 +50,7 @@ def slots_of(bundle: Bundle) -> dict[str, SlotKeys]:
 def rows_of(bundle: Bundle, slot: str) -> Rows:
     """Every value of a slot with its row, as memory mode has them."""
     part = bundle.vocabulary.slots[slot]
-    assert not isinstance(part, Edges)
+    assert isinstance(part, Integers | Texts)
     return part.lookup()
 
 
@@ -70,7 +71,7 @@ async def remote_vocabulary(
 ) -> AsyncIterator[RemoteVocabulary]:
     """A vocabulary as a service reads it; ``wait`` until it has been found in Redis."""
     link = open_link(Address.parse(url), CONNECTIONS)
-    remote = RemoteVocabulary(bundle, link, fallback, cache_entries, seconds, RemoteCounts())
+    remote = RemoteVocabulary(bundle, link, fallback, cache_entries, seconds, RemoteCounts(Cells()))
     encoder = Encoder(bundle.spec, bundle.vocabulary, remote.cache.tables)
     remote.learn(bundle, encoder)
     for table in remote.cache.tables.values():

@@ -27,7 +27,7 @@ import msgspec
 from app.errors import CtrError
 from app.layout import RESERVED_ROWS, Slot
 from app.spec import Categorical, FeatureSpec, MultiCategorical
-from app.vocabulary import Edges, Vocabulary
+from app.vocabulary import Integers, Texts, Vocabulary
 
 LAYOUT_VERSION = 1
 PREFIX = f"ctr:{LAYOUT_VERSION}"
@@ -159,6 +159,6 @@ def published_slots(
     found = {}
     for number, slot in enumerate(vocabulary.layout.slots):
         part = vocabulary.slots[slot.name]
-        if slot.name in categorical and not isinstance(part, Edges):
+        if slot.name in categorical and isinstance(part, Integers | Texts):
             found[slot.name] = slot_keys(vocabulary_hash, number, slot, len(part.rows))
     return found

@@ -77,6 +77,7 @@ class RemoteVocabulary:
         self.fallback = fallback
         self.cache = Cache(self.slots, cache_entries)
         self.counts = counts
+        self._evicted_before = counts.evicted
         self.breaker = Breaker(self._probe)
         self._snapshot = {name: _part(bundle, name) for name in self.slots}
         self._longest = {name: part.longest for name, part in self._snapshot.items()}
@@ -157,7 +158,7 @@ class RemoteVocabulary:
                 found |= await self._fall_back(wanted)
             rows[[misses[miss] for miss in part]] = [found[miss] for miss in part]
         self.cache.trim()
-        self.counts.evicted = self.cache.evicted
+        self.counts.evicted = self._evicted_before + self.cache.evicted
         return Fetched(rows, degraded)
 
     def _settled(self, misses: Sequence[Miss]) -> tuple[dict[Miss, int], list[Miss]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from app.layout import Layout
 from model.config import TrainConfig
+from model.networks.crosses import Cross, CrossTerm
 from model.networks.deepfm import DeepFM
 from model.networks.ffm import FFM
 from model.networks.fm import FM
@@ -32,13 +33,21 @@ FAMILY: Mapping[str, Callable[[Layout, TrainConfig, float], Network]] = {
 }
 
 
-def build(layout: Layout, config: TrainConfig, base_rate: float = 0.5) -> Network:
-    """Make the network that the settings name, with new weights from torch's generator."""
+def build(
+    layout: Layout, config: TrainConfig, base_rate: float = 0.5, crosses: Sequence[Cross] = ()
+) -> Network:
+    """Make the network that the settings name, with new weights from torch's generator.
+
+    ``crosses`` are Wide & Deep's; no other network has weights of pairs.
+    """
+    if config.network == "wide_deep":
+        return WideDeep(layout, config, base_rate, crosses)
     return FAMILY[config.network](layout, config, base_rate)
 
 
-def weight_bytes(layout: Layout, config: TrainConfig) -> int:
-    """Return how large the weights would be, without making them."""
+def weight_bytes(layout: Layout, config: TrainConfig, crosses: Sequence[Cross] = ()) -> int:
+    """Return how large the weights would be, and what finds those of pairs, without making them."""
     with torch.device("meta"):
-        parameters = build(layout, config).parameters()
-    return sum(value.numel() * value.element_size() for value in parameters)
+        network = build(layout, config, crosses=crosses)
+    found = [term.weight_of for term in network.modules() if isinstance(term, CrossTerm)]
+    return sum(value.numel() * value.element_size() for value in (*network.parameters(), *found))

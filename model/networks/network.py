@@ -25,7 +25,9 @@ class Inputs(NamedTuple):
     """Indices into the table, 0 being padding.
 
     ``context`` [U, F] and ``candidate`` [N, F] hold the single-valued slots, the lists [U, L]
-    and [N, L] the rest; ``row_context`` [N] names each row's context.
+    and [N, L] the rest; ``row_context`` [N] names each row's context. ``context_value`` [U, V]
+    and ``candidate_value`` [N, V] multiply the rows of the scaled slots, the last V of the
+    single-valued ones; None where a side has none.
     """
 
     context: Tensor
@@ -33,13 +35,16 @@ class Inputs(NamedTuple):
     row_context: Tensor
     context_lists: Sequence[Tensor] = ()
     candidate_lists: Sequence[Tensor] = ()
+    context_value: Tensor | None = None
+    candidate_value: Tensor | None = None
 
 
 class Network(nn.Module):
     """Click logit of the rows of ``table`` [T, C] that a context and a candidate name.
 
     The fields of a side are its single-valued slots and then its lists, a list counting as
-    the mean of its values' rows, zero if it has none. Row 0 of the table is padding and zero.
+    the mean of its values' rows, zero if it has none, and a scaled slot as its row times its
+    number. Row 0 of the table is padding and zero.
     """
 
     table: nn.Parameter
@@ -57,22 +62,27 @@ class Network(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Return the logit float32 [N] of every row."""
-        return self.logit(self.table, inputs)
+        return self.logit(self.table, inputs, inputs)
 
-    def logit(self, table_TC: Tensor, inputs: Inputs) -> Tensor:
-        """Return the logit [N] with ``table_TC`` in the table's place.
+    def logit(self, table_TC: Tensor, place: Inputs, inputs: Inputs) -> Tensor:
+        """Return the logit [N] with ``table_TC`` in the table's place, and ``place`` in it.
 
-        Training passes the few rows that its batch names, and indices into those.
+        Training passes the few rows that its batch names and where they are among those.
+        ``inputs`` remain the indices into the whole table, as they tell values apart.
         """
         return self.combine(
-            look_up(table_TC, inputs.context, inputs.context_lists),
-            look_up(table_TC, inputs.candidate, inputs.candidate_lists),
-            inputs.row_context,
+            look_up(table_TC, place.context, place.context_lists, place.context_value),
+            look_up(table_TC, place.candidate, place.candidate_lists, place.candidate_value),
+            place.row_context,
         )
 
     def dense_parameters(self) -> Iterator[nn.Parameter]:
         """Yield every parameter but the table."""
         return (value for name, value in self.named_parameters() if name != "table")
+
+    def cross_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield those dense parameters that are weights of pairs: L2 holds for them too."""
+        return iter(())
 
     def parameter_count(self) -> int:
         """Return how many numbers were learnt."""
@@ -103,15 +113,28 @@ def field_counts(layout: Layout) -> tuple[int, int]:
     )
 
 
-def look_up(table_TC: Tensor, index_RF: Tensor, lists_RL: Sequence[Tensor]) -> Tensor:
+def look_up(
+    table_TC: Tensor, index_RF: Tensor, lists_RL: Sequence[Tensor], value_RV: Tensor | None
+) -> Tensor:
     """Return one side's fields [R, F, C]: single values, and then the means of lists."""
     return torch.cat(
         [
-            functional.embedding(index_RF, table_TC, padding_idx=PADDING),
+            *single_fields(table_TC, index_RF, value_RV),
             *(mean_of_list(table_TC, index_RL).unsqueeze(1) for index_RL in lists_RL),
         ],
         dim=1,
     )
+
+
+def single_fields(
+    table_TC: Tensor, index_RF: Tensor, value_RV: Tensor | None
+) -> tuple[Tensor, ...]:
+    """Return the rows [R, F, C] of single-valued slots, the scaled ones apart and multiplied."""
+    rows_RFC = functional.embedding(index_RF, table_TC, padding_idx=PADDING)
+    if value_RV is None:
+        return (rows_RFC,)
+    plain = index_RF.shape[1] - value_RV.shape[1]
+    return rows_RFC[:, :plain], rows_RFC[:, plain:] * value_RV.unsqueeze(2)
 
 
 def mean_of_list(table_TC: Tensor, index_RL: Tensor) -> Tensor:

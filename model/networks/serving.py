@@ -7,8 +7,8 @@ The pairwise term of FM (Rendle 2010),
     sum_{i<j} <v_i, v_j> = 1/2 ||S||^2 - 1/2 sum_i ||v_i||^2,
 
 needs nothing else: the last sum is one number for each row of the table and joins the row's
-first-order weight. Only a list's mean is known too late for that; its square is taken off in
-the graph.
+first-order weight. Only a list's mean and a scaled row are known too late for that; their
+squares are taken off in the graph.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from app.layout import Layout
 from model.networks.deepfm import DeepFM
-from model.networks.network import Inputs, Network, mean_of_list
+from model.networks.network import Inputs, Network, mean_of_list, single_fields
 
 
 def serving_form(network: Network, layout: Layout) -> nn.Module:
@@ -49,6 +49,8 @@ class ServingDeepFM(nn.Module):
             table = folded.table.detach().clone()
             size = table.shape[1] - 1
             for slot in layout.context + layout.candidate:
+                if slot.scaled:
+                    continue
                 rows = table[slot.first : slot.first + slot.size]
                 rows[:, 0] -= 0.5 * rows[:, 1:].square().sum(1)
             # The first-order weights enter the product, times zero, beside the embeddings.
@@ -82,11 +84,13 @@ class ServingDeepFM(nn.Module):
     def forward(self, inputs: Inputs) -> Tensor:
         """Return the logit float32 [N] of every row."""
         context_UH, context_UK = self._side(
-            inputs.context, inputs.context_lists, self.context_weight, self.hidden_bias
-        )
+            inputs.context, inputs.context_lists, inputs.context_value,
+            self.context_weight, self.hidden_bias,
+        )  # fmt: skip
         candidate_NH, candidate_NK = self._side(
-            inputs.candidate, inputs.candidate_lists, self.candidate_weight, None
-        )
+            inputs.candidate, inputs.candidate_lists, inputs.candidate_value,
+            self.candidate_weight, None,
+        )  # fmt: skip
         hidden_NH = functional.relu(context_UH.index_select(0, inputs.row_context) + candidate_NH)
         for linear in self.deeper:
             hidden_NH = functional.relu(linear(hidden_NH))
@@ -101,17 +105,19 @@ class ServingDeepFM(nn.Module):
         self,
         index_RF: Tensor,
         lists_RL: Sequence[Tensor],
+        value_RV: Tensor | None,
         weight_HZ: Tensor,
         bias_H: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Return a side's part of the first layer [R, H] and its rows' sum [R, 1 + K]."""
-        rows_RFK = functional.embedding(index_RF, self.table)
-        if not lists_RL:
+        rows_RFK, *late = single_fields(self.table, index_RF, value_RV)
+        late += [mean_of_list(self.table, index_RL).unsqueeze(1) for index_RL in lists_RL]
+        if not late:
             return functional.linear(rows_RFK.flatten(1), weight_HZ, bias_H), rows_RFK.sum(1)
-        means_RFK = torch.stack([mean_of_list(self.table, index_RL) for index_RL in lists_RL], 1)
-        rows_RFK = torch.cat([rows_RFK, means_RFK], 1)
-        # By the square of a mean, in the first column, which counts its scale.
-        squares_R1 = means_RFK[:, :, 1:].square().sum((1, 2)).unsqueeze(1)
+        late_RFK = torch.cat(late, 1)
+        rows_RFK = torch.cat([rows_RFK, late_RFK], 1)
+        # By their squares, in the first column, which counts its scale.
+        squares_R1 = late_RFK[:, :, 1:].square().sum((1, 2)).unsqueeze(1)
         scale = self.first_order[:1]
         taken_off_RK = functional.pad(0.5 * squares_R1 / scale, (0, rows_RFK.shape[2] - 1))
         hidden_RH = functional.linear(rows_RFK.flatten(1), weight_HZ, bias_H)

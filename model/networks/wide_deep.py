@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, nn
 
 from app.layout import Layout
 from model.config import TrainConfig
+from model.networks.crosses import Cross, CrossTerm
 from model.networks.lr import first_order
 from model.networks.mlp import Mlp
-from model.networks.network import Network, field_counts, new_table
+from model.networks.network import Inputs, Network, field_counts, new_table
 
 
 class WideDeep(Network):
-    """logit = b + <w, x> + MLP(v_1, ..., v_F), trained jointly.
+    """logit = b + <w, x> + sum_{(i,j)} c_ij + MLP(v_1, ..., v_F), trained jointly.
 
     The wide weights w and the embeddings v of the deep part are separate columns of the
-    table; a row of it is (w, v). One optimiser trains both, where the paper has two.
+    table; a row of it is (w, v). c_ij is the weight of a pair of values of two fields that
+    the spec crosses; the other networks have none. One optimiser trains all, where the paper
+    has two.
     """
 
-    def __init__(self, layout: Layout, config: TrainConfig, base_rate: float = 0.5) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        config: TrainConfig,
+        base_rate: float = 0.5,
+        crosses: Sequence[Cross] = (),
+    ) -> None:
         size = config.embedding_size
         super().__init__(new_table(layout, config, 1, size), base_rate)
         contexts, candidates = field_counts(layout)
         self.mlp = Mlp(size * contexts, size * candidates, config)
+        self.crosses = nn.ModuleList(CrossTerm(cross) for cross in crosses)
+
+    def cross_parameters(self) -> Iterator[nn.Parameter]:
+        return self.crosses.parameters()
+
+    def logit(self, table_TC: Tensor, place: Inputs, inputs: Inputs) -> Tensor:
+        logit_N = super().logit(table_TC, place, inputs)
+        for cross in self.crosses:
+            logit_N = logit_N + cross(inputs)
+        return logit_N
 
     def combine(self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: Tensor) -> Tensor:
         context_UX, candidate_NX = (

@@ -277,6 +277,50 @@ async def test_cut_lists_keep_their_contexts(way: float) -> None:
     assert scores.logit.tolist() == [100.0 * (1 + i % 3) + i for i in range(20)]
 
 
+def growing(rows: int, ready: int) -> Job:
+    """A job of rows 1, 2, 3, ..., of which only the first are ready."""
+    whole = job([[number, 0] for number in range(1, rows + 1)])
+    whole.candidates, whole.ready = bytearray(whole.candidates), ready
+    return whole
+
+
+@both_ways
+@pytest.mark.parametrize("max_rows", [2, 8, 100], ids=["cut", "large", "small"])
+async def test_a_list_is_scored_while_it_grows(way: float, max_rows: int) -> None:
+    """Rows that are ready go to the engine; the list is answered when all of them were there."""
+    engine = FakeEngine()
+    async with batcher(engine, inline_seconds=way, max_rows=max_rows) as batches:
+        task = asyncio.create_task(score(batches, part := growing(9, ready=4)))
+        await until(lambda: part.done == 4)
+        other = asyncio.create_task(score(batches, job(row_of(100))))
+        assert await outcome(other) == [100.0], "others are not held up"
+        assert not task.done()
+        assert batches.queued_rows == 5
+        part.ready = 7
+        batches.submit(part)
+        part.ready = 9
+        batches.submit(part)
+        assert await outcome(task) == [float(number) for number in range(1, 10)]
+        batches.submit(part)
+    assert sum(engine.rows) == 10
+    assert batches.queued_rows == 0
+
+
+async def test_a_list_given_up_leaves_the_queue() -> None:
+    """What its caller answered while it grew takes no more room, and is never scored."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=2) as batches:
+        async with Busy(engine, batches):
+            waiting, parked = growing(9, ready=4), growing(9, ready=0)
+            for each in (waiting, parked):
+                batches.submit(each)
+                each.answered = True
+                batches.submit(each)
+            assert batches.queued_rows == 18
+        await until(lambda: batches.queued_rows == 0)
+    assert engine.rows == [1]
+
+
 async def test_no_rows_need_no_engine() -> None:
     """An empty list has no scores, at once."""
     engine = FakeEngine()
@@ -442,8 +486,8 @@ async def test_deadline_out_of_reach_refuses() -> None:
             await until(lambda: batches.queued_rows == 30)
             with pytest.raises(Overloaded, match="deadline") as caught:
                 await score(batches, job([[2, 0]] * 10, seconds=3.5))
-            assert caught.value.headers["retry-after"] == "4"
-            batches.admit(10, asyncio.get_running_loop().time() + 4.5)
+            assert caught.value.headers["retry-after"] == "5"
+            batches.admit(10, asyncio.get_running_loop().time() + 5)
         await waiting
 
 
@@ -458,8 +502,8 @@ async def test_the_run_in_the_engine_counts_for_the_deadline() -> None:
         now = asyncio.get_running_loop().time()
         with pytest.raises(Overloaded, match="deadline") as caught:
             batches.admit(1, now + 9.5)
-        assert caught.value.headers["retry-after"] == "11"
-        batches.admit(1, now + 11.5)
+        assert caught.value.headers["retry-after"] == "12"
+        batches.admit(1, now + 12.5)
         engine.gate.set()
         await running
         batches.admit(1, now + 0.1)

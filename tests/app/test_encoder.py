@@ -16,10 +16,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.encoder import Encoder, FieldProblems, SideEncoder, field_encoder
+from app.encoder import Encoder, FieldProblems, Misses, SideEncoder, field_encoder, settle
 from app.errors import ValueProblem
 from app.layout import PADDING
-from app.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Side, Time
+from app.spec import (
+    Categorical,
+    FeatureSpec,
+    Field,
+    MultiCategorical,
+    Numeric,
+    Side,
+    Time,
+    is_scaled,
+)
 from app.vocabulary import Vocabulary
 from model.data import read
 from model.encode import encode
@@ -147,7 +156,7 @@ EDGES = (-1.5, 0.0, 0.1, 7.0)
 
 @st.composite
 def numeric(draw: st.DrawFn, name: str, side: Side) -> tuple[Field, Any, Any]:
-    encoding = draw(st.sampled_from(["quantile", "log_squared", "edges"]))
+    encoding = draw(st.sampled_from(["quantile", "log_squared", "edges", "scaled"]))
     field = Numeric(
         name=name, side=side, encoding=encoding, buckets=draw(st.integers(2, 9)),
         min_count=draw(st.integers(1, 2)), edges=EDGES if encoding == "edges" else (),
@@ -226,8 +235,8 @@ def trained_rows(log: Log, encoder: Encoder, path: Path) -> dict[Side, list[list
     """What training makes of a file: each side's indices, row by row."""
     data = encode(log.spec, encoder, read(log.spec, [path]))
     return {
-        "context": np.hstack([data.context, *data.context_lists]).tolist(),
-        "candidate": np.hstack([data.candidate, *data.candidate_lists]).tolist(),
+        "context": data.context_rows.tolist(),
+        "candidate": data.candidate_rows.tolist(),
     }
 
 
@@ -299,6 +308,7 @@ def test_reserved_indices_are_no_values(files: Path, log: Log, learned: int) -> 
         assert set(own) <= set(served_row(side_of(encoder, field), log.row(number)))
         empty = value == "" and isinstance(field, Categorical) and field.empty_is_missing
         missing = value is None or empty
+        own = own[:1] if is_scaled(field) else own
         for index, slot in zip(own, cycle(slots[name] for name in field.slot_names)):
             if index == PADDING:
                 assert isinstance(field, MultiCategorical)
@@ -394,6 +404,7 @@ FIELDS: dict[str, Field] = {
     "edges": PRICE,
     "quantile": Numeric(name="price", side="candidate"),
     "log_squared": Numeric(name="price", side="candidate", encoding="log_squared", min_count=1),
+    "scaled": Numeric(name="price", side="candidate", encoding="scaled"),
     "time": Time(name="when", side="context", parts=("hour",)),
 }
 
@@ -422,7 +433,7 @@ def test_bool_stays_refused_after_its_number_was_seen() -> None:
             side.row({"price": value})
 
 
-@pytest.mark.parametrize("name", ["edges", "quantile", "log_squared"])
+@pytest.mark.parametrize("name", ["edges", "quantile", "log_squared", "scaled"])
 @pytest.mark.parametrize(
     "value", ["1", "", float("nan"), float("inf"), -float("inf"), 3.5e38, 10**400]
 )
@@ -549,4 +560,77 @@ def test_single_slots_come_before_lists() -> None:
     frame = {"tags": [["a"]], "price": [1], "other": ["x"]}
     side = encoder_for(tags(max_values=2), PRICE, other, frame=frame).candidate
     assert [encoder.name for encoder in side.encoders] == ["price", "other", "tags"]
-    assert side.shape == (4, 2, ((2, 4),))
+    assert side.shape == (4, 2, ((2, 4),), 0)
+
+
+SCALED = FIELDS["scaled"]
+VALUE_ROW = 3
+"""The row of a scaled field's numbers, after missing and OOV."""
+
+
+def numbers(words: Sequence[int]) -> list[float]:
+    """What words say as float32 numbers."""
+    found: list[float] = np.array(words, np.int32).view(np.float32).tolist()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "scaled"),
+    [(3.0, 1.0), (1, -1.0), (2, 0.0), (4.5, 2.5), (11.5, 9.5), (12.5, 10.0), (1e30, 10.0),
+     (-1e38, -10.0)],
+)  # fmt: skip
+def test_scaled_numbers_are_deviations_within_a_bound(value: float, scaled: float) -> None:
+    """Of 1 and 3 the mean is 2 and the deviation 1; beyond ten deviations all count as ten."""
+    side = encoder_for(SCALED, frame={"price": [1, 3, None]}).candidate
+    index, bits = served_row(side, {"price": value})
+    assert (index, numbers([bits])) == (VALUE_ROW, [scaled])
+    assert side.columns({"price": [value]}, 1).tolist() == [[index, bits]]
+
+
+def test_a_missing_scaled_number_is_once_a_row_of_its_own() -> None:
+    """It is neither zero nor the mean: its row is missing's, and counts once."""
+    side = encoder_for(SCALED, frame={"price": [1, 3]}).candidate
+    index, bits = served_row(side, {})
+    assert (index, numbers([bits])) == (MISSING_ROW, [1.0])
+    assert side.columns({"price": [None, 3]}, 2)[0].tolist() == [index, bits]
+    assert side.columns({}, 2).tolist() == [[index, bits]] * 2
+
+
+def test_scaled_numbers_are_float32_first() -> None:
+    """Two numbers of one float32 are one feature."""
+    side = encoder_for(SCALED, frame={"price": [0.0, 0.3]}).candidate
+    assert side.row({"price": 0.1}) == side.row({"price": float(np.float32(0.1))})
+
+
+def test_scaled_slots_are_the_last_single_ones_and_their_numbers_the_last_words() -> None:
+    """[price's bucket, other, scaled index, tags..., scaled number], whatever the spec's order."""
+    scaled = Numeric(name="weight", side="candidate", encoding="scaled")
+    other = Categorical(name="other", side="candidate", min_count=1)
+    frame = {"weight": [1, 3], "tags": [["a"], []], "price": [1, 2], "other": ["x", "x"]}
+    encoder = encoder_for(scaled, tags(max_values=2), PRICE, other, frame=frame)
+    side = encoder.candidate
+    assert [each.name for each in side.encoders] == ["price", "other", "weight", "tags"]
+    assert side.shape == (6, 3, ((3, 5),), 1)
+    row = served_row(side, {"weight": 4, "tags": ["a"], "price": 0, "other": "x"})
+    assert numbers(row[5:]) == [2.0]
+    assert row[3:5] == [6, PADDING], "the list's slot follows the scaled one's three rows"
+    assert row[2] == VALUE_ROW
+
+
+def test_settling_leaves_negative_numbers_alone() -> None:
+    """A number below zero has a sign bit, which marks a miss among indices only."""
+    other = Categorical(name="other", side="candidate", min_count=1)
+    spec = encoder_for(SCALED, other, frame={"price": [1, 3], "other": ["x", "y"]})
+    known = spec.candidate.row({"price": -5, "other": "x"})
+    vocabulary = learn(
+        FeatureSpec(label="click", fields=(SCALED, other, user())),
+        pl.DataFrame({"price": [1, 3], "other": ["x", "y"], "user": [None, None]}, strict=False),
+    )
+    through = Encoder(
+        FeatureSpec(label="click", fields=(SCALED, other, user())), vocabulary, {"other": {}}
+    ).candidate
+    misses: Misses = {}
+    packed = through.row({"price": -5, "other": "x"}, misses)
+    rows = np.array([vocabulary.slots["other"].lookup()[key] for _, key in misses], np.int32)
+    assert packed != known
+    assert settle(packed, rows, through.shape) == known

@@ -62,7 +62,7 @@ async def test_every_value_has_its_row(published: RedisServer, bundle: Bundle) -
             found, degraded = await fetch(remote, name, *rows, unseen)
             assert found == [*rows.values(), keys.slot.oov]
             assert not degraded
-        assert remote.counts.fallbacks == {"snapshot": 0, "oov": 0, "reject": 0}
+        assert remote.counts.fallbacks.totals() == {"snapshot": 0, "oov": 0, "reject": 0}
 
 
 async def test_what_was_found_is_remembered(published: RedisServer, bundle: Bundle) -> None:
@@ -95,12 +95,14 @@ async def test_rows_encoded_through_redis_are_those_of_memory(
             deadline = asyncio.get_running_loop().time() + LATER
             found, degraded = await remote.fetch(misses, deadline)
             assert not degraded
-            assert [settle(each, found) for each in contexts] == [
+            assert [settle(each, found, through.context.shape) for each in contexts] == [
                 memory.context.row(context_of(row)) for row in rows
             ]
             expected = [memory.candidate.row(candidate_of(row)) for row in rows]
-            assert [settle(each, found) for each in packed] == expected
-            assert settle(matrix.data.cast("B"), found) == b"".join(expected)
+            assert [settle(each, found, through.candidate.shape) for each in packed] == expected
+            assert settle(matrix.data.cast("B"), found, through.candidate.shape) == b"".join(
+                expected
+            )
         assert remote.cache.entries <= max(entries, 2 * len(remote.cache.tables))
 
 

@@ -77,6 +77,22 @@ def test_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
         FeatureSpec.load(tmp_path / "latin.toml")
 
 
+def crossed(lines: str) -> str:
+    """A spec of four fields with one cross."""
+    tags = '[[fields]]\nname = "tags"\nkind = "multi_categorical"\nside = "context"\n'
+    return moment('parts = ["hour"]\n') + tags + "[[crosses]]\n" + lines
+
+
+def test_crosses_name_two_fields() -> None:
+    """A cross has two fields, of either side, lists and parts of times included."""
+    spec = FeatureSpec.parse(
+        crossed('fields = ["user", "item"]\n[[crosses]]\nfields = ["tags", "when.hour"]\n')
+    )
+    assert [cross.name for cross in spec.crosses] == ["user x item", "tags x when.hour"]
+    assert [cross.min_count for cross in spec.crosses] == [2, 2]
+    assert FeatureSpec.parse(HEAD + USER + ITEM).crosses == ()
+
+
 BROKEN = {
     "not TOML": ("label = ", "not TOML"),
     "no label": (USER + ITEM, "`label`"),
@@ -117,6 +133,38 @@ BROKEN = {
     "empty timezone": (moment('parts = ["hour"]\ntimezone = ""\n'), "'when'.*timezone"),
     "format without a year": (moment('parts = ["hour"]\nformat = "%H"\n'), "'when'.*`format`"),
     "format that is none": (moment('parts = ["hour"]\nformat = "%!"\n'), "'when'.*`format`"),
+    "cross without fields": (crossed("min_count = 3\n"), "`fields`.*crosses"),
+    "cross of one field": (crossed('fields = ["user"]\n'), "cross 'user'"),
+    "cross of three": (
+        crossed('fields = ["user", "item", "tags"]\n'), "cross 'user x item x tags'",
+    ),
+    "cross of an unknown field": (
+        crossed('fields = ["user", "itme"]\n'), "cross 'user x itme'.*'itme'.*mean 'item'",
+    ),
+    "cross of a whole time": (
+        crossed('fields = ["user", "when"]\n'), "cross 'user x when'.*its parts: 'when.hour'",
+    ),
+    "cross with itself": (crossed('fields = ["user", "user"]\n'), "cross 'user x user'.*itself"),
+    "cross twice": (
+        crossed('fields = ["user", "item"]\n[[crosses]]\nfields = ["item", "user"]\n'),
+        "cross 'item x user'.*more than once",
+    ),
+    "cross of a scaled field": (
+        price('encoding = "scaled"\n') + '[[crosses]]\nfields = ["user", "price"]\n',
+        "cross 'user x price'.*'price' is scaled",
+    ),
+    "unknown key of a cross": (
+        crossed('fields = ["user", "item"]\nmincount = 3\n'),
+        "`mincount`.*'user x item'.*mean `min_count`",
+    ),
+    "cross with min_count zero": (
+        crossed('fields = ["user", "item"]\nmin_count = 0\n'), "cross 'user x item'.*min_count",
+    ),
+    "cross of two long lists": (
+        crossed('fields = ["tags", "words"]\n[[fields]]\nname = "words"\nside = "candidate"\n'
+                'kind = "multi_categorical"\nmax_values = 17\n'),
+        "cross 'tags x words'.*272 pairs.*max_values",
+    ),
 }  # fmt: skip
 
 

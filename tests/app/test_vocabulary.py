@@ -10,7 +10,7 @@ import pytest
 
 from app.errors import BundleError
 from app.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
-from app.vocabulary import Edges, Integers, Texts, Vocabulary, arrange
+from app.vocabulary import Edges, Integers, Scale, Texts, Vocabulary, arrange
 from model.vocab import learn
 
 FIELDS: tuple[Field, ...] = (
@@ -21,8 +21,10 @@ FIELDS: tuple[Field, ...] = (
     Numeric(name="price", side="candidate", buckets=4),
     Numeric(name="clicks", side="candidate", encoding="log_squared", min_count=1),
     Time(name="when", side="context", parts=("hour", "weekday")),
+    Numeric(name="weight", side="candidate", encoding="scaled"),
 )
 SPEC = FeatureSpec(label="click", fields=FIELDS)
+NAMES = [name for field in FIELDS for name in field.slot_names]
 INTEGERS = [-(2**63), -1, 0, 7, 2**63 - 1, 2**63, 2**64 - 1]
 TEXTS = ["", "a", "é", "\x00", "z\x00", "城", "\U0001f600"]
 
@@ -39,6 +41,7 @@ def vocabulary() -> Vocabulary:
         "price": [0.5, 1.5, 2.5, 3.5, 4.5, 5.5, None],
         "clicks": [-3, 0, 1, 2, 3, 100, 100],
         "when": [0, 3_600, 86_400, None, None, None, None],
+        "weight": [1.0, 3.0, None, None, None, None, None],
     })  # fmt: skip
     return learn(SPEC, frame)
 
@@ -52,6 +55,12 @@ def saved(vocabulary: Vocabulary, tmp_path: Path) -> Path:
     return directory
 
 
+def array(saved: Path, start: str, part: str) -> Path:
+    """The file of one array of the slot that has this number."""
+    (path,) = saved.glob(f"{start}-*.{part}.npy")
+    return path
+
+
 def test_everything_comes_back(vocabulary: Vocabulary, saved: Path) -> None:
     """Layout, keys, rows and edges are after loading what they were before saving."""
     loaded = Vocabulary.load(saved, SPEC)
@@ -61,8 +70,11 @@ def test_everything_comes_back(vocabulary: Vocabulary, saved: Path) -> None:
         if isinstance(slot, Edges):
             assert isinstance(other, Edges)
             np.testing.assert_array_equal(other.edges, slot.edges, strict=True)
+        elif isinstance(slot, Scale):
+            assert isinstance(other, Scale)
+            assert (other.mean, other.std) == (slot.mean, slot.std) == (2.0, 1.0)
         else:
-            assert not isinstance(other, Edges)
+            assert not isinstance(other, Edges | Scale)
             assert other.lookup() == slot.lookup()
 
 
@@ -81,7 +93,7 @@ def test_no_value_at_all_is_a_vocabulary(saved: Path) -> None:
     """A column that was always missing has no keys, and its slot only the two reserved rows."""
     loaded = Vocabulary.load(saved, SPEC)
     empty = loaded.slots["CITTÀ 城"]
-    assert not isinstance(empty, Edges)
+    assert not isinstance(empty, Edges | Scale)
     assert empty.lookup() == {}
     assert {slot.name: slot.size for slot in loaded.layout.slots}["CITTÀ 城"] == 2
 
@@ -90,7 +102,7 @@ def test_no_value_at_all_is_a_vocabulary(saved: Path) -> None:
 def test_single_keys_are_found(saved: Path, mapped: bool) -> None:
     """Bisection in the arrays, mapped or not, finds what the whole table has, and nothing else."""
     for part in Vocabulary.load(saved, SPEC, mapped).slots.values():
-        if isinstance(part, Edges):
+        if isinstance(part, Edges | Scale):
             continue
         table = part.lookup()
         assert {key: part.find(key) for key in table} == table
@@ -107,7 +119,7 @@ def test_single_keys_are_found(saved: Path, mapped: bool) -> None:
 def test_keys_by_place_are_those_of_the_table(saved: Path) -> None:
     """Their text comes in the order of the places asked for, with the length of the longest."""
     for part in Vocabulary.load(saved, SPEC, mapped=True).slots.values():
-        if isinstance(part, Edges):
+        if isinstance(part, Edges | Scale):
             continue
         places = np.arange(len(part.rows))[::-1]
         texts = part.texts(places)
@@ -136,7 +148,7 @@ def test_texts_may_be_empty(keys: list[str]) -> None:
 def test_files_stay_inside_the_directory(saved: Path) -> None:
     """A field's name never decides where a file lies, and needs no other than ASCII names."""
     names = [path.name for path in saved.iterdir()]
-    assert len(names) == 1 + 3 * 7 + 1, "three arrays for each slot with keys, one with edges"
+    assert len(names) == 1 + 3 * 7 + 1 + 1, "three arrays for a slot with keys, one for others"
     assert all(name.isascii() for name in names)
     assert {path.name for path in saved.parent.iterdir()} == {saved.name}
 
@@ -161,10 +173,29 @@ def test_slots_tile_the_table(vocabulary: Vocabulary) -> None:
     assert end == vocabulary.layout.table_rows
 
 
+def test_scaled_slots_are_the_last_of_their_input() -> None:
+    """The graph multiplies the last rows of a side, wherever the spec has the fields."""
+    fields = (FIELDS[-1], *FIELDS[:-1])
+    layout = arrange(FeatureSpec(label="click", fields=fields), dict.fromkeys(NAMES, 1))
+    assert [slot.name for slot in layout.candidate][-2:] == ["clicks", "weight"]
+    assert [slot.scaled for slot in layout.candidate] == [False] * 3 + [True]
+    assert (layout.context_values, layout.candidate_values) == (0, 1)
+    assert layout.candidate[-1].first == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [[0.0, 0.0], [0.0, -1.0], [np.nan, 1.0], [0.0, np.inf], [1.0], [1.0, 1.0, 1.0]]
+)
+def test_what_does_not_scale_is_refused(saved: Path, wrong: list[float]) -> None:
+    """A mean is a number and a deviation above zero, or the bundle is damaged."""
+    np.save(array(saved, "007", "scale"), np.array(wrong, np.float32))
+    with pytest.raises(BundleError, match="slot 'weight' is scaled by"):
+        Vocabulary.load(saved, SPEC)
+
+
 def test_arrange_sorts_slots_into_inputs() -> None:
     """Each input has the slots of its side and form, in the order of the spec."""
-    sizes = dict.fromkeys(name for field in FIELDS for name in field.slot_names)
-    layout = arrange(SPEC, dict.fromkeys(sizes, 3))
+    layout = arrange(SPEC, dict.fromkeys(NAMES, 3))
     names = {
         "context": [slot.name for slot in layout.context],
         "candidate": [slot.name for slot in layout.candidate],
@@ -172,17 +203,11 @@ def test_arrange_sorts_slots_into_inputs() -> None:
     }
     assert names == {
         "context": ["user/../id", "città 城", "when.hour", "when.weekday"],
-        "candidate": ["CITTÀ 城", "price", "clicks"],
+        "candidate": ["CITTÀ 城", "price", "clicks", "weight"],
         "lists": ["tags"],
     }
     assert layout.context_lists == ()
-    assert layout.table_rows == 1 + 8 * (2 + 3)
-
-
-def array(saved: Path, start: str, part: str) -> Path:
-    """The file of one array of the slot that has this number."""
-    (path,) = saved.glob(f"{start}-*.{part}.npy")
-    return path
+    assert layout.table_rows == 1 + 9 * (2 + 3)
 
 
 def test_absent_file_is_named(saved: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # The layers of app/, from the floor to the edge. Only the edge reads app.settings.
-FLOOR = {"app.errors", "app.logs"}
+FLOOR = {"app.errors", "app.logs", "app.cells"}
 VALUES = {"app.layout", "app.spec", "app.canonical", "app.vocabulary", "app.encoder"}
 DOMAIN = VALUES | {"app.batch", "app.bundle"}
 # Metrics stand on the domain: they count missing and unseen values slot by slot.
@@ -41,6 +41,7 @@ EDGE = {
     "app.documentation",
     "app.routes",
     "app.main",
+    "app.workers",
 }
 
 # What the trainer shares with the service, so that a value is encoded by the same code in both.
@@ -51,14 +52,15 @@ RUNNING = {"app.batch", "app.engine"}
 DATA = {"model.config", "model.data", "model.vocab", "model.dataset", "model.encode"}
 # A network may stand on another, as DeepFM does on FM; the package is the registry of all.
 LAYERS = {"model.networks.mlp", "model.networks.network"}
+CROSSES = LAYERS | {"model.networks.crosses"}
 SHALLOW = LAYERS | {"model.networks.lr", "model.networks.fm"}
 PRODUCTS = LAYERS | {"model.networks.products"}
-FAMILY = SHALLOW | PRODUCTS | {
+FAMILY = SHALLOW | PRODUCTS | CROSSES | {
     f"model.networks.{name}"
     for name in ("ffm", "fnn", "ipnn", "opnn", "pnn_star", "wide_deep", "deepfm")
 }  # fmt: skip
 NETWORKS = FAMILY | {"model.networks"}
-TRAINING = DATA | NETWORKS | {"model.train", "model.metrics", "model.memory"}
+TRAINING = DATA | NETWORKS | {"model.crosses", "model.train", "model.metrics", "model.memory"}
 OFFLINE = TRAINING | {
     "model.evaluate",
     "model.networks.serving",
@@ -69,14 +71,18 @@ OFFLINE = TRAINING | {
     "model.fetch",
     "model.compare",
     "model.compare_report",
+    "model.tune",
+    "model.files",
 }
-COMPARING = {"model.compare", "model.compare_report"}
+COMPARING = {"model.compare", "model.compare_report", "model.tune"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "app": set(),
     "app.errors": set(),
     "app.settings": set(),
     "app.logs": set(),
+    "app.cells": set(),
+    "app.workers": FLOOR,
     "app.layout": FLOOR,
     "app.spec": FLOOR | {"app.layout"},
     "app.canonical": FLOOR | {"app.layout", "app.spec"},
@@ -104,7 +110,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.protocol": FLOOR | {"app.endpoints"},
     "app.documentation": FLOOR | DOMAIN | {"app.schemas"},
     "app.routes": BELOW_EDGE | {"app.settings", "app.state", "app.endpoints", "app.asgi"},
-    "app.main": BELOW_EDGE | EDGE - {"app.main"},
+    "app.main": BELOW_EDGE | EDGE - {"app.main", "app.workers"},
     "app.__main__": BELOW_EDGE | EDGE,
     "model": set(),
     "model.config": {"app.errors"},
@@ -113,25 +119,34 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.memory": set(),
     "model.data": SHARED | {"model.config"},
     "model.vocab": SHARED | {"model.config", "model.data"},
-    "model.dataset": SHARED | {"model.config", "model.data", "model.vocab"},
+    "model.dataset": SHARED
+    | {"model.config", "model.data", "model.vocab"}
+    | {"model.networks.network"},
     "model.encode": SHARED | DATA - {"model.encode"},
     "model.networks.mlp": {"model.config"},
     "model.networks.network": SHARED | {"model.config", "model.networks.mlp"},
     "model.networks.lr": SHARED | {"model.config"} | LAYERS,
     "model.networks.fm": SHARED | {"model.config"} | SHALLOW - {"model.networks.fm"},
     "model.networks.products": SHARED | {"model.config"} | LAYERS,
+    "model.networks.crosses": SHARED | {"model.config"} | LAYERS,
     **{
-        name: SHARED | {"model.config"} | SHALLOW | PRODUCTS for name in FAMILY - SHALLOW - PRODUCTS
+        name: SHARED | {"model.config"} | SHALLOW | PRODUCTS | CROSSES
+        for name in FAMILY - SHALLOW - PRODUCTS - CROSSES
     },
     "model.networks": SHARED | {"model.config"} | FAMILY,
+    "model.crosses": SHARED | DATA | NETWORKS,
     "model.train": SHARED | TRAINING - {"model.train"},
     "model.networks.serving": SHARED | {"model.config"} | FAMILY,
     "model.export": SHARED | TRAINING | RUNNING | {"model.networks.serving"},
     "model.evaluate": SHARED | TRAINING | RUNNING | {"model.export"},
     "model.quantize": SHARED | TRAINING | RUNNING | {"model.export", "model.evaluate"},
     "model.report": SHARED | TRAINING | {"model.export", "model.evaluate"},
+    "model.files": set(),
+    "model.tune": SHARED | OFFLINE - COMPARING - {"model.fetch"},
     "model.compare": SHARED | OFFLINE - COMPARING - {"model.fetch"} | RUNNING,
-    "model.compare_report": SHARED | OFFLINE - {"model.compare_report", "model.fetch"} | RUNNING,
+    "model.compare_report": SHARED
+    | OFFLINE - {"model.compare_report", "model.tune", "model.fetch"}
+    | RUNNING,
     "model.pipeline": SHARED | OFFLINE - COMPARING - {"model.pipeline", "model.fetch"} | RUNNING,
     "model.publish": SHARED | {"app.remote.keys", "app.remote.link"},
     "model.__main__": SHARED
@@ -146,6 +161,7 @@ ONLY_IMPORTERS = {
     "onnxruntime": {"app.engine", "model.quantize"},
     "redis": {"app.remote.link"},
     "hiredis": {"app.remote.link"},
+    "optuna": {"model.tune"},
 }
 
 # (module, what it imports inside a function): each entry needs a reason beside it.

@@ -10,6 +10,7 @@ import pytest
 
 from app.bundle import Bundle
 from model.config import NETWORKS, TrainConfig
+from model.networks import build
 from model.pipeline import Inputs, Offline, Prepared, prepare, run
 from tests.conftest import Sample, StartService
 from tests.parity import Check
@@ -36,6 +37,10 @@ def test_a_network_scores_the_same_offline_and_online(
     """
     bundle = run(prepared, replace(QUICK, network=name), tmp_path, progress=False)
     assert len(Bundle.open(bundle).examples) > 0
+    served_as_trained(bundle, name, sample, start_service)
+
+
+def served_as_trained(bundle: Path, name: str, sample: Sample, start_service: StartService) -> None:
     service = start_service(bundle)
     assert service.client.get("/model").json()["network"] == name
     offline = Offline.open(bundle)
@@ -43,3 +48,54 @@ def test_a_network_scores_the_same_offline_and_online(
         figures = Check(offline, [sample.data], ROWS, client).run()
     assert max(figures.values()) <= offline.engine.tolerance, figures
     assert service.stop() == 0
+
+
+CROSSES = """
+[[crosses]]
+fields = ["user_id", "item_id"]
+min_count = 3
+
+[[crosses]]
+fields = ["placement", "time.hour"]
+
+[[crosses]]
+fields = ["tags", "country"]
+
+[[crosses]]
+fields = ["price", "quality"]
+"""
+
+
+def test_crosses_score_the_same_offline_and_online(
+    sample: Sample, tmp_path: Path, start_service: StartService
+) -> None:
+    """A service that knows nothing of crosses serves them: of both sides, of one, of a list."""
+    spec = tmp_path / "crossed.toml"
+    spec.write_text(sample.spec.read_text(encoding="utf-8") + CROSSES, encoding="utf-8")
+    crossed = prepare(spec, Inputs([sample.data]))
+    config = replace(QUICK, network="wide_deep")
+    bundle = run(crossed, config, tmp_path, progress=False)
+    training = Bundle.open(bundle).manifest.training
+    assert [cross["fields"] for cross in training["crosses"]] == [
+        ["user_id", "item_id"], ["placement", "time.hour"], ["tags", "country"],
+        ["price", "quality"],
+    ]  # fmt: skip
+    assert all(cross["pairs"] > 10 for cross in training["crosses"])
+    weights = sum(cross["pairs"] + 2 for cross in training["crosses"])
+    without = build(crossed.vocabulary.layout, config).parameter_count()
+    assert training["parameters"] == without + weights
+    served_as_trained(bundle, "wide_deep", sample, start_service)
+
+
+def test_other_networks_leave_crosses_alone(sample: Sample, tmp_path: Path) -> None:
+    """The same bundle comes of a spec with crosses, but for the spec's text."""
+    spec = tmp_path / "crossed.toml"
+    spec.write_text(sample.spec.read_text(encoding="utf-8") + CROSSES, encoding="utf-8")
+    files = []
+    for path in (sample.spec, spec):
+        found = prepare(path, Inputs([sample.data]))
+        bundle = Bundle.open(run(found, replace(QUICK, network="lr"), tmp_path, progress=False))
+        assert bundle.manifest.training["crosses"] == []
+        files.append({name: record.sha256 for name, record in bundle.manifest.files.items()})
+    plain, crossed = files
+    assert {name for name in plain if plain[name] != crossed[name]} == {"features.toml"}

@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import Sample, StartService
 from tests.samples import CANDIDATE, CONTEXT, KNOWN_USER, LARGEST_USER, candidate_of, context_of
-from tests.serving import Service, Wire, logit, logits
+from tests.serving import Service, Wire, logit, logits, strict
 
 pytestmark = pytest.mark.e2e
 
@@ -366,6 +366,34 @@ def test_one_bad_candidate_names_itself(lingering: Service, sample: Sample) -> N
     assert [status for status, _ in answers] == [200, 422, 200]
     assert answers[1][1]["error"]["details"][0]["path"] == "candidates[5].features.item_id"
     assert answers[0][1]["ranking"] == answers[2][1]["ranking"] == expected
+
+
+@pytest.mark.parametrize("columnar", [False, True])
+def test_a_bad_candidate_at_the_end_of_a_long_list(
+    service: Service, sample: Sample, columnar: bool
+) -> None:
+    """Its list is refused although the engine has begun with it; nothing stays behind."""
+    row = sample.rows[0]
+    shown = [candidate_of(each) for each in sample.rows[:1000]]
+    body: Row = {"context": context_of(row)}
+    if columnar:
+        body["candidates"] = {"features": {name: [c.get(name) for c in shown] for name in shown[0]}}
+        last: Any = body["candidates"]["features"]["price"]
+        place, path = len(shown) - 1, f"candidates.features.price[{len(shown) - 1}]"
+    else:
+        body["candidates"] = [{"features": candidate} for candidate in shown]
+        last = shown[-1]
+        place, path = "price", f"candidates[{len(shown) - 1}].features.price"
+    good = service.post("/rank", body)
+    assert good.status_code == 200
+    kept, last[place] = last[place], "dear"
+    for _ in range(20):
+        answer = service.post("/rank", body)
+        assert answer.status_code == 422
+        assert [d["path"] for d in strict(answer.content)["error"]["details"]] == [path]
+    last[place] = kept
+    assert service.post("/rank", body).content == good.content
+    assert service.metrics()["ctr_queued_rows"] == 0
 
 
 def test_kserve_path_takes_the_same_body(service: Service, rows: list[Row]) -> None:

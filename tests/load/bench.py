@@ -4,7 +4,8 @@
 values. ``/rank`` is timed by one client as a whole HTTP request beside the bare run of the
 plain, unfactored graph on the same rows in this process, one engine thread each. Every figure
 is the median of the repetitions; nothing is cached but the vocabulary, which both keep whole.
-With ``--peers``, two model servers do the job of ``/predict`` beside them.
+With ``--peers``, two model servers do the job of ``/predict`` beside them; they use every
+processor, and so does the service then: a worker for each.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import numpy as np
 import onnxruntime as ort
 
 from app.encoder import Encoder
+from app.engine import cpu_quota
 from tests.load.peers import running
 from tests.load.peers.lineup import Lineup
 from tests.load.peers.peer import Mosec, Row, Triton
@@ -41,6 +43,7 @@ BODIES = 10_000
 CANDIDATES = (100, 1000)
 TOP_K = 20
 CHECKED_ROWS = 100
+WORKERS = "product_workers"
 
 
 class Figures(NamedTuple):
@@ -210,6 +213,8 @@ def measure(
     usual = ["tests.load.usual", str(bundle), str(plain), str(PORT)]
     servers = {"usual_def": [*usual, "def"], "usual_async": [*usual, "async"], "product": product}
     bodies = scratch / "predict"
+    if lineup:
+        servers[WORKERS] = [*product, "--workers", str(cpu_quota())]
     for name, words in servers.items():
         with serving(words):
             drive(samples, name, bodies, seconds)
@@ -278,13 +283,13 @@ def ratios(samples: Samples) -> dict[str, float]:
 
 
 def peer_ratios(samples: Samples, peers: Sequence[str]) -> dict[str, float]:
-    """The product against the better peer: requests per second, and latencies."""
+    """The product's workers against the better peer: requests per second, and latencies."""
     figures = {}
     for name, better in {"rate": max, "p50": min, "p99": min}.items():
         for c in CONNECTIONS:
             best = better(samples.median(f"{peer}_c{c}_{name}") for peer in peers)
             key = f"predict_c{c}_{name}_over_best_peer".replace("_rate", "")
-            figures[key] = samples.median(f"product_c{c}_{name}") / best
+            figures[key] = samples.median(f"{WORKERS}_c{c}_{name}") / best
     return figures
 
 
@@ -294,7 +299,8 @@ def table(samples: Samples, peers: Sequence[str] = ()) -> str:
         "| server | connections | requests/s | p50, ms | p99, ms |",
         "|---|---:|---:|---:|---:|",
     ]
-    for name in ("product", "usual_async", "usual_def", *peers):
+    workers = (WORKERS,) if peers else ()
+    for name in ("product", *workers, "usual_async", "usual_def", *peers):
         for c in CONNECTIONS:
             rate, p50, p99 = (samples.median(f"{name}_c{c}_{part}") for part in Figures._fields)
             lines.append(f"| {name} | {c} | {rate:,.0f} | {p50 / 1e3:.2f} | {p99 / 1e3:.2f} |")

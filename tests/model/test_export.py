@@ -14,6 +14,7 @@ import torch
 
 from app.batch import Batch
 from app.engine import Engine
+from app.errors import BundleError, EngineFailed
 from app.layout import Layout, RowShape, Slot
 from model.config import NETWORKS, TrainConfig
 from model.dataset import Dataset
@@ -23,7 +24,6 @@ from model.export import (
     network_logits,
     read_weights,
     require_exportable,
-    side_rows,
     write_graph,
 )
 from model.networks.mlp import Mlp
@@ -45,6 +45,19 @@ FLAT = Layout(
     context_lists=(),
     candidate_lists=(),
 )
+NUMBERS = replace(
+    LAYOUT,
+    context=(*LAYOUT.context, Slot("age", "age", 146, 3, scaled=True)),
+    candidate=(*LAYOUT.candidate, Slot("size", "size", 149, 3, scaled=True)),
+)
+FLAT_NUMBERS = replace(
+    FLAT,
+    candidate=(
+        *FLAT.candidate,
+        *(Slot(n, n, f, 3, scaled=True) for n, f in (("a", 51), ("b", 54))),
+    ),
+)
+LAYOUTS = {"lists": LAYOUT, "flat": FLAT, "numbers": NUMBERS, "flat_numbers": FLAT_NUMBERS}
 PLACES = 3
 """Length of every list in these tests."""
 
@@ -52,7 +65,8 @@ PLACES = 3
 def shape(single: tuple[Slot, ...], lists: tuple[Slot, ...]) -> RowShape:
     start = len(single)
     ranges = tuple((start + i * PLACES, start + (i + 1) * PLACES) for i in range(len(lists)))
-    return RowShape(start + PLACES * len(lists), start, ranges)
+    values = sum(slot.scaled for slot in single)
+    return RowShape(start + PLACES * len(lists) + values, start, ranges, values)
 
 
 def engine_of(path: Path, layout: Layout) -> Engine:
@@ -79,16 +93,24 @@ def dataset(layout: Layout, rows: int, seed: int = 2) -> Dataset:
             for s in slots
         )
 
+    def values(slots: int) -> np.ndarray | None:
+        return rng.normal(size=(rows, slots)).astype(np.float32) if slots else None
+
     return Dataset(
         single(layout.context),
         single(layout.candidate),
         lists(layout.context_lists),
         lists(layout.candidate_lists),
         np.zeros(rows, np.uint8),
+        values(layout.context_values),
+        values(layout.candidate_values),
     )
 
 
-CASES = [*((name, "lists") for name in NETWORKS), ("deepfm", "flat"), ("pnn_star", "flat")]
+CASES = [
+    *((name, layout) for layout in ("lists", "numbers") for name in NETWORKS),
+    ("deepfm", "flat"), ("pnn_star", "flat"), ("deepfm", "flat_numbers"),
+]  # fmt: skip
 """Networks and layouts; without lists the rearranged DeepFM, and products, take other ways."""
 Case = tuple[str, Layout]
 
@@ -96,7 +118,7 @@ Case = tuple[str, Layout]
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
 def case(request: pytest.FixtureRequest) -> Case:
     name, layout = request.param
-    return name, LAYOUT if layout == "lists" else FLAT
+    return name, LAYOUTS[layout]
 
 
 @pytest.fixture(scope="module")
@@ -131,19 +153,52 @@ def test_every_size_scores_as_the_network(
             row_context[-1] = contexts - 1
         expected = network_logits(
             network,
-            replace(candidate, context=context.context, context_lists=context.context_lists),
+            replace(
+                candidate,
+                context=context.context,
+                context_lists=context.context_lists,
+                context_value=context.context_value,
+            ),
             row_context,
         )
         found = engine.score(
             Batch(
-                side_rows(context.context, context.context_lists),
-                side_rows(candidate.candidate, candidate.candidate_lists),
+                context.context_rows,
+                candidate.candidate_rows,
                 row_context,
             )
         )
         assert found.logit.shape == (rows,)
         assert np.abs(found.logit - expected).max(initial=0) <= 2e-5
         assert rows < 64 or np.ptp(expected) > 0.3, "scores that are all alike would prove little"
+
+
+def test_numbers_are_no_indices(tmp_path: Path) -> None:
+    """The bits of a number may be any; a scaled slot's index is checked like others."""
+    network = trained("lr", NUMBERS, CONFIG)
+    write_graph(network, NUMBERS, tmp_path / "score.onnx")
+    engine = engine_of(tmp_path / "score.onnx", NUMBERS)
+    data = dataset(NUMBERS, 4)
+    numbers = np.array([[-0.0], [-1e30], [1e-45], [3e38]], np.float32)
+    owners = np.arange(4, dtype=np.int32)
+    for values in (numbers, numbers[::-1].copy()):
+        rows = replace(data, context_value=values, candidate_value=values)
+        found = engine.score(Batch(rows.context_rows, rows.candidate_rows, owners)).logit
+        expected = network_logits(network, rows, owners)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
+    for side in ("context", "candidate"):
+        wrong = getattr(data, side).copy()
+        wrong[2, -1] = NUMBERS.table_rows
+        rows = replace(data, **{side: wrong})
+        with pytest.raises(EngineFailed, match="outside the table"):
+            engine.score(Batch(rows.context_rows, rows.candidate_rows, owners))
+
+
+def test_a_graph_without_numbers_has_no_inputs_for_them(tmp_path: Path) -> None:
+    """An engine refuses a graph whose inputs are not those of the layout's slots."""
+    write_graph(trained("lr", LAYOUT, CONFIG), LAYOUT, tmp_path / "score.onnx")
+    with pytest.raises(BundleError, match="context_value"):
+        engine_of(tmp_path / "score.onnx", NUMBERS)
 
 
 def test_a_graph_is_one_straight_line(graph: tuple[Network, Path]) -> None:
@@ -164,8 +219,8 @@ def test_list_length_is_free(exported: tuple[Network, Engine], layout: Layout) -
     owners = np.arange(5, dtype=np.int32)
     found = engine.score(
         Batch(
-            side_rows(data.context, data.context_lists),
-            side_rows(data.candidate, data.candidate_lists),
+            data.context_rows,
+            data.candidate_rows,
             owners,
         )
     )

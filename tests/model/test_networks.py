@@ -19,7 +19,7 @@ from model.networks.fnn import FNN, FmWeights
 from model.networks.mlp import Mlp
 from model.networks.network import Inputs, Network
 from model.networks.products import InnerProducts, KernelProducts, ProductNetwork
-from tests.networks import CONFIG, LAYOUT, inputs, trained
+from tests.networks import CONFIG, LAYOUT, SCALED, inputs, trained
 
 THREE = Layout((Slot("a", "a", 1, 2), Slot("b", "b", 3, 2)), (Slot("c", "c", 5, 2),), (), ())
 A, B, C = (2, 4, 6)
@@ -44,12 +44,19 @@ def plain_logit(name: str, network: Network, values: Inputs, row: int) -> float:
     """Return one row's logit by the formula in the network's docstring."""
     home = int(values.row_context[row])
     table = network.table.double()
-    context = [table[int(i)] for i in values.context[home]]
+    context = scaled([table[int(i)] for i in values.context[home]], values.context_value, home)
     context += [mean(table, column[home]) for column in values.context_lists]
-    candidate = [table[int(i)] for i in values.candidate[row]]
+    candidate = scaled([table[int(i)] for i in values.candidate[row]], values.candidate_value, row)
     candidate += [mean(table, column[row]) for column in values.candidate_lists]
     logit = network.bias.double() + FORMULAS[name](network, context, candidate)
     return float(logit)
+
+
+def scaled(rows: list[Tensor], value: Tensor | None, row: int) -> list[Tensor]:
+    """Return the rows, the last of them times their numbers."""
+    numbers = [] if value is None else value[row].double().tolist()
+    ones = [1.0] * (len(rows) - len(numbers))
+    return [number * each for number, each in zip(ones + numbers, rows, strict=True)]
 
 
 def mean(table: Tensor, index: Tensor) -> Tensor:
@@ -156,19 +163,20 @@ def test_the_family_is_the_one_that_settings_know() -> None:
 
 @torch.no_grad()
 @every_network
-def test_the_factored_form_equals_the_formula(name: str) -> None:
-    """Sharing the contexts' work changes no score."""
-    network, values = trained(name), inputs(contexts=3, rows=20, length=4)
+@pytest.mark.parametrize("layout", [LAYOUT, SCALED], ids=["plain", "scaled"])
+def test_the_factored_form_equals_the_formula(name: str, layout: Layout) -> None:
+    """Sharing the contexts' work changes no score, numbers being factors of their rows."""
+    network, values = trained(name, layout), inputs(contexts=3, rows=20, length=4, layout=layout)
     expected = [plain_logit(name, network, values, row) for row in range(20)]
     found = network(values).tolist()
     assert found == pytest.approx(expected, abs=2e-5)
     assert max(found) - min(found) > 0.5, "logits that are all alike would prove little"
 
 
-def flat(name: str, size: int = 2, **rows: Sequence[float]) -> Network:
+def flat(name: str, size: int = 2, layout: Layout = THREE, **rows: Sequence[float]) -> Network:
     """Return a network over three fields with the given rows, whose bias is zero."""
     config = replace(CONFIG, network=name, embedding_size=size, hidden=(1,), batch_norm=False)
-    network = build(THREE, config).eval()
+    network = build(layout, config).eval()
     with torch.no_grad():
         network.table.zero_()
         for row, field in ((A, "a"), (B, "b"), (C, "c")):
@@ -209,6 +217,29 @@ def test_lr_by_hand() -> None:
 def test_fm_by_hand() -> None:
     """(1,2)(3,-1) + (1,2)(.5,4) + (3,-1)(.5,4) = 1 + 8.5 - 2.5 = 7, and the weights are -1."""
     assert flat("fm", **WE)(ABC).tolist() == [6.0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["lr", "fm"])
+def test_a_number_is_a_factor_by_hand(name: str) -> None:
+    """With b times -2 the weights are 1 - 4 - 4 = -7, and FM's pairs -2 + 8.5 + 5 = 11.5.
+
+    With c times -3 as well, they are 1 - 4 + 12 = 9, and -2 - 25.5 - 15 = -42.5.
+    """
+    layout = replace(
+        THREE, context=(THREE.context[0], replace(THREE.context[1], scaled=True)),
+        candidate=(replace(THREE.candidate[0], scaled=True),),
+    )  # fmt: skip
+    rows = {field: row[: 1 if name == "lr" else 3] for field, row in WE.items()}
+    network = flat(name, layout=layout, **rows)
+    found = [
+        network(
+            ABC._replace(context_value=torch.tensor([[-2.0]]), candidate_value=torch.tensor([[c]]))
+        ).item()
+        for c in (1.0, -3.0)
+    ]
+    expected = {"lr": [-7.0, 9.0], "fm": [-7.0 + 11.5, 9.0 - 42.5]}
+    assert found == expected[name]
 
 
 @torch.no_grad()

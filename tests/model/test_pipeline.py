@@ -19,7 +19,7 @@ import torch
 from app.bundle import Bundle
 from model.__main__ import main
 from model.config import TrainConfig
-from model.data import DataError
+from model.data import DataError, Part
 from model.export import read_weights
 from model.pipeline import Inputs, Offline, Prepared, prepare, run, train
 from model.train import TrainingError
@@ -163,6 +163,19 @@ def test_predict_needs_no_label(tiny_bundle: Path, sample: Sample, tmp_path: Pat
     assert set(found["file"]) == {"unlabelled.csv"}
     assert set(found["version"]) == {tiny_bundle.name}
     assert {p.name for p in tmp_path.iterdir()} == {"unlabelled.csv", "a.parquet", "b.parquet"}
+
+
+def test_only_the_parts_that_are_wanted_are_read(few: Sample) -> None:
+    """The rows of a part do not depend on which others are wanted; files must be of these."""
+    two = prepare(few.spec, Inputs([few.data], wanted=("train", "validation")))
+    three = prepare(few.spec, Inputs([few.data]))
+    assert set(two.data) == set(two.tables) == {"train", "validation"}
+    for part in two.tables:
+        assert two.tables[part].frame.equals(three.tables[part].frame)
+    assert two.fingerprint() != three.fingerprint()
+    files: dict[Part, list[Path]] = {"train": [few.data], "test": [few.data]}
+    with pytest.raises(DataError, match=r"or files for each part: train, validation$"):
+        prepare(few.spec, Inputs(parts=files, wanted=("train", "validation")))
 
 
 def test_a_failed_run_leaves_nothing(

@@ -91,6 +91,20 @@ def test_the_pairwise_part_learns_an_interaction() -> None:
     assert area > 0.93
 
 
+def test_each_evaluation_is_told_and_may_end_the_training() -> None:
+    """Whoever watches sees what the history holds; an error of theirs comes through."""
+    seen: list[Evaluation] = []
+    data = dataset(300), dataset(200, seed=1)
+    result = fit(LAYOUT, *data, CONFIG, progress=False, after=seen.append)
+    assert tuple(seen) == result.history
+
+    def stop(evaluation: Evaluation) -> None:
+        raise InterruptedError(f"at step {evaluation.step}")
+
+    with pytest.raises(InterruptedError, match=f"at step {seen[0].step}"):
+        fit(LAYOUT, *data, CONFIG, progress=False, after=stop)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_parity_of_two_fields_is_learnt_by_all_but_lr(name: str) -> None:
     """XOR is what an interaction is: one weight for each feature cannot rank it at all."""
@@ -284,6 +298,52 @@ def test_oov_rows_are_trained_where_asked() -> None:
         trainer.step(rows, 0.01)
     changed = (trainer.network.table != before).any(dim=1)
     assert [bool(changed[row]) for row in (0, 2, 8, 14)] == [False, True, True, False]
+
+
+NUMBERS = Layout(
+    context=(Slot("user", "user", 1, 6),),
+    candidate=(Slot("item", "item", 7, 6), Slot("price", "price", 13, 3, scaled=True)),
+    context_lists=(),
+    candidate_lists=(),
+)
+MISSING_PRICE, OOV_PRICE, PRICE = 13, 14, 15
+
+
+def priced(rows: int, seed: int) -> Dataset:
+    """Rows that click where the price is high; every fifth has none, and clicks by chance."""
+    random = np.random.default_rng(seed)
+    base = dataset(rows, seed)
+    value = random.normal(size=(rows, 1)).astype(np.float32)
+    known = np.arange(rows)[:, None] % 5 > 0
+    index = np.where(known, PRICE, MISSING_PRICE).astype(np.int32)
+    return Dataset(
+        base.context, np.hstack([base.candidate, index]), (), (),
+        np.where(known, value > 0, base.label[:, None]).astype(np.uint8)[:, 0],
+        None, np.where(known, value, 1).astype(np.float32),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["lr", "deepfm"])
+def test_a_number_is_learnt(name: str) -> None:
+    """Each row has its own number, in training as in validation."""
+    config = replace(CONFIG, network=name, epochs=6, learning_rate=0.05)
+    result = fit(NUMBERS, priced(1_000, 1), priced(500, 2), config, progress=False)
+    assert result.best.auc is not None
+    assert result.best.auc > 0.85
+    assert result.network.table[PRICE, 0].item() > 0.2
+
+
+def test_numbers_are_not_hidden() -> None:
+    """A number cannot be unseen: an ``oov_rate`` leaves the row alone that no value has."""
+    config = replace(CONFIG, oov_rate=0.5)
+    trainer = Trainer(NUMBERS, priced(300, 1), config)
+    before = trainer.network.table.detach().clone()
+    for rows in trainer.shuffled(5):
+        trainer.step(rows, 0.01)
+    changed = (trainer.network.table != before).any(dim=1).tolist()
+    assert [changed[row] for row in (2, 8, MISSING_PRICE, OOV_PRICE, PRICE)] == [
+        True, True, True, False, True,
+    ]  # fmt: skip
 
 
 def test_named_rows_are_found_without_sorting() -> None:

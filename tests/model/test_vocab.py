@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
-from app.vocabulary import Edges, Vocabulary
-from model.vocab import learn, quantile_edges
+from app.vocabulary import Edges, Scale, Vocabulary
+from model.vocab import learn, mean_std, quantile_edges
 
 OTHER = Categorical(name="other", side="candidate")
 
@@ -29,7 +29,7 @@ def learned(field: Field, values: Sequence[Any]) -> Vocabulary:
 def keys(field: Field, values: Sequence[Any], slot: str | None = None) -> dict[Any, int]:
     """The known keys of a slot and their rows."""
     found = learned(field, values).slots[slot or field.name]
-    assert not isinstance(found, Edges)
+    assert not isinstance(found, Edges | Scale)
     return found.lookup()
 
 
@@ -101,6 +101,41 @@ def test_given_edges_are_kept() -> None:
     assert isinstance(found, Edges)
     assert found.edges.tolist() == [float(np.float32(0.1)), 5.0]
     assert vocabulary.layout.context[0].size == 2 + 3
+
+
+def test_mean_and_deviation_are_of_the_rows() -> None:
+    """Each row counts, missing ones apart; a scaled field has one row beside the reserved two."""
+    field = Numeric(name="n", side="context", encoding="scaled")
+    vocabulary = learned(field, [1.0, 1.0, 1.0, 5.0, None])
+    found = vocabulary.slots["n"]
+    assert isinstance(found, Scale)
+    assert found.mean == 2.0
+    assert found.std == float(np.float32(np.sqrt(3.0)))
+    slot = vocabulary.layout.context[0]
+    assert (slot.size, slot.scaled) == (3, True)
+    assert mean_std([1.0, 5.0], np.array([3, 1])).tolist() == found.mean_std.tolist()
+
+
+@pytest.mark.parametrize("values", [[], [None, None]])
+def test_nothing_to_scale_by(values: list[float | None]) -> None:
+    """Without numbers the mean is 0 and the deviation 1; of one number the deviation is 1."""
+    weights = np.ones(len(values), np.int64)
+    assert mean_std(values, weights).tolist() == [0.0, 1.0]
+    assert mean_std([*values, 7.5], np.ones(len(values) + 1, np.int64)).tolist() == [7.5, 1.0]
+
+
+@given(
+    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1), st.randoms()
+)
+@settings(deadline=None)
+def test_mean_and_deviation_do_not_depend_on_the_order(values: list[float], random: Any) -> None:
+    """However large the numbers, both are finite, and the rows' order is of no matter."""
+    weights = np.ones(len(values), np.int64)
+    found = mean_std(values, weights)
+    assert np.isfinite(found).all()
+    assert found[1] > 0
+    random.shuffle(values)
+    assert mean_std(values, weights).tolist() == found.tolist()
 
 
 def test_a_column_without_values_has_reserved_rows_only() -> None:

@@ -1,0 +1,284 @@
+"""The search for training settings: trials that learn from the training part and are judged on
+the validation part.
+
+The test part is not read. A study file keeps every trial, so that a search that was cut off goes
+on where it was, and one that is asked for more trials only adds them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from app.errors import CtrError
+from model.config import SHALLOW, Metric, TrainConfig
+from model.files import write_atomically
+from model.pipeline import FEW_BATCHES, FmStart, Prepared, hash_of, say
+from model.train import Evaluation, fit
+
+FIRST_LINE = "# Found by `python -m model tune`"
+NAMES = {"auc": "AUC", "log_loss": "log loss"}
+SQLITE = b"SQLite format 3\0"
+STEPS = 10
+"""Points of a training at which a trial may be given up, all trials at the same ones."""
+SPARED_STEPS = 3
+"""A trial is not given up before: while the rate still rises, little can be said."""
+STARTING_TRIALS = 8
+"""Trials that are drawn at random, and none of which is given up."""
+
+
+class TuneError(CtrError):
+    """The search cannot begin, or came to nothing."""
+
+
+class Found(NamedTuple):
+    """What came of a search."""
+
+    config: TrainConfig
+    """The settings of the best trial."""
+    number: int
+    """Which trial it was, from 1."""
+    value: float
+    """Its figure on the validation part, by ``metric``."""
+    first: float | None
+    """That of the settings that the search began from."""
+    metric: Metric
+    trials: int
+    given_up: int
+    failed: int
+
+
+def tune(
+    prepared: Prepared,
+    base: TrainConfig,
+    trials: int,
+    study_file: Path,
+    out: Path,
+    start: FmStart | None = None,
+    progress: bool = True,
+) -> Found:
+    """Try settings until there are ``trials`` trials, and keep the best in ``out``.
+
+    The first trial has the settings ``base`` itself. A trial that falls behind the median of
+    those before it is given up, one that fails is left behind. An FNN starts from ``start`` in
+    each. The same data, settings and thread count give the same trials, cut off or not.
+
+    Raises:
+        TuneError: ``out`` or the study file is not of this search, or every trial failed.
+    """
+    require_own(out)
+    label = prepared.data["validation"].label
+    if base.metric == "auc" and label.min() == label.max():
+        raise TuneError("the validation labels are all of one class: set metric to log_loss")
+    fingerprint = hash_of(prepared.fingerprint(), base.to_dict(), start and start.described)
+    with open_study(study_file, base.metric, fingerprint) as study:
+        before, started = len(_done(study)), perf_counter()
+        for number in range(before + 1, trials + 1):
+            # Seeded for each trial, so that what was cut off does not change what comes.
+            study.sampler = optuna.samplers.TPESampler(
+                n_startup_trials=STARTING_TRIALS, seed=base.seed + number
+            )
+            told = _try(study, prepared, base, number, start, progress)
+            left = (perf_counter() - started) / (number - before) * (trials - number)
+            say(f"[{number}/{trials}] {told}; about {left / 60:.0f} min to go")
+            if (found := _found(study, base.metric)) is not None:
+                write_settings(out, prepared.name, found)
+        found = _found(study, base.metric)
+        if found is None:
+            raise TuneError(f"every trial failed; the first: {_done(study)[0].user_attrs['error']}")
+        write_settings(out, prepared.name, found)
+    return found
+
+
+def suggest(trial: Trial, base: TrainConfig, rows: int, sized: bool) -> TrainConfig:
+    """Draw the settings of a trial; ``sized`` says that the embedding size is settled."""
+    shallow = base.network in SHALLOW
+    rates = (1e-3, 0.1) if shallow else (3e-4, 0.02)
+    strengths = (1e-8, 0.1) if shallow else (1e-6, 1.0)
+    config = replace(
+        base,
+        learning_rate=trial.suggest_float("learning_rate", *rates, log=True),
+        embedding_l2=trial.suggest_float("embedding_l2", *strengths, log=True),
+        oov_rate=trial.suggest_float("oov_rate", 0.0, 0.1, step=0.01),
+        epochs=trial.suggest_int("epochs", 1, 2 * base.epochs, log=True),
+        batch_size=2 ** trial.suggest_int("log2 batch_size", 7, _log2_batch_size(rows)),
+    )
+    if base.network != "lr" and not sized:
+        size = trial.suggest_int("log2 embedding_size", 2, 5)
+        config = replace(config, embedding_size=2**size)
+    if not shallow:
+        layers = trial.suggest_int("hidden layers", 1, 3)
+        units = 2 ** trial.suggest_int("log2 hidden units", 5, 9)
+        config = replace(
+            config,
+            hidden=(units,) * layers,
+            dropout=trial.suggest_float("dropout", 0.0, 0.6, step=0.05),
+            batch_norm=trial.suggest_categorical("batch_norm", [True, False]),
+        )
+    return config
+
+
+def _log2_batch_size(rows: int) -> int:
+    """Return the largest exponent that leaves an epoch its batches."""
+    return min(max((rows // FEW_BATCHES).bit_length() - 1, 7), 13)
+
+
+def _try(
+    study: optuna.Study,
+    prepared: Prepared,
+    base: TrainConfig,
+    number: int,
+    start: FmStart | None,
+    progress: bool,
+) -> str:
+    """Run a trial, whatever comes of it, and say it in a line."""
+    trial = study.ask()
+    trial.set_user_attr("number", number)
+    began = perf_counter()
+    config = base
+    try:
+        if number > 1:
+            config = suggest(trial, base, prepared.train_rows, start is not None)
+        trial.set_user_attr("config", config.to_dict())
+        result = fit(
+            prepared.vocabulary.layout, prepared.data["train"], prepared.data["validation"],
+            config, progress, start.weights if start else None, prepared.crosses(config),
+            _watch(trial, config),
+        )  # fmt: skip
+    except optuna.TrialPruned as at:
+        study.tell(trial, state=TrialState.PRUNED)
+        outcome = f"given up at {at}"
+    except Exception as error:
+        # Whatever it is that one trial cannot do, the others are still wanted.
+        trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+        study.tell(trial, state=TrialState.FAIL)
+        outcome = f"failed: {type(error).__name__}: {error}"
+    else:
+        study.tell(trial, _value(result.best, base.metric))
+        outcome = f"{NAMES[base.metric]} {_value(result.best, base.metric):.4f}"
+    found = _found(study, base.metric)
+    best = f" (best {found.value:.4f}, trial {found.number})" if found else ""
+    return f"{outcome}{best}; {_difference(base, config)}; {perf_counter() - began:.0f} s"
+
+
+def _watch(trial: Trial, config: TrainConfig) -> Callable[[Evaluation], None]:
+    """Return what is told of each evaluation, and raises where the trial is to be given up."""
+    reported = 0
+
+    def report(evaluation: Evaluation) -> None:
+        nonlocal reported
+        step = int(STEPS * evaluation.epoch / config.epochs)
+        if step == reported:
+            return
+        reported = step
+        value = _value(evaluation, config.metric)
+        trial.report(value, step)
+        if step < STEPS and trial.should_prune():
+            raise optuna.TrialPruned(f"{NAMES[config.metric]} {value:.4f}, {step}/{STEPS} done")
+
+    return report
+
+
+def _value(evaluation: Evaluation, metric: Metric) -> float:
+    if metric == "log_loss":
+        return evaluation.log_loss
+    assert evaluation.auc is not None, "the validation part has both labels"
+    return evaluation.auc
+
+
+def _difference(base: TrainConfig, config: TrainConfig) -> str:
+    """Say in which settings a trial differs from what the search began from."""
+    before = base.to_dict()
+    changed = [
+        f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in config.to_dict().items()
+        if value != before[key]
+    ]
+    return ", ".join(changed) or "the settings as they were"
+
+
+@contextmanager
+def open_study(path: Path, metric: Metric, fingerprint: str) -> Iterator[optuna.Study]:
+    """Open a study file, or make one.
+
+    Raises:
+        TuneError: it is no study file, or one of other data or settings.
+    """
+    if path.exists() and not path.read_bytes()[: len(SQLITE)] == SQLITE:
+        raise TuneError(f"study: {path} is no study file; name another one")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    try:
+        study = optuna.create_study(
+            storage=storage,
+            study_name="settings",
+            load_if_exists=True,
+            direction="maximize" if metric == "auc" else "minimize",
+            pruner=optuna.pruners.MedianPruner(STARTING_TRIALS, SPARED_STEPS),
+        )
+        if study.user_attrs.setdefault("fingerprint", fingerprint) != fingerprint:
+            raise TuneError(f"study: {path} was made with other data or settings; name another one")
+        study.set_user_attr("fingerprint", fingerprint)
+        for each in study.get_trials(states=[TrialState.RUNNING]):
+            study.tell(each.number, state=TrialState.FAIL)
+        yield study
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _done(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that have an outcome; one that was cut off has none."""
+    finished = (TrialState.COMPLETE, TrialState.PRUNED)
+    return [
+        trial for trial in study.trials if trial.state in finished or "error" in trial.user_attrs
+    ]
+
+
+def _found(study: optuna.Study, metric: Metric) -> Found | None:
+    """Return the best trial so far, if one came to its end."""
+    done = _done(study)
+    states = [trial.state for trial in done]
+    if TrialState.COMPLETE not in states:
+        return None
+    best, first = study.best_trial, done[0]
+    assert best.value is not None
+    return Found(
+        config=TrainConfig.from_dict(best.user_attrs["config"]),
+        number=best.user_attrs["number"],
+        value=best.value,
+        first=first.value if first.state == TrialState.COMPLETE else None,
+        metric=metric,
+        trials=len(done),
+        given_up=states.count(TrialState.PRUNED),
+        failed=states.count(TrialState.FAIL),
+    )
+
+
+def require_own(out: Path) -> None:
+    """Refuse a settings file that somebody else has written.
+
+    Raises:
+        TuneError: it is there and does not begin as those of a search do.
+    """
+    if out.exists() and not out.read_text(encoding="utf-8").startswith(FIRST_LINE):
+        raise TuneError(f"out: {out} was not written by tune; it is left as it is")
+
+
+def write_settings(out: Path, name: str, found: Found) -> None:
+    """Write the best settings so far as a file that ``train`` takes."""
+    before = "" if found.first is None else f", {found.first:.4f} before"
+    lines = [
+        f"{FIRST_LINE} on {name}: trial {found.number} of {found.trials},",
+        f"# {NAMES[found.metric]} {found.value:.4f} on the validation part{before}.",
+        *(f"{key} = {json.dumps(value)}" for key, value in found.config.to_dict().items()),
+    ]
+    write_atomically(out, "\n".join([*lines, ""]).encode())

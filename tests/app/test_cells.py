@@ -1,0 +1,78 @@
+"""Numbers that forked workers share add up, and outlive the worker that counted them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from app.cells import CELLS, Cells
+from app.metrics import Buckets, Counts, Number
+
+
+def in_worker(cells: Cells, number: int, work: Callable[[], None]) -> None:
+    """Run ``work`` in a forked process that is worker ``number``."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            cells.worker = number
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_counts_of_all_workers_add_up() -> None:
+    """Each worker writes its own; a successor counts on from what a dead one left."""
+    cells = Cells(3)
+
+    def work() -> None:
+        counts, buckets = Counts(cells, ["a", "b"]), Buckets(cells, (1.0, 2.0))
+        counts["a"] += 1
+        counts["b"] += 10
+        buckets.observe(1.5)
+
+    for number in (1, 2, 2):
+        in_worker(cells, number, work)
+    counts, buckets = Counts(cells, ["a", "b"]), Buckets(cells, (1.0, 2.0))
+    assert counts["a"] == 0
+    counts["a"] += 1
+    assert counts.totals() == {"a": 4.0, "b": 30.0}
+    assert buckets.shown() == ([("1.0", 0.0), ("2.0", 3.0), ("+Inf", 3.0)], 4.5)
+
+
+def test_all_have_been_ready_once() -> None:
+    """The service has started when every worker is ready; one that dies does not undo it."""
+    cells = Cells(2)
+    in_worker(cells, 1, lambda: cells.set_ready(True))
+    in_worker(cells, 1, lambda: cells.set_ready(False))
+    cells.set_ready(True)
+    before = cells.started
+    in_worker(cells, 1, lambda: cells.set_ready(True))
+    cells.set_ready(False)
+    assert (before, cells.started) == (False, True)
+
+
+def test_a_number_is_an_attribute() -> None:
+    """Reading and writing it is reading and writing this worker's cell."""
+
+    class Counted:
+        seen = Number()
+
+        def __init__(self) -> None:
+            self.numbers = Counts(Cells(), ["seen"])
+
+    counted = Counted()
+    counted.seen += 2
+    assert counted.seen == 2
+    assert counted.numbers.totals() == {"seen": 2.0}
+
+
+def test_there_are_only_so_many() -> None:
+    """More than fit are refused, not written over a neighbour's."""
+    cells = Cells(2)
+    with pytest.raises(MemoryError, match="can be shared"):
+        cells.take(CELLS)
