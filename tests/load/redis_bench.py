@@ -324,7 +324,7 @@ def main() -> None:
     parser.add_argument("--only", choices=parts, action="append", help="may be repeated")
     parser.add_argument("--values", type=int, action="append", help="of layouts; default 1000000")
     parser.add_argument("--field-values", type=int, default=1_000_000)
-    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each run of wrk")
     parser.add_argument("--requests", type=int, default=1_500, help="of missing")
     options = parser.parse_args()
