@@ -8,7 +8,7 @@ from torch import Tensor
 from app.layout import Layout
 from model.config import TrainConfig
 from model.networks.lr import first_order
-from model.networks.network import Network, field_counts, new_table
+from model.networks.network import Network, field_counts, new_table, sum_of_rest
 from model.networks.products import pairs
 
 
@@ -42,7 +42,7 @@ class FFM(Network):
         toward_context_NFFK = candidate_NFOK[:, :, :contexts].transpose(1, 2)
         across_NFFK = toward_candidate_UFFK.index_select(0, row_context_N) * toward_context_NFFK
         first_order_N = first_order(context_UFC, candidate_NFC, row_context_N)
-        pairwise_N = within_U.index_select(0, row_context_N) + within_N + across_NFFK.sum((1, 2, 3))
+        pairwise_N = within_U.index_select(0, row_context_N) + within_N + sum_of_rest(across_NFFK)
         return self.bias + first_order_N + pairwise_N
 
 
@@ -56,4 +56,4 @@ def _within(vectors_RFOK: Tensor, places: Tensor) -> Tensor:
     """Return sum_{i<j} <v_{i,j}, v_{j,i}> [R] over the fields of one side."""
     vectors_RPK = vectors_RFOK.flatten(1, 2)
     product_RPK = vectors_RPK.index_select(1, places[0]) * vectors_RPK.index_select(1, places[1])
-    return product_RPK.sum((1, 2))
+    return sum_of_rest(product_RPK)
