@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
 from tests.redis_server import RedisServer, binaries
-from tests.samples import Sample, train_tiny, with_rare_users_unseen
+from tests.samples import Sample, train_other, train_tiny
 from tests.serving import APP, Service
 
 
@@ -48,10 +47,7 @@ def other_bundle(
     sample: Sample, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A later version than ``tiny_bundle``: other rows for the same values, and fewer users."""
-    directory = tmp_path_factory.mktemp("other")
-    spec = directory / "other.toml"
-    spec.write_text(with_rare_users_unseen(), encoding="utf-8")
-    return train_tiny(replace(sample, spec=spec), directory / "bundles")
+    return train_other(sample, tmp_path_factory.mktemp("later") / "other")
 
 
 @pytest.fixture(params=sorted(binaries()))
