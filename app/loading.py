@@ -68,6 +68,17 @@ def load(settings: Settings, counts: RemoteCounts, opened: Opened) -> Loaded:
         remote = remote_vocabulary(settings, bundle, counts)
         encoder = Encoder(bundle.spec, bundle.vocabulary, remote.cache.tables)
         remote.learn(bundle, encoder)
+    engine, worst = start_engine(settings, bundle, encoder)
+    return Loaded(bundle, encoder, engine, worst, perf_counter() - start, remote)
+
+
+def start_engine(settings: Settings, bundle: Bundle, encoder: Encoder) -> tuple[Engine, float]:
+    """Start an engine, verify it and warm it up; return it and the largest difference of a logit.
+
+    Raises:
+        BundleError: the golden examples do not come out as they did.
+        ProviderError: the provider that was asked for cannot be used.
+    """
     threads = settings.engine_threads or engine_threads(cpu_quota(), settings.workers)
     engine = Engine(
         bundle.graph_in(settings.precision),
@@ -80,7 +91,7 @@ def load(settings: Settings, counts: RemoteCounts, opened: Opened) -> Loaded:
     )
     worst = verify_examples(bundle, encoder, engine, engine.tolerance, settings.precision)
     engine.warm_up()
-    return Loaded(bundle, encoder, engine, worst, perf_counter() - start, remote)
+    return engine, worst
 
 
 def remote_vocabulary(settings: Settings, bundle: Bundle, counts: RemoteCounts) -> RemoteVocabulary:

@@ -189,7 +189,7 @@ class Recorder(Collector):
     take a lock and walk their buckets for each observation.
     """
 
-    unknown_fields, refused_bundles = Number(), Number()
+    unknown_fields, refused_bundles, engine_failures = (Number() for _ in range(3))
 
     def __init__(self, cells: Cells) -> None:
         self.seconds = {
@@ -198,7 +198,9 @@ class Recorder(Collector):
         self.outcomes = {route: Counts(cells, f"{route} outcomes", OUTCOMES) for route in ROUTES}
         self.batch_rows = Buckets(cells, "batch rows", ROW_BUCKETS)
         self.engine_seconds = Buckets(cells, "engine seconds", LATENCY_BUCKETS)
-        self.numbers = Counts(cells, "numbers", ["unknown_fields", "refused_bundles"])
+        self.numbers = Counts(
+            cells, "numbers", ["unknown_fields", "refused_bundles", "engine_failures"]
+        )
 
     def collect(self) -> Iterable[Metric]:
         requests = CounterMetricFamily(
@@ -216,16 +218,16 @@ class Recorder(Collector):
         rows.add_metric([], *self.batch_rows.shown())
         runs = HistogramMetricFamily("ctr_engine_seconds", "Time of one engine run")
         runs.add_metric([], *self.engine_seconds.shown())
-        unknown = CounterMetricFamily(
-            "ctr_unknown_fields", "Fields in requests that the spec does not know"
-        )
+        yield from (requests, latency, rows, runs)
         numbers = self.numbers.totals()
-        unknown.add_metric([], numbers["unknown_fields"])
-        refused = CounterMetricFamily(
-            "ctr_refused_bundles", "Bundles that could not take the place of the one in use"
-        )
-        refused.add_metric([], numbers["refused_bundles"])
-        return [requests, latency, rows, runs, unknown, refused]
+        for name, text in (
+            ("unknown_fields", "Fields in requests that the spec does not know"),
+            ("refused_bundles", "Bundles that could not take the place of the one in use"),
+            ("engine_failures", "Engine runs that gave no scores"),
+        ):
+            counter = CounterMetricFamily(f"ctr_{name}", text)
+            counter.add_metric([], numbers[name])
+            yield counter
 
 
 class RemoteCounts(Collector):

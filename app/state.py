@@ -8,6 +8,7 @@ import gc
 import logging
 import sys
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from app.batcher import MicroBatcher
 from app.bundle import candidates
 from app.engine import cpu_quota
 from app.errors import BundleError, CtrError, NotReady
-from app.loading import Loaded, Opened, load, open_bundle
+from app.loading import Loaded, Opened, load, open_bundle, start_engine
 from app.metrics import Metrics
 from app.remote.vocabulary import RemoteVocabulary
 from app.scorer import Scorer
@@ -33,6 +34,10 @@ AGREE_SECONDS, LOOK_SECONDS = 120.0, 0.02
 """How long a worker waits for the others to have loaded a bundle too; how often it looks."""
 REACH_SECONDS = 30.0
 """How long another bundle's vocabulary may take to be found in Redis."""
+FAILURES = 3
+"""Failed runs in a row after which the service is not ready and the engine is built anew."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+"""Seconds between two tries to build it."""
 log = logging.getLogger(__name__)
 
 
@@ -51,6 +56,7 @@ class State:
         self._abandoned = 0
         self._remotes: list[RemoteVocabulary] = []
         self._scorer: Scorer | None = None
+        self._failures = 0
         self.loaded: Loaded | None = None
         self.refused: str | None = None
         self.draining = False
@@ -69,6 +75,8 @@ class State:
     @property
     def not_ready(self) -> str:
         """Why there is nothing to score with yet."""
+        if self._failures >= FAILURES:
+            return "the engine fails"
         if self.loaded is not None:
             return "other workers are still being started"
         if not self._remotes:
@@ -78,7 +86,8 @@ class State:
     @property
     def ready(self) -> bool:
         """Whether this worker is ready, and the others are or have been."""
-        return self.loaded is not None and self._metrics.cells.started
+        works = self.loaded is not None and self._failures < FAILURES
+        return works and self._metrics.cells.started
 
     async def start(self) -> None:
         """Load off the event loop, then become ready, and watch for other bundles."""
@@ -137,6 +146,7 @@ class State:
         recorder = metrics.recorder
 
         def observe(batch: Batch, seconds: float) -> None:
+            self._failures = 0
             recorder.batch_rows.observe(len(batch.candidate))
             recorder.engine_seconds.observe(seconds)
             counts.observe(batch)
@@ -154,7 +164,9 @@ class State:
             max_queue_rows=settings.max_queue_rows,
             linger=settings.batch_linger_us / 1e6,
             observe=observe,
+            failed=self._note_failure,
         )
+        self._failures = 0
         await batcher.__aenter__()
         self._batchers.append(batcher)
         metrics.watch_queue(
@@ -261,13 +273,39 @@ class State:
         except TimeoutError:
             raise BundleError("another worker cannot serve it") from None
 
+    def _note_failure(self, error: Exception) -> None:
+        self._metrics.recorder.engine_failures += 1
+        self._failures += 1
+        if self._failures == FAILURES:
+            log.error("the engine failed %d times in a row: %s", FAILURES, error)
+            self._begin(self._heal())
+
+    async def _heal(self) -> None:
+        """Build the engine anew until one works, or the old one works again."""
+        pause = FIRST_PAUSE
+        while self._failures >= FAILURES:
+            assert self.loaded is not None
+            old, batcher = self.loaded, self._batchers[-1]
+            try:
+                engine, worst = await asyncio.to_thread(
+                    start_engine, self._settings, old.bundle, old.encoder
+                )
+            except Exception as error:
+                log.error("the engine cannot be built anew: %s", error)
+                await asyncio.sleep(pause)
+                pause = min(LONGEST_PAUSE, 2 * pause)
+                continue
+            if self.loaded is old:
+                await self._serve(replace(old, engine=engine, worst_difference=worst))
+                self._begin(self._retire(old, batcher))
+
     async def _retire(self, old: Loaded, batcher: MicroBatcher) -> None:
         """Let go of a bundle once every request that began with it has had its answer."""
         await asyncio.sleep(self._settings.deadline_ms / 1000 + 1)
         await batcher.__aexit__(None, None, None)
         self._batchers.remove(batcher)
         self._abandoned += batcher.abandoned
-        if old.remote is not None:
+        if old.remote is not None and (self.loaded is None or self.loaded.remote is not old.remote):
             await self._forget(old.remote)
 
     async def _forget(self, remote: RemoteVocabulary) -> None:
