@@ -2,8 +2,9 @@
 
 Both run on one thread in this process, turn and turn about, on the same rows of a Criteo-shaped
 million of table rows: the engine with one context and its candidates, and a session over the
-plain graph with the context repeated for each candidate. The medians and their ratio go to
-standard output as a Markdown table.
+plain graph with the context repeated for each candidate. The medians go to standard output as a
+Markdown table, with the median of the turns' ratios: what else the machine does slows both of a
+turn.
 """
 
 from __future__ import annotations
@@ -52,12 +53,9 @@ class Figure(NamedTuple):
     network: str
     plain: float
     factored: float
+    ratio: float
+    """How many times as long the plain form takes."""
     difference: float
-
-    @property
-    def ratio(self) -> float:
-        """How many times as long the plain form takes."""
-        return self.plain / self.factored
 
 
 def draw(slots: tuple[Slot, ...], rows: int, random: np.random.Generator) -> NDArray[np.int32]:
@@ -98,14 +96,14 @@ def measure(name: str, layout: Layout, candidates: int, repeats: int, scratch: P
     write_graph(network, layout, factored)
     write_plain(PlainGraph(network, layout, config), plain)
     del network
-    shapes = (RowShape(n, n, ()) for n in (CONTEXT_FIELDS, CANDIDATE_FIELDS))
-    engine, bare = Engine(factored, layout, *shapes, threads=1), session(plain)
+    shapes = [RowShape(n, n, ()) for n in (CONTEXT_FIELDS, CANDIDATE_FIELDS)]
+    engine, bare = Engine(factored, layout, shapes[0], shapes[1], threads=1), session(plain)
     for path in (factored, plain):
         path.unlink()
 
     random = np.random.default_rng(1)
     owners = np.zeros(candidates, np.int32)
-    seconds: tuple[list[float], list[float]] = [], []
+    turns = []
     difference = 0.0
     for _ in range(WARM_UP + repeats):
         context = draw(layout.context, 1, random)
@@ -116,13 +114,13 @@ def measure(name: str, layout: Layout, candidates: int, repeats: int, scratch: P
         index = np.concatenate([np.repeat(context, candidates, axis=0), candidate], axis=1)
         begun = perf_counter()
         logit, _ = bare.run(None, {"index": index})
-        seconds[0].append(perf_counter() - begun)
-        seconds[1].append(between - start)
+        turns.append((perf_counter() - begun, between - start))
         difference = max(difference, float(np.abs(found.logit - logit).max()))
     if not difference <= TOLERANCE:
         raise SystemExit(f"{name}: the two graphs' logits lie {difference:.1e} apart")
-    medians = [median(times[WARM_UP:]) * 1e3 for times in seconds]
-    return Figure(name, *medians, difference)
+    whole, shared = zip(*turns[WARM_UP:], strict=True)
+    ratio = median(first / second for first, second in turns[WARM_UP:])
+    return Figure(name, median(whole) * 1e3, median(shared) * 1e3, ratio, difference)
 
 
 def main() -> int:

@@ -31,8 +31,6 @@ class PlainGraph(nn.Module):
         weights = network.folded().state_dict()
         if isinstance(network, ProductNetwork):
             weights |= _products(network, len(layout.context), len(layout.candidate))
-            for name in [name for name in weights if name not in plain.state_dict()]:
-                del weights[name]
         plain.load_state_dict(weights)
         if isinstance(getattr(plain, "mlp", None), Mlp):
             plain.mlp = PlainMlp(plain)
@@ -58,6 +56,9 @@ class PlainGraph(nn.Module):
 
 class PlainMlp(nn.Module):
     """Hidden layers of which the first sees a row whole; what is no row's is part of its bias."""
+
+    bias: Tensor
+    weight: Tensor
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -91,9 +92,7 @@ def _products(network: ProductNetwork, contexts: int, candidates: int) -> dict[s
 
     weight_HX = network.mlp.first.weight.detach()
     start = contexts * size
-    context_HX, row_HX = weight_HX.split(
-        [network.mlp.split, weight_HX.shape[1] - network.mlp.split], 1
-    )
+    context_HX, row_HX = weight_HX[:, : network.mlp.split], weight_HX[:, network.mlp.split :]
     columns = [context_HX[:, :start], row_HX[:, : candidates * size]]
     changed: dict[str, Tensor] = {}
     row_start = candidates * size
@@ -109,8 +108,10 @@ def _products(network: ProductNetwork, contexts: int, candidates: int) -> dict[s
         if isinstance(product, KernelProducts):
             kernels = torch.cat(
                 [product.context_kernel, product.candidate_kernel, product.across_kernel], 1
-            ).split(size, 1)
-            kernel_of = dict(zip([*ours, *theirs, *across], kernels, strict=True))
+            )
+            kernel_of = dict(
+                zip([*ours, *theirs, *across], torch.split(kernels, size, 1), strict=True)
+            )
             name = f"products.{number}.candidate_kernel"
             changed[name] = torch.cat([kernel_of[pair] for pair in every], 1).detach()
             for empty in ("context_kernel", "across_kernel"):

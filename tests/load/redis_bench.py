@@ -227,7 +227,7 @@ def both(scratch: Path) -> Iterator[dict[str, Service]]:
             yield {"memory": memory, "redis": through}
 
 
-def warm(pairs: int, seconds: float, scratch: Path) -> Iterator[str]:
+def warm(pairs: int, seconds: int, scratch: Path) -> Iterator[str]:
     """Requests a second, Redis over memory, in interleaved pairs, everything cached."""
     bodies = scratch / "bodies"
     predict_bodies(bodies, predict_rows())
@@ -325,7 +325,7 @@ def main() -> None:
     parser.add_argument("--values", type=int, action="append", help="of layouts; default 1000000")
     parser.add_argument("--field-values", type=int, default=1_000_000)
     parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each run of wrk")
+    parser.add_argument("--seconds", type=int, default=3, help="of each run of wrk")
     parser.add_argument("--requests", type=int, default=1_500, help="of missing")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
