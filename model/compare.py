@@ -169,7 +169,7 @@ def _measure(
     figures, training = written.manifest.metrics["test"], written.manifest.training
     engine = open_engine(written.graph, prepared.encoder, prepared.vocabulary.layout, threads=1)
     test = prepared.data["test"]
-    bins = reliability(test.label, score_dataset(engine, test).logit)
+    bins = reliability(test.label, score_dataset(engine, test).logit, kept=test.kept)
     row = Row(
         network=config.network,
         seed=config.seed,

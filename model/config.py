@@ -74,6 +74,8 @@ class TrainConfig:
     """Lambda of lambda/2 ||table||^2 beside the mean log loss, as if on the whole table."""
     oov_rate: float = 0.0
     """Share of single-valued indices that training replaces by their slot's OOV index."""
+    negative_rate: float = 1.0
+    """Share of the rows without a click that an epoch learns from, drawn anew for each."""
 
     evaluations_per_epoch: int = 2
     patience: int = 8
@@ -102,6 +104,10 @@ class TrainConfig:
         _share("dropout", self.dropout)
         _share("warmup", self.warmup)
         _share("oov_rate", self.oov_rate)
+        if not 0 < self.negative_rate <= 1:
+            raise ConfigError(
+                f"negative_rate: must be above 0 and at most 1, got {self.negative_rate!r}"
+            )
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate: must be above 0, got {self.learning_rate!r}")
 

@@ -51,6 +51,7 @@ from model.networks.crosses import Cross
 from model.networks.fnn import FmWeights
 from model.quantize import Loss, loss, with_int8_logits, write_int8
 from model.report import write_report
+from model.sampling import Sampling
 from model.train import TrainingError, fit
 from model.vocab import learn, same
 
@@ -91,6 +92,11 @@ class Inputs:
                 parts = ", ".join(self.wanted)
                 raise DataError(f"give either data files, or files for each part: {parts}")
             return {part: read(spec, self.parts[part], self.max_bad_lines) for part in self.wanted}
+        if spec.negatives is not None and set(spec.negatives.parts) != set(PARTS):
+            raise DataError(
+                "negatives: the spec says that some parts hold all rows without a click, so give"
+                " files for each part; data that are split hold the same share in all"
+            )
         table = read(spec, self.data, self.max_bad_lines)
         rows = split(spec, table, self.mode, self.seed)
         return {
@@ -178,7 +184,9 @@ def prepare(spec_path: Path, inputs: Inputs) -> Prepared:
         _warn_of_bad_lines(table)
     vocabulary = learn(spec, tables["train"].frame)
     encoder = Encoder(spec, vocabulary)
-    data = {part: encode(spec, encoder, table) for part, table in tables.items()}
+    data = {
+        part: encode(spec, encoder, table, kept=spec.kept(part)) for part, table in tables.items()
+    }
     say(
         f"read and encoded {sum(rows.values()):,} rows in {perf_counter() - start:.1f} s:"
         f" {counts}; {vocabulary.layout.table_rows:,} table rows"
@@ -263,7 +271,7 @@ def run(
         scores = {part: score_dataset(engine, data[part]) for part in PARTS}
         for part in PARTS:
             logits[part] = scores[part].logit
-            metrics[part] = evaluate_scores(data[part].label, logits[part])
+            metrics[part] = evaluate_scores(data[part].label, logits[part], data[part].kept)
         if int8:
             path = directory / INT8_GRAPH
             write_int8(directory / GRAPH, path, engine, data["train"], config.seed)
@@ -294,6 +302,7 @@ def run(
                 "stopped_early": result.stopped_early,
                 "parameters": network.parameter_count(),
                 "crosses": [cross.described() for cross in crosses],
+                "negatives": Sampling.of(data["train"], config.negative_rate).described(),
                 "parity": parity,
                 "int8": [{"accepted": lost.accepted, **asdict(lost)} for lost in losses],
                 "torch": str(torch.__version__),
@@ -314,7 +323,7 @@ def run(
         config,
         result,
         metrics,
-        data["test"].label,
+        data["test"],
         logits["test"],
         "".join(f"{lost}; {'accepted' if lost.accepted else 'left out'}." for lost in losses),
     )
@@ -414,10 +423,10 @@ class Offline:
         rows = split(self.bundle.spec, table, described["mode"], described["seed"])
         return Table(table.frame[rows[part].tolist()], table.sources, table.bad)
 
-    def evaluate(self, table: Table) -> Metrics:
-        """The figures over all rows of a table."""
+    def evaluate(self, table: Table, kept: float = 1.0) -> Metrics:
+        """The figures over a table that has a share ``kept`` of all rows without a click."""
         data = encode(self.bundle.spec, self.encoder, table)
-        return evaluate_scores(data.label, score_dataset(self.engine, data).logit)
+        return evaluate_scores(data.label, score_dataset(self.engine, data).logit, kept)
 
     def predict(self, paths: Sequence[Path], out: Path, max_bad_lines: float) -> int:
         """Write file, line, logit and score of every row as Parquet; return how many."""

@@ -60,7 +60,17 @@ FAMILY = SHALLOW | PRODUCTS | CROSSES | {
     for name in ("ffm", "fnn", "ipnn", "opnn", "pnn_star", "wide_deep", "deepfm")
 }  # fmt: skip
 NETWORKS = FAMILY | {"model.networks"}
-TRAINING = DATA | NETWORKS | {"model.crosses", "model.train", "model.metrics", "model.memory"}
+TRAINING = (
+    DATA
+    | NETWORKS
+    | {
+        "model.crosses",
+        "model.sampling",
+        "model.train",
+        "model.metrics",
+        "model.memory",
+    }
+)
 OFFLINE = TRAINING | {
     "model.evaluate",
     "model.networks.serving",
@@ -135,6 +145,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "model.networks": SHARED | {"model.config"} | FAMILY,
     "model.crosses": SHARED | DATA | NETWORKS,
+    "model.sampling": {"model.dataset", "model.metrics"},
     "model.train": SHARED | TRAINING - {"model.train"},
     "model.networks.serving": SHARED | {"model.config"} | FAMILY,
     "model.export": SHARED | TRAINING | RUNNING | {"model.networks.serving"},
