@@ -19,6 +19,7 @@ SHALLOW = ("lr", "fm", "ffm")
 """Networks without hidden layers."""
 
 Metric = Literal["auc", "log_loss"]
+CALIBRATIONS = ("none", "platt", "isotonic")
 
 MANY_ROWS = 30_000
 FEW: Mapping[str, Any] = {
@@ -83,6 +84,9 @@ class TrainConfig:
     metric: Metric = "auc"
     """What the best weights are best at on the validation rows."""
 
+    calibration: str = "none"
+    """How the exported score is put right on the validation part; the logit stays as it is."""
+
     seed: int = 1
     threads: int = 0
     """Threads of a training step; 0 takes every core that this process may use."""
@@ -90,6 +94,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _one_of("network", self.network, NETWORKS)
         _one_of("metric", self.metric, ("auc", "log_loss"))
+        _one_of("calibration", self.calibration, CALIBRATIONS)
         _at_least("embedding_size", self.embedding_size, 1)
         if not self.hidden or min(self.hidden) < 1:
             raise ConfigError(f"hidden: needs one or more positive sizes, got {self.hidden!r}")

@@ -33,6 +33,7 @@ from app.engine import Engine, cpu_quota
 from app.layout import Layout
 from app.spec import FeatureSpec
 from app.vocabulary import Vocabulary
+from model.calibration import Calibration, CalibrationError, calibrated
 from model.config import TrainConfig
 from model.crosses import learn_crosses
 from model.data import FILE, LINE, PARTS, DataError, Part, SplitMode, Table, read, split
@@ -52,7 +53,7 @@ from model.networks.fnn import FmWeights
 from model.quantize import Loss, loss, with_int8_logits, write_int8
 from model.report import write_report
 from model.sampling import Sampling
-from model.train import TrainingError, fit
+from model.train import TrainingError, fit, predict
 from model.vocab import learn, same
 
 PURPOSES: Mapping[Part, str] = {
@@ -252,25 +253,35 @@ def run(
         f" best after epoch {result.best.epoch:.2f}"
     )
 
+    calibration = None
+    if config.calibration != "none":
+        validation = data["validation"]
+        try:
+            calibration = Calibration.fit(
+                config.calibration, validation, predict(network, validation)
+            )
+        except CalibrationError as error:
+            say(f"warning: {config.calibration} calibration is left out: {error}")
+
     metrics: dict[str, Metrics] = {}
     parity: dict[str, Any] = {}
-    logits: dict[str, NDArray[np.float32]] = {}
+    logits: dict[str, NDArray[np.floating[Any]]] = {}
     losses: list[Loss] = []
 
     def fill(directory: Path) -> None:
         (directory / SPEC).write_text(prepared.text, encoding="utf-8")
         (directory / VOCABULARY).mkdir()
         vocabulary.save(directory / VOCABULARY)
-        write_graph(network, vocabulary.layout, directory / GRAPH)
+        write_graph(network, vocabulary.layout, directory / GRAPH, calibration)
         engine = open_engine(directory / GRAPH, encoder, vocabulary.layout)
-        worst, compared = check_parity(network, engine, data["test"])
+        worst, compared = check_parity(network, engine, data["test"], calibration)
         parity.update(worst_logit_difference=worst, rows=compared, tolerance=engine.tolerance)
         say(f"graph agrees with the network within {worst:.1e} over {compared:,} rows")
         frame = prepared.tables["test"].frame
-        examples = golden_examples(prepared.spec, encoder, network, frame, config.seed)
+        examples = golden_examples(prepared.spec, encoder, network, frame, config.seed, calibration)
         scores = {part: score_dataset(engine, data[part]) for part in PARTS}
         for part in PARTS:
-            logits[part] = scores[part].logit
+            logits[part] = calibrated(calibration, scores[part].logit)
             metrics[part] = evaluate_scores(data[part].label, logits[part], data[part].kept)
         if int8:
             path = directory / INT8_GRAPH
@@ -302,6 +313,7 @@ def run(
                 "stopped_early": result.stopped_early,
                 "parameters": network.parameter_count(),
                 "crosses": [cross.described() for cross in crosses],
+                "calibration": calibration.described() if calibration else None,
                 "negatives": Sampling.of(data["train"], config.negative_rate).described(),
                 "parity": parity,
                 "int8": [{"accepted": lost.accepted, **asdict(lost)} for lost in losses],
@@ -426,7 +438,13 @@ class Offline:
     def evaluate(self, table: Table, kept: float = 1.0) -> Metrics:
         """The figures over a table that has a share ``kept`` of all rows without a click."""
         data = encode(self.bundle.spec, self.encoder, table)
-        return evaluate_scores(data.label, score_dataset(self.engine, data).logit, kept)
+        logit = calibrated(self.calibration, score_dataset(self.engine, data).logit)
+        return evaluate_scores(data.label, logit, kept)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the graph makes of a logit before it is a score, if anything."""
+        return Calibration.of(self.bundle.manifest.training.get("calibration"))
 
     def predict(self, paths: Sequence[Path], out: Path, max_bad_lines: float) -> int:
         """Write file, line, logit and score of every row as Parquet; return how many."""
