@@ -29,6 +29,8 @@ GRAPH = "score.onnx"
 INT8_GRAPH = "score.int8.onnx"
 EXAMPLES = "examples.jsonl"
 Precision = Literal["float32", "int8"]
+STEEPEST = 8.0
+"""A calibrated score's own logit moves at most so many times as far as the logit."""
 _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{12}")
 
 
@@ -67,7 +69,8 @@ class Example(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``context_row`` [width] and ``candidate_rows`` [N, width] are the side encoders' rows
     (a scaled field's number by its bits);
-    ``int8_logits`` are those of the int8 graph, where there is one.
+    ``int8_logits`` are those of the int8 graph, where there is one. The scores are there where
+    the graph calibrates them; elsewhere a score is the sigmoid of its logit.
     """
 
     context: dict[str, Any]
@@ -76,10 +79,16 @@ class Example(msgspec.Struct, frozen=True, omit_defaults=True):
     candidate_rows: list[list[int]]
     logits: list[float]
     int8_logits: list[float] | None = None
+    scores: list[float] | None = None
+    int8_scores: list[float] | None = None
 
     def expected(self, precision: Precision) -> list[float]:
         """The logits of the graph of a precision."""
         return self.logits if precision == "float32" else self.int8_logits or []
+
+    def expected_scores(self, precision: Precision) -> list[float] | None:
+        """The scores of the graph of a precision, if it calibrates them."""
+        return self.scores if precision == "float32" else self.int8_scores
 
 
 @dataclass(frozen=True, slots=True)

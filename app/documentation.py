@@ -40,14 +40,14 @@ def complete(document: dict[str, Any], bundle: Bundle | None) -> dict[str, Any]:
     return document
 
 
-def _score(logit: float) -> float:
-    return round(1 / (1 + math.exp(-logit)), 6)
+def _scores(example: Example) -> list[float]:
+    scores = example.scores or [1 / (1 + math.exp(-logit)) for logit in example.logits]
+    return [round(score, 6) for score in scores]
 
 
 def _predict(example: Example, version: str) -> tuple[dict[str, Any], dict[str, Any]]:
     instances = [{**example.context, **candidate} for candidate in example.candidates]
-    predictions = [_score(logit) for logit in example.logits]
-    return {"instances": instances}, {"predictions": predictions, "version": version}
+    return {"instances": instances}, {"predictions": _scores(example), "version": version}
 
 
 def _rank(example: Example, version: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -55,10 +55,10 @@ def _rank(example: Example, version: str) -> tuple[dict[str, Any], dict[str, Any
         {"id": f"candidate-{index}", "features": features}
         for index, features in enumerate(example.candidates)
     ]
+    scores = _scores(example)
     order = sorted(range(len(candidates)), key=lambda index: -example.logits[index])
     ranking = [
-        {"index": index, "id": candidates[index]["id"], "score": _score(example.logits[index])}
-        for index in order
+        {"index": index, "id": candidates[index]["id"], "score": scores[index]} for index in order
     ]
     request = {"context": example.context, "candidates": candidates}
     return request, {"ranking": ranking, "version": version}

@@ -16,8 +16,8 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import numpy as np
 
-from app.batch import Batch, Caller, Job, Packed, Scoring
-from app.bundle import Bundle, Precision
+from app.batch import Batch, Caller, Floats, Job, Packed, Scoring
+from app.bundle import STEEPEST, Bundle, Precision
 from app.decoding import (
     MAX_DETAILS,
     candidate_decoder,
@@ -437,4 +437,17 @@ def verify_examples(
                 f"{bundle.version}: golden example {number} scores {largest:.2g} away from the"
                 f" trainer's logit; {tolerance:g} is allowed"
             )
+        calibrated = example.expected_scores(precision)
+        if calibrated is not None and not _alike(scores.score, calibrated, tolerance):
+            raise BundleError(
+                f"{bundle.version}: golden example {number} has another calibrated score than the"
+                " trainer's"
+            )
     return worst
+
+
+def _alike(score: Floats, expected: list[float], tolerance: float) -> bool:
+    """Whether calibrated scores are as near as their logits have to be."""
+    away = np.abs(score - np.array(expected, np.float32))
+    allowed = STEEPEST * tolerance * np.array(expected, np.float32) + np.finfo(np.float32).eps
+    return len(score) == len(expected) and bool((away <= allowed).all())

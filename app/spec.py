@@ -20,6 +20,7 @@ from app.errors import SpecError
 
 Side = Literal["context", "candidate"]
 Part = Literal["hour", "weekday", "day", "month", "year"]
+DataPart = Literal["train", "validation", "test"]
 MAX_LIST_VALUES = 256
 MAX_ROW_PAIRS = 256
 """Pairs of values that a cross of two lists may have in one row."""
@@ -101,6 +102,14 @@ class Cross(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return " x ".join(self.fields)
 
 
+class Negatives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which share of the rows that are no clicks the files hold, where they do not hold all."""
+
+    kept: Annotated[float, Meta(gt=0, le=1)]
+    parts: Annotated[tuple[DataPart, ...], Meta(min_length=1)] = ("train", "validation", "test")
+    """The parts of the data that hold this share; the others hold all."""
+
+
 class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the data's columns are and how their values become indices.
 
@@ -115,6 +124,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     columns: tuple[str, ...] | None = None
     delimiter: Annotated[str, Meta(min_length=1, max_length=1)] | None = None
     crosses: tuple[Cross, ...] = ()
+    negatives: Negatives | None = None
 
     @classmethod
     def load(cls, path: Path) -> FeatureSpec:
@@ -156,11 +166,18 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Yield the fields of one side, in the order of the spec."""
         return (field for field in self.fields if field.side == side)
 
+    def kept(self, part: DataPart) -> float:
+        """The share of all rows without a click that a part of the data holds."""
+        if self.negatives is None or part not in self.negatives.parts:
+            return 1.0
+        return self.negatives.kept
+
 
 def _explain(message: str, raw: dict[str, Any]) -> str:
     """Name the field or the cross instead of its number, and the nearest known key."""
     if found := re.search(r"unknown field `(.+?)`", message):
-        known = {name for kind in (FeatureSpec, Categorical, MultiCategorical, Numeric, Time, Cross)
+        known = {name for kind in (FeatureSpec, Categorical, MultiCategorical, Numeric, Time, Cross,
+                 Negatives)
                  for name in kind.__struct_fields__}  # fmt: skip
         if near := get_close_matches(found[1], known, 1):
             message += f"; did you mean `{near[0]}`?"

@@ -226,12 +226,23 @@ def evaluate(
     part: Annotated[
         PartName | None, typer.Option(help="Only this part of the data it was trained on.")
     ] = None,
+    negatives_kept: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of the rows without a click that the data hold; default: "
+            "what the spec says of the part, or of the test part.",
+        ),
+    ] = None,
     max_bad_lines: BadLines = 0.0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write figures here.")] = None,
 ) -> None:
     """Measure a bundle on labelled data, through the engine that serves."""
     offline = Offline.open(bundle)
-    metrics = offline.evaluate(offline.rows(data, part.value if part else None, max_bad_lines))
+    table = offline.rows(data, part.value if part else None, max_bad_lines)
+    kept = offline.bundle.spec.kept(part.value if part else "test")
+    metrics = offline.evaluate(table, kept if negatives_kept is None else negatives_kept)
     if json_file is not None:
         json_file.write_text(json.dumps(metrics.to_dict(), indent=1) + "\n")
     print(show(metrics))

@@ -20,6 +20,7 @@ from app.batch import Batch
 from app.bundle import Bundle
 from app.engine import Engine
 from app.errors import CtrError
+from model.calibration import Calibration, calibrated
 from model.config import NETWORKS, ConfigError, Settings, TrainConfig
 from model.dataset import Dataset
 from model.evaluate import score_dataset
@@ -169,7 +170,8 @@ def _measure(
     figures, training = written.manifest.metrics["test"], written.manifest.training
     engine = open_engine(written.graph, prepared.encoder, prepared.vocabulary.layout, threads=1)
     test = prepared.data["test"]
-    bins = reliability(test.label, score_dataset(engine, test).logit)
+    logit = calibrated(Calibration.of(training["calibration"]), score_dataset(engine, test).logit)
+    bins = reliability(test.label, logit, kept=test.kept)
     row = Row(
         network=config.network,
         seed=config.seed,

@@ -19,6 +19,7 @@ SHALLOW = ("lr", "fm", "ffm")
 """Networks without hidden layers."""
 
 Metric = Literal["auc", "log_loss"]
+CALIBRATIONS = ("none", "platt", "isotonic")
 
 MANY_ROWS = 30_000
 FEW: Mapping[str, Any] = {
@@ -76,12 +77,17 @@ class TrainConfig:
     """Lambda of lambda/2 ||table||^2 beside the mean log loss, as if on the whole table."""
     oov_rate: float = 0.02
     """Share of single-valued indices that training replaces by their slot's OOV index."""
+    negative_rate: float = 1.0
+    """Share of the rows without a click that an epoch learns from, drawn anew for each."""
 
     evaluations_per_epoch: int = 2
     patience: int = 8
     """Evaluations in a row without improvement after which training stops; 0 never stops."""
     metric: Metric = "auc"
     """What the best weights are best at on the validation rows."""
+
+    calibration: str = "none"
+    """How the exported score is put right on the validation part; the logit stays as it is."""
 
     seed: int = 1
     threads: int = 0
@@ -90,6 +96,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _one_of("network", self.network, NETWORKS)
         _one_of("metric", self.metric, ("auc", "log_loss"))
+        _one_of("calibration", self.calibration, CALIBRATIONS)
         _at_least("embedding_size", self.embedding_size, 1)
         if not self.hidden or min(self.hidden) < 1:
             raise ConfigError(f"hidden: needs one or more positive sizes, got {self.hidden!r}")
@@ -104,6 +111,10 @@ class TrainConfig:
         _share("dropout", self.dropout)
         _share("warmup", self.warmup)
         _share("oov_rate", self.oov_rate)
+        if not 0 < self.negative_rate <= 1:
+            raise ConfigError(
+                f"negative_rate: must be above 0 and at most 1, got {self.negative_rate!r}"
+            )
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning_rate: must be above 0, got {self.learning_rate!r}")
 

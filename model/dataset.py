@@ -24,7 +24,8 @@ class Dataset:
 
     ``context`` is int32 [R, Sc], ``candidate`` int32 [R, Si]; each list input is int32
     [R, L] with 0 for padding; ``label`` is uint8 [R] holding 0 or 1. The numbers of a side's
-    scaled slots are float32 [R, V], None if it has none.
+    scaled slots are float32 [R, V], None if it has none. ``kept`` is the share of all rows
+    without a click that these rows hold.
     """
 
     context: Indices
@@ -34,6 +35,7 @@ class Dataset:
     label: NDArray[np.uint8]
     context_value: Floats | None = None
     candidate_value: Floats | None = None
+    kept: float = 1.0
 
     @classmethod
     def of_rows(
@@ -60,6 +62,7 @@ class Dataset:
             self.label[rows],
             None if self.context_value is None else self.context_value[rows],
             None if self.candidate_value is None else self.candidate_value[rows],
+            self.kept,
         )
 
     def inputs(self) -> Inputs:

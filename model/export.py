@@ -25,9 +25,11 @@ from app.engine import Engine
 from app.errors import CtrError, ValueProblem
 from app.layout import Layout
 from app.spec import FeatureSpec
+from model.calibration import CalibratedLogit, Calibration, calibrated
 from model.config import TrainConfig
 from model.data import field_values
 from model.dataset import Dataset
+from model.metrics import sigmoid
 from model.networks import weight_bytes
 from model.networks.crosses import Cross
 from model.networks.network import Inputs, Network
@@ -43,6 +45,9 @@ _ALTERED: dict[int, Sequence[Any]] = {
     7: [[]],
 }
 """What stands in for real values in some golden requests: missing, unseen, empty."""
+SCORE_TOLERANCE = 1e-5
+SMALLEST = 1e-30
+"""How far a score may be from what its logit says: a share of it, and below all float32 hold."""
 MAX_GRAPH_BYTES = 2**31 - 2**20
 
 
@@ -53,8 +58,11 @@ class ExportError(CtrError):
 class ScoreGraph(nn.Module):
     """The exported function: indices and numbers in, logit and score out."""
 
-    def __init__(self, network: Network, layout: Layout) -> None:
+    def __init__(
+        self, network: Network, layout: Layout, calibration: Calibration | None = None
+    ) -> None:
         super().__init__()
+        self.calibrated = nn.Identity() if calibration is None else CalibratedLogit(calibration)
         self.network = serving_form(network, layout)
         self.context_lists = len(layout.context_lists)
         self.candidate_lists = len(layout.candidate_lists)
@@ -79,7 +87,7 @@ class ScoreGraph(nn.Module):
         logit = self.network(inputs)
         # onnxruntime's Sigmoid is right to about 1e-7 absolutely, which is nothing at a score of
         # 1e-4; its Exp is right to the last bits, relatively.
-        return logit, 1 / (1 + torch.exp(-logit))
+        return logit, 1 / (1 + torch.exp(-self.calibrated(logit)))
 
 
 def input_names(layout: Layout) -> list[str]:
@@ -121,12 +129,16 @@ def read_weights(graph: Path, names: Sequence[str]) -> dict[str, Tensor]:
     }
 
 
-def write_graph(network: Network, layout: Layout, path: Path) -> None:
+def write_graph(
+    network: Network, layout: Layout, path: Path, calibration: Calibration | None = None
+) -> None:
     """Export a network as it is for inference, batch norm folded, all sizes symbolic.
+
+    The score is the logit's sigmoid, or what ``calibration`` makes of it.
 
     The file depends on the weights alone: no paths, times or generated names of this run.
     """
-    graph = ScoreGraph(network, layout).eval()
+    graph = ScoreGraph(network, layout, calibration).eval()
     u, n = 2, 3
     others = [torch.ones(u, 2, dtype=torch.int32) for _ in layout.context_lists]
     others += [torch.ones(n, 2, dtype=torch.int32) for _ in layout.candidate_lists]
@@ -201,14 +213,18 @@ def network_logits(network: Network, data: Dataset, row_context: Indices) -> NDA
     return np.asarray(logit.numpy(), np.float32)
 
 
-def check_parity(network: Network, engine: Engine, data: Dataset) -> tuple[float, int]:
+def check_parity(
+    network: Network, engine: Engine, data: Dataset, calibration: Calibration | None = None
+) -> tuple[float, int]:
     """Compare network and engine over real rows, at every count of contexts and candidates.
+
+    The engine's scores must be what its logits say.
 
     Returns the largest difference of a logit and the number of rows compared, at least 1,000
     (rows repeat where the data has fewer).
 
     Raises:
-        ExportError: a difference is above the engine's tolerance.
+        ExportError: a difference is above the engine's tolerance, or a score is another one.
     """
     network.eval()
     worst, compared = 0.0, 0
@@ -241,6 +257,9 @@ def check_parity(network: Network, engine: Engine, data: Dataset) -> tuple[float
                     f"network and graph disagree by {away:.2g} in a logit for {contexts} contexts "
                     f"and {rows} candidates; {engine.tolerance:g} is allowed"
                 )
+            score = sigmoid(calibrated(calibration, found.logit))
+            if not (np.abs(found.score - score) <= SCORE_TOLERANCE * score + SMALLEST).all():
+                raise ExportError("a score of the graph is not what its logit says")
     return worst, compared
 
 
@@ -250,6 +269,7 @@ def golden_examples(
     network: Network,
     frame: pl.DataFrame,
     seed: int,
+    calibration: Calibration | None = None,
 ) -> list[Example]:
     """Make golden requests of real rows, and of missing, unseen and empty values."""
     rng = np.random.default_rng(seed)
@@ -267,7 +287,7 @@ def golden_examples(
         if alternatives := _ALTERED.get(number % 8):
             context = _altered(encoder, context, alternatives)
             candidates = [_altered(encoder, row, alternatives) for row in candidates]
-        examples.append(example(encoder, network, context, candidates))
+        examples.append(example(encoder, network, context, candidates, calibration))
     return examples
 
 
@@ -301,8 +321,9 @@ def example(
     network: Network,
     context: dict[str, Any],
     candidates: list[dict[str, Any]],
+    calibration: Calibration | None = None,
 ) -> Example:
-    """Make one golden request, with the network's own logits."""
+    """Make one golden request, with the network's own logits and what is calibrated of them."""
     context_row = np.frombuffer(encoder.context.row(context), np.int32)
     packed = b"".join(map(encoder.candidate.row, candidates))
     candidate_rows = np.frombuffer(packed, np.int32).reshape(-1, encoder.candidate.shape.width)
@@ -311,6 +332,8 @@ def example(
     label = np.zeros(rows, np.uint8)
     data = Dataset.of_rows(repeated, candidate_rows, encoder.shapes, label)
     logits = network_logits(network, data, np.zeros(rows, np.int32))
+    scores = None if calibration is None else sigmoid(calibration.apply(logits)).tolist()
     return Example(
-        context, candidates, context_row.tolist(), candidate_rows.tolist(), logits.tolist()
-    )
+        context, candidates, context_row.tolist(), candidate_rows.tolist(), logits.tolist(),
+        scores=scores,
+    )  # fmt: skip

@@ -1,4 +1,8 @@
-"""How good scores are: ranking, likelihood and calibration, over a whole split at once."""
+"""How good scores are: ranking, likelihood and calibration, over a whole split at once.
+
+Where only a share ``kept`` of the rows without a click is there, each counts 1 / kept times, so
+that the figures are those of all rows. AUC needs no correction.
+"""
 
 from __future__ import annotations
 
@@ -37,27 +41,33 @@ class Reliability:
 
     predicted: Floats
     observed: Floats
-    count: NDArray[np.int64]
+    count: Floats
+    """Rows that each bin stands for."""
 
 
-def evaluate_scores(label: Labels, logit: NDArray[np.floating[Any]]) -> Metrics:
+def evaluate_scores(label: Labels, logit: NDArray[np.floating[Any]], kept: float = 1.0) -> Metrics:
     """Return every figure for labels [R] in {0, 1} and logits [R], R being 1 or more."""
     if len(label) != len(logit) or len(label) == 0:
         raise ValueError(
             f"need as many labels as logits and one at least, got {len(label)} and {len(logit)}"
         )
     positives = int(label.sum())
-    score = sigmoid(logit)
-    bins = reliability(label, logit)
+    promised = float((sigmoid(logit) * weights(label, kept)).sum())
+    bins = reliability(label, logit, kept=kept)
     gap = np.abs(bins.predicted - bins.observed)
     return Metrics(
         rows=len(label),
         positives=positives,
         auc=auc(label, logit),
-        log_loss=log_loss(label, logit),
-        calibration=float(score.sum()) / positives if positives else None,
-        calibration_error=float((gap * bins.count).sum() / len(label)),
+        log_loss=log_loss(label, logit, kept),
+        calibration=promised / positives if positives else None,
+        calibration_error=float((gap * bins.count).sum() / bins.count.sum()),
     )
+
+
+def weights(label: Labels, kept: float) -> Floats:
+    """Return how many rows each row [R] stands for."""
+    return np.where(label == 1, 1.0, 1 / kept)
 
 
 def auc(label: Labels, score: NDArray[np.floating[Any]]) -> float | None:
@@ -78,23 +88,29 @@ def auc(label: Labels, score: NDArray[np.floating[Any]]) -> float | None:
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
 
 
-def log_loss(label: Labels, logit: NDArray[np.floating[Any]]) -> float:
+def log_loss(label: Labels, logit: NDArray[np.floating[Any]], kept: float = 1.0) -> float:
     """Return the mean negative log-likelihood in nats, from logits and in float64.
 
     log(1 + e^z) - y z never overflows, and no probability is clipped.
     """
     value = logit.astype(np.float64)
-    return float((np.logaddexp(0.0, value) - label * value).mean())
+    loss = np.logaddexp(0.0, value) - label * value
+    if kept == 1:
+        return float(loss.mean())
+    return float(np.average(loss, weights=weights(label, kept)))
 
 
-def reliability(label: Labels, logit: NDArray[np.floating[Any]], bins: int = 15) -> Reliability:
+def reliability(
+    label: Labels, logit: NDArray[np.floating[Any]], bins: int = 15, kept: float = 1.0
+) -> Reliability:
     """Sort the rows by score and average ``bins`` parts of equal count (fewer for fewer rows)."""
     bins = min(bins, len(label))
     order = np.argsort(logit, kind="stable")
     edges = np.linspace(0, len(label), bins + 1).astype(np.int64)
-    count = np.diff(edges)
-    predicted = np.add.reduceat(sigmoid(logit)[order], edges[:-1]) / count
-    observed = np.add.reduceat(label[order].astype(np.float64), edges[:-1]) / count
+    weight = weights(label, kept)[order]
+    count = np.add.reduceat(weight, edges[:-1])
+    predicted = np.add.reduceat(sigmoid(logit)[order] * weight, edges[:-1]) / count
+    observed = np.add.reduceat(label[order] * weight, edges[:-1]) / count
     return Reliability(predicted, observed, count)
 
 

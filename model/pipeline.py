@@ -33,6 +33,7 @@ from app.engine import Engine, cpu_quota
 from app.layout import Layout
 from app.spec import FeatureSpec
 from app.vocabulary import Vocabulary
+from model.calibration import Calibration, CalibrationError, calibrated
 from model.config import TrainConfig
 from model.crosses import learn_crosses
 from model.data import FILE, LINE, PARTS, DataError, Part, SplitMode, Table, read, split
@@ -51,7 +52,8 @@ from model.networks.crosses import Cross
 from model.networks.fnn import FmWeights
 from model.quantize import Loss, loss, with_int8_logits, write_int8
 from model.report import write_report
-from model.train import TrainingError, fit
+from model.sampling import Sampling
+from model.train import TrainingError, fit, predict
 from model.vocab import learn, same
 
 PURPOSES: Mapping[Part, str] = {
@@ -91,6 +93,11 @@ class Inputs:
                 parts = ", ".join(self.wanted)
                 raise DataError(f"give either data files, or files for each part: {parts}")
             return {part: read(spec, self.parts[part], self.max_bad_lines) for part in self.wanted}
+        if spec.negatives is not None and set(spec.negatives.parts) != set(PARTS):
+            raise DataError(
+                "negatives: the spec says that some parts hold all rows without a click, so give"
+                " files for each part; data that are split hold the same share in all"
+            )
         table = read(spec, self.data, self.max_bad_lines)
         rows = split(spec, table, self.mode, self.seed)
         return {
@@ -178,7 +185,9 @@ def prepare(spec_path: Path, inputs: Inputs) -> Prepared:
         _warn_of_bad_lines(table)
     vocabulary = learn(spec, tables["train"].frame)
     encoder = Encoder(spec, vocabulary)
-    data = {part: encode(spec, encoder, table) for part, table in tables.items()}
+    data = {
+        part: encode(spec, encoder, table, kept=spec.kept(part)) for part, table in tables.items()
+    }
     say(
         f"read and encoded {sum(rows.values()):,} rows in {perf_counter() - start:.1f} s:"
         f" {counts}; {vocabulary.layout.table_rows:,} table rows"
@@ -244,26 +253,36 @@ def run(
         f" best after epoch {result.best.epoch:.2f}"
     )
 
+    calibration = None
+    if config.calibration != "none":
+        validation = data["validation"]
+        try:
+            calibration = Calibration.fit(
+                config.calibration, validation, predict(network, validation)
+            )
+        except CalibrationError as error:
+            say(f"warning: {config.calibration} calibration is left out: {error}")
+
     metrics: dict[str, Metrics] = {}
     parity: dict[str, Any] = {}
-    logits: dict[str, NDArray[np.float32]] = {}
+    logits: dict[str, NDArray[np.floating[Any]]] = {}
     losses: list[Loss] = []
 
     def fill(directory: Path) -> None:
         (directory / SPEC).write_text(prepared.text, encoding="utf-8")
         (directory / VOCABULARY).mkdir()
         vocabulary.save(directory / VOCABULARY)
-        write_graph(network, vocabulary.layout, directory / GRAPH)
+        write_graph(network, vocabulary.layout, directory / GRAPH, calibration)
         engine = open_engine(directory / GRAPH, encoder, vocabulary.layout)
-        worst, compared = check_parity(network, engine, data["test"])
+        worst, compared = check_parity(network, engine, data["test"], calibration)
         parity.update(worst_logit_difference=worst, rows=compared, tolerance=engine.tolerance)
         say(f"graph agrees with the network within {worst:.1e} over {compared:,} rows")
         frame = prepared.tables["test"].frame
-        examples = golden_examples(prepared.spec, encoder, network, frame, config.seed)
+        examples = golden_examples(prepared.spec, encoder, network, frame, config.seed, calibration)
         scores = {part: score_dataset(engine, data[part]) for part in PARTS}
         for part in PARTS:
-            logits[part] = scores[part].logit
-            metrics[part] = evaluate_scores(data[part].label, logits[part])
+            logits[part] = calibrated(calibration, scores[part].logit)
+            metrics[part] = evaluate_scores(data[part].label, logits[part], data[part].kept)
         if int8:
             path = directory / INT8_GRAPH
             write_int8(directory / GRAPH, path, engine, data["train"], config.seed)
@@ -294,6 +313,8 @@ def run(
                 "stopped_early": result.stopped_early,
                 "parameters": network.parameter_count(),
                 "crosses": [cross.described() for cross in crosses],
+                "calibration": calibration.described() if calibration else None,
+                "negatives": Sampling.of(data["train"], config.negative_rate).described(),
                 "parity": parity,
                 "int8": [{"accepted": lost.accepted, **asdict(lost)} for lost in losses],
                 "torch": str(torch.__version__),
@@ -314,7 +335,7 @@ def run(
         config,
         result,
         metrics,
-        data["test"].label,
+        data["test"],
         logits["test"],
         "".join(f"{lost}; {'accepted' if lost.accepted else 'left out'}." for lost in losses),
     )
@@ -414,10 +435,16 @@ class Offline:
         rows = split(self.bundle.spec, table, described["mode"], described["seed"])
         return Table(table.frame[rows[part].tolist()], table.sources, table.bad)
 
-    def evaluate(self, table: Table) -> Metrics:
-        """The figures over all rows of a table."""
+    def evaluate(self, table: Table, kept: float = 1.0) -> Metrics:
+        """The figures over a table that has a share ``kept`` of all rows without a click."""
         data = encode(self.bundle.spec, self.encoder, table)
-        return evaluate_scores(data.label, score_dataset(self.engine, data).logit)
+        logit = calibrated(self.calibration, score_dataset(self.engine, data).logit)
+        return evaluate_scores(data.label, logit, kept)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the graph makes of a logit before it is a score, if anything."""
+        return Calibration.of(self.bundle.manifest.training.get("calibration"))
 
     def predict(self, paths: Sequence[Path], out: Path, max_bad_lines: float) -> int:
         """Write file, line, logit and score of every row as Parquet; return how many."""

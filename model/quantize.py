@@ -113,9 +113,10 @@ def write_int8(graph: Path, out: Path, engine: Engine, data: Dataset, seed: int)
 
 
 def with_int8_logits(example: Example, engine: Engine) -> Example:
-    """Add the logits that the int8 graph gives to a golden request's rows."""
+    """Add what the int8 graph gives to a golden request's rows, calibrated scores too."""
     rows = len(example.candidates)
     context = np.array([example.context_row], np.int32)
     candidate = np.array(example.candidate_rows, np.int32).reshape(rows, -1)
-    logit = engine.score(Batch(context, candidate, np.zeros(rows, np.int32))).logit
-    return msgspec.structs.replace(example, int8_logits=logit.tolist())
+    found = engine.score(Batch(context, candidate, np.zeros(rows, np.int32)))
+    scores = None if example.scores is None else found.score.tolist()
+    return msgspec.structs.replace(example, int8_logits=found.logit.tolist(), int8_scores=scores)

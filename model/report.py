@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from model.config import TrainConfig
+from model.dataset import Dataset
 from model.metrics import Metrics, reliability
 from model.train import FitResult
 
@@ -22,19 +23,19 @@ def write_report(
     config: TrainConfig,
     result: FitResult,
     metrics: Mapping[str, Metrics],
-    label: NDArray[np.uint8],
+    data: Dataset,
     logit: NDArray[np.floating[Any]],
     remark: str = "",
 ) -> Path:
     """Write ``report.md`` and its two PNGs into ``directory``, and return the Markdown's path.
 
-    ``metrics`` holds each part's figures by the part's name; ``label`` and ``logit`` [R] are
-    the rows of the reliability diagram; ``remark`` is a sentence to be added.
+    ``metrics`` holds each part's figures by the part's name; ``data`` and its ``logit`` [R]
+    are the rows of the reliability diagram; ``remark`` is a sentence to be added.
     """
     directory.mkdir(parents=True, exist_ok=True)
     # Figures made without pyplot need no display and are never left open.
     learning_curve(result).savefig(directory / "learning-curve.png")
-    reliability_diagram(label, logit).savefig(directory / "reliability.png")
+    reliability_diagram(data, logit).savefig(directory / "reliability.png")
     path = directory / "report.md"
     path.write_text(markdown(title, config, result, metrics, remark), encoding="utf-8")
     return path
@@ -110,9 +111,9 @@ def learning_curve(result: FitResult) -> Figure:
     return drawing
 
 
-def reliability_diagram(label: NDArray[np.uint8], logit: NDArray[np.floating[Any]]) -> Figure:
+def reliability_diagram(data: Dataset, logit: NDArray[np.floating[Any]]) -> Figure:
     """Draw the observed click rate over the mean score of bins of equal count."""
-    bins = reliability(label, logit)
+    bins = reliability(data.label, logit, kept=data.kept)
     top = 1.05 * max(bins.predicted.max(), bins.observed.max(), 1e-6)
     drawing = Figure(figsize=(4.5, 4), layout="constrained")
     axes = drawing.subplots()

@@ -30,6 +30,7 @@ from model.networks import build, weight_bytes
 from model.networks.crosses import Cross
 from model.networks.fnn import FNN, FmWeights
 from model.networks.network import Inputs, Network
+from model.sampling import Sampling
 
 PREDICT_ROWS = 8192
 """Rows scored at once, which bounds the memory of an evaluation."""
@@ -49,7 +50,7 @@ class Evaluation:
     step: int
     epoch: float
     train_loss: float
-    """Mean log loss of the batches since the evaluation before."""
+    """Mean log loss of the batches since the evaluation before, among the rows drawn."""
     log_loss: float
     """On the validation rows, as is the AUC."""
     auc: float | None
@@ -105,9 +106,10 @@ def fit(
     give the same weights, bit for bit. Raises ``TrainingError`` where a part is too small, the
     memory does not suffice or the loss stops being finite.
     """
-    require_rows(train, validation, config)
+    sampling = Sampling.of(train, config.negative_rate)
+    require_rows(sampling.rows, validation, config)
     require_memory(layout, config, crosses)
-    batches = batch_count(len(train), config.batch_size)
+    batches = batch_count(sampling.rows, config.batch_size)
     steps = config.epochs * batches
     evaluations = config.epochs * config.evaluations_per_epoch
     evaluate_after = set(np.linspace(0, steps, evaluations + 1).round().astype(int).tolist())
@@ -121,7 +123,7 @@ def fit(
     with (
         reproducible(config.seed, config.thread_count()),
         tqdm(
-            total=config.epochs * len(train), unit="row", unit_scale=True, disable=not progress
+            total=config.epochs * sampling.rows, unit="row", unit_scale=True, disable=not progress
         ) as bar,
     ):
         trainer = Trainer(layout, train, config, crosses)
@@ -145,7 +147,7 @@ def fit(
                 step=step,
                 epoch=step / batches,
                 train_loss=math.fsum(losses) / len(losses),
-                log_loss=log_loss(validation.label, logit),
+                log_loss=log_loss(validation.label, logit, validation.kept),
                 auc=auc(validation.label, logit),
                 learning_rate=rate,
                 rows_per_second=rows_since / seconds,
@@ -164,6 +166,9 @@ def fit(
             losses, rows_since, resumed = [], 0, time.perf_counter()
 
     trainer.network.load_state_dict(best_weights)
+    if sampling.shift:
+        with torch.no_grad():
+            trainer.network.bias.add_(sampling.correction(predict(trainer.network, train)))
     return FitResult(
         network=trainer.network.eval(),
         history=tuple(history),
@@ -191,13 +196,12 @@ class Trainer:
     def __init__(
         self, layout: Layout, train: Dataset, config: TrainConfig, crosses: Sequence[Cross] = ()
     ) -> None:
-        base_rate = float(train.label.mean(dtype=np.float64))
-        floor = 0.5 / len(train)
-        self.network = build(layout, config, min(max(base_rate, floor), 1 - floor), crosses)
+        self._sampling = Sampling.of(train, config.negative_rate)
+        self.network = build(layout, config, self._sampling.base_rate, crosses)
         self._columns = Columns(layout, train)
         self._label = torch.from_numpy(train.label.astype(np.float32))
         self._named_rows = NamedRows(layout.table_rows)
-        l2 = self._columns.row_l2(config) if config.embedding_l2 else None
+        l2 = self._columns.row_l2(config, self._sampling) if config.embedding_l2 else None
         self._table = LazyAdam(self.network.table.detach(), l2)
         self._dense = torch.optim.Adam(
             dense_groups(self.network, config), lr=config.learning_rate, fused=True
@@ -209,8 +213,7 @@ class Trainer:
     def shuffled(self, batches: int) -> Iterator[NDArray[np.int64]]:
         """Yield the row numbers of every batch of every epoch, each epoch in a new order."""
         for _ in range(self._config.epochs):
-            order = self._random.permutation(len(self._label))
-            yield from np.array_split(order, batches)
+            yield from np.array_split(self._sampling.draw(self._random), batches)
 
     def step(self, rows: NDArray[np.int64], rate: float) -> float:
         """Learn from the given rows once and return their mean log loss before it."""
@@ -228,7 +231,7 @@ class Trainer:
             value, columns.inputs(position, rows), columns.inputs(torch.from_numpy(index), rows)
         )
         loss = functional.binary_cross_entropy_with_logits(
-            logit, self._label[torch.from_numpy(rows)]
+            logit + self._sampling.shift, self._label[torch.from_numpy(rows)]
         )
         loss_value = loss.item()
         if not math.isfinite(loss_value):
@@ -277,20 +280,28 @@ class Columns:
             context, candidate, torch.arange(len(index)), lists[:split], lists[split:], *values
         )
 
-    def row_l2(self, config: TrainConfig) -> Tensor:
+    def row_l2(self, config: TrainConfig, sampling: Sampling) -> Tensor:
         """Return the decay [T] per named row that stands in for lambda on every row and step.
 
         A row that a share P of the batches name is decayed in those only, 1/P as hard;
         P = 1 - (1 - count / R)^batch, from the counts that training expects.
         """
-        rows = len(self.index)
-        single = np.bincount(self.index[:, self.can_hide].ravel(), minlength=self._table_rows)
-        listed = np.bincount(self.index[:, ~self.can_hide].ravel(), minlength=self._table_rows)
+        rows = sampling.rows
+        single = self._expected(self.can_hide, sampling)
+        listed = self._expected(~self.can_hide, sampling)
         count = single * (1 - config.oov_rate) + listed
         count[self.oov[self.can_hide]] += config.oov_rate * rows
         named = 1 - (1 - np.minimum(count / rows, 1)) ** min(config.batch_size, rows)
         l2 = np.divide(config.embedding_l2, named, out=np.zeros_like(named), where=named > 0)
         return torch.from_numpy(l2.astype(np.float32))
+
+    def _expected(self, columns: NDArray[np.bool_], sampling: Sampling) -> NDArray[np.float64]:
+        """Return how often an epoch is expected to name each table row [T] in some columns."""
+        count = np.zeros(self._table_rows)
+        for rows, share in ((sampling.clicks, 1.0), (sampling.others, sampling.rate)):
+            index = self.index[rows][:, columns].ravel()
+            count += share * np.bincount(index, minlength=self._table_rows)
+        return count
 
 
 def dense_groups(network: Network, config: TrainConfig) -> list[dict[str, Any]]:
@@ -393,12 +404,15 @@ def snapshot(network: Network) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
-def require_rows(train: Dataset, validation: Dataset, config: TrainConfig) -> None:
-    """Refuse parts that cannot be trained or validated on; warn of a validation AUC of none."""
-    for name, part in (("training", train), ("validation", validation)):
-        if len(part) == 0:
+def require_rows(rows: int, validation: Dataset, config: TrainConfig) -> None:
+    """Refuse parts that cannot be trained or validated on; warn of a validation AUC of none.
+
+    ``rows`` are those of an epoch.
+    """
+    for name, count in (("training", rows), ("validation", len(validation))):
+        if count == 0:
             raise TrainingError(f"the {name} part has no rows")
-    if config.batch_norm and len(train) == 1:
+    if config.batch_norm and rows == 1:
         raise TrainingError("batch norm needs two training rows or more, got one")
     if config.metric == "auc" and validation.label.min() == validation.label.max():
         warnings.warn(

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.batch import Batch
+from model.calibration import calibrated
 from model.data import read
 from model.encode import encode_side
 from model.export import raw_rows
@@ -38,6 +39,7 @@ class Check:
         frame = read(spec, data, max_bad_lines=1.0, label=False).frame.head(rows)
         self.client = client
         self.engine = offline.engine
+        self.calibration = offline.calibration
         self.raw = raw_rows(spec, frame)
         self.context = encode_side(spec, offline.encoder.context, frame)
         self.candidate = encode_side(spec, offline.encoder.candidate, frame)
@@ -47,10 +49,11 @@ class Check:
         self.shuffled = np.random.default_rng(1).permutation(self.rows)
 
     def offline(self, contexts: NDArray[np.int64], candidates: NDArray[np.int64]) -> Floats:
-        """Logits of pairs of a context's row and a candidate's row."""
+        """Logits of the scores of pairs of a context's row and a candidate's row."""
         pairs = np.arange(len(candidates), dtype=np.int32)
         batch = Batch(self.context[contexts], self.candidate[candidates], pairs)
-        return self.engine.score(batch).logit.astype(np.float64)
+        logit = calibrated(self.calibration, self.engine.score(batch).logit)
+        return logit.astype(np.float64)
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """Ask the service; anything but a 200 ends the check."""

@@ -62,7 +62,14 @@ FAMILY = SHALLOW | PRODUCTS | CROSSES | {
     for name in ("ffm", "fnn", "ipnn", "opnn", "pnn_star", "wide_deep", "deepfm")
 }  # fmt: skip
 NETWORKS = FAMILY | {"model.networks"}
-TRAINING = DATA | NETWORKS | {"model.crosses", "model.train", "model.metrics", "model.memory"}
+TRAINING = DATA | NETWORKS | {
+    "model.crosses",
+    "model.metrics",
+    "model.memory",
+    "model.calibration",
+    "model.sampling",
+    "model.train",
+}  # fmt: skip
 OFFLINE = TRAINING | {
     "model.evaluate",
     "model.networks.serving",
@@ -139,6 +146,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "model.networks": SHARED | {"model.config"} | FAMILY,
     "model.crosses": SHARED | DATA | NETWORKS,
+    "model.sampling": {"model.dataset", "model.metrics"},
+    "model.calibration": SHARED | {"model.dataset", "model.metrics"},
     "model.train": SHARED | TRAINING - {"model.train"},
     "model.networks.serving": SHARED | {"model.config"} | FAMILY,
     "model.export": SHARED | TRAINING | RUNNING | {"model.networks.serving"},

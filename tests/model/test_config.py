@@ -117,6 +117,8 @@ def test_a_wrong_file_is_named_with_its_key(tmp_path: Path, text: str, complaint
         ("warmup", 1.0),
         ("embedding_l2", -1e-6),
         ("oov_rate", 1.5),
+        ("negative_rate", 0.0),
+        ("negative_rate", 1.5),
         ("evaluations_per_epoch", 0),
         ("patience", -1),
         ("seed", -1),

@@ -16,6 +16,7 @@ from app.batch import Batch
 from app.engine import Engine
 from app.errors import BundleError, EngineFailed
 from app.layout import Layout, RowShape, Slot
+from model.calibration import Calibration
 from model.config import NETWORKS, TrainConfig
 from model.dataset import Dataset
 from model.export import (
@@ -301,3 +302,14 @@ def test_the_weights_of_an_fm_can_be_read_again(tmp_path: Path) -> None:
     weights = read_weights(tmp_path / "score.onnx", ("table", "bias"))
     assert torch.equal(weights["table"], network.table)
     assert torch.equal(weights["bias"], network.bias)
+
+
+def test_a_graph_that_calibrates_otherwise_is_not_exported(tmp_path: Path) -> None:
+    """The export compares every score with what the logit says."""
+    network = trained("lr", LAYOUT, CONFIG)
+    calibration = Calibration("platt", (0.0,), (-0.5,), (0.7, 0.7))
+    write_graph(network, LAYOUT, tmp_path / "score.onnx", calibration)
+    engine = engine_of(tmp_path / "score.onnx", LAYOUT)
+    check_parity(network, engine, dataset(LAYOUT, 37), calibration)
+    with pytest.raises(ExportError, match="not what its logit says"):
+        check_parity(network, engine, dataset(LAYOUT, 37))

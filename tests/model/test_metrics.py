@@ -82,6 +82,22 @@ def test_true_probabilities_are_calibrated() -> None:
     assert metrics.calibration_error < 0.01
 
 
+def test_rows_left_out_count_as_if_they_were_there() -> None:
+    """Where half of the negatives are there, each counts twice in every figure."""
+    label, logit = labels_and_logits(2_000)
+    thinned = np.flatnonzero((label == 1) | (np.arange(2_000) % 2 == 0))
+    twice = np.concatenate([thinned, thinned[label[thinned] == 0]])
+    found = evaluate_scores(label[thinned], logit[thinned], kept=0.5)
+    expected = evaluate_scores(label[twice], logit[twice])
+    assert found.auc == pytest.approx(expected.auc, abs=1e-12)
+    assert found.log_loss == pytest.approx(expected.log_loss, abs=1e-12)
+    assert found.calibration == pytest.approx(expected.calibration, abs=1e-12)
+    assert (found.rows, found.positives) == (len(thinned), expected.positives)
+    bins = reliability(label[thinned], logit[thinned], bins=1, kept=0.5)
+    assert bins.count.tolist() == [len(twice)]
+    assert bins.observed[0] == pytest.approx(label[twice].mean())
+
+
 def test_metrics_are_plain_json() -> None:
     """Figures go into a manifest as they are."""
     metrics = evaluate_scores(*labels_and_logits(100))

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from app.layout import Layout, Slot
 from model.config import TrainConfig
+from model.dataset import Dataset
 from model.metrics import evaluate_scores
 from model.networks import build
 from model.report import write_report
@@ -44,14 +46,21 @@ def result(auc: float | None) -> FitResult:
     )
 
 
+def rows_of(label: NDArray[np.uint8]) -> Dataset:
+    """Rows of which only the labels matter."""
+    index = np.zeros((len(label), 1), np.int32)
+    return Dataset(index, index, (), (), label)
+
+
 def test_a_report_is_a_page_and_its_pictures(tmp_path: Path) -> None:
     """The page holds the figures and settings, and every picture that it shows exists."""
     label = np.array([0, 1, 0, 1], np.uint8)
     logit = np.array([-1.0, 1.0, 0.5, 2.0], np.float32)
     metrics = {"validation": evaluate_scores(label, logit), "test": evaluate_scores(label, logit)}
     path = write_report(
-        tmp_path / "report", "Frappe, DeepFM", CONFIG, result(0.75), metrics, label, logit
-    )
+        tmp_path / "report", "Frappe, DeepFM", CONFIG, result(0.75), metrics,
+        rows_of(label), logit,
+    )  # fmt: skip
     page = path.read_text(encoding="utf-8")
     assert page.startswith("# Frappe, DeepFM\n")
     assert "| test | 4 | 2 | 1.0000 |" in page
@@ -66,5 +75,5 @@ def test_a_report_without_an_auc(tmp_path: Path) -> None:
     """Labels of one class leave a dash for the AUC and an empty curve, not an error."""
     label, logit = np.zeros(3, np.uint8), np.zeros(3, np.float32)
     metrics = {"test": evaluate_scores(label, logit)}
-    path = write_report(tmp_path, "One class", CONFIG, result(None), metrics, label, logit)
+    path = write_report(tmp_path, "One class", CONFIG, result(None), metrics, rows_of(label), logit)
     assert "| test | 3 | 0 | – | 0.6931 | – |" in path.read_text(encoding="utf-8")

@@ -15,6 +15,7 @@ from model.config import NETWORKS, TrainConfig
 from model.dataset import Dataset
 from model.metrics import auc, log_loss
 from model.networks.mlp import Mlp
+from model.sampling import Sampling
 from model.train import (
     Columns,
     Evaluation,
@@ -367,7 +368,8 @@ def test_rare_rows_are_decayed_as_much_as_common_ones() -> None:
         candidate_lists=(np.zeros((rows, 2), np.int32),),
         label=np.zeros(rows, np.uint8),
     )
-    l2 = Columns(LAYOUT, data).row_l2(replace(CONFIG, embedding_l2=0.5, batch_size=50))
+    config = replace(CONFIG, embedding_l2=0.5, batch_size=50)
+    l2 = Columns(LAYOUT, data).row_l2(config, Sampling.of(data, 1.0))
     assert l2[3].item() == pytest.approx(0.5)
     assert l2[9].item() == pytest.approx(0.5 / (1 - 0.99**50))
     assert l2[11].item() == 0.0
