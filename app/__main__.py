@@ -21,12 +21,14 @@ import uvicorn
 from pydantic import ValidationError
 
 from app import logs
+from app.bundle import newest
 from app.cells import Cells
 from app.errors import CtrError
+from app.loading import Opened, open_bundle
 from app.main import create_app
 from app.protocol import ScoringProtocol
 from app.settings import Settings
-from app.state import Opened, State, open_bundle
+from app.state import State
 from app.workers import Seat, Supervisor, bind
 
 log = logging.getLogger("app")
@@ -105,17 +107,15 @@ def supervise(settings: Settings) -> int:
     cells = Cells(settings.workers)
     try:
         listeners = bind(settings.host, settings.port, settings.workers)
-        opened = open_bundle(settings)
+        opened = open_bundle(settings, newest(settings.bundle))
     except (CtrError, OSError) as error:
         log.error("cannot serve: %s", error)
         return 1
     log.info("%d workers on %s", settings.workers, listeners[0].getsockname()[:2])
 
-    def work(seat: Seat) -> int:
-        cells.set_ready(False)
-        return serve(settings, seat, opened)
-
-    return Supervisor(listeners, cells, work, settings.drain_seconds).run()
+    return Supervisor(
+        listeners, cells, lambda seat: serve(settings, seat, opened), settings.drain_seconds
+    ).run()
 
 
 def serve(settings: Settings, seat: Seat | None = None, opened: Opened | None = None) -> int:

@@ -89,6 +89,7 @@ class MicroBatcher:
         linger: float = 0.0,
         inline_seconds: float = INLINE_SECONDS,
         observe: Callable[[Batch, float], None] = lambda batch, seconds: None,
+        failed: Callable[[Exception], None] = lambda error: None,
     ) -> None:
         self._engine = engine
         self._context_width = context_width
@@ -97,7 +98,7 @@ class MicroBatcher:
         self._max_queue_rows = max_queue_rows
         self._linger = linger
         self._inline_seconds = inline_seconds
-        self._observe = observe
+        self._observe, self._failed = observe, failed
         self._small: deque[Job] = deque()
         self._large: deque[Job] = deque()
         self._running: list[Piece] = []
@@ -352,6 +353,7 @@ class MicroBatcher:
         """Answer every waiter of a run, then start the next one."""
         self._running = []
         if isinstance(outcome, Exception):
+            self._failed(outcome)
             for job, _, _ in pieces:
                 job.fail(
                     outcome if isinstance(outcome, EngineFailed)

@@ -24,6 +24,7 @@ READABLE_FORMATS = (1,)
 MANIFEST = "manifest.json"
 SPEC = "features.toml"
 VOCABULARY = "vocabulary"
+CURRENT = "CURRENT"
 GRAPH = "score.onnx"
 INT8_GRAPH = "score.int8.onnx"
 EXAMPLES = "examples.jsonl"
@@ -141,15 +142,31 @@ class Bundle:
 
 
 def newest(path: Path) -> Path:
-    """Return the bundle at ``path``, or the newest complete one in that directory.
+    """Return the bundle at ``path``, or the one of that directory that is to be used.
+
+    Raises:
+        BundleError: there is none.
+    """
+    return candidates(path)[0]
+
+
+def candidates(path: Path) -> list[Path]:
+    """Return the bundle at ``path``, or those of that directory that might be used, best first.
+
+    That is the one that its file ``CURRENT`` names, if it has one; else the newest comes first.
 
     Raises:
         BundleError: there is none.
     """
     if (path / MANIFEST).is_file():
-        return path
+        return [path]
     if not path.is_dir():
         raise BundleError(f"no bundle at {path}: there is no such directory")
+    if (path / CURRENT).is_file():
+        name = (path / CURRENT).read_text(errors="replace").strip()
+        if not _NAME.fullmatch(name) or not (path / name / MANIFEST).is_file():
+            raise BundleError(f"{path / CURRENT} names {name[:80]!r}, and there is no such bundle")
+        return [path / name]
     complete = [
         child for child in path.iterdir() if _NAME.fullmatch(child.name)
         and (child / MANIFEST).is_file()
@@ -165,7 +182,7 @@ def newest(path: Path) -> Path:
             problems.append(str(error))
     if not readable:
         raise BundleError(f"no bundle at {path} can be read: {problems[0]}")
-    return max(readable)[2]
+    return [child for _, _, child in sorted(readable, reverse=True)]
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -1,20 +1,31 @@
 """Numbers that the workers of a service share, so that any of them can show the sum.
 
 They lie in memory that forked processes have in common, a row for each worker. A worker writes
-its own row only, so nothing needs a lock; a row outlives its worker, and whoever takes the
+its own row only, so counting needs no lock; a row outlives its worker, and whoever takes the
 place of a dead one counts on from there.
 """
 
 from __future__ import annotations
 
+import fcntl
 import mmap
+import os
+import tempfile
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from struct import Struct
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 CELLS = 2**17
 """Numbers of one worker: far more than any spec's slots need. Unused ones take no memory."""
-_BYTES = 8
+NAMES_BYTES = 2**22
+_NUMBER_BYTES = 8
+_LENGTH = Struct("=Q")
+_Places = dict[str, tuple[int, int]]
 
 
 class Part:
@@ -36,36 +47,71 @@ class Part:
         found: list[float] = self._rows.min(0).tolist()
         return found
 
+    def each(self) -> list[float]:
+        """The first number of every worker."""
+        found: list[float] = self._rows[:, 0].tolist()
+        return found
+
+    def equal(self) -> bool:
+        """Whether all workers have the same numbers."""
+        return bool((self._rows == self._rows[0]).all())
+
 
 class Cells:
-    """All of them; ``worker`` says whose process this is.
-
-    The first two of each worker say whether it is ready, and whether all have been at once.
-
-    Every worker takes its parts in the same order, and so finds the same numbers of others.
-    """
+    """All of them, by name; ``worker`` says whose process this is."""
 
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
         self.worker = 0
-        self._memory = mmap.mmap(-1, workers * CELLS * _BYTES)
-        self._rows = np.frombuffer(self._memory, np.float64).reshape(workers, CELLS)
-        self._taken = 2
+        memory = mmap.mmap(-1, NAMES_BYTES + workers * CELLS * _NUMBER_BYTES)
+        self._names = memoryview(memory)[:NAMES_BYTES]
+        numbers = np.frombuffer(memory, np.float64, offset=NAMES_BYTES)
+        self._rows = numbers.reshape(workers, CELLS)
+        # A file without a name: each process that locks it holds a lock of its own.
+        self._lock, path = tempfile.mkstemp()
+        os.unlink(path)
+        weakref.finalize(self, os.close, self._lock)
+        self._ready = self.take("ready", 1)
+        self._started = self.take("started", 1)
 
-    def set_ready(self, ready: bool) -> None:
-        """Say whether this worker is ready."""
-        self._rows[self.worker, 0] = ready
-        if self._rows[:, 0].all():
-            self._rows[self.worker, 1] = True
+    def take(self, name: str, count: int) -> Part:
+        """Return the ``count`` numbers of a name, the same ones whoever asks for them."""
+        with self._locked():
+            (length,) = _LENGTH.unpack_from(self._names)
+            known = self._names[_LENGTH.size : _LENGTH.size + length]
+            places = msgspec.msgpack.decode(known, type=_Places) if length else {}
+            start, size = places.get(name, (0, 0))
+            if size != count:
+                start = max((first + size for first, size in places.values()), default=0)
+                places[name] = start, count
+                raw = msgspec.msgpack.encode(places)
+                if start + count > CELLS or len(raw) > NAMES_BYTES - _LENGTH.size:
+                    raise MemoryError(f"no more than {CELLS} numbers can be shared")
+                _LENGTH.pack_into(self._names, 0, len(raw))
+                self._names[_LENGTH.size : _LENGTH.size + len(raw)] = raw
+        return Part(self._rows[:, start : start + count], self.worker)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        fcntl.lockf(self._lock, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN)
+
+    def become(self, worker: int) -> None:
+        """Be a worker's process from now on, which is not ready yet."""
+        self.worker = worker
+        self._ready, self._started = self.take("ready", 1), self.take("started", 1)
+        self._ready.own[0] = 0
+
+    def set_ready(self) -> None:
+        """Say that this worker is ready."""
+        self._ready.own[0] = 1
+        if all(self._ready.least()):
+            self._started.own[0] = 1
 
     @property
     def started(self) -> bool:
         """Whether all workers have been ready at once; a dead one does not change that."""
-        return bool(self._rows[:, 1].any())
-
-    def take(self, count: int) -> Part:
-        """Set the next ``count`` numbers aside; what a dead worker left in them is kept."""
-        start, self._taken = self._taken, self._taken + count
-        if self._taken > CELLS:
-            raise MemoryError(f"no more than {CELLS} numbers can be shared")
-        return Part(self._rows[:, start : self._taken], self.worker)
+        return any(self._started.total())

@@ -569,7 +569,8 @@ def _compile_row(encoders: Sequence[FieldEncoder], shape: RowShape) -> EncodeRow
                 items.append(f"*x{i}")
     lines.append(f" return pack({', '.join(items + numbers)})")
     exec("\n".join(lines), names)
-    compiled: EncodeRow = names["encode"]
+    # Not left among its own globals: with a cycle, tables would outlive their bundle.
+    compiled: EncodeRow = names.pop("encode")
     return compiled
 
 

@@ -19,6 +19,8 @@ from app.layout import Layout, RowShape
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _largest = np.maximum.reduce
+# What a service runs is nobody else's business.
+ort.disable_telemetry_events()
 TOLERANCE = {CPU: 1e-4, CUDA: 1e-3}
 """Largest difference of a logit from the trainer's, by provider (float32)."""
 INT8_TOLERANCE = 1e-3

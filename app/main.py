@@ -18,10 +18,11 @@ from app.cells import Cells
 from app.documentation import complete
 from app.endpoints import ScoringEndpoints
 from app.errors import CtrError, MethodNotAllowed, NotFound, ServiceError
+from app.loading import Opened
 from app.metrics import Metrics
 from app.routes import build_router
 from app.settings import Settings
-from app.state import Opened, State
+from app.state import State
 
 SUCCESSION_SECONDS = 5.0
 """How long connections wait for a worker that replaces another, before they learn why."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Gauge
@@ -37,9 +37,9 @@ class Counts:
 
     __slots__ = ("_own", "_part", "_places")
 
-    def __init__(self, cells: Cells, names: Iterable[str]) -> None:
-        self._places = {name: place for place, name in enumerate(names)}
-        self._part = cells.take(len(self._places))
+    def __init__(self, cells: Cells, name: str, names: Iterable[str]) -> None:
+        self._places = {each: place for place, each in enumerate(names)}
+        self._part = cells.take(name, len(self._places))
         self._own = self._part.own
 
     def __getitem__(self, name: str) -> float:
@@ -84,7 +84,7 @@ class ValueCounts(Collector):
         self._candidate = _SideCounts(cells, layout.candidate, layout.candidate_lists, candidate)
         self._kept: list[Batch] = []
         self._kept_rows = 0
-        self._rows = cells.take(1)
+        self._rows = cells.take("rows", 1)
 
     def observe(self, batch: Batch) -> None:
         """Count the values of a batch: a context once for each of its rows."""
@@ -103,6 +103,8 @@ class ValueCounts(Collector):
             )
             self._candidate.observe(candidates)
             self._rows.own[0] += len(candidates)
+            self._context.publish()
+            self._candidate.publish()
 
     def collect(self) -> Iterable[Metric]:
         missing = CounterMetricFamily("ctr_missing_values", "Absent values", labels=["slot"])
@@ -128,10 +130,12 @@ class _SideCounts:
         self._single = len(single)
         self._lists = side.shape.lists
         self._first = np.array([slot.missing for slot in self._slots], np.int32)
-        self._parts = [cells.take(len(self._slots)) for _ in range(2)]
-        self._missing, self._oov = (part.array for part in self._parts)
+        self._parts = [cells.take(f"missing and OOV of {slot.name}", 2) for slot in self._slots]
+        self._missing = np.zeros(len(self._slots), np.int64)
+        self._oov = np.zeros(len(self._slots), np.int64)
 
     def observe(self, rows: Indices) -> None:
+        """Count the values of rows, for :meth:`publish`."""
         end = self._single
         offset = rows[:, :end] - self._first[:end]
         self._missing[:end] += (offset == 0).sum(0)
@@ -141,9 +145,18 @@ class _SideCounts:
             self._missing[slot] += (offset == 0).any(1).sum()
             self._oov[slot] += (offset == 1).any(1).sum()
 
+    def publish(self) -> None:
+        """Add what was counted to what all workers share; slots of other bundles have it too."""
+        counted = zip(self._parts, self._missing.tolist(), self._oov.tolist(), strict=True)
+        for part, missing, oov in counted:
+            part.own[0] += missing
+            part.own[1] += oov
+        self._missing[:] = self._oov[:] = 0
+
     def totals(self) -> Iterable[tuple[Slot, float, float]]:
-        missing, oov = (part.total() for part in self._parts)
-        return zip(self._slots, missing, oov, strict=True)
+        for slot, part in zip(self._slots, self._parts, strict=True):
+            missing, oov = part.total()
+            yield slot, missing, oov
 
 
 class Buckets:
@@ -151,9 +164,9 @@ class Buckets:
 
     __slots__ = ("_own", "_part", "bounds")
 
-    def __init__(self, cells: Cells, bounds: Sequence[float]) -> None:
+    def __init__(self, cells: Cells, name: str, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
-        self._part = cells.take(len(bounds) + 2)
+        self._part = cells.take(name, len(bounds) + 2)
         self._own = self._part.own
 
     def observe(self, value: float) -> None:
@@ -176,14 +189,18 @@ class Recorder(Collector):
     take a lock and walk their buckets for each observation.
     """
 
-    unknown_fields = Number()
+    unknown_fields, refused_bundles, engine_failures = (Number() for _ in range(3))
 
     def __init__(self, cells: Cells) -> None:
-        self.seconds = {route: Buckets(cells, LATENCY_BUCKETS) for route in ROUTES}
-        self.outcomes = {route: Counts(cells, OUTCOMES) for route in ROUTES}
-        self.batch_rows = Buckets(cells, ROW_BUCKETS)
-        self.engine_seconds = Buckets(cells, LATENCY_BUCKETS)
-        self.numbers = Counts(cells, ["unknown_fields"])
+        self.seconds = {
+            route: Buckets(cells, f"{route} seconds", LATENCY_BUCKETS) for route in ROUTES
+        }
+        self.outcomes = {route: Counts(cells, f"{route} outcomes", OUTCOMES) for route in ROUTES}
+        self.batch_rows = Buckets(cells, "batch rows", ROW_BUCKETS)
+        self.engine_seconds = Buckets(cells, "engine seconds", LATENCY_BUCKETS)
+        self.numbers = Counts(
+            cells, "numbers", ["unknown_fields", "refused_bundles", "engine_failures"]
+        )
 
     def collect(self) -> Iterable[Metric]:
         requests = CounterMetricFamily(
@@ -201,11 +218,16 @@ class Recorder(Collector):
         rows.add_metric([], *self.batch_rows.shown())
         runs = HistogramMetricFamily("ctr_engine_seconds", "Time of one engine run")
         runs.add_metric([], *self.engine_seconds.shown())
-        unknown = CounterMetricFamily(
-            "ctr_unknown_fields", "Fields in requests that the spec does not know"
-        )
-        unknown.add_metric([], self.numbers.totals()["unknown_fields"])
-        return [requests, latency, rows, runs, unknown]
+        yield from (requests, latency, rows, runs)
+        numbers = self.numbers.totals()
+        for name, text in (
+            ("unknown_fields", "Fields in requests that the spec does not know"),
+            ("refused_bundles", "Bundles that could not take the place of the one in use"),
+            ("engine_failures", "Engine runs that gave no scores"),
+        ):
+            counter = CounterMetricFamily(f"ctr_{name}", text)
+            counter.add_metric([], numbers[name])
+            yield counter
 
 
 class RemoteCounts(Collector):
@@ -219,10 +241,10 @@ class RemoteCounts(Collector):
 
     def __init__(self, cells: Cells) -> None:
         names = ["lookups", "misses", "absences", "evicted", "round_trips"]
-        self.numbers = Counts(cells, names)
-        self.errors = Counts(cells, REMOTE_ERRORS)
-        self.fallbacks = Counts(cells, FALLBACKS)
-        self.seconds = Buckets(cells, LATENCY_BUCKETS)
+        self.numbers = Counts(cells, "remote numbers", names)
+        self.errors = Counts(cells, "remote errors", REMOTE_ERRORS)
+        self.fallbacks = Counts(cells, "remote fallbacks", FALLBACKS)
+        self.seconds = Buckets(cells, "remote seconds", LATENCY_BUCKETS)
 
     def collect(self) -> Iterable[Metric]:
         numbers = self.numbers.totals()
@@ -262,15 +284,15 @@ class Watched(Collector):
         cells: Cells,
         name: str,
         text: str,
-        value: Callable[[], float],
         combine: Callable[[Part], list[float]] = Part.total,
     ) -> None:
-        self._name, self._text, self._value, self._combine = name, text, value, combine
-        self._part = cells.take(1)
+        self._name, self._text, self._combine = name, text, combine
+        self._part = cells.take(name, 1)
+        self.value: Callable[[], float] = float
 
     def poll(self) -> None:
         """Ask the function."""
-        self._part.own[0] = self._value()
+        self._part.own[0] = self.value()
 
     def collect(self) -> Iterable[Metric]:
         gauge = GaugeMetricFamily(self._name, self._text)
@@ -282,7 +304,7 @@ class Metrics:
     """The service's metrics, in a registry of their own.
 
     What a worker does not count as it happens it looks up when it is polled: before it shows
-    its metrics, and now and then for the others to show.
+    its metrics, and now and then for the others to show. Another bundle counts on.
     """
 
     def __init__(self, cells: Cells) -> None:
@@ -290,7 +312,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.recorder = Recorder(cells)
         self.registry.register(self.recorder)
-        self._polled: list[Callable[[], None]] = []
+        self.remote_counts = RemoteCounts(cells)
+        self._values: ValueCounts | None = None
+        self._watched: dict[str, Watched] = {}
         self.info = Gauge(
             "ctr_bundle_info", "The bundle, the execution provider in use, why not CUDA, precision",
             ["version", "provider", "provider_fallback", "precision"], registry=self.registry,
@@ -298,34 +322,44 @@ class Metrics:
 
     def poll(self) -> None:
         """Look up what changes on its own."""
-        for poll in self._polled:
-            poll()
+        if self._values is not None:
+            self._values.poll()
+        for watched in self._watched.values():
+            watched.poll()
 
-    def add_values(
+    def count_values(
         self, layout: Layout, context: SideEncoder, candidate: SideEncoder
     ) -> ValueCounts:
-        """Show missing and OOV values."""
-        counts = ValueCounts(self.cells, layout, context, candidate)
-        self.registry.register(counts)
-        self._polled.append(counts.poll)
-        return counts
+        """Show missing and OOV values of a bundle's slots, in the place of another's."""
+        if self._values is not None:
+            self._values.poll()
+            self.registry.unregister(self._values)
+        self._values = ValueCounts(self.cells, layout, context, candidate)
+        self.registry.register(self._values)
+        return self._values
 
-    def add_queue(self, rows: Callable[[], int], abandoned: Callable[[], int]) -> None:
+    def watch_queue(self, rows: Callable[[], int], abandoned: Callable[[], int]) -> None:
         """Show what waits for the engine, and what is dropped before it."""
         self._watch("ctr_queued_rows", "Rows waiting for the engine", rows)
         dropped = "Requests dropped before the engine: deadline or departed"
         self._watch("ctr_abandoned_requests", dropped, abandoned)
 
-    def add_remote(
-        self, counts: RemoteCounts, entries: Callable[[], int], up: Callable[[], bool]
-    ) -> None:
+    def watch_remote(self, entries: Callable[[], int], up: Callable[[], bool]) -> None:
         """Show what becomes of a vocabulary in Redis."""
-        self.registry.register(counts)
+        if "ctr_redis_up" not in self._watched:
+            self.registry.register(self.remote_counts)
         self._watch("ctr_vocabulary_cached", "Values and absences in the cache", entries)
         asked = "1 while Redis is asked, 0 while any worker gives it time"
         self._watch("ctr_redis_up", asked, up, Part.least)
 
-    def _watch(self, *of: Any) -> None:
-        watched = Watched(self.cells, *of)
-        self.registry.register(watched)
-        self._polled.append(watched.poll)
+    def _watch(
+        self,
+        name: str,
+        text: str,
+        value: Callable[[], float],
+        combine: Callable[[Part], list[float]] = Part.total,
+    ) -> None:
+        if name not in self._watched:
+            self._watched[name] = Watched(self.cells, name, text, combine)
+            self.registry.register(self._watched[name])
+        self._watched[name].value = value

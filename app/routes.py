@@ -92,6 +92,7 @@ def build_router(state: State, endpoints: ScoringEndpoints, metrics: Metrics) ->
             "engine_threads": loaded.engine.threads,
             "vocabulary": "memory" if remote is None else "redis",
             "redis_problem": remote.problem if remote else None,
+            "refused_bundle": state.refused,
             "degraded": ["vocabulary"] if remote and not remote.breaker.closed else [],
         }
 

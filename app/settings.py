@@ -25,6 +25,9 @@ class Settings(BaseSettings):
     )
 
     bundle: Path = Field(description="a bundle, or a directory of them (newest complete one)")
+    bundle_poll_seconds: PositiveFloat = Field(
+        2.0, description="how often a directory of bundles is looked at for another one to serve"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     workers: PositiveInt = Field(

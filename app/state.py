@@ -1,4 +1,5 @@
-"""The bundle in use and everything built on it, from loading to closing."""
+"""The bundle in use and everything built on it, from loading to closing, and how another one
+takes its place."""
 
 from __future__ import annotations
 
@@ -6,23 +7,22 @@ import asyncio
 import gc
 import logging
 import sys
-from dataclasses import dataclass
-from time import perf_counter
-from typing import NamedTuple
+from collections.abc import Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from app.batch import Batch
 from app.batcher import MicroBatcher
-from app.bundle import Bundle, newest
-from app.cells import Cells
-from app.encoder import Encoder
-from app.engine import Engine, cpu_quota, refuse_mixed_distributions
-from app.errors import AddressError, NotReady
-from app.metrics import Metrics, RemoteCounts
-from app.remote.address import Address
-from app.remote.link import open_link
-from app.remote.vocabulary import CONNECTIONS, RemoteVocabulary
-from app.scorer import Scorer, verify_examples
+from app.bundle import candidates
+from app.engine import cpu_quota
+from app.errors import BundleError, CtrError, NotReady
+from app.loading import Loaded, Opened, load, open_bundle, start_engine
+from app.metrics import Metrics
+from app.remote.vocabulary import RemoteVocabulary
+from app.scorer import Scorer
 from app.settings import Settings
+from app.versions import Versions
 
 SWITCH_SECONDS = 0.0001
 """How long the event loop keeps the interpreter while the engine's thread wants it, which is
@@ -30,101 +30,15 @@ several times a run: while a list is encoded, the engine waits up to this for ea
 With Python's 5 ms, rows beside a long request of 70 ms waited 60 ms (p99); with 0.2 ms, 8 ms."""
 POLL_SECONDS = 0.25
 """How old what other workers show of this one's gauges may be, and its counts of values."""
+AGREE_SECONDS, LOOK_SECONDS = 120.0, 0.02
+"""How long a worker waits for the others to have loaded a bundle too; how often it looks."""
+REACH_SECONDS = 30.0
+"""How long another bundle's vocabulary may take to be found in Redis."""
+FAILURES = 3
+"""Failed runs in a row after which the service is not ready and the engine is built anew."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+"""Seconds between two tries to build it."""
 log = logging.getLogger(__name__)
-
-
-class Opened(NamedTuple):
-    """A bundle whose hashes agree, and its encoder where the vocabulary is kept in memory.
-
-    Workers can share it: nothing of it knows a thread, a loop or an engine.
-    """
-
-    bundle: Bundle
-    encoder: Encoder | None
-
-
-def open_bundle(settings: Settings) -> Opened:
-    """Open the bundle.
-
-    Raises:
-        BundleError: it does not verify.
-    """
-    mapped = settings.redis_url is not None
-    bundle = Bundle.open(newest(settings.bundle), mapped=mapped)
-    return Opened(bundle, None if mapped else Encoder(bundle.spec, bundle.vocabulary))
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A verified bundle with its encoder and its warm engine."""
-
-    bundle: Bundle
-    encoder: Encoder
-    engine: Engine
-    worst_difference: float
-    seconds: float
-    remote: RemoteVocabulary | None = None
-
-
-def load(settings: Settings, cells: Cells, opened: Opened | None = None) -> Loaded:
-    """Verify a bundle, opened by now or not, on the provider that will serve; warm it up.
-
-    Raises:
-        BundleError: it does not verify.
-        AddressError: the settings do not say how to reach Redis.
-        ProviderError: the provider that was asked for cannot be used.
-    """
-    start = perf_counter()
-    refuse_mixed_distributions()
-    remote: RemoteVocabulary | None = None
-    bundle, encoder = opened or open_bundle(settings)
-    if encoder is None:
-        remote = remote_vocabulary(settings, bundle, cells)
-        encoder = Encoder(bundle.spec, bundle.vocabulary, remote.cache.tables)
-        remote.learn(bundle, encoder)
-    threads = settings.engine_threads or engine_threads(cpu_quota(), settings.workers)
-    engine = Engine(
-        bundle.graph_in(settings.precision),
-        bundle.vocabulary.layout,
-        encoder.context.shape,
-        encoder.candidate.shape,
-        settings.provider,
-        threads,
-        settings.precision,
-    )
-    worst = verify_examples(bundle, encoder, engine, engine.tolerance, settings.precision)
-    engine.warm_up()
-    return Loaded(bundle, encoder, engine, worst, perf_counter() - start, remote)
-
-
-def remote_vocabulary(settings: Settings, bundle: Bundle, cells: Cells) -> RemoteVocabulary:
-    """Prepare to read the bundle's vocabulary through Redis; nothing is connected yet.
-
-    Raises:
-        AddressError: the settings do not say how to reach it.
-    """
-    assert settings.redis_url is not None
-    url = settings.redis_url.get_secret_value()
-    try:
-        link = open_link(Address.parse(url), CONNECTIONS, settings.redis_password_file)
-    except AddressError as error:
-        raise AddressError(f"setting redis_url: {error}") from error
-    return RemoteVocabulary(
-        bundle,
-        link,
-        settings.vocabulary_fallback,
-        settings.vocabulary_cache,
-        settings.redis_timeout_ms / 1000,
-        RemoteCounts(cells),
-    )
-
-
-def engine_threads(cpus: int, workers: int = 1) -> int:
-    """Threads of an engine where none are asked for: a worker's CPUs but the event loop's.
-
-    On two CPUs and 32 connections one thread answered 5,400 requests a second, two 4,700.
-    """
-    return max(1, cpus // workers - 1)
 
 
 class State:
@@ -134,12 +48,18 @@ class State:
         self._settings = settings
         self._metrics = metrics
         self._opened = opened
+        self._versions = Versions(settings.bundle)
+        self._prepared = metrics.cells.take("prepared bundle", 1)
+        self._tasks: set[asyncio.Task[None]] = set()
         self._polling: asyncio.TimerHandle | None = None
-        self.loaded: Loaded | None = None
-        self.batcher: MicroBatcher | None = None
-        self.draining = False
-        self._remote: RemoteVocabulary | None = None
+        self._batchers: list[MicroBatcher] = []
+        self._abandoned = 0
+        self._remotes: list[RemoteVocabulary] = []
         self._scorer: Scorer | None = None
+        self._failures = 0
+        self.loaded: Loaded | None = None
+        self.refused: str | None = None
+        self.draining = False
 
     @property
     def scorer(self) -> Scorer:
@@ -155,79 +75,133 @@ class State:
     @property
     def not_ready(self) -> str:
         """Why there is nothing to score with yet."""
+        if self._failures >= FAILURES:
+            return "the engine fails"
         if self.loaded is not None:
             return "other workers are still being started"
-        if self._remote is None:
+        if not self._remotes:
             return "the bundle is still being loaded"
-        return f"the vocabulary is not there yet: {self._remote.problem}"
+        return f"the vocabulary is not there yet: {self._remotes[-1].problem}"
+
+    @property
+    def ready(self) -> bool:
+        """Whether this worker is ready, and the others are or have been."""
+        works = self.loaded is not None and self._failures < FAILURES
+        return works and self._metrics.cells.started
 
     async def start(self) -> None:
-        """Load off the event loop, then become ready."""
-        settings, metrics = self._settings, self._metrics
-        loaded = await asyncio.to_thread(load, settings, metrics.cells, self._opened)
-        encoder = loaded.encoder
-        counts = metrics.add_values(
-            loaded.bundle.vocabulary.layout, encoder.context, encoder.candidate
-        )
-        recorder = metrics.recorder
+        """Load off the event loop, then become ready, and watch for other bundles."""
+        settings, cells = self._settings, self._metrics.cells
+        found = await asyncio.to_thread(candidates, settings.bundle)
+        path = self._in_use(found) or found[0]
+        opened, self._opened = self._opened, None
+        if opened is not None and opened.bundle.path != path:
+            opened = None
+        loaded = await self._load(path, opened)
         if loaded.remote is not None:
             await self._reach(loaded.remote)
+        self._prepared.own[0] = _number(loaded)
+        await self._serve(loaded)
+        cells.set_ready()
+        if cells.workers > 1:
+            self._poll()
+        sys.setswitchinterval(SWITCH_SECONDS)
+        if path != settings.bundle:
+            self._begin(self._watch())
+
+    def _in_use(self, found: list[Path]) -> Path | None:
+        """The bundle that the other workers serve, for one that takes a dead one's place."""
+        if not self._metrics.cells.started or found == [self._settings.bundle]:
+            return None
+        numbers: dict[float, Path] = {int(path.name[-12:], 16): path for path in found}
+        return next((numbers[n] for n in self._prepared.each() if n in numbers), None)
+
+    async def _load(self, path: Path, opened: Opened | None = None) -> Loaded:
+        def work() -> Loaded:
+            return load(
+                self._settings,
+                self._metrics.remote_counts,
+                opened or open_bundle(self._settings, path),
+            )
+
+        return await asyncio.to_thread(work)
+
+    async def _reach(self, remote: RemoteVocabulary) -> None:
+        """Begin to ask Redis; where nothing may stand in for it, wait for it.
+
+        With the bundle's own copy in reserve there is no reason to wait for more than a first try.
+        """
+        self._remotes.append(remote)
+        self._metrics.watch_remote(lambda: remote.cache.entries, lambda: remote.breaker.closed)
+        remote.start()
+        await remote.breaker.probed()
+        if remote.fallback != "snapshot":
+            await remote.breaker.reached()
+
+    async def _serve(self, loaded: Loaded) -> None:
+        """Let every request that begins from now on be scored by this bundle."""
+        settings, metrics, remote = self._settings, self._metrics, loaded.remote
+        bundle, encoder, engine = loaded.bundle, loaded.encoder, loaded.engine
+        counts = metrics.count_values(bundle.vocabulary.layout, encoder.context, encoder.candidate)
+        recorder = metrics.recorder
 
         def observe(batch: Batch, seconds: float) -> None:
+            self._failures = 0
             recorder.batch_rows.observe(len(batch.candidate))
             recorder.engine_seconds.observe(seconds)
             counts.observe(batch)
-            if loaded.remote is not None:
-                loaded.remote.count_lookups(batch)
+            if remote is not None:
+                remote.count_lookups(batch)
 
         def count_unknown(fields: int) -> None:
             recorder.unknown_fields += fields
 
         batcher = MicroBatcher(
-            loaded.engine,
+            engine,
             encoder.context.shape.width,
             encoder.candidate.shape.width,
             max_rows=settings.max_batch_rows,
             max_queue_rows=settings.max_queue_rows,
             linger=settings.batch_linger_us / 1e6,
             observe=observe,
+            failed=self._note_failure,
         )
-        self.batcher = await batcher.__aenter__()
-        metrics.add_queue(lambda: batcher.queued_rows, lambda: batcher.abandoned)
+        self._failures = 0
+        await batcher.__aenter__()
+        self._batchers.append(batcher)
+        metrics.watch_queue(
+            lambda: sum(each.queued_rows for each in self._batchers),
+            lambda: self._abandoned + sum(each.abandoned for each in self._batchers),
+        )
+        metrics.info.clear()
         metrics.info.labels(
-            loaded.bundle.version,
-            loaded.engine.provider,
-            loaded.engine.fallback or "",
-            loaded.engine.precision,
+            bundle.version, engine.provider, engine.fallback or "", engine.precision
         ).set(1)
         self._scorer = Scorer(
-            loaded.bundle,
+            bundle,
             encoder,
             batcher,
             settings.max_instances,
             settings.max_candidates,
             settings.unknown_fields == "error",
             count_unknown,
-            loaded.remote,
+            remote,
         )
         self.loaded = loaded
-        metrics.cells.set_ready(True)
-        if metrics.cells.workers > 1:
-            self._poll()
+        self.refused = None
         # The vocabulary will not go away: the collector need not walk it. What requests leave
         # behind is freed by reference counts; looking for cycles more rarely saves a tenth.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 50, 100)
-        sys.setswitchinterval(SWITCH_SECONDS)
         log.info(
             "ready: bundle %s in %s on %s%s, %d engine threads for %d CPUs, worker %d of %d,"
             " golden examples within %.1e, %.2f s",
-            loaded.bundle.version,
-            loaded.engine.precision,
-            loaded.engine.provider,
-            f" (not CUDA: {loaded.engine.fallback})" if loaded.engine.fallback else "",
-            loaded.engine.threads,
+            bundle.version,
+            engine.precision,
+            engine.provider,
+            f" (not CUDA: {engine.fallback})" if engine.fallback else "",
+            engine.threads,
             cpu_quota(),
             metrics.cells.worker + 1,
             metrics.cells.workers,
@@ -235,26 +209,113 @@ class State:
             loaded.seconds,
         )
 
-    async def _reach(self, remote: RemoteVocabulary) -> None:
-        """Begin to ask Redis; where nothing may stand in for it, wait for it.
+    async def _watch(self) -> None:
+        """Serve whichever bundle of the directory should be, as long as this one does not."""
+        while True:
+            await asyncio.sleep(self._settings.bundle_poll_seconds)
+            assert self.loaded is not None
+            try:
+                path = await asyncio.to_thread(self._versions.wanted, self.loaded.bundle.path)
+                if path is not None:
+                    await self._swap(path)
+            except Exception:
+                # Nobody foresaw it; without this task no bundle would ever be served again.
+                log.exception("looking for another bundle failed")
 
-        With the bundle's own copy in reserve there is no reason to wait for more than a first try.
+    async def _swap(self, path: Path) -> None:
+        """Put another bundle in the place of the one in use, or say why not and keep that."""
+        assert self.loaded is not None
+        old, batcher = self.loaded, self._batchers[-1]
+        loaded = None
+        try:
+            loaded = await self._load(path)
+            if loaded.remote is not None:
+                await self._found(loaded.remote)
+            await self._agree(loaded)
+        except Exception as error:
+            self.refused = str(error) if isinstance(error, CtrError) else type(error).__name__
+            log.error(
+                "still serving %s: %s is refused: %s", old.bundle.version, path.name, self.refused,
+                exc_info=None if isinstance(error, CtrError) else error,
+            )  # fmt: skip
+            self._metrics.recorder.refused_bundles += 1
+            self._versions.refuse(path)
+            self._prepared.own[0] = _number(old)
+            if loaded is not None and loaded.remote is not None:
+                await self._forget(loaded.remote)
+            return
+        await self._serve(loaded)
+        self._begin(self._retire(old, batcher))
+
+    async def _found(self, remote: RemoteVocabulary) -> None:
+        """Wait for another bundle's vocabulary.
+
+        Raises:
+            BundleError: it is not in Redis, and nothing may stand in for it.
         """
-        self._remote = remote
-        self._metrics.add_remote(
-            remote.counts,
-            lambda: remote.cache.entries,
-            lambda: remote.breaker.closed,
-        )
-        remote.start()
-        await remote.breaker.probed()
-        if remote.fallback != "snapshot":
-            await remote.breaker.reached()
+        try:
+            async with asyncio.timeout(REACH_SECONDS):
+                await self._reach(remote)
+        except TimeoutError:
+            raise BundleError(f"its vocabulary: {remote.problem}") from None
 
-    @property
-    def ready(self) -> bool:
-        """Whether this worker is ready, and the others are or have been."""
-        return self.loaded is not None and self._metrics.cells.started
+    async def _agree(self, loaded: Loaded) -> None:
+        """Wait until every worker could serve this bundle.
+
+        Raises:
+            BundleError: one of them cannot.
+        """
+        self._prepared.own[0] = _number(loaded)
+        try:
+            async with asyncio.timeout(AGREE_SECONDS):
+                while not self._prepared.equal():  # noqa: ASYNC110 - other processes set it
+                    await asyncio.sleep(LOOK_SECONDS)
+        except TimeoutError:
+            raise BundleError("another worker cannot serve it") from None
+
+    def _note_failure(self, error: Exception) -> None:
+        self._metrics.recorder.engine_failures += 1
+        self._failures += 1
+        if self._failures == FAILURES:
+            log.error("the engine failed %d times in a row: %s", FAILURES, error)
+            self._begin(self._heal())
+
+    async def _heal(self) -> None:
+        """Build the engine anew until one works, or the old one works again."""
+        pause = FIRST_PAUSE
+        while self._failures >= FAILURES:
+            assert self.loaded is not None
+            old, batcher = self.loaded, self._batchers[-1]
+            try:
+                engine, worst = await asyncio.to_thread(
+                    start_engine, self._settings, old.bundle, old.encoder
+                )
+            except Exception as error:
+                log.error("the engine cannot be built anew: %s", error)
+                await asyncio.sleep(pause)
+                pause = min(LONGEST_PAUSE, 2 * pause)
+                continue
+            if self.loaded is old:
+                await self._serve(replace(old, engine=engine, worst_difference=worst))
+                self._begin(self._retire(old, batcher))
+
+    async def _retire(self, old: Loaded, batcher: MicroBatcher) -> None:
+        """Let go of a bundle once every request that began with it has had its answer."""
+        await asyncio.sleep(self._settings.deadline_ms / 1000 + 1)
+        await batcher.__aexit__(None, None, None)
+        self._batchers.remove(batcher)
+        self._abandoned += batcher.abandoned
+        if old.remote is not None and (self.loaded is None or self.loaded.remote is not old.remote):
+            await self._forget(old.remote)
+
+    async def _forget(self, remote: RemoteVocabulary) -> None:
+        self._remotes.remove(remote)
+        await remote.close()
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _poll(self) -> None:
         self._metrics.poll()
@@ -262,10 +323,18 @@ class State:
 
     async def close(self) -> None:
         """Answer whoever still waits, and let go."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._polling is not None:
             self._polling.cancel()
         self._metrics.poll()
-        if self.batcher is not None:
-            await self.batcher.__aexit__(None, None, None)
-        if self._remote is not None:
-            await self._remote.close()
+        for batcher in self._batchers:
+            await batcher.__aexit__(None, None, None)
+        for remote in self._remotes:
+            await remote.close()
+
+
+def _number(loaded: Loaded) -> int:
+    """A bundle's id as a number that a cell can hold."""
+    return int(loaded.bundle.version[-12:], 16)

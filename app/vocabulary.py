@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,8 @@ from app.layout import RESERVED_ROWS, Layout, Slot
 from app.spec import FeatureSpec, MultiCategorical, Side, is_scaled
 
 LAYOUT_FILE = "layout.json"
+TABLE_PART = 4_096
+"""Values that are put into a table before other threads have their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +46,7 @@ class Integers:
 
     def lookup(self) -> dict[Any, int]:
         """Return key → row, in the order of the rows."""
-        keys = self.keys.tolist() + self.large.tolist()
-        order = np.argsort(self.rows).tolist()
-        return {keys[i]: row for i, row in zip(order, np.sort(self.rows).tolist(), strict=True)}
+        return _table(self.rows, self._at)
 
     def find(self, key: Any) -> int | None:
         """The row of one key, by bisection: nothing is built for it, the arrays may be mapped."""
@@ -66,11 +66,15 @@ class Integers:
 
     def texts(self, places: NDArray[np.int64]) -> list[bytes]:
         """The keys at these places as decimal text."""
+        return [b"%d" % number for number in self._at(places)]
+
+    def _at(self, places: NDArray[np.int64]) -> list[int]:
         small = places < len(self.keys)
         numbers = np.empty(len(places), object)
         numbers[small] = self.keys[places[small]].tolist()
         numbers[~small] = self.large[places[~small] - len(self.keys)].tolist()
-        return [b"%d" % number for number in numbers.tolist()]
+        found: list[int] = numbers.tolist()
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +95,7 @@ class Texts:
 
     def lookup(self) -> dict[Any, int]:
         """Return key → row, made in the order of the rows: frequent keys lie close together."""
-        blob = self.blob.tobytes()
-        order = np.argsort(self.rows)
-        starts, ends = self.offsets[:-1][order].tolist(), self.offsets[1:][order].tolist()
-        keys = [blob[start:end].decode() for start, end in zip(starts, ends, strict=True)]
-        return dict(zip(keys, np.sort(self.rows).tolist(), strict=True))
+        return _table(self.rows, lambda places: [key.decode() for key in self.texts(places)])
 
     def find(self, key: Any) -> int | None:
         """The row of one key, by bisection: nothing is built for it, the arrays may be mapped."""
@@ -120,6 +120,18 @@ class Texts:
         blob = self.blob.data
         starts, ends = self.offsets[places].tolist(), self.offsets[places + 1].tolist()
         return [bytes(blob[start:end]) for start, end in zip(starts, ends, strict=True)]
+
+
+def _table(
+    rows: NDArray[np.int32], keys: Callable[[NDArray[np.int64]], list[Any]]
+) -> dict[Any, int]:
+    """Build key → row, a part at a time: a service may be answering beside it."""
+    order = np.argsort(rows)
+    table: dict[Any, int] = {}
+    for start in range(0, len(order), TABLE_PART):
+        places = order[start : start + TABLE_PART]
+        table.update(zip(keys(places), rows[places].tolist(), strict=True))
+    return table
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,7 @@ class Supervisor:
             for other in self._workers:
                 if other is not worker:
                     other.listener.close()
-            self._cells.worker = worker.number
+            self._cells.become(worker.number)
             code = self._work(Seat(worker.number, worker.listener, self._alive, self._cells))
         except BaseException:
             log.exception("worker %d failed", worker.number)

@@ -32,11 +32,13 @@ FEW: Mapping[str, Any] = {
 }
 """Defaults for fewer than ``MANY_ROWS`` training rows: a small network under a strong L2."""
 OWN: Mapping[str, Mapping[str, Any]] = {
-    "lr": {"embedding_l2": 1e-6, "learning_rate": 0.02},
-    "fm": {"embedding_l2": 1e-6, "learning_rate": 0.02},
-    "ffm": {"embedding_l2": 1e-6, "learning_rate": 0.02, "embedding_size": 4},
+    "lr": {"embedding_l2": 1e-5, "learning_rate": 0.02},
+    "fm": {"embedding_l2": 1e-5, "learning_rate": 0.02},
+    "ffm": {"embedding_l2": 1e-5, "learning_rate": 0.02, "embedding_size": 4},
+    "fnn": {"embedding_l2": 3e-4},
 }
-"""Defaults that hold for one network, whatever is said for all."""
+"""Defaults that hold for one network, whatever is said for all: the table of an FM, which an FNN
+starts from, is lost under an L2 that suits the other deep networks."""
 
 
 class ConfigError(ValueError):
@@ -50,7 +52,7 @@ class TrainConfig:
     The defaults here suit a deep network and some 10^5 rows; ``Settings`` has those of other
     networks and sizes. ``embedding_l2`` is the knob that depends on the data most: .003 to .1
     for small vocabularies and several epochs, 0 and a single epoch for huge sparse ones.
-    ``oov_rate`` helps where serving meets values never trained on.
+    ``oov_rate`` teaches what to say of values never trained on; 0 where there are next to none.
     """
 
     network: str = "deepfm"
@@ -72,7 +74,7 @@ class TrainConfig:
     """Share of all steps over which the rate rises to its peak; it then falls linearly to zero."""
     embedding_l2: float = 0.03
     """Lambda of lambda/2 ||table||^2 beside the mean log loss, as if on the whole table."""
-    oov_rate: float = 0.0
+    oov_rate: float = 0.02
     """Share of single-valued indices that training replaces by their slot's OOV index."""
 
     evaluations_per_epoch: int = 2

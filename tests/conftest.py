@@ -9,7 +9,7 @@ from typing import Protocol
 import pytest
 
 from tests.redis_server import RedisServer, binaries
-from tests.samples import Sample, train_tiny
+from tests.samples import Sample, train_other, train_tiny
 from tests.serving import APP, Service
 
 
@@ -40,6 +40,14 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 def tiny_bundle(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle trained on ``sample``, once for all tests; it has an int8 graph."""
     return train_tiny(sample, tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture(scope="session")
+def other_bundle(
+    sample: Sample, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A later version than ``tiny_bundle``: other rows for the same values, and fewer users."""
+    return train_other(sample, tmp_path_factory.mktemp("later") / "other")
 
 
 @pytest.fixture(params=sorted(binaries()))

@@ -276,3 +276,9 @@ class Service:
             raise AssertionError(
                 f"still there {STOP_SECONDS:g} s after SIGTERM:\n{self.log()}"
             ) from None
+
+
+def workers_of(service: Service) -> list[int]:
+    """The processes of the workers."""
+    pid = service.process.pid
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -8,7 +8,7 @@ from torch import Tensor
 from app.layout import Layout
 from model.config import TrainConfig
 from model.networks.lr import first_order
-from model.networks.network import Network, field_counts, new_table
+from model.networks.network import Network, field_counts, new_table, sum_of_rest
 from model.networks.products import pairs
 
 
@@ -36,13 +36,13 @@ class FFM(Network):
         # [.., i, j] is field i's vector toward its j-th other field.
         context_UFOK = context_UFC[:, :, 1:].reshape(*context_UFC.shape[:2], *self.shape)
         candidate_NFOK = candidate_NFC[:, :, 1:].reshape(*candidate_NFC.shape[:2], *self.shape)
-        within_U = _within(context_UFOK[:, :, : contexts - 1], self.context_places)
-        within_N = _within(candidate_NFOK[:, :, contexts:], self.candidate_places)
+        within_U = within(context_UFOK[:, :, : contexts - 1], self.context_places)
+        within_N = within(candidate_NFOK[:, :, contexts:], self.candidate_places)
         toward_candidate_UFFK = context_UFOK[:, :, contexts - 1 :]
         toward_context_NFFK = candidate_NFOK[:, :, :contexts].transpose(1, 2)
         across_NFFK = toward_candidate_UFFK.index_select(0, row_context_N) * toward_context_NFFK
         first_order_N = first_order(context_UFC, candidate_NFC, row_context_N)
-        pairwise_N = within_U.index_select(0, row_context_N) + within_N + across_NFFK.sum((1, 2, 3))
+        pairwise_N = within_U.index_select(0, row_context_N) + within_N + sum_of_rest(across_NFFK)
         return self.bias + first_order_N + pairwise_N
 
 
@@ -52,8 +52,11 @@ def _places(fields: int) -> Tensor:
     return torch.stack([left * (fields - 1) + right - 1, right * (fields - 1) + left])
 
 
-def _within(vectors_RFOK: Tensor, places: Tensor) -> Tensor:
+def within(vectors_RFOK: Tensor, places: Tensor) -> Tensor:
     """Return sum_{i<j} <v_{i,j}, v_{j,i}> [R] over the fields of one side."""
+    if not places.shape[1]:
+        # onnxruntime takes no reshaping to pairs of which there are none.
+        return vectors_RFOK.new_zeros(len(vectors_RFOK))
     vectors_RPK = vectors_RFOK.flatten(1, 2)
     product_RPK = vectors_RPK.index_select(1, places[0]) * vectors_RPK.index_select(1, places[1])
-    return product_RPK.sum((1, 2))
+    return sum_of_rest(product_RPK)

@@ -7,7 +7,7 @@ from torch import Tensor
 from app.layout import Layout
 from model.config import TrainConfig
 from model.networks.lr import first_order
-from model.networks.network import Network, new_table
+from model.networks.network import Network, new_table, sum_of_fields, sum_of_rest
 
 
 class FM(Network):
@@ -33,14 +33,14 @@ def pairwise(context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: Tensor) 
     Pairs within the context are summed once for each context; those across are one product
     of the sides' sums, sum_{i in U, j in I} <v_i, v_j> = <S_U, S_I>.
     """
-    context_UK, candidate_NK = context_UFK.sum(1), candidate_NFK.sum(1)
+    context_UK, candidate_NK = sum_of_fields(context_UFK), sum_of_fields(candidate_NFK)
     return (
         _within(context_UFK, context_UK).index_select(0, row_context_N)
         + _within(candidate_NFK, candidate_NK)
-        + (context_UK.index_select(0, row_context_N) * candidate_NK).sum(1)
+        + sum_of_rest(context_UK.index_select(0, row_context_N) * candidate_NK)
     )
 
 
 def _within(fields_RFK: Tensor, total_RK: Tensor) -> Tensor:
     """Return the pairs within a side [R]: 1/2 (||sum_i v_i||^2 - sum_i ||v_i||^2)."""
-    return 0.5 * (total_RK.square() - fields_RFK.square().sum(1)).sum(1)
+    return 0.5 * (sum_of_rest(total_RK.square()) - sum_of_rest(fields_RFK.square()))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from app.layout import Layout
 from model.config import TrainConfig
-from model.networks.network import Network, new_table
+from model.networks.network import Network, new_table, sum_of_rest
 
 
 class LR(Network):
@@ -21,5 +21,5 @@ class LR(Network):
 
 def first_order(context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: Tensor) -> Tensor:
     """Return <w, x> [N]; a field's weight w is column 0 of its row."""
-    context_U, candidate_N = context_UFC[:, :, 0].sum(1), candidate_NFC[:, :, 0].sum(1)
+    context_U, candidate_N = sum_of_rest(context_UFC[:, :, 0]), sum_of_rest(candidate_NFC[:, :, 0])
     return context_U.index_select(0, row_context_N) + candidate_N

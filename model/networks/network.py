@@ -139,6 +139,28 @@ def single_fields(
 
 def mean_of_list(table_TC: Tensor, index_RL: Tensor) -> Tensor:
     """Return the mean row [R, C] of each list's values; exactly zero for an empty list."""
-    total_RC = functional.embedding(index_RL, table_TC, padding_idx=PADDING).sum(1)
-    count_R1 = (index_RL != PADDING).sum(1, keepdim=True).clamp(min=1)
-    return total_RC / count_R1
+    rows_RLC = functional.embedding(index_RL, table_TC, padding_idx=PADDING)
+    present_RL = index_RL != PADDING
+    total_RC = (present_RL.to(rows_RLC.dtype).unsqueeze(1) @ rows_RLC).squeeze(1)
+    return total_RC / present_RL.sum(1, keepdim=True).clamp(min=1)
+
+
+# Sums are products with ones: onnxruntime's own sum rounds equal rows differently by their place
+# in a batch, and equal candidates would change places.
+
+
+def sum_of_fields(value_RFC: Tensor) -> Tensor:
+    """Return the sum [R, C] over a side's fields."""
+    fields, columns = value_RFC.shape[1:]
+    return value_RFC.flatten(1) @ torch.eye(columns).repeat(fields, 1)
+
+
+def sum_of_rest(value_RX: Tensor) -> Tensor:
+    """Return the sum [R] over all axes but the first."""
+    value_RX = value_RX.flatten(1)
+    return (value_RX @ torch.ones(value_RX.shape[1], 1)).squeeze(1)
+
+
+def sum_of_last(value_RPK: Tensor) -> Tensor:
+    """Return the sum [R, P] over the last axis."""
+    return (value_RPK @ torch.ones(value_RPK.shape[2], 1)).squeeze(2)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from app.layout import Layout
 from model.config import TrainConfig
 from model.networks.mlp import Mlp
-from model.networks.network import Network, field_counts, new_table
+from model.networks.network import Network, field_counts, new_table, sum_of_last
 
 
 class Products(nn.Module):
@@ -48,14 +48,14 @@ class InnerProducts(Products):
     def forward(
         self, context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: Tensor
     ) -> tuple[Tensor, Tensor]:
-        context_UP = (
+        context_UP = sum_of_last(
             context_UFK.index_select(1, self.context_left)
             * context_UFK.index_select(1, self.context_right)
-        ).sum(2)
-        within_NP = (
+        )
+        within_NP = sum_of_last(
             candidate_NFK.index_select(1, self.candidate_left)
             * candidate_NFK.index_select(1, self.candidate_right)
-        ).sum(2)
+        )
         across_NFF = context_UFK.index_select(0, row_context_N) @ candidate_NFK.transpose(1, 2)
         return context_UP, torch.cat([within_NP, across_NFF.flatten(1)], 1)
 
@@ -83,12 +83,12 @@ class KernelProducts(Products):
         context_UPK = turned(context_UFK, self.context_kernel, range(contexts - 1, 0, -1))
         within_NPK = turned(candidate_NFK, self.candidate_kernel, range(candidates - 1, 0, -1))
         across_UPK = turned(context_UFK, self.across_kernel, contexts * [candidates])
-        context_UP = (context_UPK * context_UFK.index_select(1, self.context_right)).sum(2)
-        within_NP = (within_NPK * candidate_NFK.index_select(1, self.candidate_right)).sum(2)
+        context_UP = sum_of_last(context_UPK * context_UFK.index_select(1, self.context_right))
+        within_NP = sum_of_last(within_NPK * candidate_NFK.index_select(1, self.candidate_right))
         across_NPK = across_UPK.index_select(0, row_context_N) * candidate_NFK.repeat(
             1, contexts, 1
         )
-        return context_UP, torch.cat([within_NP, across_NPK.sum(2)], 1)
+        return context_UP, torch.cat([within_NP, sum_of_last(across_NPK)], 1)
 
 
 def turned(left_RFK: Tensor, kernel_KX: Tensor, pairs: Sequence[int]) -> Tensor:

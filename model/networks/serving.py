@@ -21,7 +21,14 @@ from torch.nn import functional
 
 from app.layout import Layout
 from model.networks.deepfm import DeepFM
-from model.networks.network import Inputs, Network, mean_of_list, single_fields
+from model.networks.network import (
+    Inputs,
+    Network,
+    mean_of_list,
+    single_fields,
+    sum_of_fields,
+    sum_of_rest,
+)
 
 
 def serving_form(network: Network, layout: Layout) -> nn.Module:
@@ -39,7 +46,6 @@ class ServingDeepFM(nn.Module):
     hidden_bias: Tensor
     first_order: Tensor
     pairwise: Tensor
-    ones_K1: Tensor
 
     def __init__(self, network: DeepFM, layout: Layout) -> None:
         """Take the weights of ``network``, which is left as it is."""
@@ -69,8 +75,7 @@ class ServingDeepFM(nn.Module):
         self.register_buffer("candidate_weight", self._widened(weight[:, mlp.split :], size))
         self.register_buffer("first_order", first_order)
         self.register_buffer("pairwise", pairwise)
-        self.register_buffer("ones_K1", torch.ones(1 + size, 1))
-        self.register_buffer("bias", folded.bias.detach().reshape(1, 1))
+        self.register_buffer("bias", folded.bias.detach())
         self.register_buffer("hidden_bias", mlp.first.bias.detach())
         self.deeper, self.output = mlp.deeper, mlp.output
 
@@ -95,10 +100,8 @@ class ServingDeepFM(nn.Module):
         for linear in self.deeper:
             hidden_NH = functional.relu(linear(hidden_NH))
         total_NK = context_UK.index_select(0, inputs.row_context) + candidate_NK
-        # A product, not a sum over the axis: onnxruntime's sum rounds equal rows differently by
-        # their place in the batch, and equal candidates would change places.
-        fm_N1 = (total_NK * (total_NK * self.pairwise + self.first_order)) @ self.ones_K1
-        logit_N: Tensor = (self.output(hidden_NH) + fm_N1 + self.bias).squeeze(1)
+        fm_N = sum_of_rest(total_NK * (total_NK * self.pairwise + self.first_order))
+        logit_N: Tensor = self.output(hidden_NH).squeeze(1) + fm_N + self.bias
         return logit_N
 
     def _side(
@@ -113,12 +116,14 @@ class ServingDeepFM(nn.Module):
         rows_RFK, *late = single_fields(self.table, index_RF, value_RV)
         late += [mean_of_list(self.table, index_RL).unsqueeze(1) for index_RL in lists_RL]
         if not late:
-            return functional.linear(rows_RFK.flatten(1), weight_HZ, bias_H), rows_RFK.sum(1)
+            return functional.linear(rows_RFK.flatten(1), weight_HZ, bias_H), sum_of_fields(
+                rows_RFK
+            )
         late_RFK = torch.cat(late, 1)
         rows_RFK = torch.cat([rows_RFK, late_RFK], 1)
         # By their squares, in the first column, which counts its scale.
-        squares_R1 = late_RFK[:, :, 1:].square().sum((1, 2)).unsqueeze(1)
+        squares_R1 = sum_of_rest(late_RFK[:, :, 1:].square()).unsqueeze(1)
         scale = self.first_order[:1]
         taken_off_RK = functional.pad(0.5 * squares_R1 / scale, (0, rows_RFK.shape[2] - 1))
         hidden_RH = functional.linear(rows_RFK.flatten(1), weight_HZ, bias_H)
-        return hidden_RH, rows_RFK.sum(1) - taken_off_RK
+        return hidden_RH, sum_of_fields(rows_RFK) - taken_off_RK

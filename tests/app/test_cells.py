@@ -17,7 +17,7 @@ def in_worker(cells: Cells, number: int, work: Callable[[], None]) -> None:
     if pid == 0:
         code = 1
         try:
-            cells.worker = number
+            cells.become(number)
             work()
             code = 0
         finally:
@@ -30,14 +30,14 @@ def test_counts_of_all_workers_add_up() -> None:
     cells = Cells(3)
 
     def work() -> None:
-        counts, buckets = Counts(cells, ["a", "b"]), Buckets(cells, (1.0, 2.0))
+        counts, buckets = Counts(cells, "counts", ["a", "b"]), Buckets(cells, "seconds", (1.0, 2.0))
         counts["a"] += 1
         counts["b"] += 10
         buckets.observe(1.5)
 
     for number in (1, 2, 2):
         in_worker(cells, number, work)
-    counts, buckets = Counts(cells, ["a", "b"]), Buckets(cells, (1.0, 2.0))
+    counts, buckets = Counts(cells, "counts", ["a", "b"]), Buckets(cells, "seconds", (1.0, 2.0))
     assert counts["a"] == 0
     counts["a"] += 1
     assert counts.totals() == {"a": 4.0, "b": 30.0}
@@ -47,12 +47,12 @@ def test_counts_of_all_workers_add_up() -> None:
 def test_all_have_been_ready_once() -> None:
     """The service has started when every worker is ready; one that dies does not undo it."""
     cells = Cells(2)
-    in_worker(cells, 1, lambda: cells.set_ready(True))
-    in_worker(cells, 1, lambda: cells.set_ready(False))
-    cells.set_ready(True)
+    in_worker(cells, 1, lambda: cells.set_ready())
+    in_worker(cells, 1, lambda: None)
+    cells.set_ready()
     before = cells.started
-    in_worker(cells, 1, lambda: cells.set_ready(True))
-    cells.set_ready(False)
+    in_worker(cells, 1, lambda: cells.set_ready())
+    cells.become(0)
     assert (before, cells.started) == (False, True)
 
 
@@ -63,7 +63,7 @@ def test_a_number_is_an_attribute() -> None:
         seen = Number()
 
         def __init__(self) -> None:
-            self.numbers = Counts(Cells(), ["seen"])
+            self.numbers = Counts(Cells(), "numbers", ["seen"])
 
     counted = Counted()
     counted.seen += 2
@@ -75,4 +75,20 @@ def test_there_are_only_so_many() -> None:
     """More than fit are refused, not written over a neighbour's."""
     cells = Cells(2)
     with pytest.raises(MemoryError, match="can be shared"):
-        cells.take(CELLS)
+        cells.take("many", CELLS)
+
+
+def test_a_name_has_the_same_numbers_everywhere() -> None:
+    """Whatever else a worker has taken before, and in whatever order."""
+    cells = Cells(2)
+    mine = cells.take("mine", 2)
+
+    def work() -> None:
+        for number in range(100):
+            cells.take(f"other {number}", 3)
+        cells.take("mine", 2).own[1] = 5
+
+    in_worker(cells, 1, work)
+    mine.own[1] = 1
+    assert mine.total() == [0, 6]
+    assert cells.take("other 7", 3).total() == [0, 0, 0]

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -348,15 +347,6 @@ def test_callers_learn_neither_address_nor_user(
 
 
 # Versions.
-
-
-@pytest.fixture(scope="module")
-def other_bundle(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A later version: other rows for the same values, and fewer users."""
-    directory = tmp_path_factory.mktemp("other")
-    spec = directory / "other.toml"
-    spec.write_text(samples.with_rare_users_unseen(), encoding="utf-8")
-    return samples.train_tiny(replace(sample, spec=spec), directory / "bundles")
 
 
 def test_two_versions_share_a_redis(

@@ -16,18 +16,12 @@ import pytest
 
 from tests.conftest import StartService
 from tests.samples import Sample
-from tests.serving import APP, Service, Wire, run_to_end, strict, wait_until
+from tests.serving import APP, Service, Wire, run_to_end, strict, wait_until, workers_of
 
 pytestmark = pytest.mark.e2e
 
 WORKERS = 4
 NO_DEVICE = {"CUDA_VISIBLE_DEVICES": "-1"}
-
-
-def workers_of(service: Service) -> list[int]:
-    """The processes of the workers."""
-    pid = service.process.pid
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def gone(pid: int) -> bool:

@@ -23,6 +23,7 @@ from tests.faults.overload import overload
 from tests.faults.redis_outage import SCENARIOS as REDIS
 from tests.faults.resources import bodies, memory, threads
 from tests.faults.stage import Stage
+from tests.faults.swaps import swaps
 
 Found = list[tuple[str, Figure | Skipped]]
 Scenario = Callable[[Stage], Iterator[Figure | Skipped]]
@@ -37,6 +38,7 @@ SCENARIOS: dict[str, Scenario] = {
     "bodies": bodies,
     "threads": threads,
     "memory": memory,
+    "swaps": swaps,
     **REDIS,
 }
 

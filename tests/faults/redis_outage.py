@@ -7,12 +7,10 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
-from tests import samples
 from tests.faults.drive import Answer, Request, leave_after, offer, run
 from tests.faults.figures import Figure, p99
 from tests.faults.lists import COMPANY
@@ -267,19 +265,13 @@ def redis_versions(stage: Stage) -> Iterator[Figure]:
     """Two versions on one Redis for a minute, then the first one once more."""
     rows = stage.rows[:ROWS]
     requests = [predict(row) for row in rows]
-    directory = stage.bundle.parent / "other"
-    directory.mkdir()
-    spec = directory / "other.toml"
-    spec.write_text(samples.with_rare_users_unseen(), encoding="utf-8")
-    sample = samples.Sample.make(directory)
-    other = samples.train_tiny(replace(sample, spec=spec), directory / "bundles")
-    expected = [scores_of(stage, rows), scores_of(stage, rows, other)]
+    expected = [scores_of(stage, rows), scores_of(stage, rows, stage.other)]
     with redis_with(stage) as server, ExitStack() as stack:
-        publish_now(server.url, other)
+        publish_now(server.url, stage.other)
         settings = {"redis_url": server.url, "vocabulary_cache": 20}
         services = [
             stack.enter_context(stage.service(bundle=bundle, **settings))
-            for bundle in (stage.bundle, other)
+            for bundle in (stage.bundle, stage.other)
         ]
 
         async def side_by_side() -> list[list[tuple[int, Answer]]]:

@@ -13,7 +13,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from time import perf_counter
 
-from app.state import engine_threads
+from app.loading import engine_threads
 from tests.faults.drive import Request, ask_in_turn, run
 from tests.faults.figures import Figure, Skipped
 from tests.faults.stage import Stage, rank

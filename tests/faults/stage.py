@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 
 from tests.faults.drive import Request
-from tests.samples import Sample, candidate_of, context_of, train_tiny
+from tests.samples import Sample, candidate_of, context_of, train_other, train_tiny
 from tests.serving import APP, Service
 
 Row = Mapping[str, object]
@@ -21,9 +22,14 @@ class Stage:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._number = count(1)
-        sample = Sample.make(directory)
+        sample = self._sample = Sample.make(directory)
         self.rows = sample.rows
         self.bundle = train_tiny(sample, directory / "bundles")
+
+    @cached_property
+    def other(self) -> Path:
+        """A later version of the bundle, with other scores."""
+        return train_other(self._sample, self._directory / "other")
 
     @contextmanager
     def service(

@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from app.bundle import Bundle
 from model.compare import (
@@ -29,7 +27,6 @@ from model.compare_report import SUMMARY, markdown, page, spread, write_pages, w
 from model.config import NETWORKS, ConfigError, Settings
 from model.data import Part
 from model.pipeline import Inputs, Offline, Prepared, prepare
-from tests import samples
 from tests.conftest import Sample
 
 COLUMNS = (
@@ -43,21 +40,9 @@ WHOLE = Settings(SMALL)
 ROWS: dict[Part, int] = {"train": 240, "validation": 30, "test": 30}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def threads() -> Iterator[None]:
-    """Training sets torch's threads for the whole process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    directory = tmp_path_factory.mktemp("few")
-    spec, data = directory / "few.toml", directory / "few.csv"
-    spec.write_text(samples.SPEC, encoding="utf-8")
-    samples.write_log(data, 300)
-    return prepare(spec, Inputs([data]))
+def prepared(few: Sample) -> Prepared:
+    return prepare(few.spec, Inputs([few.data]))
 
 
 class Run:

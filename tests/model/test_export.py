@@ -109,9 +109,9 @@ def dataset(layout: Layout, rows: int, seed: int = 2) -> Dataset:
 
 CASES = [
     *((name, layout) for layout in ("lists", "numbers") for name in NETWORKS),
-    ("deepfm", "flat"), ("pnn_star", "flat"), ("deepfm", "flat_numbers"),
+    *((name, "flat") for name in NETWORKS), ("deepfm", "flat_numbers"),
 ]  # fmt: skip
-"""Networks and layouts; without lists the rearranged DeepFM, and products, take other ways."""
+"""Networks and layouts; without lists, or pairs within a side, some take other ways."""
 Case = tuple[str, Layout]
 
 

@@ -23,29 +23,10 @@ from model.data import DataError, Part
 from model.export import read_weights
 from model.pipeline import Inputs, Offline, Prepared, prepare, run, train
 from model.train import TrainingError
-from tests import samples
 from tests.conftest import Sample
 from tests.serving import ROOT, wait_until
 
 CONFIG = TrainConfig(embedding_size=4, hidden=(16,), batch_size=256, epochs=1, threads=1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def threads() -> Iterator[None]:
-    """Training sets torch's threads for the whole process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Sample:
-    """A log of 300 rows."""
-    directory = tmp_path_factory.mktemp("few")
-    spec, data = directory / "few.toml", directory / "few.csv"
-    spec.write_text(samples.SPEC, encoding="utf-8")
-    samples.write_log(data, 300)
-    return Sample(spec, data, samples.read_rows(data))
 
 
 class RunCommand(Protocol):

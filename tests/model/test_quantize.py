@@ -71,6 +71,15 @@ def test_a_row_alone_is_the_row_in_a_batch(trained: Trained) -> None:
             assert np.abs(found - together[rows]).max() <= ALONE
 
 
+def test_equal_rows_score_equal(trained: Trained) -> None:
+    """A row repeated has one score, to the last bit, in batches of every size."""
+    batch = batch_of(trained.data.take(slice(0, 1)))
+    for size in range(1, 101):
+        candidates = np.repeat(batch.candidate, size, axis=0)
+        found = trained.int8.score(Batch(batch.context, candidates, np.zeros(size, np.int32)))
+        assert len(set(found.logit.tolist())) == 1, f"{size} rows"
+
+
 def test_golden_examples_hold_its_own_logits(trained: Trained) -> None:
     """Each golden request has a logit of the int8 graph for each of its rows."""
     for example in trained.bundle.examples:

@@ -37,6 +37,7 @@ CONFIG = TrainConfig(
     embedding_size=4,
     hidden=(8,),
     dropout=0.1,
+    oov_rate=0.0,
     batch_size=64,
     epochs=2,
     learning_rate=0.01,

@@ -10,7 +10,6 @@ from typing import Any
 
 import optuna
 import pytest
-import torch
 from optuna.trial import TrialState
 
 from app.bundle import Bundle
@@ -25,14 +24,6 @@ BASE = TrainConfig(
     embedding_size=4, hidden=(8,), batch_size=128, epochs=2, evaluations_per_epoch=5, threads=1
 )
 ROWS = 600
-
-
-@pytest.fixture(scope="module", autouse=True)
-def threads() -> Iterator[None]:
-    """Training sets torch's threads for the whole process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def prepared_log(directory: Path, rows: int = ROWS) -> Prepared:

@@ -1,0 +1,33 @@
+"""tests/cases.md names every case, and only tests and scenarios that exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from tests.faults.__main__ import SCENARIOS
+
+TESTS = Path(__file__).resolve().parents[1]
+ROWS = re.findall(r"^\| (OPEN-\d\d) \| .+? \| (.+) \|$", (TESTS / "cases.md").read_text(), re.M)
+
+
+def test_every_case_has_its_row() -> None:
+    """The thirty cases, each once, in their order."""
+    assert [case for case, _ in ROWS] == [f"OPEN-{number:02d}" for number in range(1, 31)]
+
+
+def test_what_is_named_exists() -> None:
+    """A renamed test would leave its case without one."""
+    missing = []
+    for case, shown in ROWS:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", shown)
+        scenarios = re.findall(r"faults `([\w-]+)`", shown)
+        assert named or scenarios, case
+        for file, name in named:
+            tree = ast.parse((TESTS / file).read_text())
+            functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+            if name not in {node.name for node in tree.body if isinstance(node, functions)}:
+                missing.append(f"{case}: {file}::{name}")
+        missing += [f"{case}: {name}" for name in scenarios if name not in SCENARIOS]
+    assert not missing

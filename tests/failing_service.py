@@ -1,0 +1,32 @@
+"""``python -m app``, but every run of an engine fails while the file ``FAIL_WHILE`` is there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from app.__main__ import main
+from app.batch import Batch, Scores
+from app.engine import Engine
+
+VARIABLE = "FAIL_WHILE"
+FAILING = (sys.executable, "-m", "tests.failing_service")
+"""The program, for a :class:`tests.serving.Service`."""
+
+
+def fail_while(file: Path) -> None:
+    """Make every run of every engine of this process fail while there is a file."""
+    score = Engine.score
+
+    def maybe(self: Engine, batch: Batch) -> Scores:
+        if file.exists():
+            raise RuntimeError("the device is gone")
+        return score(self, batch)
+
+    Engine.score = maybe  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    fail_while(Path(os.environ[VARIABLE]))
+    sys.exit(main())

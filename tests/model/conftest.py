@@ -1,0 +1,29 @@
+"""What tests of the trainer share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests import samples
+from tests.samples import Sample
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads() -> Iterator[None]:
+    """Training sets torch's threads for the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    """A log of 300 rows."""
+    directory = tmp_path_factory.mktemp("few")
+    spec, data = directory / "few.toml", directory / "few.csv"
+    spec.write_text(samples.SPEC, encoding="utf-8")
+    samples.write_log(data, 300)
+    return Sample(spec, data, samples.read_rows(data))
