@@ -249,6 +249,12 @@ class Service:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split(f"{name}:")[1].split()[0]) * 1024
 
+    def cpu_seconds(self) -> float:
+        """CPU time that the process has used, in the kernel's ticks (usually of 10 ms)."""
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def threads(self) -> int:
         """How many threads the process has."""
         return len(os.listdir(f"/proc/{self.process.pid}/task"))
