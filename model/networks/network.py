@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 from torch.nn import functional
 
 from app.layout import PADDING, Layout
@@ -141,16 +142,22 @@ def mean_of_list(table_TC: Tensor, index_RL: Tensor) -> Tensor:
     """Return the mean row [R, C] of each list's values; exactly zero for an empty list."""
     rows_RLC = functional.embedding(index_RL, table_TC, padding_idx=PADDING)
     present_RL = index_RL != PADDING
-    total_RC = (present_RL.to(rows_RLC.dtype).unsqueeze(1) @ rows_RLC).squeeze(1)
+    if is_exporting():
+        total_RC = (present_RL.to(rows_RLC.dtype).unsqueeze(1) @ rows_RLC).squeeze(1)
+    else:
+        total_RC = rows_RLC.sum(1)
     return total_RC / present_RL.sum(1, keepdim=True).clamp(min=1)
 
 
-# Sums are products with ones: onnxruntime's own sum rounds equal rows differently by their place
-# in a batch, and equal candidates would change places.
+# In the graph a sum of float32 numbers is a product with ones: onnxruntime's own sum rounds equal
+# rows differently by their place in a batch, and equal candidates would change places. Training
+# sums as usual, which is faster there.
 
 
 def sum_of_fields(value_RFC: Tensor) -> Tensor:
     """Return the sum [R, C] over a side's fields."""
+    if not is_exporting():
+        return value_RFC.sum(1)
     fields, columns = value_RFC.shape[1:]
     return value_RFC.flatten(1) @ torch.eye(columns).repeat(fields, 1)
 
@@ -158,9 +165,13 @@ def sum_of_fields(value_RFC: Tensor) -> Tensor:
 def sum_of_rest(value_RX: Tensor) -> Tensor:
     """Return the sum [R] over all axes but the first."""
     value_RX = value_RX.flatten(1)
+    if not is_exporting():
+        return value_RX.sum(1)
     return (value_RX @ torch.ones(value_RX.shape[1], 1)).squeeze(1)
 
 
 def sum_of_last(value_RPK: Tensor) -> Tensor:
     """Return the sum [R, P] over the last axis."""
+    if not is_exporting():
+        return value_RPK.sum(2)
     return (value_RPK @ torch.ones(value_RPK.shape[2], 1)).squeeze(2)
