@@ -24,9 +24,10 @@ from model.compare_report import TABLE, write_pages, write_summary
 from model.config import MANY_ROWS, NETWORKS, ConfigError, Settings
 from model.data import Part
 from model.fetch import FetchError, fetch
-from model.pipeline import Inputs, Offline, fm_start, prepare, run, say, show
+from model.pipeline import Inputs, Offline, prepare, run, say, show
 from model.train import TrainingError
 from model.tune import NAMES, require_own, tune
+from model.warm_start import Start
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -59,7 +60,7 @@ Network = Annotated[
     str | None, typer.Option(help=f"{', '.join(NETWORKS)}; default: the settings', or deepfm.")
 ]
 InitFrom = Annotated[
-    Path | None, typer.Option(help="Bundle of an fm over the same rows, for an fnn to start.")
+    Path | None, typer.Option(help="Bundle to start from: yesterday's, or an fm's for an fnn.")
 ]
 
 INTERRUPTED = 130
@@ -126,7 +127,9 @@ def train_command(
     # What is wrong with the settings is said before the data is read.
     seed = settings.config(name, MANY_ROWS, **given).seed
     parts = part_files(train_files, validation_files, test_files)
-    prepared = prepare(spec, Inputs(data or (), parts, split.value, seed, max_bad_lines))
+    before = Bundle.open(newest(init_from)) if init_from else None
+    inputs = Inputs(data or (), parts, split.value, seed, max_bad_lines)
+    prepared = prepare(spec, inputs, before)
     training = settings.config(name, prepared.train_rows, **given)
     int8 = quantize is Quantized.int8
     print(run(prepared, training, out, init_from=init_from, int8=int8))
@@ -195,9 +198,13 @@ def tune_command(
     require_own(out)
     wanted: tuple[Part, ...] = ("train", "validation")
     parts = part_files(train_files, validation_files, None)
-    prepared = prepare(spec, Inputs(data or (), parts, split.value, seed, max_bad_lines, wanted))
+    before = Bundle.open(newest(init_from)) if init_from else None
+    inputs = Inputs(data or (), parts, split.value, seed, max_bad_lines, wanted)
+    prepared = prepare(spec, inputs, before)
     base = settings.config(name, prepared.train_rows)
-    start = fm_start(newest(init_from), prepared.vocabulary, base) if init_from else None
+    start = (
+        Start.read(before, prepared.vocabulary, prepared.data["train"], base) if before else None
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     found = tune(prepared, base, trials, study or out.with_name(f"{out.name}.study"), out, start)
     say(

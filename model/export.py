@@ -33,11 +33,13 @@ from model.metrics import sigmoid
 from model.networks import weight_bytes
 from model.networks.crosses import Cross
 from model.networks.network import Inputs, Network
-from model.networks.serving import serving_form
+from model.networks.serving import serving_form, trained_deepfm
 
 CANDIDATE_COUNTS = (0, 1, 2, 3, 7, 64, 1000)
 CONTEXT_COUNTS = (1, 2, 7)
 EXAMPLES = 32
+_CUT = "slice_"
+"""How the exporter calls a parameter's part."""
 _UNSEEN = "\N{REPLACEMENT CHARACTER} never seen"
 _ALTERED: dict[int, Sequence[Any]] = {
     5: [None],
@@ -117,16 +119,27 @@ def require_exportable(layout: Layout, config: TrainConfig, crosses: Sequence[Cr
         )
 
 
-def read_weights(graph: Path, names: Sequence[str]) -> dict[str, Tensor]:
-    """Return parameters of an exported network by their names.
+def read_weights(graph: Path, network: str, layout: Layout) -> dict[str, Tensor]:
+    """Return the weights of an exported network by the names that it has for them.
 
-    Only of one that is exported as it is, which is every network but DeepFM.
+    Batch norm is folded into them. The halves of the first hidden layer's weights, which the
+    exporter cuts, are joined again.
     """
-    stored = {value.name: value for value in onnx.load(graph).graph.initializer}
-    return {
-        name: torch.from_numpy(onnx.numpy_helper.to_array(stored[f"network.{name}"]).copy())
-        for name in names
-    }
+    found: dict[str, Tensor] = {}
+    halves: dict[int, Tensor] = {}
+    for value in onnx.load(graph).graph.initializer:
+        head, _, name = value.name.partition(".")
+        if head == "network":
+            found[name] = torch.from_numpy(onnx.numpy_helper.to_array(value).copy())
+        elif value.name.startswith(_CUT) and len(value.dims) == 2:
+            number = int(value.name.removeprefix(_CUT))
+            halves[number] = torch.from_numpy(onnx.numpy_helper.to_array(value).copy())
+    if network == "deepfm":
+        return trained_deepfm(found, layout)
+    if halves:
+        context, row = (halves[number] for number in sorted(halves))
+        found["mlp.first.weight"] = torch.cat([context, row], 1)
+    return found
 
 
 def write_graph(

@@ -43,18 +43,17 @@ from model.evaluate import score_dataset
 from model.export import (
     check_parity,
     golden_examples,
-    read_weights,
     require_exportable,
     write_graph,
 )
 from model.metrics import Metrics, evaluate_scores
 from model.networks.crosses import Cross
-from model.networks.fnn import FmWeights
 from model.quantize import Loss, loss, with_int8_logits, write_int8
 from model.report import write_report
 from model.sampling import Sampling
-from model.train import TrainingError, fit, predict
-from model.vocab import learn, same
+from model.train import fit, predict
+from model.vocab import learn
+from model.warm_start import Start, learned_before
 
 PURPOSES: Mapping[Part, str] = {
     "train": "to train on", "validation": "to validate", "test": "to test",
@@ -140,6 +139,8 @@ class Prepared:
     vocabulary: Vocabulary
     encoder: Encoder
     data: Mapping[Part, Dataset]
+    before: str | None = None
+    """Id of the bundle whose buckets and scales were kept."""
 
     @property
     def train_rows(self) -> int:
@@ -160,7 +161,7 @@ class Prepared:
         """Return a hash of all that decides the rows of each part."""
         sources = [[source.sha256 for source in table.sources] for table in self.tables.values()]
         rows = [len(part) for part in self.data.values()]
-        return hash_of(self.text, self.inputs.describe(self.spec), sources, rows)
+        return hash_of(self.text, self.inputs.describe(self.spec), sources, rows, self.before)
 
 
 def hash_of(*parts: object) -> str:
@@ -168,8 +169,10 @@ def hash_of(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def prepare(spec_path: Path, inputs: Inputs) -> Prepared:
+def prepare(spec_path: Path, inputs: Inputs, before: Bundle | None = None) -> Prepared:
     """Read the files, learn the vocabulary of the training part and encode every part.
+
+    For a start from the bundle ``before`` numbers keep the buckets and scales that they had in it.
 
     Raises:
         SpecError: the spec breaks a rule.
@@ -183,7 +186,8 @@ def prepare(spec_path: Path, inputs: Inputs) -> Prepared:
     counts = ", ".join(f"{count:,} {PURPOSES[part]}" for part, count in rows.items())
     for table in tables.values() if inputs.parts is not None else [tables["train"]]:
         _warn_of_bad_lines(table)
-    vocabulary = learn(spec, tables["train"].frame)
+    settled = learned_before(spec, before) if before else None
+    vocabulary = learn(spec, tables["train"].frame, settled)
     encoder = Encoder(spec, vocabulary)
     data = {
         part: encode(spec, encoder, table, kept=spec.kept(part)) for part, table in tables.items()
@@ -193,7 +197,10 @@ def prepare(spec_path: Path, inputs: Inputs) -> Prepared:
         f" {counts}; {vocabulary.layout.table_rows:,} table rows"
     )
     _warn_of_flat_labels(data)
-    return Prepared(spec_path.stem, text, spec, inputs, tables, vocabulary, encoder, data)
+    return Prepared(
+        spec_path.stem, text, spec, inputs, tables, vocabulary, encoder, data,
+        before.manifest.id if before else None,
+    )  # fmt: skip
 
 
 def train(
@@ -218,14 +225,14 @@ def run(
 ) -> Path:
     """Train, check and write a bundle below ``out``; return its path.
 
-    ``init_from`` is the bundle of an FM over the same vocabulary from which an FNN starts. A
-    report with plots stands beside the new bundle, as ``<bundle>.report``. The same data,
+    ``init_from`` is a bundle of the same network from which training starts, or of an FM for an
+    FNN. A report with plots stands beside the new bundle, as ``<bundle>.report``. The same data,
     settings and thread count give the same bundle id. With ``int8`` the bundle also has an int8
     graph, if that loses next to nothing.
 
     Raises:
         CrossError: the fields of a cross have too many values.
-        TrainingError: training cannot begin, or not go on.
+        TrainingError: training cannot begin, not from ``init_from``, or not go on.
         ExportError: the network cannot be exported, or its graph does not agree with it.
     """
     vocabulary, encoder, data = prepared.vocabulary, prepared.encoder, prepared.data
@@ -239,15 +246,19 @@ def run(
     require_exportable(vocabulary.layout, config, crosses)
     start = None
     if init_from is not None:
-        start = fm_start(newest(init_from), vocabulary, config)
+        before = Bundle.open(newest(init_from))
+        start = Start.read(before, vocabulary, data["train"], config)
+        say(str(start))
     elif config.network == "fnn":
         say("warning: this FNN starts from random weights; --init-from takes a trained FM's")
 
     result = fit(
         vocabulary.layout, data["train"], data["validation"], config, progress,
-        start.weights if start else None, crosses,
+        start.begin if start else None, crosses,
     )  # fmt: skip
     network = result.network.eval()
+    if start and (obstacle := start.obstacle(network)):
+        say(f"warning: the hidden layers began anew: {obstacle}")
     say(
         f"trained in {result.seconds:.1f} s, {result.rows_per_second:,.0f} rows/s;"
         f" best after epoch {result.best.epoch:.2f}"
@@ -305,7 +316,8 @@ def run(
             "metrics": {part: figures.to_dict() for part, figures in metrics.items()},
             "training": {
                 "config": config.to_dict(),
-                "init_from": start.described if start else None,
+                "init_from": start
+                and start.described(network) | {"validation": asdict(result.history[0])},
                 "split": prepared.inputs.describe(prepared.spec),
                 "best": asdict(result.best),
                 "seconds": result.seconds,
@@ -342,42 +354,6 @@ def run(
     for part, figures in metrics.items():
         say(f"{part}: {show(figures)}")
     return bundle
-
-
-@dataclass(frozen=True, slots=True)
-class FmStart:
-    """What an FNN takes from an FM, and what the manifest says of it."""
-
-    weights: FmWeights
-    described: dict[str, str]
-
-
-def fm_start(path: Path, vocabulary: Vocabulary, config: TrainConfig) -> FmStart:
-    """Read the bundle of an FM.
-
-    Raises:
-        TrainingError: it is no FM's, of another vocabulary or embedding size, or what is to be
-            trained is no FNN.
-    """
-    bundle = Bundle.open(path)
-    found = bundle.manifest.network
-    if config.network != "fnn" or found != "fm":
-        raise TrainingError(
-            f"init_from: an fnn starts from an fm; {path.name} is of {found} and this is"
-            f" {config.network}"
-        )
-    if not same(bundle.vocabulary, vocabulary):
-        raise TrainingError(
-            f"init_from: {path.name} has another vocabulary; train the fm on the same rows"
-        )
-    weights = FmWeights(**read_weights(bundle.graph, FmWeights._fields))
-    size = weights.table.shape[1] - 1
-    if size != config.embedding_size:
-        raise TrainingError(
-            f"init_from: {path.name} has embedding_size {size}, not {config.embedding_size}"
-        )
-    described = {"network": found, "version": bundle.version, "id": bundle.manifest.id}
-    return FmStart(weights, described)
 
 
 def _warn_of_bad_lines(table: Table) -> None:

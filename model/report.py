@@ -100,7 +100,11 @@ def learning_curve(result: FitResult) -> Figure:
     epoch = [evaluation.epoch for evaluation in result.history]
     drawing = Figure(figsize=(9, 3.5), layout="constrained")
     loss_axes, auc_axes = drawing.subplots(1, 2)
-    loss_axes.plot(epoch, [e.train_loss for e in result.history], label="training")
+    loss_axes.plot(
+        epoch,
+        [np.nan if e.train_loss is None else e.train_loss for e in result.history],
+        label="training",
+    )
     loss_axes.plot(epoch, [e.log_loss for e in result.history], label="validation")
     loss_axes.set(xlabel="epoch", ylabel="log loss")
     auc_axes.plot(epoch, [np.nan if e.auc is None else e.auc for e in result.history])

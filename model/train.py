@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,6 @@ from model.memory import available_memory
 from model.metrics import auc, log_loss
 from model.networks import build, weight_bytes
 from model.networks.crosses import Cross
-from model.networks.fnn import FNN, FmWeights
 from model.networks.network import Inputs, Network
 from model.sampling import Sampling
 
@@ -49,8 +48,8 @@ class Evaluation:
 
     step: int
     epoch: float
-    train_loss: float
-    """Mean log loss of the batches since the evaluation before, among the rows drawn."""
+    train_loss: float | None
+    """Mean log loss of the rows learnt from since the evaluation before; None before any."""
     log_loss: float
     """On the validation rows, as is the AUC."""
     auc: float | None
@@ -66,7 +65,8 @@ class Evaluation:
     def shown(self) -> dict[str, str]:
         """Return what a progress bar has room for."""
         auc = "none" if self.auc is None else f"{self.auc:.4f}"
-        return {"loss": f"{self.train_loss:.4f}", "auc": auc}
+        loss = "none" if self.train_loss is None else f"{self.train_loss:.4f}"
+        return {"loss": loss, "auc": auc}
 
     def beats(self, other: Evaluation, metric: str) -> bool:
         """Tell whether this is better, by AUC and then log loss, or by log loss alone."""
@@ -95,14 +95,15 @@ def fit(
     validation: Dataset,
     config: TrainConfig,
     progress: bool = True,
-    fm: FmWeights | None = None,
+    begin: Callable[[Network], object] | None = None,
     crosses: Sequence[Cross] = (),
     after: Callable[[Evaluation], object] | None = None,
 ) -> FitResult:
     """Train a network and return it with its best weights, in evaluation mode.
 
-    An FNN starts from the weights of ``fm``; ``crosses`` are Wide & Deep's. ``after`` is given
-    each evaluation, and ends the training by raising. The same data, settings and thread count
+    ``begin`` gives the new network weights to start from; then it is evaluated before the first
+    step too, and may be the best. ``crosses`` are Wide & Deep's. ``after`` is given each
+    evaluation, and ends the training by raising. The same data, settings and thread count
     give the same weights, bit for bit. Raises ``TrainingError`` where a part is too small, the
     memory does not suffice or the loss stops being finite.
     """
@@ -127,9 +128,12 @@ def fit(
         ) as bar,
     ):
         trainer = Trainer(layout, train, config, crosses)
-        if fm is not None:
-            assert isinstance(trainer.network, FNN)
-            trainer.network.warm_start(fm)
+        if begin is not None:
+            begin(trainer.network)
+            history.append(evaluated(trainer.network, validation))
+            best_weights = snapshot(trainer.network)
+            if after is not None:
+                after(history[0])
         resumed = time.perf_counter()
         for step, rows in enumerate(trainer.shuffled(batches), start=1):
             rate = learning_rate((step - 0.5) / steps, config)
@@ -142,13 +146,11 @@ def fit(
             seconds = time.perf_counter() - resumed
             training_rows += rows_since
             training_seconds += seconds
-            logit = predict(trainer.network, validation)
-            evaluation = Evaluation(
+            evaluation = replace(
+                evaluated(trainer.network, validation),
                 step=step,
                 epoch=step / batches,
                 train_loss=math.fsum(losses) / len(losses),
-                log_loss=log_loss(validation.label, logit, validation.kept),
-                auc=auc(validation.label, logit),
                 learning_rate=rate,
                 rows_per_second=rows_since / seconds,
             )
@@ -176,6 +178,20 @@ def fit(
         stopped_early=history[-1].step < steps,
         seconds=time.perf_counter() - started,
         rows_per_second=training_rows / training_seconds,
+    )
+
+
+def evaluated(network: Network, validation: Dataset) -> Evaluation:
+    """Return how good a network is before any step."""
+    logit = predict(network, validation)
+    return Evaluation(
+        step=0,
+        epoch=0.0,
+        train_loss=None,
+        log_loss=log_loss(validation.label, logit, validation.kept),
+        auc=auc(validation.label, logit),
+        learning_rate=0.0,
+        rows_per_second=0.0,
     )
 
 

@@ -21,8 +21,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from app.errors import CtrError
 from model.config import SHALLOW, Metric, TrainConfig
 from model.files import write_atomically
-from model.pipeline import FEW_BATCHES, FmStart, Prepared, hash_of, say
+from model.pipeline import FEW_BATCHES, Prepared, hash_of, say
 from model.train import Evaluation, fit
+from model.warm_start import Start
 
 FIRST_LINE = "# Found by `python -m model tune`"
 NAMES = {"auc": "AUC", "log_loss": "log loss"}
@@ -62,14 +63,14 @@ def tune(
     trials: int,
     study_file: Path,
     out: Path,
-    start: FmStart | None = None,
+    start: Start | None = None,
     progress: bool = True,
 ) -> Found:
     """Try settings until there are ``trials`` trials, and keep the best in ``out``.
 
     The first trial has the settings ``base`` itself. A trial that falls behind the median of
-    those before it is given up, one that fails is left behind. An FNN starts from ``start`` in
-    each. The same data, settings and thread count give the same trials, cut off or not.
+    those before it is given up, one that fails is left behind. Each starts from ``start``. The
+    same data, settings and thread count give the same trials, cut off or not.
 
     Raises:
         TuneError: ``out`` or the study file is not of this search, or every trial failed.
@@ -78,7 +79,9 @@ def tune(
     label = prepared.data["validation"].label
     if base.metric == "auc" and label.min() == label.max():
         raise TuneError("the validation labels are all of one class: set metric to log_loss")
-    fingerprint = hash_of(prepared.fingerprint(), base.to_dict(), start and start.described)
+    fingerprint = hash_of(
+        prepared.fingerprint(), base.to_dict(), start and start.bundle.manifest.id
+    )
     with open_study(study_file, base.metric, fingerprint) as study:
         before, started = len(_done(study)), perf_counter()
         for number in range(before + 1, trials + 1):
@@ -136,7 +139,7 @@ def _try(
     prepared: Prepared,
     base: TrainConfig,
     number: int,
-    start: FmStart | None,
+    start: Start | None,
     progress: bool,
 ) -> str:
     """Run a trial, whatever comes of it, and say it in a line."""
@@ -150,7 +153,7 @@ def _try(
         trial.set_user_attr("config", config.to_dict())
         result = fit(
             prepared.vocabulary.layout, prepared.data["train"], prepared.data["validation"],
-            config, progress, start.weights if start else None, prepared.crosses(config),
+            config, progress, start.begin if start else None, prepared.crosses(config),
             _watch(trial, config),
         )  # fmt: skip
     except optuna.TrialPruned as at:

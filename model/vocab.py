@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -29,16 +28,23 @@ from model.data import field_values
 Counts = Counter[Any]
 
 
-def learn(spec: FeatureSpec, frame: pl.DataFrame) -> Vocabulary:
+def learn(
+    spec: FeatureSpec, frame: pl.DataFrame, settled: Mapping[str, SlotVocabulary] | None = None
+) -> Vocabulary:
     """Learn every slot's values from the rows of the training part, and nothing else.
 
     Values rarer than the field's ``min_count`` are left out: they are OOV. The more frequent a
     value, the earlier its row: what is looked up most lies close together, in the table and in
-    the service's memory. The same rows in any order give the same vocabulary.
+    the service's memory. The same rows in any order give the same vocabulary. Buckets and
+    scales that are ``settled``, by the field's name, are taken as they are.
     """
     known: dict[str, Counts] = {}
     fixed: dict[str, Edges | Scale] = {}
     for field in spec.fields:
+        before = (settled or {}).get(field.name)
+        if isinstance(before, Edges | Scale):
+            fixed[field.name] = before
+            continue
         values, codes = field_values(field, frame[field.name])
         weights = np.bincount(codes, minlength=len(values))
         if isinstance(field, Numeric) and field.encoding != "log_squared":
@@ -58,19 +64,6 @@ def learn(spec: FeatureSpec, frame: pl.DataFrame) -> Vocabulary:
         else:
             slots[slot.name] = _pack(known[slot.name], slot.first + RESERVED_ROWS)
     return Vocabulary(layout, slots)
-
-
-def same(left: Vocabulary, right: Vocabulary) -> bool:
-    """Whether every value has the same row in both."""
-    return left.layout == right.layout and all(
-        _same_slot(left.slots[slot.name], right.slots[slot.name]) for slot in left.layout.slots
-    )
-
-
-def _same_slot(left: SlotVocabulary, right: SlotVocabulary) -> bool:
-    return type(left) is type(right) and all(
-        np.array_equal(getattr(left, part.name), getattr(right, part.name)) for part in fields(left)
-    )
 
 
 def _pack(counts: Counts, first: int) -> Integers | Texts:

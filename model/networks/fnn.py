@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
@@ -13,20 +11,11 @@ from model.networks.mlp import Mlp
 from model.networks.network import Network, field_counts, new_table
 
 
-class FmWeights(NamedTuple):
-    """What an FNN takes from a trained FM."""
-
-    table: Tensor
-    """[T, 1 + K], rows (w, v)."""
-    bias: Tensor
-    """A single number."""
-
-
 class FNN(Network):
     """logit = W_out tanh(... tanh(W_1 z + c_1) ...) + b, z = (w_0, w_1, v_1, ..., w_F, v_F).
 
-    The paper's form: z holds the global bias, the weights and the embeddings of an FM, which
-    ``warm_start`` takes from a trained one; then everything is learnt further. A row of the
+    The paper's form: z holds the global bias, the weights and the embeddings of an FM, which a
+    warm start takes from a trained one; then everything is learnt further. A row of the
     table is (w, v). Left out is the paper's optional pre-training of the hidden layers.
     """
 
@@ -36,12 +25,6 @@ class FNN(Network):
         contexts, candidates = field_counts(layout)
         self.global_weight = nn.Parameter(torch.zeros(1))
         self.mlp = Mlp(1 + size * contexts, size * candidates, config, activation=torch.tanh)
-
-    @torch.no_grad()
-    def warm_start(self, fm: FmWeights) -> None:
-        """Take the weights of an FM over the same vocabulary."""
-        self.table.copy_(fm.table)
-        self.global_weight.copy_(fm.bias)
 
     def combine(self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: Tensor) -> Tensor:
         weight_U1 = self.global_weight.expand(len(context_UFC), 1)

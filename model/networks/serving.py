@@ -13,7 +13,7 @@ squares are taken off in the graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,30 @@ from model.networks.network import (
 def serving_form(network: Network, layout: Layout) -> nn.Module:
     """Return a trained network's function for export, without batch norm."""
     return ServingDeepFM(network, layout) if isinstance(network, DeepFM) else network.folded()
+
+
+def trained_deepfm(serving: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Return a DeepFM's own weights by name from those of its serving form, which see."""
+    table, scale = serving["table"].clone(), serving["first_order"][0]
+    table[:, 0] *= scale
+    for slot in layout.context + layout.candidate:
+        if not slot.scaled:
+            rows = table[slot.first : slot.first + slot.size]
+            rows[:, 0] += 0.5 * rows[:, 1:].square().sum(1)
+    halves = [
+        serving[name].reshape(len(serving[name]), -1, table.shape[1])[:, :, 1:].flatten(1)
+        for name in ("context_weight", "candidate_weight")
+    ]
+    return {
+        "table": table,
+        "bias": serving["bias"].reshape(()),
+        "mlp.first.weight": torch.cat(halves, 1),
+        "mlp.first.bias": serving["hidden_bias"],
+    } | {
+        f"mlp.{name}": value
+        for name, value in serving.items()
+        if name.startswith(("deeper.", "output."))
+    }
 
 
 class ServingDeepFM(nn.Module):

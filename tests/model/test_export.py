@@ -299,7 +299,7 @@ def test_the_weights_of_an_fm_can_be_read_again(tmp_path: Path) -> None:
     """A graph holds the table and the bias under the names that the network has for them."""
     network = trained("fm", LAYOUT, CONFIG)
     write_graph(network, LAYOUT, tmp_path / "score.onnx")
-    weights = read_weights(tmp_path / "score.onnx", ("table", "bias"))
+    weights = read_weights(tmp_path / "score.onnx", "fm", LAYOUT)
     assert torch.equal(weights["table"], network.table)
     assert torch.equal(weights["bias"], network.bias)
 

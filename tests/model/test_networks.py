@@ -15,7 +15,7 @@ from app.layout import Layout, Slot
 from model.config import NETWORKS, TrainConfig
 from model.networks import FAMILY, build
 from model.networks.ffm import FFM
-from model.networks.fnn import FNN, FmWeights
+from model.networks.fnn import FNN
 from model.networks.mlp import Mlp
 from model.networks.network import Inputs, Network
 from model.networks.products import InnerProducts, KernelProducts, ProductNetwork
@@ -265,19 +265,6 @@ def test_fnn_by_hand() -> None:
     network.global_weight.fill_(2.5)
     total = 2.5 + sum(sum(row) for row in WE.values())
     assert network(ABC).item() == pytest.approx(torch.tensor(0.1 * total).tanh().item(), abs=1e-6)
-
-
-@torch.no_grad()
-def test_fnn_starts_from_an_fm() -> None:
-    """A warm start takes the FM's bias, weights and embeddings, and nothing else moves."""
-    fm, network = trained("fm"), trained("fnn", seed=1)
-    assert isinstance(network, FNN)
-    before = {name: value.clone() for name, value in network.named_parameters()}
-    network.warm_start(FmWeights(fm.table, fm.bias))
-    changed = {name for name, value in network.named_parameters() if (value != before[name]).any()}
-    assert changed == {"table", "global_weight"}
-    assert torch.equal(network.table, fm.table)
-    assert network.global_weight.item() == fm.bias.item()
 
 
 @torch.no_grad()

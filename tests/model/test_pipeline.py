@@ -189,15 +189,17 @@ def test_an_fnn_starts_from_an_fm(few_prepared: Prepared, fm: Path, tmp_path: Pa
     """The FM's table is where training begins, and the manifest names the FM."""
     still = replace(CONFIG, network="fnn", learning_rate=1e-12)
     found = Bundle.open(run(few_prepared, still, tmp_path, progress=False, init_from=fm))
+    layout = few_prepared.vocabulary.layout
     start, end = (
-        read_weights(bundle.graph, ["table"])["table"] for bundle in (Bundle.open(fm), found)
+        read_weights(bundle.graph, bundle.manifest.network, layout)
+        for bundle in (Bundle.open(fm), found)
     )
-    torch.testing.assert_close(start, end, atol=1e-8, rtol=0)
-    assert found.manifest.training["init_from"] == {
-        "network": "fm",
-        "version": fm.name,
-        "id": Bundle.open(fm).manifest.id,
-    }
+    torch.testing.assert_close(start["table"], end["table"], atol=1e-8, rtol=0)
+    torch.testing.assert_close(start["bias"].reshape(1), end["global_weight"], atol=1e-8, rtol=0)
+    told = found.manifest.training["init_from"]
+    assert (told["network"], told["version"], told["anew"]) == ("fm", fm.name, None)
+    assert told["id"] == Bundle.open(fm).manifest.id
+    assert (told["values"]["new"], told["values"]["gone"]) == (0, 0)
 
 
 def test_an_fnn_without_a_start_says_so(
@@ -210,21 +212,34 @@ def test_an_fnn_without_a_start_says_so(
 
 
 def test_a_start_that_does_not_fit_is_refused(
-    few_prepared: Prepared, fm: Path, sample: Sample, tiny_bundle: Path, tmp_path: Path
+    few_prepared: Prepared, fm: Path, tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    """Only an FNN starts from another network, from an FM of its vocabulary and size."""
+    """A network starts from one of its kind, an FNN from an FM too, of its embedding size."""
     config = replace(CONFIG, network="fnn")
     for wrong, start, complaint in (
-        (CONFIG, fm, "an fnn starts from an fm; .* is of fm and this is deepfm"),
+        (CONFIG, fm, "is of fm and this is deepfm"),
         (config, tiny_bundle, "is of deepfm and this is fnn"),
         (replace(config, embedding_size=3), fm, "has embedding_size 4, not 3"),
     ):
         with pytest.raises(TrainingError, match=complaint):
             run(few_prepared, wrong, tmp_path, progress=False, init_from=start)
-    other = prepare(sample.spec, Inputs([sample.data]))
-    with pytest.raises(TrainingError, match="another vocabulary"):
-        run(other, config, tmp_path, progress=False, init_from=fm)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_starts_from_the_newest_bundle(
+    few: Sample, fm: Path, tmp_path: Path, run_command: RunCommand
+) -> None:
+    """``--init-from`` takes a bundle or a directory of them, and says what was found in it."""
+    config = tmp_path / "next.toml"
+    config.write_text("embedding_size = 4\nepochs = 1\nbatch_size = 128\nthreads = 1\n")
+    words = ("--network", "fm", "--config", config, "--init-from", fm.parent)
+    code, out, err = run_command("train", few.spec, few.data, *words, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert f"starts from {fm.name}: " in err
+    assert " 0 are new and 0 have gone" in err
+    told = Bundle.open(Path(out.strip())).manifest.training["init_from"]
+    before = Bundle.open(fm).manifest.metrics["validation"]
+    assert told["validation"]["auc"] == pytest.approx(before["auc"], abs=1e-6)
 
 
 def test_scores_that_say_nothing_are_warned_of(

@@ -15,9 +15,10 @@ from optuna.trial import TrialState
 from app.bundle import Bundle
 from model import tune as tuning
 from model.config import NETWORKS, SHALLOW, Settings, TrainConfig
-from model.pipeline import FmStart, Inputs, Prepared, fm_start, prepare, run
+from model.pipeline import Inputs, Prepared, prepare, run
 from model.train import fit
 from model.tune import FIRST_LINE, Found, TuneError, suggest, tune
+from model.warm_start import Start
 from tests import samples
 
 BASE = TrainConfig(
@@ -45,9 +46,7 @@ class Search:
         self.prepared = prepared
         self.study, self.out = directory / "study", directory / "found.train.toml"
 
-    def __call__(
-        self, trials: int, base: TrainConfig = BASE, start: FmStart | None = None
-    ) -> Found:
+    def __call__(self, trials: int, base: TrainConfig = BASE, start: Start | None = None) -> Found:
         return tune(self.prepared, base, trials, self.study, self.out, start, progress=False)
 
     @contextmanager
@@ -204,7 +203,7 @@ def test_an_fnn_starts_from_the_same_fm_in_every_trial(prepared: Prepared, tmp_p
     fm = Bundle.open(run(everything, shallow, tmp_path / "bundles", progress=False))
     base = TrainConfig.from_dict(BASE.to_dict() | {"network": "fnn"})
     search = Search(prepared, tmp_path)
-    found = search(4, base, fm_start(fm.path, prepared.vocabulary, base))
+    found = search(4, base, Start.read(fm, prepared.vocabulary, prepared.data["train"], base))
     sizes = {config["embedding_size"] for config, _ in search.outcomes()}  # type: ignore[index]
     assert (found.trials, sizes) == (4, {4})
     with pytest.raises(TuneError, match="study: "):
