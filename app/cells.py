@@ -57,6 +57,18 @@ class Part:
         return bool((self._rows == self._rows[0]).all())
 
 
+def _nameless_file() -> int:
+    """Open a file for locks: each process that locks it holds a lock of its own.
+
+    Where the system can, it lies in memory: a container may have no place to write.
+    """
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("lock")
+    file, path = tempfile.mkstemp()
+    os.unlink(path)
+    return file
+
+
 class Cells:
     """All of them, by name; ``worker`` says whose process this is."""
 
@@ -67,9 +79,7 @@ class Cells:
         self._names = memoryview(memory)[:NAMES_BYTES]
         numbers = np.frombuffer(memory, np.float64, offset=NAMES_BYTES)
         self._rows = numbers.reshape(workers, CELLS)
-        # A file without a name: each process that locks it holds a lock of its own.
-        self._lock, path = tempfile.mkstemp()
-        os.unlink(path)
+        self._lock = _nameless_file()
         weakref.finalize(self, os.close, self._lock)
         self._ready = self.take("ready", 1)
         self._started = self.take("started", 1)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 
 from app.cells import CELLS, Cells
 from app.metrics import Buckets, Counts, Number
+from tests.serving import ROOT
 
 
 def in_worker(cells: Cells, number: int, work: Callable[[], None]) -> None:
@@ -92,3 +95,27 @@ def test_a_name_has_the_same_numbers_everywhere() -> None:
     mine.own[1] = 1
     assert mine.total() == [0, 6]
     assert cells.take("other 7", 3).total() == [0, 0, 0]
+
+
+WITHOUT_WRITING = """
+import os, sys
+from app.cells import Cells
+
+def refuse(event, arguments):
+    if event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        raise OSError(f"read-only: {arguments[0]}")
+
+sys.addaudithook(refuse)
+cells = Cells(2)
+cells.take("some", 3).own[1] = 1
+print(cells.take("some", 3).total())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no files in memory")
+def test_nothing_is_written() -> None:
+    """A container's file system may be read-only, with no place for temporary files."""
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_WRITING], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (ended.stdout, ended.stderr) == ("[0.0, 1.0, 0.0]\n", "")
