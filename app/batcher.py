@@ -236,7 +236,9 @@ class MicroBatcher:
         self._running = pieces
         self._alone = len(pieces) == 1
         rows = sum(stop - start for _, start, stop in pieces)
-        if self._is_quick(rows):
+        # While the rest of a list is being encoded, the loop has something better to do.
+        growing = any(job.ready < job.rows for job, _, _ in pieces)
+        if self._is_quick(rows) and not growing:
             self._finish(pieces, *self._score(pieces))
         else:
             self._run_ends = self._loop.time() + self.cost.seconds(rows)

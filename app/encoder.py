@@ -48,6 +48,8 @@ Until its row is known, the complement of the place (a negative number) stands f
 passes none says that the tables hold everything: what they lack is OOV.
 """
 _MEMO_LIMIT = 65_536
+_INTEGER_OR_NONE = frozenset((int, type(None)))
+_DIRECT = str, int, type(None)
 _NUMBER, _BITS = Struct("=f"), Struct("=i")
 
 Tables = Mapping[str, dict[Any, int]]
@@ -168,16 +170,16 @@ class CategoricalEncoder:
         return (self.index(value, misses),)
 
     def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
-        # Only these types may meet the table directly: to a dict, True is 1.
-        direct = {int, type(None)} if self.integer else {str, type(None)}
-        if not direct.issuperset(map(type, values)):
+        # To a table of integers, True and 1.0 are 1; no other type is equal to any text.
+        if self.integer and not _INTEGER_OR_NONE.issuperset(map(type, values)):
             return _one_by_one(self, values, misses)
         known = self.keys.known.get
         try:
             found = np.fromiter(map(known, values), np.int32, len(values))
         except TypeError:
-            # One of them is not there, and None is no number.
-            return _one_by_one(self, values, misses, list(map(known, values)))
+            # One of them is not there, and None is no number; or it is a list or an object.
+            settled = [known(v) if isinstance(v, _DIRECT) else None for v in values]
+            return _one_by_one(self, values, misses, settled)
         return found.reshape(-1, 1)
 
 

@@ -306,6 +306,25 @@ async def test_a_list_is_scored_while_it_grows(way: float, max_rows: int) -> Non
     assert batches.queued_rows == 0
 
 
+async def test_a_list_that_grows_leaves_the_loop_free() -> None:
+    """However quick its runs are: the loop has the rest of it to encode."""
+    engine, names = FakeEngine(), []
+
+    def note(batch: Batch, scores: Scores) -> Scores:
+        names.append(threading.current_thread().name)
+        return scores
+
+    engine.spoil = note
+    async with batcher(engine, inline_seconds=INLINE, max_rows=8) as batches:
+        task = asyncio.create_task(score(batches, part := growing(9, ready=4)))
+        await until(lambda: part.done == 4)
+        part.ready = 9
+        batches.submit(part)
+        await task
+    assert names[0].startswith("engine")
+    assert engine.rows == [4, 5]
+
+
 async def test_a_list_given_up_leaves_the_queue() -> None:
     """What its caller answered while it grew takes no more room, and is never scored."""
     engine = FakeEngine()
