@@ -24,7 +24,7 @@ from model.compare_report import TABLE, write_pages, write_summary
 from model.config import MANY_ROWS, NETWORKS, ConfigError, Settings
 from model.data import Part
 from model.fetch import FetchError, fetch
-from model.pipeline import Inputs, Offline, prepare, run, say, show
+from model.pipeline import Inputs, Offline, Often, prepare, run, say, show
 from model.train import TrainingError
 from model.tune import NAMES, require_own, tune
 from model.warm_start import Start
@@ -118,6 +118,13 @@ def train_command(
     quantize: Annotated[
         Quantized, typer.Option(help="Write an int8 graph too, if it loses next to nothing.")
     ] = Quantized.none,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the same command was killed.")
+    ] = False,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, help="How often the state is written; 0 is never.")
+    ] = 600.0,
+    checkpoint_steps: Annotated[int, typer.Option(min=0, help="The same in batches.")] = 0,
     out: Annotated[Path, typer.Option(help="Directory of bundles.")] = Path("bundles"),
 ) -> None:
     """Train a network, export and check it, and print the new bundle's path."""
@@ -132,7 +139,8 @@ def train_command(
     prepared = prepare(spec, inputs, before)
     training = settings.config(name, prepared.train_rows, **given)
     int8 = quantize is Quantized.int8
-    print(run(prepared, training, out, init_from=init_from, int8=int8))
+    often = Often(checkpoint_seconds, checkpoint_steps, resume)
+    print(run(prepared, training, out, init_from=init_from, int8=int8, often=often))
 
 
 @cli.command("compare")

@@ -34,6 +34,7 @@ from app.layout import Layout
 from app.spec import FeatureSpec
 from app.vocabulary import Vocabulary
 from model.calibration import Calibration, CalibrationError, calibrated
+from model.checkpoint import Checkpoints
 from model.config import TrainConfig
 from model.crosses import learn_crosses
 from model.data import FILE, LINE, PARTS, DataError, Part, SplitMode, Table, read, split
@@ -60,6 +61,8 @@ PURPOSES: Mapping[Part, str] = {
 }  # fmt: skip
 FEW_BATCHES = 10
 """Steps of an epoch below which training is hardly under way."""
+CHECKPOINTS = ".checkpoints"
+"""Where, below the directory of bundles, runs that are under way keep their state."""
 FLAT_LOGITS = 1e-3
 """Spread of the test part's logits below which they say nothing."""
 
@@ -124,6 +127,15 @@ def open_engine(
     """Load a graph on the CPU, on which bundles are checked and measured."""
     shapes = encoder.context.shape, encoder.candidate.shape
     return Engine(graph, layout, *shapes, "cpu", threads or cpu_quota(), precision)
+
+
+@dataclass(frozen=True, slots=True)
+class Often:
+    """How often a run writes its state, and whether it goes on from what is there."""
+
+    seconds: float = 600.0
+    steps: int = 0
+    resume: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,13 +234,15 @@ def run(
     progress: bool = True,
     init_from: Path | None = None,
     int8: bool = False,
+    often: Often | None = None,
 ) -> Path:
     """Train, check and write a bundle below ``out``; return its path.
 
     ``init_from`` is a bundle of the same network from which training starts, or of an FM for an
     FNN. A report with plots stands beside the new bundle, as ``<bundle>.report``. The same data,
     settings and thread count give the same bundle id. With ``int8`` the bundle also has an int8
-    graph, if that loses next to nothing.
+    graph, if that loses next to nothing. ``often`` has the state written below ``out`` while it
+    trains, and may go on from what a killed run of the same data and settings has left there.
 
     Raises:
         CrossError: the fields of a cross have too many values.
@@ -252,9 +266,21 @@ def run(
     elif config.network == "fnn":
         say("warning: this FNN starts from random weights; --init-from takes a trained FM's")
 
+    checkpoints = None
+    if often is not None:
+        run_id = hash_of(
+            prepared.fingerprint(), config.to_dict(), start and start.bundle.manifest.id
+        )
+        directory = out / CHECKPOINTS / run_id[:16]
+        checkpoints = Checkpoints(directory, often.seconds, often.steps, often.resume)
+        checkpoints.begin()
+        if checkpoints.state is not None:
+            say(f"goes on after step {checkpoints.state.step:,}")
+        elif often.resume:
+            say("there is no checkpoint of this run to go on from: it begins at the beginning")
     result = fit(
         vocabulary.layout, data["train"], data["validation"], config, progress,
-        start.begin if start else None, crosses,
+        start.begin if start else None, crosses, checkpoints=checkpoints,
     )  # fmt: skip
     network = result.network.eval()
     if start and (obstacle := start.obstacle(network)):
@@ -341,6 +367,8 @@ def run(
         }
 
     bundle = write_bundle(out, fill, describe)
+    if checkpoints is not None:
+        checkpoints.clear()
     write_report(
         bundle.with_name(f"{bundle.name}.report"),
         f"{prepared.name}, {config.network}",

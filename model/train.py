@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from app.layout import PADDING, Layout
+from model.arrays import Arrays
+from model.checkpoint import Checkpoints, State
 from model.config import TrainConfig
 from model.dataset import Dataset, Indices
 from model.memory import available_memory
@@ -89,6 +91,66 @@ class FitResult:
     """Training rows per second spent on training."""
 
 
+@dataclass(slots=True)
+class Progress:
+    """What a run has come to, beside the trainer's own state."""
+
+    history: list[Evaluation] = field(default_factory=list)
+    best: int = 0
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    """Of the batches since the last evaluation, as are the rows and seconds."""
+    rows_since: int = 0
+    seconds_since: float = 0.0
+    training_rows: int = 0
+    training_seconds: float = 0.0
+    seconds_before: float = 0.0
+    """In the processes that came before."""
+
+    def note(self, evaluation: Evaluation, network: Network, metric: str) -> None:
+        """Take an evaluation, and the weights if it is the best."""
+        self.history.append(evaluation)
+        if len(self.history) == 1 or evaluation.beats(self.history[self.best], metric):
+            self.best = len(self.history) - 1
+            self.best_weights = snapshot(network)
+        self.losses, self.rows_since, self.seconds_since = [], 0, 0.0
+
+    def state(self, since: float, before: float) -> tuple[dict[str, Any], Arrays]:
+        """Return what a checkpoint holds of it, so many seconds after a resumption and a start."""
+        values = {
+            "history": [evaluation.to_dict() for evaluation in self.history],
+            "best": self.best,
+            "losses": self.losses,
+            "rows_since": self.rows_since,
+            "seconds_since": self.seconds_since + since,
+            "training_rows": self.training_rows,
+            "training_seconds": self.training_seconds,
+            "seconds_before": self.seconds_before + before,
+        }
+        return {"progress": values}, named("best", self.best_weights)
+
+    @classmethod
+    def of(cls, state: State) -> Progress:
+        """Return what a checkpoint holds."""
+        values = dict(state.values["progress"])
+        history = [Evaluation(**evaluation) for evaluation in values.pop("history")]
+        return cls(history, best_weights=unnamed("best", state.arrays), **values)
+
+
+def named(head: str, tensors: Mapping[str, Tensor]) -> Arrays:
+    """Return tensors as arrays whose names begin with ``head``."""
+    return {f"{head}.{name}": value.numpy() for name, value in tensors.items()}
+
+
+def unnamed(head: str, arrays: Arrays) -> dict[str, Tensor]:
+    """Return the tensors of arrays whose names begin with ``head``."""
+    return {
+        name.removeprefix(f"{head}."): torch.from_numpy(array)
+        for name, array in arrays.items()
+        if name.startswith(f"{head}.")
+    }
+
+
 def fit(
     layout: Layout,
     train: Dataset,
@@ -98,14 +160,16 @@ def fit(
     begin: Callable[[Network], object] | None = None,
     crosses: Sequence[Cross] = (),
     after: Callable[[Evaluation], object] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> FitResult:
     """Train a network and return it with its best weights, in evaluation mode.
 
     ``begin`` gives the new network weights to start from; then it is evaluated before the first
     step too, and may be the best. ``crosses`` are Wide & Deep's. ``after`` is given each
-    evaluation, and ends the training by raising. The same data, settings and thread count
-    give the same weights, bit for bit. Raises ``TrainingError`` where a part is too small, the
-    memory does not suffice or the loss stops being finite.
+    evaluation, and ends the training by raising. The state goes to ``checkpoints``, which may have
+    one to go on from. The same data, settings and thread count give the same weights, bit for bit,
+    in one go or several. Raises ``TrainingError`` where a part is too small, the memory does not
+    suffice or the loss stops being finite.
     """
     sampling = Sampling.of(train, config.negative_rate)
     require_rows(sampling.rows, validation, config)
@@ -115,11 +179,7 @@ def fit(
     evaluations = config.epochs * config.evaluations_per_epoch
     evaluate_after = set(np.linspace(0, steps, evaluations + 1).round().astype(int).tolist())
 
-    history: list[Evaluation] = []
-    best = 0
-    best_weights: dict[str, Tensor] = {}
-    losses: list[float] = []
-    rows_since, training_rows, training_seconds = 0, 0, 0.0
+    run = Progress()
     started = time.perf_counter()
     with (
         reproducible(config.seed, config.thread_count()),
@@ -128,56 +188,63 @@ def fit(
         ) as bar,
     ):
         trainer = Trainer(layout, train, config, crosses)
-        if begin is not None:
+        state = checkpoints.state if checkpoints else None
+        if state is not None:
+            run = Progress.of(state)
+            trainer.restore(state)
+            bar.update(state.step * sampling.rows // batches)
+        elif begin is not None:
             begin(trainer.network)
-            history.append(evaluated(trainer.network, validation))
-            best_weights = snapshot(trainer.network)
+            run.note(evaluated(trainer.network, validation), trainer.network, config.metric)
             if after is not None:
-                after(history[0])
+                after(run.history[0])
         resumed = time.perf_counter()
-        for step, rows in enumerate(trainer.shuffled(batches), start=1):
+        for step, rows in enumerate(trainer.shuffled(batches), start=trainer.steps + 1):
             rate = learning_rate((step - 0.5) / steps, config)
-            losses.append(trainer.step(rows, rate))
-            rows_since += len(rows)
+            run.losses.append(trainer.step(rows, rate))
+            run.rows_since += len(rows)
             bar.update(len(rows))
-            if step not in evaluate_after:
-                continue
+            if step in evaluate_after:
+                seconds = run.seconds_since + time.perf_counter() - resumed
+                evaluation = replace(
+                    evaluated(trainer.network, validation),
+                    step=step,
+                    epoch=step / batches,
+                    train_loss=math.fsum(run.losses) / len(run.losses),
+                    learning_rate=rate,
+                    rows_per_second=run.rows_since / seconds,
+                )
+                if not math.isfinite(evaluation.log_loss):
+                    told = not_finite("validation loss", evaluation.log_loss, step, rate)
+                    raise TrainingError(told)
+                bar.set_postfix(evaluation.shown())
+                if after is not None:
+                    after(evaluation)
+                run.training_rows += run.rows_since
+                run.training_seconds += seconds
+                run.note(evaluation, trainer.network, config.metric)
+                if config.patience and len(run.history) - 1 - run.best == config.patience:
+                    break
+                resumed = time.perf_counter()
+            if checkpoints and checkpoints.due(step):
+                now = time.perf_counter()
+                ours = run.state(now - resumed, now - started)
+                theirs = trainer.state()
+                checkpoints.write(step, ours[0] | theirs[0], ours[1] | theirs[1])
+                run.seconds_since += now - resumed
+                resumed = time.perf_counter()
 
-            seconds = time.perf_counter() - resumed
-            training_rows += rows_since
-            training_seconds += seconds
-            evaluation = replace(
-                evaluated(trainer.network, validation),
-                step=step,
-                epoch=step / batches,
-                train_loss=math.fsum(losses) / len(losses),
-                learning_rate=rate,
-                rows_per_second=rows_since / seconds,
-            )
-            if not math.isfinite(evaluation.log_loss):
-                raise TrainingError(not_finite("validation loss", evaluation.log_loss, step, rate))
-            history.append(evaluation)
-            bar.set_postfix(evaluation.shown())
-            if after is not None:
-                after(evaluation)
-            if len(history) == 1 or evaluation.beats(history[best], config.metric):
-                best = len(history) - 1
-                best_weights = snapshot(trainer.network)
-            if config.patience and len(history) - 1 - best == config.patience:
-                break
-            losses, rows_since, resumed = [], 0, time.perf_counter()
-
-    trainer.network.load_state_dict(best_weights)
+    trainer.network.load_state_dict(run.best_weights)
     if sampling.shift:
         with torch.no_grad():
             trainer.network.bias.add_(sampling.correction(predict(trainer.network, train)))
     return FitResult(
         network=trainer.network.eval(),
-        history=tuple(history),
-        best=history[best],
-        stopped_early=history[-1].step < steps,
-        seconds=time.perf_counter() - started,
-        rows_per_second=training_rows / training_seconds,
+        history=tuple(run.history),
+        best=run.history[run.best],
+        stopped_early=run.history[-1].step < steps,
+        seconds=run.seconds_before + time.perf_counter() - started,
+        rows_per_second=run.training_rows / run.training_seconds,
     )
 
 
@@ -223,17 +290,55 @@ class Trainer:
             dense_groups(self.network, config), lr=config.learning_rate, fused=True
         )
         self._random = np.random.default_rng(config.seed)
+        self._epoch_random: Any = None
         self._config = config
-        self._steps = 0
+        self.steps = 0
+        """How many were taken."""
 
     def shuffled(self, batches: int) -> Iterator[NDArray[np.int64]]:
-        """Yield the row numbers of every batch of every epoch, each epoch in a new order."""
-        for _ in range(self._config.epochs):
-            yield from np.array_split(self._sampling.draw(self._random), batches)
+        """Yield the row numbers of every batch of every epoch, each epoch in a new order.
+
+        What was restored goes on within its epoch.
+        """
+        epoch, done = divmod(self.steps, batches)
+        for _ in range(epoch, self._config.epochs):
+            now = self._random.bit_generator.state
+            if done:
+                self._random.bit_generator.state = self._epoch_random
+            else:
+                self._epoch_random = now
+            order = self._sampling.draw(self._random)
+            if done:
+                self._random.bit_generator.state = now
+            yield from np.array_split(order, batches)[done:]
+            done = 0
+
+    def state(self) -> tuple[dict[str, Any], Arrays]:
+        """Return all that the steps to come depend on, as a checkpoint holds it."""
+        values = {
+            "steps": self.steps,
+            "random": self._random.bit_generator.state,
+            "epoch_random": self._epoch_random,
+        }
+        arrays = named("network", self.network.state_dict()) | named("table", self._table.state())
+        for number, parameter in enumerate(self.network.dense_parameters()):
+            arrays |= named(f"dense.{number}", self._dense.state[parameter])
+        return values, arrays | {"torch_random": torch.get_rng_state().numpy()}
+
+    def restore(self, state: State) -> None:
+        """Take over what :meth:`state` gave."""
+        self.steps = state.values["steps"]
+        self._random.bit_generator.state = state.values["random"]
+        self._epoch_random = state.values["epoch_random"]
+        self.network.load_state_dict(unnamed("network", state.arrays))
+        self._table.restore(unnamed("table", state.arrays), self.steps)
+        for number, parameter in enumerate(self.network.dense_parameters()):
+            self._dense.state[parameter] = unnamed(f"dense.{number}", state.arrays)
+        torch.set_rng_state(torch.from_numpy(state.arrays["torch_random"]))
 
     def step(self, rows: NDArray[np.int64], rate: float) -> float:
         """Learn from the given rows once and return their mean log loss before it."""
-        self._steps += 1
+        self.steps += 1
         index = self._columns.index[rows]
         if self._config.oov_rate:
             hidden = self._random.random(index.shape, np.float32) < self._config.oov_rate
@@ -251,7 +356,7 @@ class Trainer:
         )
         loss_value = loss.item()
         if not math.isfinite(loss_value):
-            raise TrainingError(not_finite("loss", loss_value, self._steps, rate))
+            raise TrainingError(not_finite("loss", loss_value, self.steps, rate))
         self._dense.zero_grad()
         torch.autograd.backward(loss)
         for group in self._dense.param_groups:
@@ -370,6 +475,16 @@ class LazyAdam:
         self._mean_TC = torch.zeros_like(table_TC)
         self._square_TC = torch.zeros_like(table_TC)
         self._steps = 0
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the moments [T, C] by name."""
+        return {"mean": self._mean_TC, "square": self._square_TC}
+
+    def restore(self, moments: Mapping[str, Tensor], steps: int) -> None:
+        """Take over the moments after so many steps."""
+        self._mean_TC.copy_(moments["mean"])
+        self._square_TC.copy_(moments["square"])
+        self._steps = steps
 
     def gather(self, row_P: Tensor) -> Tensor:
         """Return the rows [P, C] as a leaf that collects its gradient."""

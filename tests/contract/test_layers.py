@@ -62,6 +62,8 @@ FAMILY = SHALLOW | PRODUCTS | CROSSES | {
 NETWORKS = FAMILY | {"model.networks"}
 TRAINING = DATA | NETWORKS | {
     "model.crosses",
+    "model.arrays",
+    "model.checkpoint",
     "model.metrics",
     "model.memory",
     "model.calibration",
@@ -144,6 +146,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.networks": SHARED | {"model.config"} | FAMILY,
     "model.crosses": SHARED | DATA | NETWORKS,
     "model.sampling": {"model.dataset", "model.metrics"},
+    "model.arrays": set(),
+    "model.checkpoint": {"model.arrays"},
     "model.calibration": SHARED | {"model.dataset", "model.metrics"},
     "model.train": SHARED | TRAINING - {"model.train"},
     "model.networks.serving": SHARED | {"model.config"} | FAMILY,
