@@ -63,6 +63,10 @@ InitFrom = Annotated[
     Path | None, typer.Option(help="Bundle to start from: yesterday's, or an fm's for an fnn.")
 ]
 
+CacheDirectory = Annotated[
+    Path | None, typer.Option(help="Keep encoded data here, and use it while nothing has changed.")
+]
+
 INTERRUPTED = 130
 """Exit code after SIGINT or SIGTERM, as shells have it."""
 
@@ -115,6 +119,7 @@ def train_command(
     init_from: InitFrom = None,
     split: SplitOption = Split.auto,
     max_bad_lines: BadLines = 0.0,
+    cache: CacheDirectory = None,
     quantize: Annotated[
         Quantized, typer.Option(help="Write an int8 graph too, if it loses next to nothing.")
     ] = Quantized.none,
@@ -136,7 +141,7 @@ def train_command(
     parts = part_files(train_files, validation_files, test_files)
     before = Bundle.open(newest(init_from)) if init_from else None
     inputs = Inputs(data or (), parts, split.value, seed, max_bad_lines)
-    prepared = prepare(spec, inputs, before)
+    prepared = prepare(spec, inputs, before, cache)
     training = settings.config(name, prepared.train_rows, **given)
     int8 = quantize is Quantized.int8
     often = Often(checkpoint_seconds, checkpoint_steps, resume)
@@ -157,6 +162,7 @@ def compare_command(
     config: SettingsFile = None,
     split: SplitOption = Split.auto,
     max_bad_lines: BadLines = 0.0,
+    cache: CacheDirectory = None,
     out: Annotated[Path, typer.Option(help="Where the report and its bundles go.")] = Path(
         "report"
     ),
@@ -168,7 +174,8 @@ def compare_command(
     settings, names = Settings.beside(spec, config), chosen(networks)
     parts = part_files(train_files, validation_files, test_files)
     seed = settings.config(names[0], MANY_ROWS).seed
-    prepared = prepare(spec, Inputs(data or (), parts, split.value, seed, max_bad_lines))
+    inputs = Inputs(data or (), parts, split.value, seed, max_bad_lines)
+    prepared = prepare(spec, inputs, cache=cache)
     found = compare(prepared, settings, names, seeds, out, lambda sofar: write_summary(out, sofar))
     rows = {part: len(encoded) for part, encoded in prepared.data.items()}
     page = write_pages(out, f"{prepared.name}: networks compared", rows, found)
@@ -191,6 +198,7 @@ def tune_command(
     init_from: InitFrom = None,
     split: SplitOption = Split.auto,
     max_bad_lines: BadLines = 0.0,
+    cache: CacheDirectory = None,
     study: Annotated[
         Path | None, typer.Option(help="Keeps the trials; default: beside --out, as <out>.study.")
     ] = None,
@@ -208,7 +216,7 @@ def tune_command(
     parts = part_files(train_files, validation_files, None)
     before = Bundle.open(newest(init_from)) if init_from else None
     inputs = Inputs(data or (), parts, split.value, seed, max_bad_lines, wanted)
-    prepared = prepare(spec, inputs, before)
+    prepared = prepare(spec, inputs, before, cache)
     base = settings.config(name, prepared.train_rows)
     start = (
         Start.read(before, prepared.vocabulary, prepared.data["train"], base) if before else None

@@ -49,7 +49,9 @@ SHARED = VALUES | {"app.bundle", "app.errors"}
 # What runs the exported graph: where it is checked and measured.
 RUNNING = {"app.batch", "app.engine"}
 # The trainer's own modules up to the network, and up to a trained and measured one.
-DATA = {"model.config", "model.data", "model.vocab", "model.dataset", "model.encode"}
+DATA = {
+    "model.config", "model.data", "model.vocab", "model.dataset", "model.encode", "model.files",
+}  # fmt: skip
 # A network may stand on another, as DeepFM does on FM; the package is the registry of all.
 LAYERS = {"model.networks.mlp", "model.networks.network"}
 CROSSES = LAYERS | {"model.networks.crosses"}
@@ -77,6 +79,7 @@ OFFLINE = TRAINING | {
     "model.quantize",
     "model.report",
     "model.warm_start",
+    "model.cache",
     "model.pipeline",
     "model.fetch",
     "model.compare",
@@ -127,7 +130,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.fetch": {"app.errors"},
     "model.metrics": {"app.errors"},
     "model.memory": set(),
-    "model.data": SHARED | {"model.config"},
+    "model.data": SHARED | {"model.config", "model.files"},
     "model.vocab": SHARED | {"model.config", "model.data"},
     "model.dataset": SHARED
     | {"model.config", "model.data", "model.vocab"}
@@ -146,8 +149,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.networks": SHARED | {"model.config"} | FAMILY,
     "model.crosses": SHARED | DATA | NETWORKS,
     "model.sampling": {"model.dataset", "model.metrics"},
-    "model.arrays": set(),
+    "model.arrays": {"app.bundle", "model.files"},
     "model.checkpoint": {"model.arrays"},
+    "model.cache": SHARED | DATA | {"model.arrays"},
     "model.calibration": SHARED | {"model.dataset", "model.metrics"},
     "model.train": SHARED | TRAINING - {"model.train"},
     "model.networks.serving": SHARED | {"model.config"} | FAMILY,
