@@ -25,7 +25,7 @@ from model.config import MANY_ROWS, NETWORKS, ConfigError, Settings
 from model.data import Part
 from model.fetch import FetchError, fetch
 from model.pipeline import Inputs, Offline, Often, prepare, run, say, show
-from model.train import TrainingError
+from model.trainer import TrainingError
 from model.tune import NAMES, require_own, tune
 from model.warm_start import Start
 

@@ -70,7 +70,8 @@ TRAINING = DATA | NETWORKS | {
     "model.memory",
     "model.calibration",
     "model.sampling",
-    "model.train",
+    "model.trainer",
+        "model.train",
 }  # fmt: skip
 OFFLINE = TRAINING | {
     "model.evaluate",
@@ -153,6 +154,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.checkpoint": {"model.arrays"},
     "model.cache": SHARED | DATA | {"model.arrays"},
     "model.calibration": SHARED | {"model.dataset", "model.metrics"},
+    "model.trainer": SHARED | TRAINING - {"model.trainer", "model.train"},
     "model.train": SHARED | TRAINING - {"model.train"},
     "model.networks.serving": SHARED | {"model.config"} | FAMILY,
     "model.export": SHARED | TRAINING | RUNNING | {"model.networks.serving"},

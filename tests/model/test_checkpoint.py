@@ -26,7 +26,8 @@ from model.checkpoint import KEPT, Checkpoints
 from model.config import NETWORKS, TrainConfig
 from model.dataset import Dataset
 from model.pipeline import CHECKPOINTS, Inputs, Often, prepare, run
-from model.train import FitResult, Trainer, fit
+from model.train import FitResult, fit
+from model.trainer import Trainer
 from tests import samples
 from tests.serving import ROOT, wait_until
 

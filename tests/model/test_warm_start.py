@@ -21,7 +21,8 @@ from model.evaluate import score_dataset
 from model.networks import build
 from model.networks.crosses import Operand, Pairs
 from model.pipeline import Inputs, Offline, Prepared, prepare, run
-from model.train import FitResult, TrainingError, fit, predict
+from model.train import FitResult, fit, predict
+from model.trainer import TrainingError
 from model.warm_start import NEW, Start, old_rows
 from tests import samples
 
