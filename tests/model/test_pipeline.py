@@ -22,7 +22,7 @@ from model.config import TrainConfig
 from model.data import DataError, Part
 from model.export import read_weights
 from model.pipeline import Inputs, Offline, Prepared, prepare, run, train
-from model.trainer import TrainingError
+from model.train import TrainingError
 from tests import samples
 from tests.conftest import Sample
 from tests.serving import ROOT, wait_until
