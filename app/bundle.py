@@ -281,9 +281,9 @@ def write_bundle(
         data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
         (temporary / MANIFEST).write_bytes(data + b"\n")
         for _, path in _files(temporary):
-            _sync(path)
+            sync(path)
         for folder in (temporary / VOCABULARY, temporary):
-            _sync(folder)
+            sync(folder)
         temporary.chmod(0o755)
         target = directory / _version(created, manifest.id)
         if target.is_dir():
@@ -291,7 +291,7 @@ def write_bundle(
             shutil.rmtree(temporary)
             return target
         temporary.rename(target)
-        _sync(directory)
+        sync(directory)
         return target
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -302,7 +302,8 @@ def _version(created: datetime, identity: str) -> str:
     return f"{created:%Y%m%dT%H%M%SZ}-{identity[:12]}"
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make a file's or a directory's content durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

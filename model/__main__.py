@@ -24,8 +24,8 @@ from model.compare_report import TABLE, write_pages, write_summary
 from model.config import MANY_ROWS, NETWORKS, ConfigError, Settings
 from model.data import Part
 from model.fetch import FetchError, fetch
-from model.pipeline import Inputs, Offline, prepare, run, say, show
-from model.train import TrainingError
+from model.pipeline import Inputs, Offline, Often, prepare, run, say, show
+from model.trainer import TrainingError
 from model.tune import NAMES, require_own, tune
 from model.warm_start import Start
 
@@ -61,6 +61,10 @@ Network = Annotated[
 ]
 InitFrom = Annotated[
     Path | None, typer.Option(help="Bundle to start from: yesterday's, or an fm's for an fnn.")
+]
+
+CacheDirectory = Annotated[
+    Path | None, typer.Option(help="Keep encoded data here, and use it while nothing has changed.")
 ]
 
 INTERRUPTED = 130
@@ -115,9 +119,17 @@ def train_command(
     init_from: InitFrom = None,
     split: SplitOption = Split.auto,
     max_bad_lines: BadLines = 0.0,
+    cache: CacheDirectory = None,
     quantize: Annotated[
         Quantized, typer.Option(help="Write an int8 graph too, if it loses next to nothing.")
     ] = Quantized.none,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the same command was killed.")
+    ] = False,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, help="How often the state is written; 0 is never.")
+    ] = 600.0,
+    checkpoint_steps: Annotated[int, typer.Option(min=0, help="The same in batches.")] = 0,
     out: Annotated[Path, typer.Option(help="Directory of bundles.")] = Path("bundles"),
 ) -> None:
     """Train a network, export and check it, and print the new bundle's path."""
@@ -129,10 +141,11 @@ def train_command(
     parts = part_files(train_files, validation_files, test_files)
     before = Bundle.open(newest(init_from)) if init_from else None
     inputs = Inputs(data or (), parts, split.value, seed, max_bad_lines)
-    prepared = prepare(spec, inputs, before)
+    prepared = prepare(spec, inputs, before, cache)
     training = settings.config(name, prepared.train_rows, **given)
     int8 = quantize is Quantized.int8
-    print(run(prepared, training, out, init_from=init_from, int8=int8))
+    often = Often(checkpoint_seconds, checkpoint_steps, resume)
+    print(run(prepared, training, out, init_from=init_from, int8=int8, often=often))
 
 
 @cli.command("compare")
@@ -149,6 +162,7 @@ def compare_command(
     config: SettingsFile = None,
     split: SplitOption = Split.auto,
     max_bad_lines: BadLines = 0.0,
+    cache: CacheDirectory = None,
     out: Annotated[Path, typer.Option(help="Where the report and its bundles go.")] = Path(
         "report"
     ),
@@ -160,7 +174,8 @@ def compare_command(
     settings, names = Settings.beside(spec, config), chosen(networks)
     parts = part_files(train_files, validation_files, test_files)
     seed = settings.config(names[0], MANY_ROWS).seed
-    prepared = prepare(spec, Inputs(data or (), parts, split.value, seed, max_bad_lines))
+    inputs = Inputs(data or (), parts, split.value, seed, max_bad_lines)
+    prepared = prepare(spec, inputs, cache=cache)
     found = compare(prepared, settings, names, seeds, out, lambda sofar: write_summary(out, sofar))
     rows = {part: len(encoded) for part, encoded in prepared.data.items()}
     page = write_pages(out, f"{prepared.name}: networks compared", rows, found)
@@ -183,6 +198,7 @@ def tune_command(
     init_from: InitFrom = None,
     split: SplitOption = Split.auto,
     max_bad_lines: BadLines = 0.0,
+    cache: CacheDirectory = None,
     study: Annotated[
         Path | None, typer.Option(help="Keeps the trials; default: beside --out, as <out>.study.")
     ] = None,
@@ -200,7 +216,7 @@ def tune_command(
     parts = part_files(train_files, validation_files, None)
     before = Bundle.open(newest(init_from)) if init_from else None
     inputs = Inputs(data or (), parts, split.value, seed, max_bad_lines, wanted)
-    prepared = prepare(spec, inputs, before)
+    prepared = prepare(spec, inputs, before, cache)
     base = settings.config(name, prepared.train_rows)
     start = (
         Start.read(before, prepared.vocabulary, prepared.data["train"], base) if before else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -26,6 +25,7 @@ from app.encoder import ColumnProblem, field_encoder
 from app.errors import CtrError, ValueProblem
 from app.spec import FeatureSpec, Field, MultiCategorical, Numeric, Time, is_scaled
 from app.vocabulary import Edges, Integers, Scale, SlotVocabulary, Vocabulary, arrange
+from model.files import sha256
 
 LINE, FILE = "__line__", "__file__"
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
@@ -103,7 +103,7 @@ def read(
     for path in paths:
         try:
             frame = _read_file(spec, path, bad, label)
-            digest = _sha256(path)
+            digest = sha256(path)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"cannot read {path}: {error}") from error
         frames.append(frame)
@@ -120,11 +120,6 @@ def read(
     if frame.is_empty():
         raise DataError("the data has no usable row")
     return Table(frame, tuple(sources), bad)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_file(spec: FeatureSpec, path: Path, bad: BadLines, label: bool) -> pl.DataFrame:

@@ -33,10 +33,13 @@ from app.engine import Engine, cpu_quota
 from app.layout import Layout
 from app.spec import FeatureSpec
 from app.vocabulary import Vocabulary
+from model.arrays import DamagedError
+from model.cache import Encoded, program, read_encoded, write_encoded
 from model.calibration import Calibration, CalibrationError, calibrated
+from model.checkpoint import Checkpoints
 from model.config import TrainConfig
 from model.crosses import learn_crosses
-from model.data import FILE, LINE, PARTS, DataError, Part, SplitMode, Table, read, split
+from model.data import FILE, LINE, PARTS, DataError, Part, Source, SplitMode, Table, read, split
 from model.dataset import Dataset
 from model.encode import encode, statistics
 from model.evaluate import score_dataset
@@ -46,6 +49,7 @@ from model.export import (
     require_exportable,
     write_graph,
 )
+from model.files import sha256
 from model.metrics import Metrics, evaluate_scores
 from model.networks.crosses import Cross
 from model.quantize import Loss, loss, with_int8_logits, write_int8
@@ -60,6 +64,8 @@ PURPOSES: Mapping[Part, str] = {
 }  # fmt: skip
 FEW_BATCHES = 10
 """Steps of an epoch below which training is hardly under way."""
+CHECKPOINTS = ".checkpoints"
+"""Where, below the directory of bundles, runs that are under way keep their state."""
 FLAT_LOGITS = 1e-3
 """Spread of the test part's logits below which they say nothing."""
 
@@ -104,6 +110,25 @@ class Inputs:
             for part in self.wanted
         }
 
+    def key(self, text: str, spec: FeatureSpec, before: Bundle | None) -> str:
+        """Return a hash of all that decides what the files become: content, rules and code.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        files: dict[str, Sequence[Path]] = {"data": self.data}
+        files.update({str(part): paths for part, paths in (self.parts or {}).items()})
+        try:
+            content = {
+                name: [[path.name, sha256(path)] for path in paths] for name, paths in files.items()
+            }
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+        return hash_of(
+            program(), text, content, self.describe(spec), list(self.wanted), self.max_bad_lines,
+            before and before.manifest.id,
+        )  # fmt: skip
+
     def describe(self, spec: FeatureSpec) -> dict[str, Any]:
         """What the manifest says about the split."""
         if self.parts is not None:
@@ -127,6 +152,15 @@ def open_engine(
 
 
 @dataclass(frozen=True, slots=True)
+class Often:
+    """How often a run writes its state, and whether it goes on from what is there."""
+
+    seconds: float = 600.0
+    steps: int = 0
+    resume: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """Data that was read, split and encoded, for any number of runs."""
 
@@ -136,6 +170,8 @@ class Prepared:
     spec: FeatureSpec
     inputs: Inputs
     tables: Mapping[Part, Table]
+    """The raw rows of every part, or of the test part alone where a cache was used."""
+    sources: Mapping[Part, Sequence[Source]]
     vocabulary: Vocabulary
     encoder: Encoder
     data: Mapping[Part, Dataset]
@@ -159,7 +195,7 @@ class Prepared:
 
     def fingerprint(self) -> str:
         """Return a hash of all that decides the rows of each part."""
-        sources = [[source.sha256 for source in table.sources] for table in self.tables.values()]
+        sources = [[source.sha256 for source in found] for found in self.sources.values()]
         rows = [len(part) for part in self.data.values()]
         return hash_of(self.text, self.inputs.describe(self.spec), sources, rows, self.before)
 
@@ -169,10 +205,14 @@ def hash_of(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def prepare(spec_path: Path, inputs: Inputs, before: Bundle | None = None) -> Prepared:
+def prepare(
+    spec_path: Path, inputs: Inputs, before: Bundle | None = None, cache: Path | None = None
+) -> Prepared:
     """Read the files, learn the vocabulary of the training part and encode every part.
 
     For a start from the bundle ``before`` numbers keep the buckets and scales that they had in it.
+    With ``cache`` the result is kept below that directory, and taken from there while the files,
+    the spec and the encoder are the same.
 
     Raises:
         SpecError: the spec breaks a rule.
@@ -181,26 +221,55 @@ def prepare(spec_path: Path, inputs: Inputs, before: Bundle | None = None) -> Pr
     text = FeatureSpec.read(spec_path)
     spec = FeatureSpec.parse(text)
     start = perf_counter()
+    entry = cache / inputs.key(text, spec, before)[:32] if cache is not None else None
+    encoded, done = (_cached(entry, spec) if entry is not None else None), "taken from the cache"
+    if encoded is None:
+        encoded, done = _encode(spec, inputs, before), "read and encoded"
+        # Not if a file has changed since its hash was taken.
+        if entry is not None and entry.name == inputs.key(text, spec, before)[:32]:
+            write_encoded(entry, encoded)
+    for warning in encoded.warnings:
+        say(f"warning: {warning}")
+    data, vocabulary = encoded.data, encoded.vocabulary
+    counts = ", ".join(f"{len(rows):,} {PURPOSES[part]}" for part, rows in data.items())
+    say(
+        f"{done}: {sum(map(len, data.values())):,} rows in {perf_counter() - start:.1f} s:"
+        f" {counts}; {vocabulary.layout.table_rows:,} table rows"
+    )
+    _warn_of_flat_labels(data)
+    return Prepared(
+        spec_path.stem, text, spec, inputs, encoded.tables, encoded.sources, vocabulary,
+        Encoder(spec, vocabulary), data, before.manifest.id if before else None,
+    )  # fmt: skip
+
+
+def _encode(spec: FeatureSpec, inputs: Inputs, before: Bundle | None) -> Encoded:
     tables = inputs.read(spec)
-    rows = {part: table.frame.height for part, table in tables.items()}
-    counts = ", ".join(f"{count:,} {PURPOSES[part]}" for part, count in rows.items())
-    for table in tables.values() if inputs.parts is not None else [tables["train"]]:
-        _warn_of_bad_lines(table)
     settled = learned_before(spec, before) if before else None
     vocabulary = learn(spec, tables["train"].frame, settled)
     encoder = Encoder(spec, vocabulary)
     data = {
         part: encode(spec, encoder, table, kept=spec.kept(part)) for part, table in tables.items()
     }
-    say(
-        f"read and encoded {sum(rows.values()):,} rows in {perf_counter() - start:.1f} s:"
-        f" {counts}; {vocabulary.layout.table_rows:,} table rows"
+    read_apart = tables.values() if inputs.parts is not None else [tables["train"]]
+    return Encoded(
+        vocabulary,
+        data,
+        tables,
+        {part: table.sources for part, table in tables.items()},
+        [f"left out: {table.bad.report()}" for table in read_apart if table.bad.lines],
     )
-    _warn_of_flat_labels(data)
-    return Prepared(
-        spec_path.stem, text, spec, inputs, tables, vocabulary, encoder, data,
-        before.manifest.id if before else None,
-    )  # fmt: skip
+
+
+def _cached(entry: Path, spec: FeatureSpec) -> Encoded | None:
+    """Return what is kept, if it is there and whole."""
+    if not entry.exists():
+        return None
+    try:
+        return read_encoded(entry, spec)
+    except DamagedError as error:
+        say(f"warning: the cache is damaged and made anew: {error}")
+        return None
 
 
 def train(
@@ -222,13 +291,15 @@ def run(
     progress: bool = True,
     init_from: Path | None = None,
     int8: bool = False,
+    often: Often | None = None,
 ) -> Path:
     """Train, check and write a bundle below ``out``; return its path.
 
     ``init_from`` is a bundle of the same network from which training starts, or of an FM for an
     FNN. A report with plots stands beside the new bundle, as ``<bundle>.report``. The same data,
     settings and thread count give the same bundle id. With ``int8`` the bundle also has an int8
-    graph, if that loses next to nothing.
+    graph, if that loses next to nothing. ``often`` has the state written below ``out`` while it
+    trains, and may go on from what a killed run of the same data and settings has left there.
 
     Raises:
         CrossError: the fields of a cross have too many values.
@@ -252,9 +323,21 @@ def run(
     elif config.network == "fnn":
         say("warning: this FNN starts from random weights; --init-from takes a trained FM's")
 
+    checkpoints = None
+    if often is not None:
+        run_id = hash_of(
+            prepared.fingerprint(), config.to_dict(), start and start.bundle.manifest.id
+        )
+        directory = out / CHECKPOINTS / run_id[:16]
+        checkpoints = Checkpoints(directory, often.seconds, often.steps, often.resume)
+        checkpoints.begin()
+        if checkpoints.state is not None:
+            say(f"goes on after step {checkpoints.state.step:,}")
+        elif often.resume:
+            say("there is no checkpoint of this run to go on from: it begins at the beginning")
     result = fit(
         vocabulary.layout, data["train"], data["validation"], config, progress,
-        start.begin if start else None, crosses,
+        start.begin if start else None, crosses, checkpoints=checkpoints,
     )  # fmt: skip
     network = result.network.eval()
     if start and (obstacle := start.obstacle(network)):
@@ -335,12 +418,14 @@ def run(
             "data": [
                 {"part": part, **asdict(source)}
                 for part in (PARTS if prepared.inputs.parts is not None else PARTS[:1])
-                for source in prepared.tables[part].sources
+                for source in prepared.sources[part]
             ],
             "statistics": statistics(vocabulary.layout, data["train"]),
         }
 
     bundle = write_bundle(out, fill, describe)
+    if checkpoints is not None:
+        checkpoints.clear()
     write_report(
         bundle.with_name(f"{bundle.name}.report"),
         f"{prepared.name}, {config.network}",

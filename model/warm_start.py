@@ -28,7 +28,7 @@ from model.export import read_weights
 from model.networks.crosses import RARE, CrossTerm, Operand, Pairs
 from model.networks.fnn import FNN
 from model.networks.network import Network
-from model.train import TrainingError
+from model.trainer import TrainingError
 
 NEW = -1
 """In the place of an old row: there is none."""

@@ -51,7 +51,9 @@ SHARED = VALUES | {"app.bundle", "app.errors"}
 # What runs the exported graph: where it is checked and measured.
 RUNNING = {"app.batch", "app.engine"}
 # The trainer's own modules up to the network, and up to a trained and measured one.
-DATA = {"model.config", "model.data", "model.vocab", "model.dataset", "model.encode"}
+DATA = {
+    "model.config", "model.data", "model.vocab", "model.dataset", "model.encode", "model.files",
+}  # fmt: skip
 # A network may stand on another, as DeepFM does on FM; the package is the registry of all.
 LAYERS = {"model.networks.mlp", "model.networks.network"}
 CROSSES = LAYERS | {"model.networks.crosses"}
@@ -64,11 +66,14 @@ FAMILY = SHALLOW | PRODUCTS | CROSSES | {
 NETWORKS = FAMILY | {"model.networks"}
 TRAINING = DATA | NETWORKS | {
     "model.crosses",
+    "model.arrays",
+    "model.checkpoint",
     "model.metrics",
     "model.memory",
     "model.calibration",
     "model.sampling",
-    "model.train",
+    "model.trainer",
+        "model.train",
 }  # fmt: skip
 OFFLINE = TRAINING | {
     "model.evaluate",
@@ -77,6 +82,7 @@ OFFLINE = TRAINING | {
     "model.quantize",
     "model.report",
     "model.warm_start",
+    "model.cache",
     "model.pipeline",
     "model.fetch",
     "model.compare",
@@ -129,7 +135,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.fetch": {"app.errors"},
     "model.metrics": {"app.errors"},
     "model.memory": set(),
-    "model.data": SHARED | {"model.config"},
+    "model.data": SHARED | {"model.config", "model.files"},
     "model.vocab": SHARED | {"model.config", "model.data"},
     "model.dataset": SHARED
     | {"model.config", "model.data", "model.vocab"}
@@ -148,7 +154,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.networks": SHARED | {"model.config"} | FAMILY,
     "model.crosses": SHARED | DATA | NETWORKS,
     "model.sampling": {"model.dataset", "model.metrics"},
+    "model.arrays": {"app.bundle", "model.files"},
+    "model.checkpoint": {"model.arrays"},
+    "model.cache": SHARED | DATA | {"model.arrays"},
     "model.calibration": SHARED | {"model.dataset", "model.metrics"},
+    "model.trainer": SHARED | TRAINING - {"model.trainer", "model.train"},
     "model.train": SHARED | TRAINING - {"model.train"},
     "model.networks.serving": SHARED | {"model.config"} | FAMILY,
     "model.export": SHARED | TRAINING | RUNNING | {"model.networks.serving"},

@@ -26,7 +26,8 @@ from model.networks.crosses import Cross, CrossTerm
 from model.networks.mlp import Mlp
 from model.networks.network import Inputs
 from model.networks.wide_deep import WideDeep
-from model.train import Trainer, fit, predict
+from model.train import fit, predict
+from model.trainer import Trainer
 
 LAYOUT = Layout(
     context=(Slot("gender", "gender", 1, 4), Slot("city", "city", 5, 5)),

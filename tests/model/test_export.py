@@ -295,13 +295,12 @@ def test_weights_beyond_one_file_are_refused() -> None:
         require_exportable(layout, CONFIG)
 
 
-def test_the_weights_of_an_fm_can_be_read_again(tmp_path: Path) -> None:
-    """A graph holds the table and the bias under the names that the network has for them."""
-    network = trained("fm", LAYOUT, CONFIG)
-    write_graph(network, LAYOUT, tmp_path / "score.onnx")
-    weights = read_weights(tmp_path / "score.onnx", "fm", LAYOUT)
-    assert torch.equal(weights["table"], network.table)
-    assert torch.equal(weights["bias"], network.bias)
+def test_the_weights_can_be_read_again(case: Case, graph: tuple[Network, Path]) -> None:
+    """A graph holds all weights, batch norm folded, by which another network may begin."""
+    network, path = graph
+    weights = read_weights(path, *case)
+    for parameter, value in network.folded().named_parameters():
+        torch.testing.assert_close(weights[parameter], value.detach(), atol=1e-6, rtol=1e-5)
 
 
 def test_a_graph_that_calibrates_otherwise_is_not_exported(tmp_path: Path) -> None:

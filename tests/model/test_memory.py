@@ -14,7 +14,8 @@ from model.config import NETWORKS, TrainConfig
 from model.dataset import Dataset
 from model.memory import available_memory
 from model.networks import build, weight_bytes
-from model.train import TrainingError, fit
+from model.train import fit
+from model.trainer import TrainingError
 from tests.networks import CONFIG, LAYOUT
 
 ROWS = 2

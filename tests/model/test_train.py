@@ -16,17 +16,8 @@ from model.dataset import Dataset
 from model.metrics import auc, log_loss
 from model.networks.mlp import Mlp
 from model.sampling import Sampling
-from model.train import (
-    Columns,
-    Evaluation,
-    NamedRows,
-    Trainer,
-    TrainingError,
-    batch_count,
-    fit,
-    learning_rate,
-    predict,
-)
+from model.train import Evaluation, batch_count, fit, learning_rate, predict
+from model.trainer import Columns, NamedRows, Trainer, TrainingError
 
 LAYOUT = Layout(
     context=(Slot("user", "user", 1, 6),),
