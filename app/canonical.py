@@ -160,24 +160,32 @@ all else in a logit, or be no number any more, and float32 could not keep the pu
 """
 
 
+def _rounded(value: float) -> float:
+    """The nearest float32."""
+    found: float = _FLOAT32.unpack(_FLOAT32.pack(value))[0]
+    return found
+
+
 def scaled(value: float, mean: float, std: float) -> float:
     """Return how many standard deviations float32(x) lies above the mean, within the bound."""
-    rounded: float = _FLOAT32.unpack(_FLOAT32.pack(value))[0]
-    return max(-SCALED_BOUND, min(SCALED_BOUND, (rounded - mean) / std))
+    clipped = max(-SCALED_BOUND, min(SCALED_BOUND, (_rounded(value) - mean) / std))
+    # Plus zero: minus zero, which small numbers become too, has other bits than zero.
+    return _rounded(clipped) + 0.0
 
 
 def scaled_column(values: NDArray[np.float64], mean: float, std: float) -> NDArray[np.float32]:
     """:func:`scaled` of many numbers, in float32."""
     rounded = values.astype(np.float32).astype(np.float64)
-    return np.clip((rounded - mean) / std, -SCALED_BOUND, SCALED_BOUND).astype(np.float32)
+    clipped = np.clip((rounded - mean) / std, -SCALED_BOUND, SCALED_BOUND).astype(np.float32)
+    found: NDArray[np.float32] = clipped + np.float32(0)
+    return found
 
 
 def log_squared_key(value: float) -> int:
     """:func:`log_squared_keys` of one number."""
     if value >= _ABOVE_TWO:
         return bisect_right(_LOG_SQUARED_LIST, value)
-    (rounded,) = _FLOAT32.unpack(_FLOAT32.pack(value))
-    return max(int(rounded), INTEGER_MIN)
+    return max(int(_rounded(value)), INTEGER_MIN)
 
 
 def seconds(value: Any, zone: ZoneInfo, text_format: str | None = None) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from app.batch import Batch
 from app.batcher import MicroBatcher
-from app.bundle import candidates
+from app.bundle import newest
 from app.engine import cpu_quota
 from app.errors import BundleError, CtrError, NotReady
 from app.loading import Loaded, Opened, load, open_bundle, start_engine
@@ -92,13 +92,13 @@ class State:
     async def start(self) -> None:
         """Load off the event loop, then become ready, and watch for other bundles."""
         settings, cells = self._settings, self._metrics.cells
-        found = await asyncio.to_thread(candidates, settings.bundle)
-        path = self._in_use(found) or found[0]
+        path = await asyncio.to_thread(lambda: self._in_use() or newest(settings.bundle))
         opened, self._opened = self._opened, None
         if opened is not None and opened.bundle.path != path:
             opened = None
         loaded = await self._load(path, opened)
         if loaded.remote is not None:
+            self._show(loaded.remote)
             await self._reach(loaded.remote)
         self._prepared.own[0] = _number(loaded)
         await self._serve(loaded)
@@ -109,12 +109,16 @@ class State:
         if path != settings.bundle:
             self._begin(self._watch())
 
-    def _in_use(self, found: list[Path]) -> Path | None:
-        """The bundle that the other workers serve, for one that takes a dead one's place."""
-        if not self._metrics.cells.started or found == [self._settings.bundle]:
+    def _in_use(self) -> Path | None:
+        """The bundle that the other workers serve, for one that takes a dead one's place.
+
+        Another one may be newer, or named by ``CURRENT``, and have been refused.
+        """
+        directory = self._settings.bundle
+        if not self._metrics.cells.started or not directory.is_dir():
             return None
-        numbers: dict[float, Path] = {int(path.name[-12:], 16): path for path in found}
-        return next((numbers[n] for n in self._prepared.each() if n in numbers), None)
+        ends = {f"-{int(number):012x}" for number in self._prepared.each()}
+        return next((path for path in directory.glob("[0-9]*") if path.name[-13:] in ends), None)
 
     async def _load(self, path: Path, opened: Opened | None = None) -> Loaded:
         def work() -> Loaded:
@@ -132,16 +136,20 @@ class State:
         With the bundle's own copy in reserve there is no reason to wait for more than a first try.
         """
         self._remotes.append(remote)
-        self._metrics.watch_remote(lambda: remote.cache.entries, lambda: remote.breaker.closed)
         remote.start()
         await remote.breaker.probed()
         if remote.fallback != "snapshot":
             await remote.breaker.reached()
 
+    def _show(self, remote: RemoteVocabulary) -> None:
+        self._metrics.watch_remote(lambda: remote.cache.entries, lambda: remote.breaker.closed)
+
     async def _serve(self, loaded: Loaded) -> None:
         """Let every request that begins from now on be scored by this bundle."""
         settings, metrics, remote = self._settings, self._metrics, loaded.remote
         bundle, encoder, engine = loaded.bundle, loaded.encoder, loaded.engine
+        if remote is not None:
+            self._show(remote)
         counts = metrics.count_values(bundle.vocabulary.layout, encoder.context, encoder.candidate)
         recorder = metrics.recorder
 

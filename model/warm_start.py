@@ -91,9 +91,9 @@ class Start:
         self._begin_crosses(network)
         if self.obstacle(network) is not None:
             return
-        dense = {name: value for name, value in network.named_parameters() if _is_dense(name)}
-        for name, value in dense.items():
-            value.copy_(self.weights[name])
+        for name, value in network.named_parameters():
+            if _is_dense(name, value):
+                value.copy_(self.weights[name])
         pass_on(network, self.data)
 
     def obstacle(self, network: Network) -> str | None:
@@ -103,7 +103,7 @@ class Start:
         if self.other_fields:
             return "the fields are others"
         for name, value in network.named_parameters():
-            if not _is_dense(name):
+            if not _is_dense(name, value):
                 continue
             found = self.weights.get(name)
             if found is None or found.shape != value.shape:
@@ -234,10 +234,13 @@ def pass_on(network: Network, data: Dataset) -> None:
         hook.remove()
 
 
-def _is_dense(name: str) -> bool:
-    """Whether a parameter belongs to the hidden layers or what feeds them."""
+def _is_dense(name: str, value: Tensor) -> bool:
+    """Whether a parameter belongs to the hidden layers or what feeds them.
+
+    One without numbers, the kernels of a side's pairs where it has one field, is in no graph.
+    """
     outside = name in ("table", "bias") or name.startswith("crosses.")
-    return not outside and ".norms." not in name
+    return not outside and ".norms." not in name and value.numel() > 0
 
 
 def _fields(layout: Layout) -> Sequence[Sequence[tuple[str, bool]]]:

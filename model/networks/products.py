@@ -100,7 +100,9 @@ def turned(left_RFK: Tensor, kernel_KX: Tensor, pairs: Sequence[int]) -> Tensor:
     rows, size = len(left_RFK), left_RFK.shape[2]
     if not sum(pairs):
         return left_RFK[:, :0]
-    kernels = torch.split(kernel_KX, [count * size for count in pairs], dim=1)
+    # One kernel is not split: the exporter would rename it, and warm starts go by the name.
+    sizes = [count * size for count in pairs]
+    kernels = torch.split(kernel_KX, sizes, dim=1) if len(sizes) > 1 else [kernel_KX]
     columns = [left_RFK[:, i] @ kernel for i, kernel in enumerate(kernels)]
     return torch.cat(columns, 1).reshape(rows, sum(pairs), size)
 

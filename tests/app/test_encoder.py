@@ -602,6 +602,15 @@ def test_scaled_numbers_are_float32_first() -> None:
     assert side.row({"price": 0.1}) == side.row({"price": float(np.float32(0.1))})
 
 
+@pytest.mark.parametrize("value", [0.0, -0.0, -1e-46, 0, 1e-46])
+def test_a_scaled_zero_has_no_sign(value: float) -> None:
+    """What is zero as a float32 has one form, alone and in a column."""
+    side = encoder_for(SCALED, frame={"price": [-1.0, 1.0]}).candidate
+    row = served_row(side, {"price": value})
+    assert row == served_row(side, {"price": 0})
+    assert side.columns({"price": [value]}, 1).tolist() == [list(row)]
+
+
 def test_scaled_slots_are_the_last_single_ones_and_their_numbers_the_last_words() -> None:
     """[price's bucket, other, scaled index, tags..., scaled number], whatever the spec's order."""
     scaled = Numeric(name="weight", side="candidate", encoding="scaled")
