@@ -12,9 +12,13 @@ from tests.samples import Sample
 
 
 @pytest.fixture(scope="module", autouse=True)
-def threads() -> Iterator[None]:
-    """Training sets torch's threads for the whole process."""
+def one_thread() -> Iterator[None]:
+    """Small steps gain nothing from a second thread, and wait for it on a busy machine.
+
+    Training sets torch's threads for the whole process: other tests get theirs back.
+    """
     before = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 

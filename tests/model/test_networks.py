@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -26,15 +26,6 @@ A, B, C = (2, 4, 6)
 """One row of each of the three fields."""
 ABC = Inputs(torch.tensor([[A, B]]), torch.tensor([[C]]), torch.tensor([0]))
 every_network = pytest.mark.parametrize("name", NETWORKS)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small steps gain nothing from a second thread, and wait for it on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # The formulas, for one row and in float64: pair by pair and unfactored.

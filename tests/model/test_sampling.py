@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
 
 from app.errors import SpecError
 from app.layout import Layout, Slot
@@ -36,15 +34,6 @@ CONFIG = TrainConfig(
     metric="log_loss", threads=1,
 )  # fmt: skip
 RATE = 0.1
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small steps gain nothing from a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def clicks(rows: int, seed: int) -> Dataset:

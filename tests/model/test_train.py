@@ -38,15 +38,6 @@ CONFIG = TrainConfig(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small steps gain nothing from a second thread, and wait for it on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def dataset(rows: int, seed: int = 0, users: int = 4) -> Dataset:
     """Return random rows whose label depends on whether user and item match in parity."""
     random = np.random.default_rng(seed)
