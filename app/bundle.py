@@ -107,6 +107,11 @@ class Bundle:
         return _version(datetime.fromisoformat(self.manifest.created), self.manifest.id)
 
     @property
+    def number(self) -> int:
+        """The start of the id as a number that a cell of the workers can hold."""
+        return number_of(self.version)
+
+    @property
     def graph(self) -> Path:
         """The float32 graph."""
         return self.path / GRAPH
@@ -148,6 +153,11 @@ class Bundle:
         except (OSError, msgspec.MsgspecError) as error:
             raise BundleError(f"{path.name}: {EXAMPLES} cannot be read: {error}") from error
         return cls(path, manifest, spec, vocabulary, examples)
+
+
+def number_of(version: str) -> int:
+    """The part of the id that a version's name ends in, as a number below 2⁴⁸."""
+    return int(version[-12:], 16)
 
 
 def newest(path: Path) -> Path:

@@ -16,7 +16,7 @@ CtrError
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 
 class CtrError(Exception):
@@ -94,6 +94,11 @@ class ServiceError(CtrError):
         self.details = tuple(details)
         self.total = len(self.details) if total is None else total
 
+    @property
+    def reason(self) -> str:
+        """What metrics count it as: one word out of few, finer than the code where that helps."""
+        return self.code
+
     def body(self) -> dict[str, Any]:
         """The one shape in which every error is answered."""
         error: dict[str, Any] = {"code": self.code, "message": str(self)}
@@ -144,9 +149,19 @@ class Overloaded(ServiceError):
 
     status, code = 429, "overloaded"
 
-    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+    def __init__(
+        self,
+        message: str,
+        retry_after: float = 1.0,
+        reason: Literal["queue_full", "deadline_out_of_reach"] = "queue_full",
+    ) -> None:
         super().__init__(message)
         self.headers = {"retry-after": str(max(1, round(retry_after)))}
+        self._reason = reason
+
+    @property
+    def reason(self) -> str:
+        return self._reason
 
 
 class NotReady(ServiceError):

@@ -100,6 +100,7 @@ class HttpExchange(Exchange):
         if not self.keep_alive:
             protocol.transport.close()
         protocol.on_response_complete()
+        self.sent()
 
 
 class ScoringProtocol(HttpToolsProtocol):

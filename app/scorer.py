@@ -61,6 +61,7 @@ class Asker(Caller, Protocol):
     degraded: bool
     """Values may count as OOV because the vocabulary could not be asked."""
     ids: Ids | None
+    rows: int
     top_k: int | None
 
 
@@ -154,6 +155,7 @@ class Scorer:
         instances = decode(predict_decoder, body).instances
         if len(instances) > self._max_instances:
             raise TooLarge(f"more than {self._max_instances} instances")
+        caller.rows = len(instances)
         known = self._encoder.fields
         encode_context, encode_candidate = self._encoder.context.row, self._encoder.candidate.row
         problems = Problems()
@@ -206,6 +208,7 @@ class Scorer:
             caller.ids = []
             rows = len(candidates)
             encode = partial(self._encode_rows, candidates, body, caller.ids, problems, misses)
+        caller.rows = rows
         width = self._encoder.candidate.shape.width * _INT
         job = Job(caller, [context], bytearray(rows * width), rows, ready=0)
         yield from self._score_parts(job, encode, caller, problems, misses)

@@ -75,6 +75,12 @@ class Settings(BaseSettings):
     drain_seconds: PositiveFloat = Field(
         20.0, description="how long accepted requests may take to finish after SIGTERM"
     )
+    slow_request_ms: NonNegativeInt = Field(
+        500, description="a request that takes longer is logged with its stages; 0 is never"
+    )
+    metrics: Literal["on", "off"] = Field(
+        "on", description="off: what passes is not counted, and /metrics is not there"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log lines that are written"
     )

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.batch import Batch
+from app.batch import Batch, Closed, Scores
 from app.batcher import MicroBatcher
 from app.bundle import newest
 from app.engine import cpu_quota
@@ -100,7 +100,7 @@ class State:
         if loaded.remote is not None:
             self._show(loaded.remote)
             await self._reach(loaded.remote)
-        self._prepared.own[0] = _number(loaded)
+        self._prepared.own[0] = loaded.bundle.number
         await self._serve(loaded)
         cells.set_ready()
         if cells.workers > 1:
@@ -150,14 +150,14 @@ class State:
         bundle, encoder, engine = loaded.bundle, loaded.encoder, loaded.engine
         if remote is not None:
             self._show(remote)
-        counts = metrics.count_values(bundle.vocabulary.layout, encoder.context, encoder.candidate)
-        recorder = metrics.recorder
+        counts, recorder = metrics.count_bundle(bundle, encoder), metrics.recorder
 
-        def observe(batch: Batch, seconds: float) -> None:
+        def observe(batch: Batch, scores: Scores, seconds: float, closed: Closed) -> None:
             self._failures = 0
-            recorder.batch_rows.observe(len(batch.candidate))
-            recorder.engine_seconds.observe(seconds)
-            counts.observe(batch)
+            if not metrics.enabled:
+                return
+            recorder.observe(len(batch.candidate), seconds, closed)
+            counts.observe(batch, scores)
             if remote is not None:
                 remote.count_lookups(batch)
 
@@ -248,7 +248,7 @@ class State:
             )  # fmt: skip
             self._metrics.recorder.refused_bundles += 1
             self._versions.refuse(path)
-            self._prepared.own[0] = _number(old)
+            self._prepared.own[0] = old.bundle.number
             if loaded is not None and loaded.remote is not None:
                 await self._forget(loaded.remote)
             return
@@ -273,7 +273,7 @@ class State:
         Raises:
             BundleError: one of them cannot.
         """
-        self._prepared.own[0] = _number(loaded)
+        self._prepared.own[0] = loaded.bundle.number
         try:
             async with asyncio.timeout(AGREE_SECONDS):
                 while not self._prepared.equal():  # noqa: ASYNC110 - other processes set it
@@ -311,6 +311,7 @@ class State:
         """Let go of a bundle once every request that began with it has had its answer."""
         await asyncio.sleep(self._settings.deadline_ms / 1000 + 1)
         await batcher.__aexit__(None, None, None)
+        self._metrics.poll()
         self._batchers.remove(batcher)
         self._abandoned += batcher.abandoned
         if old.remote is not None and (self.loaded is None or self.loaded.remote is not old.remote):
@@ -341,8 +342,3 @@ class State:
             await batcher.__aexit__(None, None, None)
         for remote in self._remotes:
             await remote.close()
-
-
-def _number(loaded: Loaded) -> int:
-    """A bundle's id as a number that a cell can hold."""
-    return int(loaded.bundle.version[-12:], 16)

@@ -22,6 +22,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "drain_seconds": ("1.5", 1.5),
     "bundle_poll_seconds": ("0.5", 0.5),
     "log_level": ("debug", "debug"),
+    "metrics": ("off", "off"),
     "redis_url": ("redis://cache", SecretStr("redis://cache")),
     "redis_password_file": ("/run/secrets/redis", Path("/run/secrets/redis")),
     "vocabulary_fallback": ("oov", "oov"),

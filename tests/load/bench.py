@@ -55,14 +55,14 @@ class Figures(NamedTuple):
 
 
 @contextmanager
-def serving(words: Sequence[str]) -> Iterator[None]:
+def serving(words: Sequence[str], port: int = PORT) -> Iterator[None]:
     """Run a server until the block ends."""
     process = subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT)
     try:
         end = monotonic() + 60
         while True:
             try:
-                connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=1)
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
                 connection.request("GET", "/ready")
                 if connection.getresponse().status == 200:
                     break
@@ -177,9 +177,9 @@ def rank_over_http(bodies: Sequence[bytes], count: int) -> float:
     return timed(ask, count)
 
 
-def product_words(bundle: Path) -> list[str]:
+def product_words(bundle: Path, port: int = PORT) -> list[str]:
     """The product's command line."""
-    return ["app", "--bundle", str(bundle), "--port", str(PORT), "--log-level", "warning"]
+    return ["app", "--bundle", str(bundle), "--port", str(port), "--log-level", "warning"]
 
 
 def lined_up(bundle: Path, plain: Path, rows: Sequence[Row], scratch: Path) -> Lineup:
@@ -260,6 +260,30 @@ def measure(
             samples.add(f"int8_rank{candidates}", seconds_int8)
 
 
+def metrics_ratios(bundle: Path, bodies: Path, seconds: int, pairs: int) -> dict[str, float]:
+    """Requests per second with metrics on over those with metrics off.
+
+    Both services run all the time, and are driven turn and turn about, each first as often as the
+    other; a figure is the median of the pairs' ratios.
+    """
+    on, off = PORT, PORT + 1
+    figures = {}
+    silent = [*product_words(bundle, off), "--metrics", "off"]
+    with serving(product_words(bundle, on), on), serving(silent, off):
+        for port in (on, off):
+            wrk(bodies, 8, 1, port=port)
+        for connections in CONNECTIONS:
+            found = []
+            for pair in range(pairs):
+                order = (on, off) if pair % 2 else (off, on)
+                rate = {port: wrk(bodies, connections, seconds, port=port).rate for port in order}
+                found.append(rate[on] / rate[off])
+            shown = " ".join(f"{ratio:.3f}" for ratio in sorted(found))
+            print(f"{connections:4} connections, metrics on over off: {shown}")
+            figures[f"metrics_c{connections}_ratio"] = statistics.median(found)
+    return figures
+
+
 def ratios(samples: Samples) -> dict[str, float]:
     """The figures that the project states: the product against the better of the usual ways."""
     median = samples.median
@@ -315,6 +339,14 @@ def table(samples: Samples, peers: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
+def tell(figures: dict[str, float], file: Path | None) -> None:
+    """Print figures, and write them where that is asked for."""
+    for name, figure in figures.items():
+        print(f"{name:30} {figure:.3f}")
+    if file:
+        file.write_text(json.dumps(figures, indent=1) + "\n")
+
+
 def main() -> None:
     """Run the benchmark and print its tables."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
@@ -322,6 +354,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=4, help="of each wrk run; whole ones")
     parser.add_argument("--json", type=Path, help="write the ratios here")
     parser.add_argument("--peers", action="store_true", help="mosec and Triton beside the service")
+    parser.add_argument(
+        "--metrics", action="store_true",
+        help="only the service with metrics beside itself without; repetitions are pairs",
+    )  # fmt: skip
     options = parser.parse_args()
     # A benchmark that is told to end ends its servers first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -331,6 +367,12 @@ def main() -> None:
         scratch = Path(name)
         rows = predict_rows()
         predict_bodies(scratch / "predict", rows)
+        if options.metrics:
+            figures = metrics_ratios(
+                bundle, scratch / "predict", options.seconds, options.repetitions
+            )
+            tell(figures, options.json)
+            return
         lineup = lined_up(bundle, plain, rows, scratch) if options.peers else None
         for repetition in range(options.repetitions):
             print(f"repetition {repetition + 1} of {options.repetitions}", file=sys.stderr)
@@ -341,10 +383,7 @@ def main() -> None:
         figures |= peer_ratios(samples, peers)
     print(table(samples, peers))
     print()
-    for name, figure in figures.items():
-        print(f"{name:30} {figure:.3f}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    tell(figures, options.json)
     if lineup and not lineup.complete:
         raise SystemExit("a peer was left out: see above")
 
