@@ -35,6 +35,7 @@ from tests.load.peers import running
 from tests.load.peers.lineup import Lineup
 from tests.load.peers.peer import Mosec, Row, Triton
 from tests.load.shape import FIELDS, Draws, field_name, make, opened
+from tests.serving import Service
 
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 8917
@@ -55,14 +56,14 @@ class Figures(NamedTuple):
 
 
 @contextmanager
-def serving(words: Sequence[str], port: int = PORT) -> Iterator[None]:
+def serving(words: Sequence[str]) -> Iterator[None]:
     """Run a server until the block ends."""
     process = subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT)
     try:
         end = monotonic() + 60
         while True:
             try:
-                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+                connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=1)
                 connection.request("GET", "/ready")
                 if connection.getresponse().status == 200:
                     break
@@ -177,9 +178,9 @@ def rank_over_http(bodies: Sequence[bytes], count: int) -> float:
     return timed(ask, count)
 
 
-def product_words(bundle: Path, port: int = PORT) -> list[str]:
+def product_words(bundle: Path) -> list[str]:
     """The product's command line."""
-    return ["app", "--bundle", str(bundle), "--port", str(port), "--log-level", "warning"]
+    return ["app", "--bundle", str(bundle), "--port", str(PORT), "--log-level", "warning"]
 
 
 def lined_up(bundle: Path, plain: Path, rows: Sequence[Row], scratch: Path) -> Lineup:
@@ -260,27 +261,42 @@ def measure(
             samples.add(f"int8_rank{candidates}", seconds_int8)
 
 
-def metrics_ratios(bundle: Path, bodies: Path, seconds: int, pairs: int) -> dict[str, float]:
-    """Requests per second with metrics on over those with metrics off.
+def metrics_ratios(bundle: Path, scratch: Path, seconds: int, pairs: int) -> dict[str, float]:
+    """The service with metrics on over the same with metrics off.
 
-    Both services run all the time, and are driven turn and turn about, each first as often as the
-    other; a figure is the median of the pairs' ratios.
+    Both run all the time and are driven turn and turn about, each first as often as the other. A
+    figure is the median of the pairs' ratios: of requests per second, and of requests per second
+    of the processor's time, which other work on the machine moves less.
     """
-    on, off = PORT, PORT + 1
+    bodies = scratch / "predict"
+    services = {
+        metrics: Service(bundle, scratch / f"log-{metrics}", log_level="warning", metrics=metrics)
+        for metrics in ("on", "off")
+    }
     figures = {}
-    silent = [*product_words(bundle, off), "--metrics", "off"]
-    with serving(product_words(bundle, on), on), serving(silent, off):
-        for port in (on, off):
-            wrk(bodies, 8, 1, port=port)
+    try:
+        for service in services.values():
+            service.wait_ready()
+            wrk(bodies, 8, 1, port=service.port)
         for connections in CONNECTIONS:
-            found = []
+            ratios: dict[str, list[float]] = {"rate": [], "per_cpu": []}
             for pair in range(pairs):
-                order = (on, off) if pair % 2 else (off, on)
-                rate = {port: wrk(bodies, connections, seconds, port=port).rate for port in order}
-                found.append(rate[on] / rate[off])
-            shown = " ".join(f"{ratio:.3f}" for ratio in sorted(found))
-            print(f"{connections:4} connections, metrics on over off: {shown}")
-            figures[f"metrics_c{connections}_ratio"] = statistics.median(found)
+                found = {}
+                for metrics in ("on", "off") if pair % 2 else ("off", "on"):
+                    service = services[metrics]
+                    before = service.cpu_seconds()
+                    rate = wrk(bodies, connections, seconds, port=service.port).rate
+                    used = (service.cpu_seconds() - before) / seconds
+                    found[metrics] = {"rate": rate, "per_cpu": rate / used}
+                for name, each in ratios.items():
+                    each.append(found["on"][name] / found["off"][name])
+            for name, each in ratios.items():
+                shown = " ".join(f"{ratio:.3f}" for ratio in sorted(each))
+                print(f"{connections} connections, {name}, on over off: {shown}")
+                figures[f"metrics_c{connections}_{name}_ratio"] = statistics.median(each)
+    finally:
+        for service in services.values():
+            service.stop()
     return figures
 
 
@@ -368,9 +384,7 @@ def main() -> None:
         rows = predict_rows()
         predict_bodies(scratch / "predict", rows)
         if options.metrics:
-            figures = metrics_ratios(
-                bundle, scratch / "predict", options.seconds, options.repetitions
-            )
+            figures = metrics_ratios(bundle, scratch, options.seconds, options.repetitions)
             tell(figures, options.json)
             return
         lineup = lined_up(bundle, plain, rows, scratch) if options.peers else None
