@@ -5,10 +5,12 @@ CtrError
 ├── BundleError          a bundle is incomplete, altered, or does not reproduce
 ├── ProviderError        the wanted execution provider cannot be used
 ├── AddressError         the address of Redis, or the login, cannot be used
+├── KeyFileError         the file of the admin port's keys cannot be used
 ├── LinkError            Redis did not answer; carries the Problem that callers may see
 ├── ValueProblem         one raw value breaks the rules of its field
 └── ServiceError         an answer to a caller: carries its HTTP status and code as data
     ├── Undecodable 400, TooLarge 413, WrongMediaType 415, Invalid 422
+    ├── NotFound 404, MethodNotAllowed 405; of the admin port Unauthorized 401, Refused 409
     ├── Overloaded 429
     └── NotReady 503, EngineFailed 503, VocabularyUnavailable 503, DeadlinePassed 504
 """
@@ -37,6 +39,10 @@ class ProviderError(CtrError):
 
 class AddressError(CtrError):
     """An address of Redis, or a login, that cannot be used."""
+
+
+class KeyFileError(CtrError):
+    """A file of keys that cannot be read, or holds none."""
 
 
 class Problem(NamedTuple):
@@ -124,6 +130,19 @@ class MethodNotAllowed(ServiceError):
     """The path is known, but not with this method."""
 
     status, code = 405, "method_not_allowed"
+
+
+class Unauthorized(ServiceError):
+    """The request has no valid key for what it asks."""
+
+    status, code = 401, "unauthorized"
+    headers: Mapping[str, str] = {"www-authenticate": "Bearer"}
+
+
+class Refused(ServiceError):
+    """A bundle cannot take the place of the one in use; the message says why."""
+
+    status, code = 409, "refused"
 
 
 class TooLarge(ServiceError):

@@ -9,16 +9,15 @@ from contextlib import asynccontextmanager
 from time import perf_counter
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
 from app import asgi
+from app.answers import answer_errors
 from app.cells import Cells
 from app.documentation import complete
 from app.endpoints import ScoringEndpoints
-from app.errors import CtrError, MethodNotAllowed, NotFound, ServiceError
+from app.errors import CtrError
 from app.loading import Opened
 from app.meter import OPERATION, Meter
 from app.metrics import Metrics
@@ -123,21 +122,5 @@ def create_app(
     app.scoring, app.serving, app.meter = endpoints, state, metrics.meter(OPERATION)
     app.include_router(build_router(state, endpoints, metrics))
 
-    @app.exception_handler(ServiceError)
-    async def on_service_error(request: Request, error: ServiceError) -> JSONResponse:
-        return JSONResponse(error.body(), error.status, dict(error.headers))
-
-    @app.exception_handler(HTTPException)
-    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
-        kinds: dict[int, ServiceError] = {
-            404: NotFound("there is nothing at this path"),
-            405: MethodNotAllowed("this path does not take that method"),
-        }
-        known = kinds.get(error.status_code, ServiceError(str(error.detail)))
-        return JSONResponse(known.body(), error.status_code, dict(error.headers or {}))
-
-    @app.exception_handler(Exception)
-    async def on_any_error(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(ServiceError("internal error").body(), 500)
-
+    answer_errors(app)
     return app

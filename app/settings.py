@@ -33,6 +33,13 @@ class Settings(BaseSettings):
     workers: PositiveInt = Field(
         1, description="processes that serve the port together, each with an engine of its own"
     )
+    admin_port: int | None = Field(
+        None, ge=1, le=65535, description="port of the admin endpoints; without it, there are none"
+    )
+    admin_host: str = Field("127.0.0.1", description="address of the admin endpoints")
+    admin_key_file: Path | None = Field(
+        None, description="a file with the SHA-256 of the admin endpoints' keys, a line for each"
+    )
     provider: Provider = Field(
         "auto", description="auto, cuda (refuses to start without it), or cpu"
     )
