@@ -59,6 +59,10 @@ class Settings(BaseSettings):
         1_000, description="time a request has; X-Request-Timeout-Ms may shorten it"
     )
     max_body_bytes: PositiveInt = Field(8 * 2**20, description="largest request body")
+    max_row_bytes: PositiveInt = Field(
+        64 * 2**10,
+        description="largest instance, context or candidate, or value of a column, as JSON",
+    )
     max_instances: PositiveInt = Field(5_000, description="most instances of a /predict")
     max_candidates: PositiveInt = Field(5_000, description="most candidates of a /rank")
     redis_url: SecretStr | None = Field(

@@ -195,6 +195,7 @@ class State:
             batcher,
             settings.max_instances,
             settings.max_candidates,
+            settings.max_row_bytes,
             settings.unknown_fields == "error",
             count_unknown,
             remote,
