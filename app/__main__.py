@@ -27,6 +27,7 @@ from app.admin import create_admin
 from app.bundle import newest
 from app.cells import Cells
 from app.errors import CtrError, KeyFileError
+from app.head import BoundedHead
 from app.keys import Keys
 from app.loading import Opened, open_bundle
 from app.main import create_app
@@ -98,10 +99,15 @@ class AdminServer(uvicorn.Server):
     def __init__(self, app: FastAPI, listener: socket.socket) -> None:
         super().__init__(
             uvicorn.Config(
-                app, lifespan="off", log_config=None, access_log=False, server_header=False,
+                app,
+                http=cast(type[asyncio.Protocol], partial(BoundedHead, 0)),
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
                 timeout_graceful_shutdown=1,
             )
-        )  # fmt: skip
+        )
         self._listener = listener
 
     @contextmanager

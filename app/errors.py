@@ -10,6 +10,7 @@ CtrError
 ├── ValueProblem         one raw value breaks the rules of its field
 └── ServiceError         an answer to a caller: carries its HTTP status and code as data
     ├── Undecodable 400, TooLarge 413, WrongMediaType 415, Invalid 422
+    ├── HeadTooLarge 431
     ├── NotFound 404, MethodNotAllowed 405; of the admin port Unauthorized 401, Refused 409
     ├── Overloaded 429
     └── NotReady 503, EngineFailed 503, VocabularyUnavailable 503, DeadlinePassed 504
@@ -161,6 +162,12 @@ class Invalid(ServiceError):
     """The body is JSON but not a request that this bundle can score."""
 
     status, code = 422, "invalid"
+
+
+class HeadTooLarge(ServiceError):
+    """A request's target and headers are over a limit."""
+
+    status, code = 431, "head_too_large"
 
 
 class Overloaded(ServiceError):

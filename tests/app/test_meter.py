@@ -7,7 +7,15 @@ from collections.abc import Iterator
 import pytest
 
 from app.cells import Cells
-from app.errors import MethodNotAllowed, NotFound, Overloaded, ServiceError
+from app.errors import (
+    HeadTooLarge,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    Refused,
+    ServiceError,
+    Unauthorized,
+)
 from app.meter import OUTCOMES, REFUSALS, Requests, ScoringMeter
 
 
@@ -18,9 +26,9 @@ def kinds(root: type[ServiceError]) -> Iterator[type[ServiceError]]:
         yield from kinds(kind)
 
 
-SCORING_ERRORS = sorted(
-    set(kinds(ServiceError)) - {NotFound, MethodNotAllowed}, key=lambda kind: kind.code
-)
+# Of a request that is none, of other routes, and of the admin port.
+ELSEWHERE = {HeadTooLarge, NotFound, MethodNotAllowed, Unauthorized, Refused}
+SCORING_ERRORS = sorted(set(kinds(ServiceError)) - ELSEWHERE, key=lambda kind: kind.code)
 
 
 @pytest.mark.parametrize("kind", SCORING_ERRORS)
@@ -39,7 +47,8 @@ def test_no_counter_is_for_nothing() -> None:
     reasons = {kind("a message").reason for kind in SCORING_ERRORS}
     reasons.add(Overloaded("a message", reason="deadline_out_of_reach").reason)
     assert reasons == set(REFUSALS)
-    assert {str(kind.status) for kind in kinds(ServiceError)} | {"200", "gone"} == set(OUTCOMES)
+    statuses = {str(kind.status) for kind in [*SCORING_ERRORS, NotFound, MethodNotAllowed]}
+    assert statuses | {"200", "gone"} == set(OUTCOMES)
 
 
 def test_stages_are_shown_by_route() -> None:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from app.bundle import CURRENT
+from app.head import HEAD_BYTES
 from tests.conftest import StartService
 from tests.redis_server import RedisServer
 from tests.serving import Service, free_port, run_to_end, strict, wait_until, workers_of
@@ -249,6 +250,8 @@ def test_wrong_paths_and_methods_have_the_one_shape(start_admin: StartAdmin, bot
     for path in ("/", "/docs", "/openapi.json", "/predict", "/bundles/"):
         assert error_of(admin.client.get(path), 404)["code"] == "not_found"
     assert error_of(admin.client.post("/bundles"), 405)["code"] == "method_not_allowed"
+    answer = admin.client.get("/bundles", headers={"more": "v" * HEAD_BYTES})
+    assert error_of(answer, 431)["code"] == "head_too_large"
 
 
 def test_where_current_cannot_be_written_nothing_happens(
