@@ -18,7 +18,8 @@ FLOOR = {"app.errors", "app.logs", "app.cells"}
 VALUES = {"app.layout", "app.spec", "app.canonical", "app.vocabulary", "app.encoder"}
 DOMAIN = VALUES | {"app.batch", "app.bundle"}
 # Metrics stand on the domain: they count missing and unseen values slot by slot.
-BELOW_ADAPTERS = FLOOR | DOMAIN | {"app.metrics"}
+METRICS = {"app.tallies", "app.meter", "app.bundle_metrics", "app.metrics"}
+BELOW_ADAPTERS = FLOOR | DOMAIN | METRICS
 REMOTE = {
     "app.remote",
     "app.remote.keys",
@@ -37,6 +38,12 @@ EDGE = {
     "app.state",
     "app.loading",
     "app.versions",
+    "app.slow_requests",
+    "app.head",
+    "app.keys",
+    "app.answers",
+    "app.activation",
+    "app.admin",
     "app.endpoints",
     "app.asgi",
     "app.protocol",
@@ -116,7 +123,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.encoder": FLOOR | {"app.layout", "app.spec", "app.canonical", "app.vocabulary"},
     "app.bundle": FLOOR | VALUES,
     "app.batch": FLOOR | VALUES,
-    "app.metrics": FLOOR | DOMAIN,
+    "app.tallies": FLOOR,
+    "app.meter": FLOOR | {"app.tallies"},
+    "app.bundle_metrics": FLOOR | DOMAIN | {"app.tallies"},
+    "app.metrics": FLOOR | DOMAIN | METRICS - {"app.metrics"},
+    "app.slow_requests": FLOOR,
+    "app.head": FLOOR,
+    "app.keys": FLOOR,
+    "app.answers": FLOOR,
+    "app.activation": FLOOR | DOMAIN | {"app.state", "app.versions"},
+    "app.admin": FLOOR | {"app.activation", "app.answers", "app.keys", "app.state"},
     "app.engine": BELOW_ADAPTERS,
     "app.batcher": BELOW_ADAPTERS,
     "app.remote": set(),
@@ -130,12 +146,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.schemas": FLOOR | DOMAIN,
     "app.decoding": FLOOR | DOMAIN | {"app.schemas"},
     "app.scorer": BELOW_ADAPTERS | {"app.schemas", "app.decoding"},
-    "app.endpoints": BELOW_ADAPTERS | USE_CASE,
+    "app.endpoints": BELOW_ADAPTERS | USE_CASE | {"app.slow_requests"},
     "app.asgi": FLOOR | {"app.endpoints"},
     "app.versions": FLOOR | DOMAIN,
     "app.loading": BELOW_EDGE | {"app.settings"},
     "app.state": BELOW_EDGE | {"app.settings", "app.loading", "app.versions"},
-    "app.protocol": FLOOR | {"app.endpoints"},
+    "app.protocol": FLOOR | {"app.endpoints", "app.head"},
     "app.documentation": FLOOR | DOMAIN | {"app.schemas"},
     "app.routes": BELOW_EDGE | {"app.settings", "app.state", "app.endpoints", "app.asgi"},
     "app.main": BELOW_EDGE | EDGE - {"app.main", "app.workers"},
