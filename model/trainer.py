@@ -169,9 +169,7 @@ class Columns:
         values = (
             None if value is None else torch.from_numpy(value[rows]) for value in self._values
         )
-        return Inputs(
-            context, candidate, torch.arange(len(index)), lists[:split], lists[split:], *values
-        )
+        return Inputs(context, candidate, None, lists[:split], lists[split:], *values)
 
     def row_l2(self, config: TrainConfig, sampling: Sampling) -> Tensor:
         """Return the decay [T] per named row that stands in for lambda on every row and step.
@@ -236,7 +234,7 @@ class NamedRows:
         row = np.flatnonzero(self._marked)
         self._marked[row] = False
         self._position[row] = np.arange(len(row), dtype=np.int32)
-        return torch.from_numpy(row), torch.from_numpy(self._position[index])
+        return torch.from_numpy(row), torch.from_numpy(self._position[index].astype(np.int64))
 
 
 class LazyAdam:

@@ -70,7 +70,7 @@ DATA = READING | {
     "model.config", "model.raw", "model.vocab", "model.dataset", "model.encode",
 }  # fmt: skip
 # A network may stand on another, as DeepFM does on FM; the package is the registry of all.
-LAYERS = {"model.networks.mlp", "model.networks.network"}
+LAYERS = {"model.networks.mlp", "model.networks.network", "model.networks.rows"}
 CROSSES = LAYERS | {"model.networks.crosses"}
 SHALLOW = LAYERS | {"model.networks.lr", "model.networks.fm"}
 PRODUCTS = LAYERS | {"model.networks.products"}
@@ -170,8 +170,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.vocab": SHARED | {"model.data"},
     "model.dataset": SHARED | {"model.networks.network"},
     "model.encode": SHARED | DATA - {"model.encode"},
-    "model.networks.mlp": {"model.config"},
-    "model.networks.network": SHARED | {"model.config", "model.networks.mlp"},
+    "model.networks.rows": set(),
+    "model.networks.mlp": {"model.config", "model.networks.rows"},
+    "model.networks.network": SHARED | {"model.config"} | LAYERS - {"model.networks.network"},
     "model.networks.lr": SHARED | {"model.config"} | LAYERS,
     "model.networks.fm": SHARED | {"model.config"} | SHALLOW - {"model.networks.fm"},
     "model.networks.products": SHARED | {"model.config"} | LAYERS,
