@@ -12,14 +12,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from app.endpoints import BODY_SECONDS, Exchange, Header, Route, ScoringEndpoints
 from app.errors import NotReady, Undecodable
+from app.head import BoundedHead
 
 DISCARDED_BYTES = 64 * 1024
 """Length up to which the body of a refused request is read and dropped; else its connection is
@@ -100,13 +97,14 @@ class HttpExchange(Exchange):
         if not self.keep_alive:
             protocol.transport.close()
         protocol.on_response_complete()
+        self.sent()
 
 
-class ScoringProtocol(HttpToolsProtocol):
+class ScoringProtocol(BoundedHead):
     """HTTP/1.1 by httptools; one object for each connection."""
 
     def __init__(self, endpoints: ScoringEndpoints, **uvicorns: Any) -> None:
-        super().__init__(**uvicorns)
+        super().__init__(endpoints.max_body_bytes, **uvicorns)
         self.endpoints = endpoints
         self._routes = {path.encode(): route for path, route in endpoints.routes.items()}
 
@@ -122,6 +120,7 @@ class ScoringProtocol(HttpToolsProtocol):
         return cycle if cycle.__class__ is HttpExchange else None
 
     def on_headers_complete(self) -> None:
+        self.check_head()
         route = self._routes.get(self.url)
         parser, before = self.parser, self.cycle
         if (
