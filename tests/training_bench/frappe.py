@@ -13,9 +13,10 @@ import numpy as np
 
 from app.layout import Layout
 from model.config import MANY_ROWS, Settings
-from model.data import Part
 from model.dataset import Dataset
-from model.pipeline import Inputs, Prepared, prepare
+from model.prepare import Prepared, prepare
+from model.raw import Inputs
+from model.split import Part
 from tests.realdata import DATA, SPECS
 from tests.training_bench.running import BFLOAT16, FUXICTR, PRODUCT, Figures, in_turn
 from tests.training_bench.work import Rows, Work, write_rows
@@ -41,7 +42,7 @@ def _file(name: str) -> Path:
 def prepared() -> Prepared:
     """Read and encode the data as the product does."""
     parts: dict[Part, list[Path]] = {part: [_file(name)] for part, name in FILES.items()}
-    return prepare(SPECS / "frappe.toml", Inputs(parts=parts))
+    return prepare(SPECS / "frappe.toml", Inputs(parts=parts), progress=False)
 
 
 def rows_of(layout: Layout, data: Dataset) -> Rows:

@@ -12,7 +12,7 @@ from typing import Any
 
 from model.config import Settings, TrainConfig
 from model.metrics import auc, sigmoid
-from model.pipeline import Prepared
+from model.prepare import Prepared
 from model.sampling import Sampling
 from model.train import fit, predict
 from tests.realdata import SPECS
