@@ -10,11 +10,13 @@ from time import perf_counter
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from app import asgi
 from app.answers import answer_errors
 from app.cells import Cells
+from app.docs_page import page
 from app.documentation import complete
 from app.endpoints import ScoringEndpoints
 from app.errors import CtrError
@@ -118,7 +120,14 @@ def create_app(
         version="0.1.0",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return HTMLResponse(page(app.openapi()))
+
     app.scoring, app.serving, app.meter = endpoints, state, metrics.meter(OPERATION)
     app.include_router(build_router(state, endpoints, metrics))
 
