@@ -59,11 +59,19 @@ SHARED = VALUES | {"app.bundle", "app.errors"}
 # What runs the exported graph: where it is checked and measured.
 RUNNING = {"app.batch", "app.engine"}
 # The trainer's own modules up to the network, and up to a trained and measured one.
-DATA = {
-    "model.config", "model.data", "model.vocab", "model.dataset", "model.encode", "model.files",
+READING = {
+    "model.files",
+    "model.progress",
+    "model.logs",
+    "model.data",
+    "model.split",
+    "model.spill",
+}
+DATA = READING | {
+    "model.config", "model.raw", "model.vocab", "model.dataset", "model.encode",
 }  # fmt: skip
 # A network may stand on another, as DeepFM does on FM; the package is the registry of all.
-LAYERS = {"model.networks.mlp", "model.networks.network"}
+LAYERS = {"model.networks.mlp", "model.networks.network", "model.networks.rows"}
 CROSSES = LAYERS | {"model.networks.crosses"}
 SHALLOW = LAYERS | {"model.networks.lr", "model.networks.fm"}
 PRODUCTS = LAYERS | {"model.networks.products"}
@@ -91,6 +99,8 @@ OFFLINE = TRAINING | {
     "model.report",
     "model.warm_start",
     "model.cache",
+    "model.prepare",
+    "model.offline",
     "model.pipeline",
     "model.fetch",
     "model.compare",
@@ -153,14 +163,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.fetch": {"app.errors"},
     "model.metrics": {"app.errors"},
     "model.memory": set(),
-    "model.data": SHARED | {"model.config", "model.files"},
-    "model.vocab": SHARED | {"model.config", "model.data"},
-    "model.dataset": SHARED
-    | {"model.config", "model.data", "model.vocab"}
-    | {"model.networks.network"},
+    "model.progress": set(),
+    "model.logs": SHARED,
+    "model.split": {"model.logs"},
+    "model.spill": set(),
+    "model.data": SHARED | {"model.files", "model.progress", "model.logs"},
+    "model.raw": SHARED | READING,
+    "model.vocab": SHARED | {"model.data"},
+    "model.dataset": SHARED | {"model.networks.network"},
     "model.encode": SHARED | DATA - {"model.encode"},
-    "model.networks.mlp": {"model.config"},
-    "model.networks.network": SHARED | {"model.config", "model.networks.mlp"},
+    "model.networks.rows": set(),
+    "model.networks.mlp": {"model.config", "model.networks.rows"},
+    "model.networks.network": SHARED | {"model.config"} | LAYERS - {"model.networks.network"},
     "model.networks.lr": SHARED | {"model.config"} | LAYERS,
     "model.networks.fm": SHARED | {"model.config"} | SHALLOW - {"model.networks.fm"},
     "model.networks.products": SHARED | {"model.config"} | LAYERS,
@@ -175,6 +189,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.arrays": {"app.bundle", "model.files"},
     "model.checkpoint": {"model.arrays"},
     "model.cache": SHARED | DATA | {"model.arrays"},
+    "model.prepare": SHARED | TRAINING | {"model.cache", "model.warm_start"},
+    "model.offline": SHARED | TRAINING | RUNNING | {"model.evaluate"},
     "model.calibration": SHARED | {"model.dataset", "model.metrics"},
     "model.trainer": SHARED | TRAINING - {"model.trainer", "model.train"},
     "model.train": SHARED | TRAINING - {"model.train"},
