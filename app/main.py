@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from app import asgi
 from app.cells import Cells
-from app.documentation import complete
+from app.documentation import Limits, complete
 from app.endpoints import ScoringEndpoints
 from app.errors import CtrError, MethodNotAllowed, NotFound, ServiceError
 from app.loading import Opened
@@ -34,11 +34,12 @@ class Service(FastAPI):
 
     scoring: ScoringEndpoints
     serving: State
+    limits: Limits
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document; once a bundle is loaded its examples are true ones."""
         loaded = self.serving.loaded
-        return complete(super().openapi(), loaded.bundle if loaded else None)
+        return complete(super().openapi(), loaded.bundle if loaded else None, self.limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
@@ -98,6 +99,9 @@ def create_app(
         lifespan=lifespan,
     )
     app.scoring, app.serving = endpoints, state
+    app.limits = Limits(
+        settings.max_instances, settings.max_candidates, settings.unknown_fields == "error"
+    )
     app.include_router(build_router(state, endpoints, metrics))
 
     @app.exception_handler(ServiceError)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # The layers of app/, from the floor to the edge. Only the edge reads app.settings.
 FLOOR = {"app.errors", "app.logs", "app.cells"}
 VALUES = {"app.layout", "app.spec", "app.canonical", "app.vocabulary", "app.encoder"}
-DOMAIN = VALUES | {"app.batch", "app.bundle"}
+DOMAIN = VALUES | {"app.batch", "app.bundle", "app.field_schemas"}
 # Metrics stand on the domain: they count missing and unseen values slot by slot.
 BELOW_ADAPTERS = FLOOR | DOMAIN | {"app.metrics"}
 REMOTE = {
@@ -106,6 +106,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.encoder": FLOOR | {"app.layout", "app.spec", "app.canonical", "app.vocabulary"},
     "app.bundle": FLOOR | VALUES,
     "app.batch": FLOOR | VALUES,
+    "app.field_schemas": FLOOR | {"app.layout", "app.spec", "app.canonical"},
     "app.metrics": FLOOR | DOMAIN,
     "app.engine": BELOW_ADAPTERS,
     "app.batcher": BELOW_ADAPTERS,
