@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from app import logs
 from app.bundle import newest
 from app.cells import Cells
+from app.connection import BoundedProtocol
 from app.errors import CtrError
 from app.loading import Opened, open_bundle
 from app.main import create_app
@@ -31,6 +32,8 @@ from app.settings import Settings
 from app.state import State
 from app.workers import Seat, Supervisor, bind
 
+SPARE_SECONDS = 1
+"""What requests have beyond the time to drain when nobody waits for their clients any more."""
 log = logging.getLogger("app")
 
 
@@ -40,10 +43,13 @@ class _Server(uvicorn.Server):
     A worker stops too when its supervisor is gone.
     """
 
-    def __init__(self, config: uvicorn.Config, state: State, seat: Seat | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, state: State, seat: Seat | None, drain_seconds: float
+    ) -> None:
         super().__init__(config)
         self._state = state
         self._seat = seat
+        self._drain_seconds = drain_seconds
         self.failed: str | None = None
 
     def stop(self) -> None:
@@ -51,7 +57,16 @@ class _Server(uvicorn.Server):
         self._state.draining = True
         if self.should_exit:
             self.force_exit = True
+            self._let_go()
+        else:
+            asyncio.get_running_loop().call_later(self._drain_seconds, self._let_go)
         self.should_exit = True
+
+    def _let_go(self) -> None:
+        """Cut those who do not take their answers: whoever writes to them would wait for ever."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, BoundedProtocol):
+                connection.drop_untaken()
 
     def fail(self, problem: str) -> None:
         """End with an error."""
@@ -127,15 +142,16 @@ def serve(settings: Settings, seat: Seat | None = None, opened: Opened | None = 
     app = create_app(settings, fail, seat.cells if seat else None, opened)
     config = uvicorn.Config(
         app,
+        ws="none",
         http=cast(type[asyncio.Protocol], partial(ScoringProtocol, app.scoring)),
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
+        timeout_graceful_shutdown=math.ceil(settings.drain_seconds) + SPARE_SECONDS,
     )
-    server = _Server(config, app.serving, seat)
+    server = _Server(config, app.serving, seat, settings.drain_seconds)
     server.run([seat.listener] if seat else None)
     if server.failed is not None:
         log.error("cannot serve: %s", server.failed)

@@ -29,6 +29,7 @@ from app.errors import (
     NotReady,
     ServiceError,
     TooLarge,
+    Undecodable,
     WrongMediaType,
 )
 from app.metrics import Buckets, Counts, Recorder
@@ -37,8 +38,6 @@ from app.scorer import Ids, Scorer, Steps, Wait
 Header = tuple[bytes, bytes]
 _Turn = AbstractAsyncContextManager[None]
 
-BODY_SECONDS = 30.0
-"""How long a body may take to arrive."""
 HOLD_SECONDS = 0.0005
 """How long a request may hold the event loop while others wait."""
 LONG_BODY = 32 * 1024
@@ -146,11 +145,17 @@ class ScoringEndpoints:
     """``POST /predict``, ``/rank`` and ``/v1/models/{name}:predict``."""
 
     def __init__(
-        self, state: HasScorer, recorder: Recorder, deadline: float, max_body_bytes: int
+        self,
+        state: HasScorer,
+        recorder: Recorder,
+        deadline: float,
+        max_body_bytes: int,
+        receive_seconds: float,
     ) -> None:
         self._state = state
         self._deadline = deadline
         self.max_body_bytes = max_body_bytes
+        self.receive_seconds = receive_seconds
         self._prefix = os.urandom(6).hex().encode()
         self._number = count(1)
         self.expecting: set[Exchange] = set()
@@ -279,6 +284,10 @@ class ScoringEndpoints:
     def too_large(self) -> TooLarge:
         """The answer to a body over the limit."""
         return TooLarge(f"the body is over {self.max_body_bytes} bytes")
+
+    def late(self) -> Undecodable:
+        """The answer to a body that takes too long."""
+        return Undecodable(f"the body did not arrive in {self.receive_seconds:g} seconds")
 
 
 async def _advance(exchange: Exchange, steps: Steps[None]) -> Wait:

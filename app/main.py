@@ -66,7 +66,11 @@ def create_app(
     metrics = Metrics(cells or Cells())
     state = State(settings, metrics, opened)
     endpoints = ScoringEndpoints(
-        state, metrics.recorder, settings.deadline_ms / 1000, settings.max_body_bytes
+        state,
+        metrics.recorder,
+        settings.deadline_ms / 1000,
+        settings.max_body_bytes,
+        settings.receive_seconds,
     )
 
     async def load() -> None:
