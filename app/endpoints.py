@@ -29,6 +29,7 @@ from app.errors import (
     NotReady,
     ServiceError,
     TooLarge,
+    Undecodable,
     WrongMediaType,
 )
 from app.meter import Meter
@@ -38,8 +39,6 @@ from app.slow_requests import SlowRequests
 Header = tuple[bytes, bytes]
 _Turn = AbstractAsyncContextManager[None]
 
-BODY_SECONDS = 30.0
-"""How long a body may take to arrive."""
 HOLD_SECONDS = 0.0005
 """How long a request may hold the event loop while others wait."""
 LONG_BODY = 32 * 1024
@@ -203,10 +202,12 @@ class ScoringEndpoints:
         slow: SlowRequests,
         deadline: float,
         max_body_bytes: int,
+        receive_seconds: float,
     ) -> None:
         self._state = state
         self._deadline = deadline
         self.max_body_bytes = max_body_bytes
+        self.receive_seconds = receive_seconds
         self._prefix = os.urandom(6).hex().encode()
         self._number = count(1)
         self.expecting: set[Exchange] = set()
@@ -335,6 +336,10 @@ class ScoringEndpoints:
     def too_large(self) -> TooLarge:
         """The answer to a body over the limit."""
         return TooLarge(f"the body is over {self.max_body_bytes} bytes")
+
+    def late(self) -> Undecodable:
+        """The answer to a body that takes too long."""
+        return Undecodable(f"the body did not arrive in {self.receive_seconds:g} seconds")
 
 
 async def _advance(exchange: Exchange, steps: Steps[None]) -> Wait:

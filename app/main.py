@@ -17,7 +17,7 @@ from app import asgi
 from app.answers import answer_errors
 from app.cells import Cells
 from app.docs_page import page
-from app.documentation import complete
+from app.documentation import Limits, complete
 from app.endpoints import ScoringEndpoints
 from app.errors import CtrError
 from app.loading import Opened
@@ -39,11 +39,12 @@ class Service(FastAPI):
     scoring: ScoringEndpoints
     serving: State
     meter: Meter
+    limits: Limits
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document; once a bundle is loaded its examples are true ones."""
         loaded = self.serving.loaded
-        return complete(super().openapi(), loaded.bundle if loaded else None)
+        return complete(super().openapi(), loaded.bundle if loaded else None, self.limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
@@ -89,6 +90,7 @@ def create_app(
         SlowRequests(settings.slow_request_ms),
         settings.deadline_ms / 1000,
         settings.max_body_bytes,
+        settings.receive_seconds,
     )
 
     async def load() -> None:
@@ -129,6 +131,9 @@ def create_app(
         return HTMLResponse(page(app.openapi()))
 
     app.scoring, app.serving, app.meter = endpoints, state, metrics.meter(OPERATION)
+    app.limits = Limits(
+        settings.max_instances, settings.max_candidates, settings.unknown_fields == "error"
+    )
     app.include_router(build_router(state, endpoints, metrics))
 
     answer_errors(app)

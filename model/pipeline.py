@@ -209,16 +209,19 @@ def run(
     bundle = write_bundle(out, fill, describe)
     if checkpoints is not None:
         checkpoints.clear()
-    write_report(
-        bundle.with_name(f"{bundle.name}.report"),
-        f"{prepared.name}, {config.network}",
-        config,
-        result,
-        metrics,
-        data["test"],
-        logits["test"],
-        "".join(f"{lost}; {'accepted' if lost.accepted else 'left out'}." for lost in losses),
-    )
+    try:
+        write_report(
+            bundle.with_name(f"{bundle.name}.report"),
+            f"{prepared.name}, {config.network}",
+            config,
+            result,
+            metrics,
+            data["test"],
+            logits["test"],
+            "".join(f"{lost}; {'accepted' if lost.accepted else 'left out'}." for lost in losses),
+        )
+    except OSError as error:
+        say(f"warning: the report beside {bundle.name}, which is whole, is not: {error}")
     for part, figures in metrics.items():
         say(f"{part}: {show(figures)}")
     return bundle

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # The layers of app/, from the floor to the edge. Only the edge reads app.settings.
 FLOOR = {"app.errors", "app.logs", "app.cells"}
 VALUES = {"app.layout", "app.spec", "app.canonical", "app.vocabulary", "app.encoder"}
-DOMAIN = VALUES | {"app.batch", "app.bundle"}
+DOMAIN = VALUES | {"app.batch", "app.bundle", "app.field_schemas"}
 # Metrics stand on the domain: they count missing and unseen values slot by slot.
 METRICS = {"app.tallies", "app.meter", "app.bundle_metrics", "app.metrics"}
 BELOW_ADAPTERS = FLOOR | DOMAIN | METRICS
@@ -46,6 +46,7 @@ EDGE = {
     "app.admin",
     "app.endpoints",
     "app.asgi",
+    "app.connection",
     "app.protocol",
     "app.docs_page",
     "app.documentation",
@@ -134,6 +135,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.answers": FLOOR,
     "app.activation": FLOOR | DOMAIN | {"app.state", "app.versions"},
     "app.admin": FLOOR | {"app.activation", "app.answers", "app.keys", "app.state"},
+    "app.field_schemas": FLOOR | {"app.layout", "app.spec", "app.canonical"},
     "app.engine": BELOW_ADAPTERS,
     "app.batcher": BELOW_ADAPTERS,
     "app.remote": set(),
@@ -152,7 +154,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.versions": FLOOR | DOMAIN,
     "app.loading": BELOW_EDGE | {"app.settings"},
     "app.state": BELOW_EDGE | {"app.settings", "app.loading", "app.versions"},
-    "app.protocol": FLOOR | {"app.endpoints", "app.head"},
+    "app.connection": FLOOR | {"app.head"},
+    "app.protocol": FLOOR | {"app.endpoints", "app.connection"},
     "app.docs_page": set(),
     "app.documentation": FLOOR | DOMAIN | {"app.schemas"},
     "app.routes": BELOW_EDGE | {"app.settings", "app.state", "app.endpoints", "app.asgi"},
