@@ -17,7 +17,7 @@ from tests.serving import Service, Wire, wait_until
 pytestmark = pytest.mark.e2e
 
 STAGES = ("read", "encode", "queue", "engine", "response")
-RUN_MS = 60
+RUN_MS = 30
 
 
 @pytest.fixture
@@ -105,10 +105,10 @@ def test_a_slow_refusal_ends_in_the_stage_that_took_its_time(
     start_service: StartService, sample: Sample
 ) -> None:
     """A request that was given up before it had its scores is told, and counted, up to there."""
-    service = start_service(program=SLOW, env={VARIABLE: "1000"}, slow_request_ms=50)
+    service = start_service(program=SLOW, env={VARIABLE: "150"}, slow_request_ms=20)
     body = {"instances": sample.rows[:1]}
     # A run that was never seen is not known to be long.
-    answer = service.post("/predict", body, X_Request_Timeout_Ms="200")
+    answer = service.post("/predict", body, X_Request_Timeout_Ms="40")
     assert answer.status_code == 504
     wait_until(lambda: bool(lines_of(service)), "it is told")
     (line,) = lines_of(service)
@@ -152,7 +152,7 @@ def test_a_flood_of_slow_requests_is_no_flood_of_lines(slow: Service, sample: Sa
 
 def test_no_request_is_slow_unless_asked(start_service: StartService, sample: Sample) -> None:
     """0 switches the lines off."""
-    service = start_service(program=SLOW, env={VARIABLE: "600"}, slow_request_ms=0)
+    service = start_service(program=SLOW, env={VARIABLE: str(RUN_MS)}, slow_request_ms=0)
     service.predict(sample.rows[:1])
     assert lines_of(service) == []
 
