@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,13 +19,16 @@ from typing import cast
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
 
 from app import logs
+from app.admin import create_admin
 from app.bundle import newest
 from app.cells import Cells
 from app.connection import BoundedProtocol
-from app.errors import CtrError
+from app.errors import CtrError, KeyFileError
+from app.keys import Keys
 from app.loading import Opened, open_bundle
 from app.main import create_app
 from app.protocol import ScoringProtocol
@@ -40,15 +44,21 @@ log = logging.getLogger("app")
 class _Server(uvicorn.Server):
     """uvicorn, but SIGTERM and SIGINT end in exit code 0: a clean stop is no failure.
 
-    A worker stops too when its supervisor is gone.
+    A worker stops too when its supervisor is gone. The ``admin`` server runs as long as it.
     """
 
     def __init__(
-        self, config: uvicorn.Config, state: State, seat: Seat | None, drain_seconds: float
+        self,
+        config: uvicorn.Config,
+        state: State,
+        seat: Seat | None,
+        admin: AdminServer | None,
+        drain_seconds: float,
     ) -> None:
         super().__init__(config)
         self._state = state
         self._seat = seat
+        self._admin = admin
         self._drain_seconds = drain_seconds
         self.failed: str | None = None
 
@@ -73,6 +83,13 @@ class _Server(uvicorn.Server):
         self.failed = problem
         self.should_exit = True
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._admin is None:
+            await super().serve(sockets)
+            return
+        async with self._admin:
+            await super().serve(sockets)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
@@ -88,6 +105,40 @@ class _Server(uvicorn.Server):
         asyncio.get_running_loop().remove_reader(self._seat.alive)
         log.error("the supervisor is gone")
         self.stop()
+
+
+class AdminServer(uvicorn.Server):
+    """The admin endpoints on a socket of their own, beside a service in the same loop.
+
+    An async context manager: leaving it ends it.
+    """
+
+    def __init__(self, app: FastAPI, listener: socket.socket, receive_seconds: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                ws="none",
+                http=cast(type[asyncio.Protocol], partial(BoundedProtocol, 0, receive_seconds)),
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        self._listener = listener
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # They are the service's.
+        yield
+
+    async def __aenter__(self) -> None:
+        self._running = asyncio.create_task(self.serve([self._listener]))
+
+    async def __aexit__(self, *_: object) -> None:
+        self.should_exit = True
+        await self._running
 
 
 def unknown_variables(environment: Iterable[str]) -> list[str]:
@@ -112,13 +163,36 @@ def main() -> int:
     for name in unknown_variables(os.environ):
         log.warning("environment variable %s is no setting and is ignored", name)
 
+    try:
+        admin = bind_admin(settings)
+    except (CtrError, OSError) as error:
+        log.error("cannot serve: the admin port: %s", error)
+        return 1
     if settings.workers > 1:
-        return supervise(settings)
-    return serve(settings)
+        return supervise(settings, admin)
+    return serve(settings, admin)
 
 
-def supervise(settings: Settings) -> int:
-    """Load what workers can share, and have them serve until a signal; return the exit code."""
+def bind_admin(settings: Settings) -> socket.socket | None:
+    """Bind the admin port, if there is to be one.
+
+    Raises:
+        KeyFileError: nobody could use it.
+        OSError: it cannot be had.
+    """
+    if settings.admin_port is None:
+        return None
+    if settings.admin_key_file is None:
+        raise KeyFileError("setting admin_port needs admin_key_file")
+    Keys(settings.admin_key_file)
+    return bind(settings.admin_host, settings.admin_port, 1)[0]
+
+
+def supervise(settings: Settings, admin: socket.socket | None) -> int:
+    """Load what workers can share, and have them serve until a signal; return the exit code.
+
+    The first of them, or its successor, has the admin port too.
+    """
     cells = Cells(settings.workers)
     try:
         listeners = bind(settings.host, settings.port, settings.workers)
@@ -129,11 +203,19 @@ def supervise(settings: Settings) -> int:
     log.info("%d workers on %s", settings.workers, listeners[0].getsockname()[:2])
 
     return Supervisor(
-        listeners, cells, lambda seat: serve(settings, seat, opened), settings.drain_seconds
+        listeners,
+        cells,
+        lambda seat: serve(settings, None if seat.number else admin, seat, opened),
+        settings.drain_seconds,
     ).run()
 
 
-def serve(settings: Settings, seat: Seat | None = None, opened: Opened | None = None) -> int:
+def serve(
+    settings: Settings,
+    admin: socket.socket | None,
+    seat: Seat | None = None,
+    opened: Opened | None = None,
+) -> int:
     """Serve until a signal, alone or as one worker of several; return the exit code."""
 
     def fail(problem: str) -> None:
@@ -151,7 +233,12 @@ def serve(settings: Settings, seat: Seat | None = None, opened: Opened | None = 
         server_header=False,
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds) + SPARE_SECONDS,
     )
-    server = _Server(config, app.serving, seat, settings.drain_seconds)
+    admin_server = None
+    if admin is not None and settings.admin_key_file is not None:
+        admin_app = create_admin(app.serving, Keys(settings.admin_key_file))
+        admin_server = AdminServer(admin_app, admin, settings.receive_seconds)
+        log.info("admin endpoints on %s", admin.getsockname()[:2])
+    server = _Server(config, app.serving, seat, admin_server, settings.drain_seconds)
     server.run([seat.listener] if seat else None)
     if server.failed is not None:
         log.error("cannot serve: %s", server.failed)

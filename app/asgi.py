@@ -76,6 +76,7 @@ async def serve(
         usual.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": [*usual, *headers]})
     await send({"type": "http.response.body", "body": payload})
+    exchange.sent()
 
 
 async def _read(receive: Receive, endpoints: ScoringEndpoints) -> bytes:

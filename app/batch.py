@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,11 @@ Indices = NDArray[np.int32]
 Floats = NDArray[np.float32]
 Packed = bytes | bytearray | memoryview
 """Rows of indices one after the other, as the machine holds them."""
+Closed = Literal["alone", "full", "shared", "drained"]
+CLOSED: tuple[Closed, ...] = get_args(Closed)
+"""Why a batch took no more rows: its job ran at once, waiting for nobody; it had as many as it
+may; it had as many as a run of long lists may while short requests come in; no more rows of its
+class were there."""
 
 
 class Batch(NamedTuple):
@@ -49,6 +54,12 @@ class Caller(Protocol):
 
     deadline: float
     """When the answer is worth nothing any more, on the loop's clock."""
+    encoded: float
+    """When all its rows were ready, by ``perf_counter``; 0 until then, like the next two."""
+    begun: float
+    """When the last run that had rows of it began."""
+    ended: float
+    """When that run ended."""
 
     def departed(self) -> bool:
         """Whether nobody waits any longer."""

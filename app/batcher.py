@@ -17,7 +17,7 @@ from types import TracebackType
 
 import numpy as np
 
-from app.batch import Batch, Job, Packed, Scores, Scoring
+from app.batch import Batch, Closed, Job, Packed, Scores, Scoring
 from app.errors import DeadlinePassed, EngineFailed, NotReady, Overloaded
 
 SWEEP_SECONDS = 0.05
@@ -38,6 +38,8 @@ _INT = 4
 
 Piece = tuple[Job, int, int]
 """A job and the range of its rows that a batch holds."""
+Observe = Callable[[Batch, Scores, float, Closed], None]
+"""Sees each run that gave scores, the seconds that it took, and why its batch was closed."""
 
 
 class CostModel:
@@ -88,7 +90,7 @@ class MicroBatcher:
         max_queue_rows: int = 20_000,
         linger: float = 0.0,
         inline_seconds: float = INLINE_SECONDS,
-        observe: Callable[[Batch, float], None] = lambda batch, seconds: None,
+        observe: Observe = lambda batch, scores, seconds, closed: None,
         failed: Callable[[Exception], None] = lambda error: None,
     ) -> None:
         self._engine = engine
@@ -103,6 +105,7 @@ class MicroBatcher:
         self._large: deque[Job] = deque()
         self._running: list[Piece] = []
         self._run_ends = 0.0
+        self._closing: Closed = "alone"
         self._runs: SimpleQueue[list[Piece] | None] = SimpleQueue()
         self._scheduled = False
         self._owes_large = False
@@ -148,7 +151,7 @@ class MicroBatcher:
         if waiting > self._max_queue_rows and self.queued_rows:
             raise Overloaded("the scoring queue is full", wait)
         if now + wait > deadline:
-            raise Overloaded("the deadline is out of reach", wait)
+            raise Overloaded("the deadline is out of reach", wait, "deadline_out_of_reach")
 
     def submit(self, job: Job) -> None:
         """Score a job's rows along with those of others; its caller is told the outcome.
@@ -167,10 +170,14 @@ class MicroBatcher:
                 job.deliver(0, Scores(np.zeros(0, np.float32), np.zeros(0, np.float32)))
                 return
             self.admit(job.rows, job.caller.deadline)
+        if job.ready == job.rows:
+            job.caller.encoded = perf_counter()
+        if not job.admitted:
             if self._may_run_now(job):
                 self._now_taken = True
                 self._loop.call_soon(self._end_turn)
                 pieces = [(job, 0, job.rows)]
+                self._closing = "alone"
                 self._finish(pieces, *self._score(pieces))
                 return
             job.admitted = True
@@ -252,10 +259,11 @@ class MicroBatcher:
         turns = (self._large, self._small) if self._owes_large else (self._small, self._large)
         pieces: list[Piece] = []
         for queue in turns:
-            self._fill(
-                queue, pieces, self._shared_rows() if queue is self._large else self._max_rows
-            )
+            most = self._shared_rows() if queue is self._large else self._max_rows
+            room = self._fill(queue, pieces, most)
             if pieces:
+                limit: Closed = "full" if most == self._max_rows else "shared"
+                self._closing = "drained" if room else limit
                 self._owes_large = queue is self._small and bool(self._large)
                 break
         return pieces
@@ -268,8 +276,8 @@ class MicroBatcher:
         rows = int((SHARED_SECONDS - cost.base) / max(cost.per_row, 1e-9))
         return min(self._max_rows, max(1, self._max_rows // 16, rows))
 
-    def _fill(self, queue: deque[Job], pieces: list[Piece], room: int) -> None:
-        """Move up to ``room`` rows from a queue into a batch."""
+    def _fill(self, queue: deque[Job], pieces: list[Piece], room: int) -> int:
+        """Move up to ``room`` rows from a queue into a batch; return how much room is left."""
         now = self._loop.time()
         while queue and room > 0:
             job = queue[0]
@@ -290,6 +298,7 @@ class MicroBatcher:
             elif queue is self._large:
                 # Long lists take turns; a short one that was cut keeps its place.
                 queue.rotate(-1)
+        return room
 
     def _drop(self, job: Job) -> None:
         """Forget the untaken rows of a job that nobody waits for, or whose time is over."""
@@ -331,11 +340,11 @@ class MicroBatcher:
             except RuntimeError:
                 return  # The loop is closed, and whoever waited has been told.
 
-    def _score(self, pieces: list[Piece]) -> tuple[Batch | None, Scores | Exception, float]:
-        """Run the engine on a batch; return it, the outcome, and the seconds it took."""
+    def _score(self, pieces: list[Piece]) -> tuple[Batch | None, Scores | Exception, float, float]:
+        """Run the engine on a batch; return it, the outcome, and when that began and ended."""
         outcome: Scores | Exception
         batch: Batch | None = None
-        start = perf_counter()
+        begun = perf_counter()
         try:
             batch = self._assemble(pieces)
             outcome = self._engine.score(batch)
@@ -343,17 +352,20 @@ class MicroBatcher:
                 outcome = EngineFailed("the engine did not give one score for each row")
         except Exception as error:
             outcome = error
-        return batch, outcome, perf_counter() - start
+        return batch, outcome, begun, perf_counter()
 
     def _finish(
         self,
         pieces: list[Piece],
         batch: Batch | None,
         outcome: Scores | Exception,
-        seconds: float,
+        begun: float,
+        ended: float,
     ) -> None:
         """Answer every waiter of a run, then start the next one."""
         self._running = []
+        for job, _, _ in pieces:
+            job.caller.begun, job.caller.ended = begun, ended
         if isinstance(outcome, Exception):
             self._failed(outcome)
             for job, _, _ in pieces:
@@ -372,8 +384,8 @@ class MicroBatcher:
                     job.deliver(start, Scores(logit[part], score[part]))
                 else:
                     job.fail(EngineFailed("the engine gave a score that is no number"))
-            self.cost.observe(row, seconds)
-            self._observe(batch, seconds)
+            self.cost.observe(row, ended - begun)
+            self._observe(batch, outcome, ended - begun, self._closing)
         if (self._small or self._large) and not self._closed:
             self._schedule()
 

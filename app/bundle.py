@@ -107,6 +107,11 @@ class Bundle:
         return _version(datetime.fromisoformat(self.manifest.created), self.manifest.id)
 
     @property
+    def number(self) -> int:
+        """The start of the id as a number that a cell of the workers can hold."""
+        return number_of(self.version)
+
+    @property
     def graph(self) -> Path:
         """The float32 graph."""
         return self.path / GRAPH
@@ -133,7 +138,7 @@ class Bundle:
         Raises:
             BundleError: something is absent, altered, or of another format version.
         """
-        manifest = _read_manifest(path)
+        manifest = read_manifest(path)
         _verify_files(path, manifest)
         if vocabulary_hash(manifest.files) != manifest.vocabulary_hash:
             raise BundleError(f"{path.name}: the vocabulary is not the one of the manifest")
@@ -148,6 +153,11 @@ class Bundle:
         except (OSError, msgspec.MsgspecError) as error:
             raise BundleError(f"{path.name}: {EXAMPLES} cannot be read: {error}") from error
         return cls(path, manifest, spec, vocabulary, examples)
+
+
+def number_of(version: str) -> int:
+    """The part of the id that a version's name ends in, as a number below 2⁴⁸."""
+    return int(version[-12:], 16)
 
 
 def newest(path: Path) -> Path:
@@ -176,17 +186,14 @@ def candidates(path: Path) -> list[Path]:
         if not _NAME.fullmatch(name) or not (path / name / MANIFEST).is_file():
             raise BundleError(f"{path / CURRENT} names {name[:80]!r}, and there is no such bundle")
         return [path / name]
-    complete = [
-        child for child in path.iterdir() if _NAME.fullmatch(child.name)
-        and (child / MANIFEST).is_file()
-    ]  # fmt: skip
+    complete = complete_bundles(path)
     if not complete:
         raise BundleError(f"no bundle at {path}: no {MANIFEST}, and no bundle directory inside")
     readable: list[tuple[str, str, Path]] = []
     problems = []
     for child in complete:
         try:
-            readable.append((_read_manifest(child).created, child.name, child))
+            readable.append((read_manifest(child).created, child.name, child))
         except BundleError as error:
             problems.append(str(error))
     if not readable:
@@ -194,7 +201,20 @@ def candidates(path: Path) -> list[Path]:
     return [child for _, _, child in sorted(readable, reverse=True)]
 
 
-def _read_manifest(path: Path) -> Manifest:
+def complete_bundles(directory: Path) -> list[Path]:
+    """Return what looks like a bundle in a directory, in no order."""
+    return [
+        child for child in directory.iterdir() if _NAME.fullmatch(child.name)
+        and (child / MANIFEST).is_file()
+    ]  # fmt: skip
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a bundle's description; whether its files agree with it is not looked at.
+
+    Raises:
+        BundleError: there is none, or it is of another format version.
+    """
     try:
         raw = (path / MANIFEST).read_bytes()
         head = msgspec.json.decode(raw, type=dict[str, Any])

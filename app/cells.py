@@ -42,6 +42,11 @@ class Part:
         found: list[float] = self._rows.sum(0).tolist()
         return found
 
+    def total_of(self, first: float) -> list[float]:
+        """The numbers, added up, of those workers whose first one is ``first``."""
+        found: list[float] = self._rows[self._rows[:, 0] == first].sum(0).tolist()
+        return found
+
     def least(self) -> list[float]:
         """The least of each number that any worker has."""
         found: list[float] = self._rows.min(0).tolist()

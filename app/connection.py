@@ -1,24 +1,17 @@
-"""uvicorn's HTTP protocol with bounds for clients that take their time, and the one error shape."""
+"""uvicorn's HTTP protocol with bounds for clients that take their time."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-import msgspec
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from app.errors import Undecodable
-
-NOT_HTTP = "this is not HTTP/1.1"
+from app.head import BoundedHead
 
 
-class BoundedProtocol(HttpToolsProtocol):
+class BoundedProtocol(BoundedHead):
     """HTTP/1.1 by httptools; one object for each connection.
 
     A request, from its first byte to the last of its body, must have arrived within
@@ -27,8 +20,8 @@ class BoundedProtocol(HttpToolsProtocol):
     applies.
     """
 
-    def __init__(self, receive_seconds: float, **uvicorns: Any) -> None:
-        super().__init__(**uvicorns)
+    def __init__(self, max_body_bytes: int, receive_seconds: float, **uvicorns: Any) -> None:
+        super().__init__(max_body_bytes, **uvicorns)
         self._receive_seconds = receive_seconds
         self._arrivals = 0
         self._late: asyncio.TimerHandle | None = None
@@ -120,9 +113,5 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
             self.flow.pause_reading()
             return
-        body = msgspec.json.encode(Undecodable(NOT_HTTP).body())
-        self.transport.write(
-            b"%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-            % (STATUS_LINE[400], len(body), body)
-        )
-        self.give_up()
+        super().send_400_response(msg)
+        self._expect_taken()

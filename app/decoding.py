@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from app.errors import Detail, Invalid, ServiceError, Undecodable
+from app.errors import Detail, Invalid, ServiceError, TooLarge, Undecodable
 from app.schemas import Candidate, PredictBody, RankBody
 
 MAX_DETAILS = 10
@@ -27,7 +27,10 @@ predict_decoder = msgspec.json.Decoder(PredictBody)
 instance_decoder = msgspec.json.Decoder(dict[str, Any])
 rank_decoder = msgspec.json.Decoder(RankBody)
 candidate_decoder = msgspec.json.Decoder(Candidate)
+context_decoder = msgspec.json.Decoder(dict[str, Any])
 column_decoder = msgspec.json.Decoder(list[Any])
+items_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+item_decoder = msgspec.json.Decoder(Any)
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
@@ -44,9 +47,13 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
 
 
 def decode_part(
-    decoder: msgspec.json.Decoder[T], body: bytes, part: msgspec.Raw, where: str, place: int | str
+    decoder: msgspec.json.Decoder[T],
+    body: bytes,
+    part: msgspec.Raw,
+    where: str,
+    place: int | str | None = None,
 ) -> T:
-    """Decode a part of a body: the item ``place`` of what is at ``where``.
+    """Decode a part of a body: what is at ``where``, or the item ``place`` of that.
 
     Raises:
         Undecodable, Invalid: as :func:`decode`.
@@ -54,8 +61,24 @@ def decode_part(
     try:
         return decoder.decode(part)
     except _UNREADABLE as error:
-        step = f"[{place}]" if isinstance(place, int) else f".{place[:MAX_STEP]}"
-        raise _explain(body, error, where + step) from None
+        raise _explain(body, error, where + _step(place)) from None
+
+
+def check_size(part: msgspec.Raw, most: int, where: str, place: int | str | None = None) -> None:
+    """Refuse a part of a body that is too long to be decoded in one go.
+
+    Raises:
+        TooLarge: it has more than ``most`` bytes.
+    """
+    if memoryview(part).nbytes > most:
+        problem = f"over {most} bytes"
+        raise TooLarge("a row is too large", [Detail(where + _step(place), problem)])
+
+
+def _step(place: int | str | None) -> str:
+    if place is None:
+        return ""
+    return f"[{place}]" if isinstance(place, int) else f".{place[:MAX_STEP]}"
 
 
 def _explain(body: bytes, error: Exception, place: str) -> ServiceError:

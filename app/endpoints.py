@@ -32,8 +32,9 @@ from app.errors import (
     Undecodable,
     WrongMediaType,
 )
-from app.metrics import Buckets, Counts, Recorder
+from app.meter import Meter
 from app.scorer import Ids, Scorer, Steps, Wait
+from app.slow_requests import SlowRequests
 
 Header = tuple[bytes, bytes]
 _Turn = AbstractAsyncContextManager[None]
@@ -58,27 +59,35 @@ class Route:
         self,
         prepare: Callable[[Scorer, bytes, Exchange], Steps[None]],
         render: Callable[[Exchange, Scores], str],
-        seconds: Buckets,
-        outcomes: Counts,
+        name: str,
+        meter: Meter,
+        slow: SlowRequests,
     ) -> None:
         self.prepare = prepare
         self.render = render
-        self.seconds = seconds
-        self.outcomes = outcomes
+        self.name = name
+        self.meter = meter
+        self.slow = slow
 
 
 class Exchange(ABC):
     """One request and its answer; an ``app.scorer.Asker``.
 
-    An adapter gives ``write``, which is called exactly once, and ``departed``. The first answer
-    counts: an engine may fail a list, or its time be over, while the rest of it is being read.
+    An adapter gives ``write``, which is called exactly once, and ``departed``, and says when the
+    answer has been ``sent``. The first answer counts: an engine may fail a list, or its time be
+    over, while the rest of it is being read.
     """
 
-    __slots__ = ("_start", "answered", "deadline", "degraded", "ids", "request_id", "route",
-                 "top_k", "version")  # fmt: skip
+    __slots__ = (
+        "_start", "_status", "answered", "begun", "complete", "deadline", "degraded", "encoded",
+        "ended", "ids", "request_id", "route", "rows", "top_k", "version",
+    )  # fmt: skip
 
     def __init__(self, route: Route) -> None:
         self._start = perf_counter()
+        self.complete = self.encoded = self.begun = self.ended = 0.0
+        self._status = 0
+        self.rows = 0
         self.route = route
         self.request_id = b"-"
         self.deadline = 0.0
@@ -115,17 +124,59 @@ class Exchange(ABC):
             log.error("request %s failed", self.request_id.decode(), exc_info=error)
             error = ServiceError("internal error")
         headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+        if not self.departed():
+            self.route.meter.refused(error.reason)
         self._answer(error.status, msgspec.json.encode(error.body()), headers)
 
     def _answer(self, status: int, body: bytes, headers: Sequence[Header]) -> None:
         self.answered = True
-        route = self.route
         if self.departed():
-            route.outcomes["gone"] += 1
+            self.route.meter.gone()
         else:
-            route.outcomes[str(status)] += 1
-            route.seconds.observe(perf_counter() - self._start)
+            self._status = status
+            self.route.meter.count(status)
         self.write(status, body, headers)
+
+    def sent(self) -> None:
+        """Note how long it took, now that the answer has been handed to the connection."""
+        status, route = self._status, self.route
+        if not status:
+            return
+        now = perf_counter()
+        taken = now - self._start
+        route.meter.took(status, taken)
+        if self.encoded:
+            route.meter.passed(
+                self.encoded - self.complete,
+                (self.begun if self.begun > self.encoded else now) - self.encoded,
+                now - self.ended if status == 200 else None,
+            )
+        if taken > route.slow.seconds:
+            route.slow.tell(self._told(now))
+
+    def _told(self, now: float) -> dict[str, object]:
+        """What the log tells of a slow request: nothing that it asked about."""
+        moments = {
+            "read": self.complete, "encode": self.encoded, "queue": self.begun,
+            "engine": self.ended, "response": now,
+        }  # fmt: skip
+        fields: dict[str, object] = {
+            "request": self.request_id.decode(),
+            "route": self.route.name,
+            "status": self._status,
+            "rows": self.rows,
+            "version": self.version,
+            "total_ms": round(1000 * (now - self._start), 3),
+        }
+        before = self._start
+        for stage, end in moments.items():
+            # What is left is the time of the stage that it did not come through.
+            left = end <= before
+            fields[f"{stage}_ms"] = round(1000 * ((now if left else end) - before), 3)
+            if left:
+                break
+            before = end
+        return fields
 
 
 class HasScorer(Protocol):
@@ -147,7 +198,8 @@ class ScoringEndpoints:
     def __init__(
         self,
         state: HasScorer,
-        recorder: Recorder,
+        meter: Callable[[str], Meter],
+        slow: SlowRequests,
         deadline: float,
         max_body_bytes: int,
         receive_seconds: float,
@@ -162,9 +214,8 @@ class ScoringEndpoints:
         """Exchanges whose body has yet to come, and whom no task waits for."""
         self._unfinished: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
-        seconds, outcomes = recorder.seconds, recorder.outcomes
-        self._predict = Route(_predict, _predictions, seconds["predict"], outcomes["predict"])
-        self._rank = Route(_rank, _ranking, seconds["rank"], outcomes["rank"])
+        self._predict = Route(_predict, _predictions, "predict", meter("predict"), slow)
+        self._rank = Route(_rank, _ranking, "rank", meter("rank"), slow)
         self.routes = {"/predict": self._predict, "/rank": self._rank}
 
     def find(self, path: str) -> Route | None:
@@ -191,11 +242,12 @@ class ScoringEndpoints:
 
     def begin(self, exchange: Exchange, body: bytes) -> None:
         """Score a body; the exchange is told the outcome, now or later."""
+        exchange.complete = perf_counter()
         steps = self._steps(exchange, body)
         waiting: Wait = None
         long = len(body) >= LONG_BODY
         if not (long and self._unfinished):
-            end = perf_counter() + HOLD_SECONDS
+            end = exchange.complete + HOLD_SECONDS
             try:
                 for waiting in steps:
                     if waiting is not None or perf_counter() > end:

@@ -5,10 +5,13 @@ CtrError
 ├── BundleError          a bundle is incomplete, altered, or does not reproduce
 ├── ProviderError        the wanted execution provider cannot be used
 ├── AddressError         the address of Redis, or the login, cannot be used
+├── KeyFileError         the file of the admin port's keys cannot be used
 ├── LinkError            Redis did not answer; carries the Problem that callers may see
 ├── ValueProblem         one raw value breaks the rules of its field
 └── ServiceError         an answer to a caller: carries its HTTP status and code as data
     ├── Undecodable 400, TooLarge 413, WrongMediaType 415, Invalid 422
+    ├── HeadTooLarge 431
+    ├── NotFound 404, MethodNotAllowed 405; of the admin port Unauthorized 401, Refused 409
     ├── Overloaded 429
     └── NotReady 503, EngineFailed 503, VocabularyUnavailable 503, DeadlinePassed 504
 """
@@ -16,7 +19,7 @@ CtrError
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 
 class CtrError(Exception):
@@ -37,6 +40,10 @@ class ProviderError(CtrError):
 
 class AddressError(CtrError):
     """An address of Redis, or a login, that cannot be used."""
+
+
+class KeyFileError(CtrError):
+    """A file of keys that cannot be read, or holds none."""
 
 
 class Problem(NamedTuple):
@@ -94,6 +101,11 @@ class ServiceError(CtrError):
         self.details = tuple(details)
         self.total = len(self.details) if total is None else total
 
+    @property
+    def reason(self) -> str:
+        """What metrics count it as: one word out of few, finer than the code where that helps."""
+        return self.code
+
     def body(self) -> dict[str, Any]:
         """The one shape in which every error is answered."""
         error: dict[str, Any] = {"code": self.code, "message": str(self)}
@@ -121,6 +133,19 @@ class MethodNotAllowed(ServiceError):
     status, code = 405, "method_not_allowed"
 
 
+class Unauthorized(ServiceError):
+    """The request has no valid key for what it asks."""
+
+    status, code = 401, "unauthorized"
+    headers: Mapping[str, str] = {"www-authenticate": "Bearer"}
+
+
+class Refused(ServiceError):
+    """A bundle cannot take the place of the one in use; the message says why."""
+
+    status, code = 409, "refused"
+
+
 class TooLarge(ServiceError):
     """The body, or a list in it, is over a limit."""
 
@@ -139,14 +164,30 @@ class Invalid(ServiceError):
     status, code = 422, "invalid"
 
 
+class HeadTooLarge(ServiceError):
+    """A request's target and headers are over a limit."""
+
+    status, code = 431, "head_too_large"
+
+
 class Overloaded(ServiceError):
     """The scoring queue is full, or the deadline is out of reach; back off and retry."""
 
     status, code = 429, "overloaded"
 
-    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+    def __init__(
+        self,
+        message: str,
+        retry_after: float = 1.0,
+        reason: Literal["queue_full", "deadline_out_of_reach"] = "queue_full",
+    ) -> None:
         super().__init__(message)
         self.headers = {"retry-after": str(max(1, round(retry_after)))}
+        self._reason = reason
+
+    @property
+    def reason(self) -> str:
+        return self._reason
 
 
 class NotReady(ServiceError):

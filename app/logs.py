@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
+from math import inf
+from time import monotonic
+
+FIELDS = "fields"
+"""The ``extra`` of a log call under which it gives a dict of more fields for its line."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -16,10 +22,30 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **getattr(record, FIELDS, {}),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+class Seldom:
+    """Lets through one line per ``seconds``, so that a flood of problems is none of the log's."""
+
+    def __init__(self, seconds: float = 1.0, clock: Callable[[], float] = monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._next = -inf
+        self._held_back = 0
+
+    def passes(self) -> int | None:
+        """Say how many lines were held back since the last, if the next one may be written."""
+        now = self._clock()
+        if now < self._next:
+            self._held_back += 1
+            return None
+        self._next = now + self._seconds
+        held_back, self._held_back = self._held_back, 0
+        return held_back
 
 
 def set_up(level: str) -> None:

@@ -6,22 +6,24 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from time import perf_counter
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
 
 from app import asgi
+from app.answers import answer_errors
 from app.cells import Cells
 from app.documentation import Limits, complete
 from app.endpoints import ScoringEndpoints
-from app.errors import CtrError, MethodNotAllowed, NotFound, ServiceError
+from app.errors import CtrError
 from app.loading import Opened
+from app.meter import OPERATION, Meter
 from app.metrics import Metrics
 from app.routes import build_router
 from app.settings import Settings
+from app.slow_requests import SlowRequests
 from app.state import State
 
 SUCCESSION_SECONDS = 5.0
@@ -35,6 +37,7 @@ class Service(FastAPI):
     scoring: ScoringEndpoints
     serving: State
     limits: Limits
+    meter: Meter
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document; once a bundle is loaded its examples are true ones."""
@@ -47,10 +50,24 @@ class Service(FastAPI):
             if route is not None:
                 await asgi.serve(self.scoring, route, scope, receive, send)
                 return
-        if scope["type"] == "http" and scope["method"] == "HEAD":
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        if scope["method"] == "HEAD":
             # The answer to GET; servers leave out its body, because their scope says HEAD.
             scope = {**scope, "method": "GET"}
-        await super().__call__(scope, receive, send)
+        start, status = perf_counter(), 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self.meter.count(status)
+            await send(message)
+
+        await super().__call__(scope, receive, noting)
+        if status:
+            self.meter.took(status, perf_counter() - start)
 
 
 def create_app(
@@ -63,11 +80,12 @@ def create_app(
 
     A worker among others is given the ``cells`` that they share, and a bundle that is opened.
     """
-    metrics = Metrics(cells or Cells())
+    metrics = Metrics(cells or Cells(), settings.metrics == "on")
     state = State(settings, metrics, opened)
     endpoints = ScoringEndpoints(
         state,
-        metrics.recorder,
+        metrics.meter,
+        SlowRequests(settings.slow_request_ms),
         settings.deadline_ms / 1000,
         settings.max_body_bytes,
         settings.receive_seconds,
@@ -101,28 +119,13 @@ def create_app(
         description="Raw features in, click probabilities out.",
         version="0.1.0",
         lifespan=lifespan,
+        redirect_slashes=False,
     )
-    app.scoring, app.serving = endpoints, state
+    app.scoring, app.serving, app.meter = endpoints, state, metrics.meter(OPERATION)
     app.limits = Limits(
         settings.max_instances, settings.max_candidates, settings.unknown_fields == "error"
     )
     app.include_router(build_router(state, endpoints, metrics))
 
-    @app.exception_handler(ServiceError)
-    async def on_service_error(request: Request, error: ServiceError) -> JSONResponse:
-        return JSONResponse(error.body(), error.status, dict(error.headers))
-
-    @app.exception_handler(HTTPException)
-    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
-        kinds: dict[int, ServiceError] = {
-            404: NotFound("there is nothing at this path"),
-            405: MethodNotAllowed("this path does not take that method"),
-        }
-        known = kinds.get(error.status_code, ServiceError(str(error.detail)))
-        return JSONResponse(known.body(), error.status_code, dict(error.headers or {}))
-
-    @app.exception_handler(Exception)
-    async def on_any_error(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(ServiceError("internal error").body(), 500)
-
+    answer_errors(app)
     return app

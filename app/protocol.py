@@ -13,9 +13,9 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from app.connection import NOT_HTTP, BoundedProtocol
+from app.connection import BoundedProtocol
 from app.endpoints import Exchange, Header, Route, ScoringEndpoints
-from app.errors import NotReady, ServiceError, Undecodable
+from app.errors import NotReady, ServiceError
 
 DISCARDED_BYTES = 64 * 1024
 """Length up to which the body of a refused request is read and dropped; else its connection is
@@ -99,13 +99,14 @@ class HttpExchange(Exchange):
         if not self.keep_alive:
             protocol.transport.close()
         protocol.on_response_complete()
+        self.sent()
 
 
 class ScoringProtocol(BoundedProtocol):
     """HTTP/1.1 by httptools; one object for each connection."""
 
     def __init__(self, endpoints: ScoringEndpoints, **uvicorns: Any) -> None:
-        super().__init__(endpoints.receive_seconds, **uvicorns)
+        super().__init__(endpoints.max_body_bytes, endpoints.receive_seconds, **uvicorns)
         self.endpoints = endpoints
         self._routes = {path.encode(): route for path, route in endpoints.routes.items()}
 
@@ -131,7 +132,7 @@ class ScoringProtocol(BoundedProtocol):
     def send_400_response(self, msg: str) -> None:
         exchange = self._exchange()
         if exchange is not None and exchange.waits:
-            exchange.cut(Undecodable(NOT_HTTP))
+            exchange.cut(self.refusal())
         else:
             super().send_400_response(msg)
 
@@ -141,6 +142,7 @@ class ScoringProtocol(BoundedProtocol):
         return cycle if cycle.__class__ is HttpExchange else None
 
     def on_headers_complete(self) -> None:
+        self.check_head()
         route = self._routes.get(self.url)
         parser, before = self.parser, self.cycle
         if (

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from app import asgi
 from app.endpoints import Route, ScoringEndpoints
-from app.errors import NotReady
+from app.errors import NotFound, NotReady
 from app.metrics import Metrics
 from app.schemas import (
     ErrorBody,
@@ -126,6 +126,8 @@ def build_router(state: State, endpoints: ScoringEndpoints, metrics: Metrics) ->
     @router.get("/metrics", tags=["operation"], response_class=Response)
     async def show_metrics(request: Request) -> Response:
         """All metrics in Prometheus' text form."""
+        if not metrics.enabled:
+            raise NotFound("metrics are switched off")
         metrics.poll()
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 

@@ -35,9 +35,10 @@ class Columns(msgspec.Struct, frozen=True):
 
 
 class RankBody(msgspec.Struct, frozen=True):
-    """Body of ``POST /rank``; other keys are ignored. A candidate is decoded in its turn."""
+    """Body of ``POST /rank``; other keys are ignored. Context and candidates are decoded in their
+    turn."""
 
-    context: dict[str, Any]
+    context: msgspec.Raw
     candidates: list[msgspec.Raw] | Columns
     top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
 

@@ -21,10 +21,14 @@ from app.bundle import STEEPEST, Bundle, Precision
 from app.decoding import (
     MAX_DETAILS,
     candidate_decoder,
+    check_size,
     column_decoder,
+    context_decoder,
     decode,
     decode_part,
     instance_decoder,
+    item_decoder,
+    items_decoder,
     predict_decoder,
     rank_decoder,
 )
@@ -37,6 +41,11 @@ _NAMED_LIMIT = 1_000
 NAME_LENGTH = 64
 STEP_ROWS = 8
 """Rows that one step encodes."""
+LONG_COLUMN = 128 * 1024
+"""Bytes of a column from which on it is decoded value by value. At once, as many bytes of empty
+lists, the slowest there are, take some 7 ms."""
+STEP_VALUES = 256
+"""Values of such a column that one step decodes."""
 PART_ROWS = 128
 """Candidates that the engine is given at a time while the rest of their list is encoded."""
 _INT = 4
@@ -61,6 +70,7 @@ class Asker(Caller, Protocol):
     degraded: bool
     """Values may count as OOV because the vocabulary could not be asked."""
     ids: Ids | None
+    rows: int
     top_k: int | None
 
 
@@ -130,6 +140,7 @@ class Scorer:
         batcher: Batching,
         max_instances: int,
         max_candidates: int,
+        max_row_bytes: int,
         refuse_unknown: bool = False,
         count_unknown: Callable[[int], None] = lambda count: None,
         vocabulary: Fetches | None = None,
@@ -140,6 +151,7 @@ class Scorer:
         self._encoder = encoder
         self._max_instances = max_instances
         self._max_candidates = max_candidates
+        self._max_row_bytes = max_row_bytes
         self._refuse_unknown = refuse_unknown
         self._count_unknown = count_unknown
         self._vocabulary = vocabulary
@@ -154,6 +166,7 @@ class Scorer:
         instances = decode(predict_decoder, body).instances
         if len(instances) > self._max_instances:
             raise TooLarge(f"more than {self._max_instances} instances")
+        caller.rows = len(instances)
         known = self._encoder.fields
         encode_context, encode_candidate = self._encoder.context.row, self._encoder.candidate.row
         problems = Problems()
@@ -161,9 +174,12 @@ class Scorer:
         places: dict[bytes, int] = {}
         row_context: list[int] = []
         misses = self._misses()
+        large = len(body) > self._max_row_bytes
         for row, raw in enumerate(instances):
             if row % STEP_ROWS == 0 and row:
                 yield None
+            if large:
+                check_size(raw, self._max_row_bytes, "instances", row)
             instance = decode_part(instance_decoder, body, raw, "instances", row)
             if not known.issuperset(instance):
                 self._unknown(instance, known, f"instances[{row}]", problems)
@@ -192,7 +208,9 @@ class Scorer:
         request = decode(rank_decoder, body)
         problems = Problems()
         misses = self._misses()
-        context = self._encode_context(request.context, problems, misses)
+        check_size(request.context, self._max_row_bytes, "context")
+        features = decode_part(context_decoder, body, request.context, "context")
+        context = self._encode_context(features, problems, misses)
         caller.top_k = request.top_k
         yield None
         candidates = request.candidates
@@ -206,6 +224,7 @@ class Scorer:
             caller.ids = []
             rows = len(candidates)
             encode = partial(self._encode_rows, candidates, body, caller.ids, problems, misses)
+        caller.rows = rows
         width = self._encoder.candidate.shape.width * _INT
         job = Job(caller, [context], bytearray(rows * width), rows, ready=0)
         yield from self._score_parts(job, encode, caller, problems, misses)
@@ -288,9 +307,12 @@ class Scorer:
         side = self._encoder.candidate
         encode, known = side.row, side.fields
         packed: list[bytes] = []
+        large = len(body) > self._max_row_bytes
         for row in range(start, stop):
             if row % STEP_ROWS == 0 and row:
                 yield None
+            if large:
+                check_size(candidates[row], self._max_row_bytes, "candidates", row)
             candidate = decode_part(candidate_decoder, body, candidates[row], "candidates", row)
             ids.append(candidate.id)
             features = candidate.features
@@ -311,7 +333,10 @@ class Scorer:
         side = self._encoder.candidate
         columns: dict[str, list[Any]] = {}
         for name, part in raw.features.items():
-            columns[name] = decode_part(column_decoder, body, part, _COLUMNS, name)
+            if memoryview(part).nbytes < LONG_COLUMN:
+                columns[name] = decode_part(column_decoder, body, part, _COLUMNS, name)
+            else:
+                columns[name] = yield from self._decode_long_column(name, part, body)
             yield None
         lengths = {f"{_COLUMNS}.{name}": len(values) for name, values in columns.items()}
         if raw.id is not None:
@@ -326,6 +351,19 @@ class Scorer:
             self._unknown(columns, self._encoder.fields, _COLUMNS, problems)
         problems.check()
         return columns, rows
+
+    def _decode_long_column(self, name: str, part: msgspec.Raw, body: bytes) -> Steps[list[Any]]:
+        """Decode a column in steps, each of its values being as small as a row must be."""
+        items = decode_part(items_decoder, body, part, _COLUMNS, name)
+        self._check_count(len(items))
+        where = f"{_COLUMNS}.{name[:NAME_LENGTH]}"
+        values: list[Any] = []
+        for place, item in enumerate(items):
+            if place % STEP_VALUES == 0:
+                yield None
+            check_size(item, self._max_row_bytes, where, place)
+            values.append(decode_part(item_decoder, body, item, where, place))
+        return values
 
     def _encode_columns(
         self,

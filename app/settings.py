@@ -33,6 +33,13 @@ class Settings(BaseSettings):
     workers: PositiveInt = Field(
         1, description="processes that serve the port together, each with an engine of its own"
     )
+    admin_port: int | None = Field(
+        None, ge=1, le=65535, description="port of the admin endpoints; without it, there are none"
+    )
+    admin_host: str = Field("127.0.0.1", description="address of the admin endpoints")
+    admin_key_file: Path | None = Field(
+        None, description="a file with the SHA-256 of the admin endpoints' keys, a line for each"
+    )
     provider: Provider = Field(
         "auto", description="auto, cuda (refuses to start without it), or cpu"
     )
@@ -55,6 +62,10 @@ class Settings(BaseSettings):
         30.0, description="how long a request may take to arrive, and its answer to be taken"
     )
     max_body_bytes: PositiveInt = Field(8 * 2**20, description="largest request body")
+    max_row_bytes: PositiveInt = Field(
+        64 * 2**10,
+        description="largest instance, context or candidate, or value of a column, as JSON",
+    )
     max_instances: PositiveInt = Field(5_000, description="most instances of a /predict")
     max_candidates: PositiveInt = Field(5_000, description="most candidates of a /rank")
     redis_url: SecretStr | None = Field(
@@ -77,6 +88,12 @@ class Settings(BaseSettings):
     )
     drain_seconds: PositiveFloat = Field(
         20.0, description="how long accepted requests may take to finish after SIGTERM"
+    )
+    slow_request_ms: NonNegativeInt = Field(
+        500, description="a request that takes longer is logged with its stages; 0 is never"
+    )
+    metrics: Literal["on", "off"] = Field(
+        "on", description="off: what passes is not counted, and /metrics is not there"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe log lines that are written"

@@ -8,11 +8,12 @@ import gc
 import logging
 import sys
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.batch import Batch
+from app.batch import Batch, Closed, Scores
 from app.batcher import MicroBatcher
 from app.bundle import newest
 from app.engine import cpu_quota
@@ -22,7 +23,7 @@ from app.metrics import Metrics
 from app.remote.vocabulary import RemoteVocabulary
 from app.scorer import Scorer
 from app.settings import Settings
-from app.versions import Versions
+from app.versions import Attempt, Versions
 
 SWITCH_SECONDS = 0.00005
 """How long the event loop keeps the interpreter while the engine's thread wants it, which is
@@ -48,8 +49,11 @@ class State:
         self._settings = settings
         self._metrics = metrics
         self._opened = opened
-        self._versions = Versions(settings.bundle)
+        self.versions = Versions(settings.bundle)
+        self._look = asyncio.Event()
         self._prepared = metrics.cells.take("prepared bundle", 1)
+        self._serving = metrics.cells.take("serving bundle", 1)
+        self._refused = metrics.cells.take("refused attempt", 1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._polling: asyncio.TimerHandle | None = None
         self._batchers: list[MicroBatcher] = []
@@ -100,7 +104,7 @@ class State:
         if loaded.remote is not None:
             self._show(loaded.remote)
             await self._reach(loaded.remote)
-        self._prepared.own[0] = _number(loaded)
+        self._prepared.own[0] = loaded.bundle.number
         await self._serve(loaded)
         cells.set_ready()
         if cells.workers > 1:
@@ -150,14 +154,14 @@ class State:
         bundle, encoder, engine = loaded.bundle, loaded.encoder, loaded.engine
         if remote is not None:
             self._show(remote)
-        counts = metrics.count_values(bundle.vocabulary.layout, encoder.context, encoder.candidate)
-        recorder = metrics.recorder
+        counts, recorder = metrics.count_bundle(bundle, encoder), metrics.recorder
 
-        def observe(batch: Batch, seconds: float) -> None:
+        def observe(batch: Batch, scores: Scores, seconds: float, closed: Closed) -> None:
             self._failures = 0
-            recorder.batch_rows.observe(len(batch.candidate))
-            recorder.engine_seconds.observe(seconds)
-            counts.observe(batch)
+            if not metrics.enabled:
+                return
+            recorder.observe(len(batch.candidate), seconds, closed)
+            counts.observe(batch, scores)
             if remote is not None:
                 remote.count_lookups(batch)
 
@@ -191,11 +195,13 @@ class State:
             batcher,
             settings.max_instances,
             settings.max_candidates,
+            settings.max_row_bytes,
             settings.unknown_fields == "error",
             count_unknown,
             remote,
         )
         self.loaded = loaded
+        self._serving.own[0] = bundle.number
         self.refused = None
         # The vocabulary will not go away: the collector need not walk it. What requests leave
         # behind is freed by reference counts; looking for cycles more rarely saves a tenth.
@@ -220,26 +226,39 @@ class State:
     async def _watch(self) -> None:
         """Serve whichever bundle of the directory should be, as long as this one does not."""
         while True:
-            await asyncio.sleep(self._settings.bundle_poll_seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.bundle_poll_seconds):
+                    await self._look.wait()
+            self._look.clear()
             assert self.loaded is not None
             try:
-                path = await asyncio.to_thread(self._versions.wanted, self.loaded.bundle.path)
-                if path is not None:
-                    await self._swap(path)
+                attempt = await asyncio.to_thread(self.versions.wanted, self.loaded.bundle.path)
+                if attempt is not None:
+                    await self._swap(attempt)
             except Exception:
                 # Nobody foresaw it; without this task no bundle would ever be served again.
                 log.exception("looking for another bundle failed")
 
-    async def _swap(self, path: Path) -> None:
+    def look(self) -> None:
+        """Look for another bundle at once."""
+        self._look.set()
+
+    @property
+    def agreed(self) -> bool:
+        """Whether all workers serve the same bundle."""
+        return self._serving.equal()
+
+    async def _swap(self, attempt: Attempt) -> None:
         """Put another bundle in the place of the one in use, or say why not and keep that."""
         assert self.loaded is not None
+        path = attempt.path
         old, batcher = self.loaded, self._batchers[-1]
         loaded = None
         try:
             loaded = await self._load(path)
             if loaded.remote is not None:
                 await self._found(loaded.remote)
-            await self._agree(loaded)
+            await self._agree(loaded, attempt)
         except Exception as error:
             self.refused = str(error) if isinstance(error, CtrError) else type(error).__name__
             log.error(
@@ -247,8 +266,9 @@ class State:
                 exc_info=None if isinstance(error, CtrError) else error,
             )  # fmt: skip
             self._metrics.recorder.refused_bundles += 1
-            self._versions.refuse(path)
-            self._prepared.own[0] = _number(old)
+            self._refused.own[0] = attempt.number
+            self.versions.refuse(attempt, self.refused)
+            self._prepared.own[0] = old.bundle.number
             if loaded is not None and loaded.remote is not None:
                 await self._forget(loaded.remote)
             return
@@ -267,19 +287,21 @@ class State:
         except TimeoutError:
             raise BundleError(f"its vocabulary: {remote.problem}") from None
 
-    async def _agree(self, loaded: Loaded) -> None:
+    async def _agree(self, loaded: Loaded, attempt: Attempt) -> None:
         """Wait until every worker could serve this bundle.
 
         Raises:
             BundleError: one of them cannot.
         """
-        self._prepared.own[0] = _number(loaded)
+        self._prepared.own[0] = loaded.bundle.number
         try:
             async with asyncio.timeout(AGREE_SECONDS):
-                while not self._prepared.equal():  # noqa: ASYNC110 - other processes set it
+                while not self._prepared.equal():
+                    if attempt.number in self._refused.each():
+                        raise BundleError("another worker cannot serve it")
                     await asyncio.sleep(LOOK_SECONDS)
         except TimeoutError:
-            raise BundleError("another worker cannot serve it") from None
+            raise BundleError("another worker is not able to serve it yet") from None
 
     def _note_failure(self, error: Exception) -> None:
         self._metrics.recorder.engine_failures += 1
@@ -311,6 +333,7 @@ class State:
         """Let go of a bundle once every request that began with it has had its answer."""
         await asyncio.sleep(self._settings.deadline_ms / 1000 + 1)
         await batcher.__aexit__(None, None, None)
+        self._metrics.poll()
         self._batchers.remove(batcher)
         self._abandoned += batcher.abandoned
         if old.remote is not None and (self.loaded is None or self.loaded.remote is not old.remote):
@@ -341,8 +364,3 @@ class State:
             await batcher.__aexit__(None, None, None)
         for remote in self._remotes:
             await remote.close()
-
-
-def _number(loaded: Loaded) -> int:
-    """A bundle's id as a number that a cell can hold."""
-    return int(loaded.bundle.version[-12:], 16)

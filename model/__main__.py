@@ -22,9 +22,13 @@ from model import publish as publishing
 from model.compare import CompareError, chosen, compare
 from model.compare_report import TABLE, write_pages, write_summary
 from model.config import MANY_ROWS, NETWORKS, ConfigError, Settings
-from model.data import Part
 from model.fetch import FetchError, fetch
-from model.pipeline import Inputs, Offline, Often, prepare, run, say, show
+from model.offline import Offline, show
+from model.pipeline import Often, run
+from model.prepare import prepare
+from model.progress import say
+from model.raw import Inputs
+from model.split import Part
 from model.trainer import TrainingError
 from model.tune import NAMES, require_own, tune
 from model.warm_start import Start
@@ -263,9 +267,9 @@ def evaluate(
 ) -> None:
     """Measure a bundle on labelled data, through the engine that serves."""
     offline = Offline.open(bundle)
-    table = offline.rows(data, part.value if part else None, max_bad_lines)
+    frames = offline.frames(data, part.value if part else None, max_bad_lines)
     kept = offline.bundle.spec.kept(part.value if part else "test")
-    metrics = offline.evaluate(table, kept if negatives_kept is None else negatives_kept)
+    metrics = offline.evaluate(frames, kept if negatives_kept is None else negatives_kept)
     if json_file is not None:
         json_file.write_text(json.dumps(metrics.to_dict(), indent=1) + "\n")
     print(show(metrics))

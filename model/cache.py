@@ -1,7 +1,8 @@
 """Encoded data on disk, used again while the files, the spec and this program are the same.
 
 An entry lies under the hash of all that decides it, is written whole or not at all and verified
-when it is read, so it can be out of date or damaged without being used.
+when it is read, so it can be out of date or damaged without being used. Its arrays stay on disk:
+what training looks at is paged in, and out again where memory is short.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import msgspec
+import numpy as np
 import polars as pl
 
 import app.canonical
@@ -22,31 +26,45 @@ import app.vocabulary
 import model.data
 import model.dataset
 import model.encode
+import model.logs
+import model.raw
+import model.spill
+import model.split
 import model.vocab
+from app.encoder import Encoder
 from app.errors import BundleError
 from app.spec import FeatureSpec
 from app.vocabulary import Vocabulary
-from model.arrays import Arrays, DamagedError, read_arrays, write_arrays
-from model.data import BadLines, Part, Source, Table
+from model.arrays import Arrays, DamagedError, read_arrays, written
+from model.data import raw_rows
 from model.dataset import Dataset
+from model.encode import encode
+from model.logs import Source
+from model.progress import bar
+from model.raw import Raw
+from model.split import PARTS, Part
 
 DECIDING: Sequence[ModuleType] = (
     app.canonical, app.encoder, app.layout, app.spec, app.vocabulary,
-    model.data, model.dataset, model.encode, model.vocab,
+    model.data, model.dataset, model.encode, model.logs, model.raw, model.spill, model.split,
+    model.vocab,
 )  # fmt: skip
 """Whose code decides what raw values become."""
-VOCABULARY, ROWS = "vocabulary", "test.parquet"
+VOCABULARY, ROWS = "vocabulary", "test.jsonl"
+SAMPLE = 1024
+"""Raw rows of the test part that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What files have become: ``tables`` has the test part's raw rows at least."""
+    """What files have become: the rows of each part, and some of the test part as they were."""
 
     vocabulary: Vocabulary
     data: Mapping[Part, Dataset]
-    tables: Mapping[Part, Table]
     sources: Mapping[Part, Sequence[Source]]
     warnings: Sequence[str]
+    test_rows: Sequence[Mapping[str, Any]]
+    """What a caller would send for some rows of the test part; none if that was not wanted."""
 
 
 def program() -> str:
@@ -59,36 +77,52 @@ def program() -> str:
     return digest.hexdigest()
 
 
-def write_encoded(directory: Path, encoded: Encoded) -> None:
-    """Keep encoded data under a directory of its own."""
-    arrays: Arrays = {}
-    for part, data in encoded.data.items():
-        arrays |= {f"{part}.{name}": array for name, array in _columns(data).items()}
-
-    def fill(partial: Path) -> None:
-        (partial / VOCABULARY).mkdir()
-        encoded.vocabulary.save(partial / VOCABULARY)
-        if "test" in encoded.tables:
-            encoded.tables["test"].frame.write_parquet(partial / ROWS)
-
-    described = {
-        "kept": {part: data.kept for part, data in encoded.data.items()},
-        "sources": {
-            part: [asdict(source) for source in sources]
-            for part, sources in encoded.sources.items()
-        },
-        "warnings": list(encoded.warnings),
-    }
-    write_arrays(directory, described, arrays, fill)
+def write_encoded(
+    directory: Path, spec: FeatureSpec, vocabulary: Vocabulary, raw: Raw, progress: bool = False
+) -> None:
+    """Encode raw rows, a frame at a time, into a directory of their own."""
+    encoder = Encoder(spec, vocabulary)
+    counts = np.bincount(raw.part, minlength=len(PARTS))
+    tests = int(counts[PARTS.index("test")]) if "test" in raw.parts else 0
+    # Evenly over the part, which may be in the order of time.
+    sample = np.linspace(0, tests, min(SAMPLE, tests), endpoint=False).astype(np.int64)
+    rows: list[dict[str, Any]] = []
+    tested = 0
+    with (
+        written(directory) as entry,
+        bar("encoding", len(raw.spill), "row", progress) as shown,
+    ):
+        for where, frame in raw.spill.frames():
+            data = encode(spec, encoder, frame)
+            for part in raw.parts:
+                chosen = np.flatnonzero(raw.part[where] == PARTS.index(part))
+                for name, array in _columns(data.take(chosen)).items():
+                    entry.append(f"{part}.{name}", array)
+                if part == "test":
+                    wanted = sample[(sample >= tested) & (sample < tested + len(chosen))] - tested
+                    rows += raw_rows(spec, frame[chosen[wanted].tolist()])
+                    tested += len(chosen)
+            shown.update(frame.height)
+        (entry.directory / VOCABULARY).mkdir()
+        vocabulary.save(entry.directory / VOCABULARY)
+        (entry.directory / ROWS).write_bytes(msgspec.json.Encoder().encode_lines(rows))
+        entry.described = {
+            "kept": {part: spec.kept(part) for part in raw.parts},
+            "sources": {
+                part: [asdict(source) for source in sources]
+                for part, sources in raw.sources.items()
+            },
+            "warnings": list(raw.warnings),
+        }
 
 
 def read_encoded(directory: Path, spec: FeatureSpec) -> Encoded:
-    """Return what :func:`write_encoded` has kept.
+    """Return what :func:`write_encoded` has kept; its files may be removed then.
 
     Raises:
         DamagedError: it is not there, or not whole.
     """
-    described, arrays = read_arrays(directory)
+    described, arrays = read_arrays(directory, mapped=True)
     try:
         vocabulary = Vocabulary.load(directory / VOCABULARY, spec)
     except BundleError as error:
@@ -97,12 +131,9 @@ def read_encoded(directory: Path, spec: FeatureSpec) -> Encoded:
         part: tuple(Source(**source) for source in found)
         for part, found in described["sources"].items()
     }
-    tables: dict[Part, Table] = {}
-    if (directory / ROWS).is_file():
-        frame = pl.read_parquet(directory / ROWS)
-        tables["test"] = Table(frame, tuple(sources["test"]), BadLines())
     data = {part: _dataset(part, arrays, described["kept"][part]) for part in sources}
-    return Encoded(vocabulary, data, tables, sources, described["warnings"])
+    rows = msgspec.json.Decoder().decode_lines((directory / ROWS).read_bytes())
+    return Encoded(vocabulary, data, sources, described["warnings"], rows)
 
 
 def _columns(data: Dataset) -> Arrays:

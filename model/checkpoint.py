@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from model.arrays import PARTIAL, Arrays, DamagedError, read_arrays, write_arrays
+from model.arrays import PARTIAL, Arrays, DamagedError, read_arrays, written
 
 KEPT = 2
 """How many checkpoints stay: the one before is there if the newest is broken."""
@@ -64,7 +64,10 @@ class Checkpoints:
 
     def write(self, step: int, values: Mapping[str, Any], arrays: Arrays) -> None:
         """Write a state, and then remove all but the last ones."""
-        write_arrays(self.directory / f"step-{step}", values, arrays)
+        with written(self.directory / f"step-{step}") as checkpoint:
+            checkpoint.described = values
+            for name, array in arrays.items():
+                checkpoint.save(name, array)
         for path in self._newest_first()[KEPT:]:
             shutil.rmtree(path)
         self._written = time.monotonic()

@@ -26,7 +26,11 @@ from model.dataset import Dataset
 from model.evaluate import score_dataset
 from model.files import write_atomically
 from model.metrics import reliability
-from model.pipeline import Prepared, hash_of, open_engine, run, say
+from model.offline import open_engine
+from model.pipeline import run
+from model.prepare import Prepared
+from model.progress import say
+from model.raw import hash_of
 
 MEMBERS, BUNDLES = "members", "bundles"
 CANDIDATES = 1_000

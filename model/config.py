@@ -19,6 +19,7 @@ SHALLOW = ("lr", "fm", "ffm")
 """Networks without hidden layers."""
 
 Metric = Literal["auc", "log_loss"]
+PRECISIONS = ("float32", "bfloat16")
 CALIBRATIONS = ("none", "platt", "isotonic")
 
 MANY_ROWS = 30_000
@@ -89,6 +90,10 @@ class TrainConfig:
     calibration: str = "none"
     """How the exported score is put right on the validation part; the logit stays as it is."""
 
+    precision: str = "float32"
+    """Of the hidden layers' matrix products while training; bfloat16 is faster where the
+    processor has instructions for it. Weights, sums and all scores are float32 either way."""
+
     seed: int = 1
     threads: int = 0
     """Threads of a training step; 0 takes every core that this process may use."""
@@ -97,6 +102,7 @@ class TrainConfig:
         _one_of("network", self.network, NETWORKS)
         _one_of("metric", self.metric, ("auc", "log_loss"))
         _one_of("calibration", self.calibration, CALIBRATIONS)
+        _one_of("precision", self.precision, PRECISIONS)
         _at_least("embedding_size", self.embedding_size, 1)
         if not self.hidden or min(self.hidden) < 1:
             raise ConfigError(f"hidden: needs one or more positive sizes, got {self.hidden!r}")

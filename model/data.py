@@ -1,19 +1,16 @@
-"""Click logs in files → columns of raw values, checked line by line, and their split.
+"""Click logs in files → frames of good rows of raw values, checked line by line.
 
 A file's cell becomes the value that JSON would hold for it; from there on training goes
-through the same encoder as serving. All work per value is done once per distinct value.
+through the same encoder as serving. All work per value is done once per distinct value of a
+frame, and no more than one frame is in memory.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 import re
-import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -21,213 +18,115 @@ import polars as pl
 from numpy.typing import NDArray
 
 from app.canonical import integer_key, seconds
-from app.encoder import ColumnProblem, field_encoder
-from app.errors import CtrError, ValueProblem
+from app.encoder import ColumnProblem, FieldEncoder, field_encoder
+from app.errors import ValueProblem
 from app.spec import FeatureSpec, Field, MultiCategorical, Numeric, Time, is_scaled
 from app.vocabulary import Edges, Integers, Scale, SlotVocabulary, Vocabulary, arrange
 from model.files import sha256
+from model.logs import FILE, LINE, BadLines, DataError, Source, pieces
+from model.progress import bar
 
-LINE, FILE = "__line__", "__file__"
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
-SHOWN_BAD_LINES = 10
-_CHUNK_BYTES = 64 * 2**20
+MOMENT = "__moment__"
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
 
-SplitMode = Literal["auto", "time", "random"]
-Part = Literal["train", "validation", "test"]
-PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
+class Reader:
+    """Reads files a frame at a time; bad lines are left out, counted and named.
 
-class DataError(CtrError):
-    """Data that cannot be trained on; the message names file, line and column."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One input file, as the manifest records it."""
-
-    name: str
-    sha256: str
-    bytes: int
-    rows: int
-
-
-@dataclass(slots=True)
-class BadLines:
-    """Lines that cannot be used, and why; ``total`` counts good and bad ones."""
-
-    lines: list[tuple[str, int, str]] = field(default_factory=list)
-    total: int = 0
-
-    def add(self, file: str, line: int, problem: str) -> None:
-        """Note one bad line."""
-        self.lines.append((file, line, problem))
-
-    def report(self) -> str:
-        """Count the bad lines and show the first few."""
-        shown = "".join(f"\n  {f}:{n}: {why}" for f, n, why in self.lines[:SHOWN_BAD_LINES])
-        more = len(self.lines) - SHOWN_BAD_LINES
-        return (
-            f"{len(self.lines)} of {self.total} lines are bad:{shown}"
-            + (f"\n  and {more} more" if more > 0 else "")
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows of raw values with their origin (columns ``FILE`` and ``LINE``), and the sources."""
-
-    frame: pl.DataFrame
-    sources: tuple[Source, ...]
-    bad: BadLines
-
-    def label(self, spec: FeatureSpec) -> NDArray[np.uint8]:
-        """Return the labels; :func:`read` has checked that each is 0 or 1."""
-        values, codes = distinct(self.frame[spec.label])
-        return np.array([int(_label(value)) for value in values], np.uint8)[codes]
-
-
-def read(
-    spec: FeatureSpec, paths: Sequence[Path], max_bad_lines: float = 0.0, label: bool = True
-) -> Table:
-    """Read and check all files; bad lines are left out, counted and named.
-
-    Raises:
-        DataError: a column is absent, a label is neither 0 nor 1, or the share of bad lines
-            is above ``max_bad_lines``.
+    A frame has the spec's columns, ``FILE`` and ``LINE``, with ``label`` the label, and with
+    ``moment`` the seconds of the spec's timestamp, as ``MOMENT``.
     """
-    if not paths:
-        raise DataError("no data files given")
-    bad = BadLines()
-    frames, sources = [], []
-    for path in paths:
-        try:
-            frame = _read_file(spec, path, bad, label)
-            digest = sha256(path)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"cannot read {path}: {error}") from error
-        frames.append(frame)
-        sources.append(Source(path.name, digest, path.stat().st_size, frame.height))
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        paths: Sequence[Path],
+        max_bad_lines: float = 0.0,
+        label: bool = True,
+        moment: bool = False,
+        progress: bool = False,
+    ) -> None:
+        if not paths:
+            raise DataError("no data files given")
+        self.bad = BadLines()
+        self.sources: list[Source] = []
+        """Of the files that were read to their end."""
+        self._spec, self._paths, self._max_bad_lines = spec, paths, max_bad_lines
+        self._label, self._moment, self._progress = label, moment, progress
+        vocabulary = unlearned(spec)
+        self._fields = [(field, field_encoder(field, vocabulary)) for field in spec.fields]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to say after the last frame."""
+        return [f"left out: {self.bad.report()}"] if self.bad.count else []
+
+    def frames(self) -> Iterator[pl.DataFrame]:
+        """Yield the good rows of all files in their order; no frame is empty.
+
+        Raises:
+            DataError: a file cannot be read, a column is absent, a label is neither 0 nor 1, a
+                time that is wanted is none, or, at the end, the share of bad lines is above
+                ``max_bad_lines`` or no row is left.
+        """
+        rows = 0
+        for frame in self._read():
+            if self._label:
+                _check_labels(self._spec, frame)
+            good = self._good_rows(frame)
+            if self._moment:
+                good = good.with_columns(pl.Series(MOMENT, _moments(self._spec, good), pl.Int64))
+            rows += good.height
+            if good.height:
+                yield good
+        bad = self.bad
+        if bad.count > self._max_bad_lines * bad.total:
+            raise DataError(
+                f"{bad.report()}\n(--max-bad-lines allows {self._max_bad_lines:g} of the lines)"
+            )
+        if not rows:
+            raise DataError("the data has no usable row")
+
+    def _read(self) -> Iterator[pl.DataFrame]:
+        """Yield the files' frames as they are, and note the files."""
+        spec = self._spec
+        wanted = [field.name for field in spec.fields]
+        wanted += [spec.label] if self._label else []
+        if self._moment and spec.timestamp is not None and spec.timestamp not in wanted:
+            wanted.append(spec.timestamp)
+        total = sum(path.stat().st_size for path in self._paths if path.exists())
+        with bar("reading", total, "B", self._progress) as shown:
+            for path in self._paths:
+                rows, before = 0, shown.n
+                for piece in pieces(spec, path, wanted, self.bad):
+                    rows += piece.frame.height
+                    yield piece.frame
+                    shown.update(before + piece.bytes - shown.n)
+                size = path.stat().st_size
+                self.sources.append(Source(path.name, sha256(path), size, rows))
+
+    def _good_rows(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Note and leave out every row with a value that breaks its field's rules."""
+        good = np.ones(frame.height, bool)
+        for spec_field, encoder in self._fields:
+            values, codes = field_values(spec_field, frame[spec_field.name])
+            problems = _problems(encoder, values)
+            if not problems:
+                continue
+            rows = np.flatnonzero(np.isin(codes, list(problems)) & good)
+            good[rows] = False
+            origins = frame[rows.tolist()].select(FILE, LINE).iter_rows()
+            for (file, line), code in zip(origins, codes[rows].tolist(), strict=True):
+                self.bad.add(file, line, f"field {spec_field.name!r}: {problems[code]}")
+        return frame if good.all() else frame.filter(pl.Series(good))
+
+
+def _problems(encoder: FieldEncoder, values: Sequence[Any]) -> dict[int, str]:
     try:
-        frame = pl.concat(frames, how="vertical_relaxed")
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"the files' columns have types that do not go together: {error}") from None
-    if label:
-        _check_labels(spec, frame)
-    frame = _drop_bad_rows(spec, frame, bad)
-    if bad.lines and len(bad.lines) > max_bad_lines * bad.total:
-        raise DataError(f"{bad.report()}\n(--max-bad-lines allows {max_bad_lines:g} of the lines)")
-    if frame.is_empty():
-        raise DataError("the data has no usable row")
-    return Table(frame, tuple(sources), bad)
-
-
-def _read_file(spec: FeatureSpec, path: Path, bad: BadLines, label: bool) -> pl.DataFrame:
-    wanted = list(dict.fromkeys(f.name for f in spec.fields))
-    wanted += [spec.label] if label else []
-    # Only labelled rows are ever split along time.
-    if label and spec.timestamp is not None and spec.timestamp not in wanted:
-        wanted.append(spec.timestamp)
-    if path.suffix == ".parquet":
-        try:
-            names = pl.read_parquet_schema(path)
-            _require_columns(path, wanted, list(names))
-            frame = pl.read_parquet(path, columns=wanted)
-        except pl.exceptions.PolarsError as error:
-            raise DataError(f"{path.name} cannot be read as Parquet: {error}") from error
-        frame = frame.with_columns(pl.int_range(1, 1 + pl.len(), dtype=pl.Int64).alias(LINE))
-        bad.total += frame.height
-    else:
-        frame = _read_text(spec, path, wanted, bad)
-    return frame.with_columns(pl.lit(path.name).alias(FILE))
-
-
-def _require_columns(path: Path, wanted: Sequence[str], present: Sequence[str]) -> None:
-    for name in wanted:
-        if present.count(name) != 1:
-            state = "is absent" if name not in present else "is there more than once"
-            raise DataError(f"{path.name}: column {name!r} {state}")
-
-
-def _read_text(spec: FeatureSpec, path: Path, wanted: Sequence[str], bad: BadLines) -> pl.DataFrame:
-    """Read a delimited file: one record a line; text is left as text."""
-    suffix = next((s for s in reversed(path.suffixes) if s != ".gz"), "")
-    delimiter = spec.delimiter or DELIMITERS.get(suffix)
-    if delimiter is None:
-        raise DataError(f"{path.name}: unknown ending {suffix!r}; give the spec a `delimiter`")
-    quote = '"' if delimiter != "\t" else None
-    with _open(path) as file:
-        names, first_line = _header(spec, path, file, delimiter)
-        _require_columns(path, wanted, names)
-        schema = {f"column_{i + 1}": pl.String() for i in range(len(names))}
-        kept = [f"column_{names.index(name) + 1}" for name in wanted]
-        frames = []
-        for numbers, lines in _good_lines(path, file, delimiter, len(names), first_line, bad):
-            frame = pl.read_csv(
-                b"\n".join(lines) + b"\n", has_header=False, schema=schema, columns=kept,
-                separator=delimiter, quote_char=quote,
-            ).select(pl.col(kept[i]).alias(name) for i, name in enumerate(wanted))  # fmt: skip
-            if frame.height != len(lines):
-                raise DataError(f"{path.name}: quotes near line {numbers[0]} do not pair up")
-            frames.append(frame.with_columns(pl.Series(LINE, numbers, pl.Int64)))
-    if not frames:
-        raise DataError(f"{path.name} has no usable line\n{bad.report() if bad.lines else ''}")
-    return pl.concat(frames)
-
-
-def _open(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path) if path.suffix == ".gz" else path.open("rb"))
-
-
-def _header(
-    spec: FeatureSpec, path: Path, file: IO[bytes], delimiter: str
-) -> tuple[list[str], int]:
-    """Return the column names and the number of the first line of data."""
-    if spec.columns is not None:
-        return list(spec.columns), 1
-    try:
-        line = file.readline().decode("utf-8-sig").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path.name}:1: the header is not UTF-8") from error
-    if not line:
-        raise DataError(f"{path.name} is empty")
-    return next(csv.reader([line], delimiter=delimiter)), 2
-
-
-def _good_lines(
-    path: Path, file: IO[bytes], delimiter: str, width: int, number: int, bad: BadLines
-) -> Iterator[tuple[list[int], list[bytes]]]:
-    """Yield chunks of lines with the right number of cells, and their line numbers."""
-    mark = delimiter.encode()
-    quoting = delimiter != "\t"
-    edge = re.escape(mark)
-    quoted = re.compile(rb'(^|%b)"[^"]*(?:""[^"]*)*"(?=%b|\Z)' % (edge, edge))
-    while chunk := file.readlines(_CHUNK_BYTES):
-        numbers, lines = [], []
-        for raw in chunk:
-            line = raw.rstrip(b"\r\n")
-            problem = None
-            if line:
-                bare = quoted.sub(rb"\1", line) if quoting and b'"' in line else line
-                cells = bare.count(mark) + 1
-                if quoting and b'"' in bare:
-                    problem = "a quote that does not pair up"
-                elif cells != width:
-                    problem = f"{cells} cells, expected {width}"
-                elif not line.isascii():
-                    try:
-                        line.decode()
-                    except UnicodeDecodeError:
-                        problem = "not UTF-8"
-                bad.total += 1
-                if problem is None:
-                    numbers.append(number)
-                    lines.append(line)
-                else:
-                    bad.add(path.name, number, problem)
-            number += 1
-        if lines:
-            yield numbers, lines
+        encoder.many(values)
+    except ColumnProblem as column:
+        return {code: problem.problem for code, problem in column.problems}
+    return {}
 
 
 def distinct(column: pl.Series) -> tuple[list[Any], NDArray[np.int64]]:
@@ -274,6 +173,23 @@ def _cell(spec_field: Field, text: str | None) -> Any:
     return text
 
 
+def raw_rows(spec: FeatureSpec, frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return each row as the JSON object that a caller would send; missing values are left out."""
+    rows: list[dict[str, Any]] = [{} for _ in range(frame.height)]
+    for field in spec.fields:
+        values, codes = field_values(field, frame[field.name])
+        for row, code in zip(rows, codes.tolist(), strict=True):
+            if values[code] is not None:
+                row[field.name] = values[code]
+    return rows
+
+
+def labels(spec: FeatureSpec, frame: pl.DataFrame) -> NDArray[np.uint8]:
+    """Return a frame's labels [R]; its :class:`Reader` has checked that each is 0 or 1."""
+    values, codes = distinct(frame[spec.label])
+    return np.array([int(_label(value)) for value in values], np.uint8)[codes]
+
+
 def _label(value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -316,67 +232,22 @@ def unlearned(spec: FeatureSpec) -> Vocabulary:
     return Vocabulary(layout, slots)
 
 
-def _drop_bad_rows(spec: FeatureSpec, frame: pl.DataFrame, bad: BadLines) -> pl.DataFrame:
-    """Note and leave out every row with a value that breaks its field's rules."""
-    vocabulary = unlearned(spec)
-    good = np.ones(frame.height, bool)
-    for spec_field in spec.fields:
-        values, codes = field_values(spec_field, frame[spec_field.name])
-        try:
-            field_encoder(spec_field, vocabulary).many(values)
-        except ColumnProblem as column:
-            problems = {code: problem.problem for code, problem in column.problems}
-            rows = np.flatnonzero(np.isin(codes, list(problems)) & good)
-            good[rows] = False
-            origins = frame[rows.tolist()].select(FILE, LINE).iter_rows()
-            for (file, line), code in zip(origins, codes[rows].tolist(), strict=True):
-                bad.add(file, line, f"field {spec_field.name!r}: {problems[code]}")
-    return frame if good.all() else frame.filter(pl.Series(good))
-
-
-def split(
-    spec: FeatureSpec,
-    table: Table,
-    mode: SplitMode = "auto",
-    seed: int = 1,
-    shares: tuple[float, float] = (0.8, 0.1),
-) -> dict[Part, NDArray[np.int64]]:
-    """Return the row numbers of each part; ``shares`` are those of training and validation.
-
-    ``time`` cuts along the spec's timestamp (rows of one moment keep the file's order),
-    ``random`` by a seeded shuffle, ``auto`` is ``time`` where the spec has a timestamp.
-
-    Raises:
-        DataError: a part would be empty, or a row has no usable timestamp.
-    """
-    rows = table.frame.height
-    if mode == "time" or (mode == "auto" and spec.timestamp is not None):
-        order = np.argsort(_moments(spec, table), kind="stable")
-    else:
-        order = np.random.default_rng(seed).permutation(rows)
-    first, second = round(rows * shares[0]), round(rows * (shares[0] + shares[1]))
-    parts = dict(zip(PARTS, (order[:first], order[first:second], order[second:]), strict=True))
-    for name, part in parts.items():
-        if len(part) == 0:
-            raise DataError(f"{rows} rows are too few: the {name} part is empty")
-    return parts
-
-
-def _moments(spec: FeatureSpec, table: Table) -> NDArray[np.int64]:
+def _moments(spec: FeatureSpec, frame: pl.DataFrame) -> NDArray[np.int64]:
+    """Return the seconds [R] of the spec's timestamp."""
     if spec.timestamp is None:
         raise DataError("the spec has no `timestamp` to split along")
     like: Time = next(
         (f for f in spec.fields if isinstance(f, Time) and f.name == spec.timestamp),
         Time(name=spec.timestamp, side="context", parts=("hour",), format=spec.timestamp_format),
     )
-    values, codes = field_values(like, table.frame[spec.timestamp])
+    values, codes = field_values(like, frame[spec.timestamp])
     zone = ZoneInfo(like.timezone)
     moments = np.zeros(len(values), np.int64)
     for code, value in enumerate(values):
         try:
             moments[code] = seconds(value, zone, like.format)
         except ValueProblem as problem:
-            where = table.frame.row(int(np.argmax(codes == code)), named=True)
+            where = frame.row(int(np.argmax(codes == code)), named=True)
             raise DataError(
                 f"{where[FILE]}:{where[LINE]}: timestamp {spec.timestamp!r}: {problem.problem}"
             ) from None

@@ -70,7 +70,7 @@ class Dataset:
         return Inputs(
             torch.tensor(self.context),
             torch.tensor(self.candidate),
-            torch.arange(len(self)),
+            None,
             [torch.tensor(column) for column in self.context_lists],
             [torch.tensor(column) for column in self.candidate_lists],
             None if self.context_value is None else torch.tensor(self.context_value),

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from app.bundle import SlotStatistics
 from app.encoder import Encoder, SideEncoder
 from app.layout import Layout
 from app.spec import FeatureSpec
-from model.data import Table, field_values
+from model.data import field_values, labels
 from model.dataset import Dataset, Indices
 
 
-def encode(
-    spec: FeatureSpec, encoder: Encoder, table: Table, label: bool = True, kept: float = 1.0
-) -> Dataset:
-    """Encode every row of a table, which holds a share ``kept`` of all without a click."""
-    context = encode_side(spec, encoder.context, table.frame)
-    candidate = encode_side(spec, encoder.candidate, table.frame)
-    labels: NDArray[np.uint8] = (
-        table.label(spec) if label else np.zeros(table.frame.height, np.uint8)
-    )
-    return replace(Dataset.of_rows(context, candidate, encoder.shapes, labels), kept=kept)
+def encode(spec: FeatureSpec, encoder: Encoder, frame: pl.DataFrame, label: bool = True) -> Dataset:
+    """Encode every row of a frame; without ``label`` all labels are 0."""
+    context = encode_side(spec, encoder.context, frame)
+    candidate = encode_side(spec, encoder.candidate, frame)
+    found = labels(spec, frame) if label else np.zeros(frame.height, np.uint8)
+    return Dataset.of_rows(context, candidate, encoder.shapes, found)
 
 
 def encode_side(spec: FeatureSpec, side: SideEncoder, frame: pl.DataFrame) -> Indices:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.numpy_helper
-import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -24,10 +23,8 @@ from app.encoder import Encoder
 from app.engine import Engine
 from app.errors import CtrError, ValueProblem
 from app.layout import Layout
-from app.spec import FeatureSpec
 from model.calibration import CalibratedLogit, Calibration, calibrated
 from model.config import TrainConfig
-from model.data import field_values
 from model.dataset import Dataset
 from model.metrics import sigmoid
 from model.networks import weight_bytes
@@ -277,17 +274,16 @@ def check_parity(
 
 
 def golden_examples(
-    spec: FeatureSpec,
     encoder: Encoder,
     network: Network,
-    frame: pl.DataFrame,
+    rows: Sequence[Mapping[str, Any]],
     seed: int,
     calibration: Calibration | None = None,
 ) -> list[Example]:
     """Make golden requests of real rows, and of missing, unseen and empty values."""
     rng = np.random.default_rng(seed)
-    rows = rng.choice(frame.height, min(EXAMPLES * 3, frame.height), replace=False)
-    raw = raw_rows(spec, frame[rows.tolist()])
+    chosen = rng.choice(len(rows), min(EXAMPLES * 3, len(rows)), replace=False)
+    raw = [rows[place] for place in chosen]
     sides = {
         "context": encoder.context.fields,
         "candidate": encoder.candidate.fields,
@@ -302,17 +298,6 @@ def golden_examples(
             candidates = [_altered(encoder, row, alternatives) for row in candidates]
         examples.append(example(encoder, network, context, candidates, calibration))
     return examples
-
-
-def raw_rows(spec: FeatureSpec, frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """Return each row as the JSON object that a caller would send; missing values are left out."""
-    rows: list[dict[str, Any]] = [{} for _ in range(frame.height)]
-    for field in spec.fields:
-        values, codes = field_values(field, frame[field.name])
-        for row, code in zip(rows, codes.tolist(), strict=True):
-            if values[code] is not None:
-                row[field.name] = values[code]
-    return rows
 
 
 def _altered(encoder: Encoder, row: dict[str, Any], alternatives: Sequence[Any]) -> dict[str, Any]:

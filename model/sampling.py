@@ -10,6 +10,7 @@ at the end.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,36 +21,41 @@ from model.dataset import Dataset
 from model.metrics import sigmoid
 
 Rows = NDArray[np.int64]
+BLOCK, WINDOW = 2**12, 2**22
+"""Rows that lie together on disk, and rows that are shuffled at once."""
 _FARTHEST, _HALVINGS = 2.0, 30
 """Logits are moved by no more than this, and by bisection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """The rows [R] with and without a click, and how many of the latter an epoch draws."""
+    """How many rows have a click and have none, and how many of the latter an epoch draws."""
 
-    clicks: Rows
-    others: Rows
+    label: NDArray[np.uint8]
+    clicks: int
+    others: int
     drawn: int
     kept: float
-    """The share of all rows without a click that are among ``others``."""
+    """The share of all rows without a click that are among the ``others``."""
 
     @classmethod
     def of(cls, train: Dataset, rate: float) -> Sampling:
         """Draw a share ``rate`` of the rows without a click, at least one if there are any."""
-        clicks, others = np.flatnonzero(train.label == 1), np.flatnonzero(train.label == 0)
-        drawn = max(min(1, len(others)), round(rate * len(others)))
-        return cls(clicks, others, drawn, train.kept)
+        clicks = int(np.count_nonzero(train.label))
+        others = len(train) - clicks
+        return cls(
+            train.label, clicks, others, max(min(1, others), round(rate * others)), train.kept
+        )
 
     @property
     def rows(self) -> int:
         """Rows of an epoch."""
-        return len(self.clicks) + self.drawn
+        return self.clicks + self.drawn
 
     @property
     def rate(self) -> float:
         """The share of ``others`` that is drawn."""
-        return self.drawn / len(self.others) if len(self.others) else 1.0
+        return self.drawn / self.others if self.others else 1.0
 
     @property
     def shift(self) -> float:
@@ -59,17 +65,38 @@ class Sampling:
     @property
     def base_rate(self) -> float:
         """The click rate among all rows, those included that are not there; not quite 0 or 1."""
-        rows = len(self.clicks) + len(self.others)
-        floor = 0.5 / rows
-        rate = len(self.clicks) / (len(self.clicks) + len(self.others) / self.kept)
+        floor = 0.5 / len(self.label)
+        rate = self.clicks / (self.clicks + self.others / self.kept)
         return min(max(rate, floor), 1 - floor)
 
-    def draw(self, random: np.random.Generator) -> Rows:
-        """Return the rows of an epoch in a random order."""
-        if self.drawn == len(self.others):
-            return random.permutation(self.rows)
-        drawn = random.choice(self.others, self.drawn, replace=False)
-        return random.permutation(np.concatenate([self.clicks, drawn]))
+    def draw(self, random: np.random.Generator) -> Iterator[Rows]:
+        """Yield the rows of an epoch in a random order, in pieces.
+
+        Of more rows than ``WINDOW``, blocks drawn at random are shuffled together: so the pages
+        of data that are larger than memory are read once an epoch, not once a row.
+        """
+        if len(self.label) <= WINDOW:
+            yield random.permutation(self._drawn(np.arange(len(self.label)), self.drawn, random))
+            return
+        passed = taken = 0
+        blocks = random.permutation(math.ceil(len(self.label) / BLOCK))
+        for start in range(0, len(blocks), WINDOW // BLOCK):
+            firsts = blocks[start : start + WINDOW // BLOCK, None] * BLOCK
+            rows = (firsts + np.arange(BLOCK)).ravel()
+            rows = rows[rows < len(self.label)]
+            passed += len(rows) - int(np.count_nonzero(self.label[rows]))
+            # Rounded so that all windows together draw as many as were promised.
+            wanted = round(passed * self.drawn / max(1, self.others)) - taken
+            taken += wanted
+            yield random.permutation(self._drawn(rows, wanted, random))
+
+    def _drawn(self, rows: Rows, wanted: int, random: np.random.Generator) -> Rows:
+        """Return the clicks among some rows, and as many of the others as are wanted."""
+        if self.drawn == self.others:
+            return rows
+        clicked = self.label[rows] == 1
+        drawn = random.choice(rows[~clicked], wanted, replace=False)
+        return np.concatenate([rows[clicked], drawn])
 
     def correction(self, logit: NDArray[np.float32]) -> float:
         """Return what to add to all logits [R] so that their mean score is the base rate.
@@ -77,8 +104,7 @@ class Sampling:
         What a network does not explain of the rows that it learnt from is noise in its logits,
         and noise that cancels out at the odds of these rows does not at the true odds.
         """
-        value = np.concatenate([logit[self.clicks], logit[self.others]]).astype(np.float64)
-        stands_for = np.repeat([1.0, 1 / self.kept], [len(self.clicks), len(self.others)])
+        value, stands_for = logit.astype(np.float64), np.where(self.label == 1, 1.0, 1 / self.kept)
         low, high = -_FARTHEST, _FARTHEST
         for _ in range(_HALVINGS):
             middle = (low + high) / 2

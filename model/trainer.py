@@ -7,7 +7,8 @@ for a thousand rows as for ten million.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ from model.networks.crosses import Cross
 from model.networks.network import Inputs, Network
 from model.sampling import Sampling
 
+Rows = NDArray[np.int64]
+_COUNTED_AT_ONCE = 2**17
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says at which step and why."""
@@ -40,7 +44,7 @@ class Trainer:
         self._sampling = Sampling.of(train, config.negative_rate)
         self.network = build(layout, config, self._sampling.base_rate, crosses)
         self._columns = Columns(layout, train)
-        self._label = torch.from_numpy(train.label.astype(np.float32))
+        self._label = train.label
         self._named_rows = NamedRows(layout.table_rows)
         l2 = self._columns.row_l2(config, self._sampling) if config.embedding_l2 else None
         self._table = LazyAdam(self.network.table.detach(), l2)
@@ -48,7 +52,7 @@ class Trainer:
             dense_groups(self.network, config), lr=config.learning_rate, fused=True
         )
         self._random = np.random.default_rng(config.seed)
-        self._epoch_random: Any = None
+        self._epoch_seed = 0
         self._config = config
         self.steps = 0
         """How many were taken."""
@@ -60,15 +64,10 @@ class Trainer:
         """
         epoch, done = divmod(self.steps, batches)
         for _ in range(epoch, self._config.epochs):
-            now = self._random.bit_generator.state
-            if done:
-                self._random.bit_generator.state = self._epoch_random
-            else:
-                self._epoch_random = now
-            order = self._sampling.draw(self._random)
-            if done:
-                self._random.bit_generator.state = now
-            yield from np.array_split(order, batches)[done:]
+            if not done:
+                self._epoch_seed = int(self._random.integers(2**63))
+            order = self._sampling.draw(np.random.default_rng(self._epoch_seed))
+            yield from islice(cut(order, self._sampling.rows, batches), done, None)
             done = 0
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
@@ -76,7 +75,7 @@ class Trainer:
         values = {
             "steps": self.steps,
             "random": self._random.bit_generator.state,
-            "epoch_random": self._epoch_random,
+            "epoch_seed": self._epoch_seed,
         }
         arrays = named("network", self.network.state_dict()) | named("table", self._table.state())
         for number, parameter in enumerate(self.network.dense_parameters()):
@@ -87,7 +86,7 @@ class Trainer:
         """Take over what :meth:`state` gave."""
         self.steps = state.values["steps"]
         self._random.bit_generator.state = state.values["random"]
-        self._epoch_random = state.values["epoch_random"]
+        self._epoch_seed = state.values["epoch_seed"]
         self.network.load_state_dict(unnamed("network", state.arrays))
         self._table.restore(unnamed("table", state.arrays), self.steps)
         for number, parameter in enumerate(self.network.dense_parameters()):
@@ -97,7 +96,7 @@ class Trainer:
     def step(self, rows: NDArray[np.int64], rate: float) -> float:
         """Learn from the given rows once and return their mean log loss before it."""
         self.steps += 1
-        index = self._columns.index[rows]
+        index = self._columns.take(rows)
         if self._config.oov_rate:
             hidden = self._random.random(index.shape, np.float32) < self._config.oov_rate
             index = np.where(hidden & self._columns.can_hide, self._columns.oov, index)
@@ -110,7 +109,7 @@ class Trainer:
             value, columns.inputs(position, rows), columns.inputs(torch.from_numpy(index), rows)
         )
         loss = functional.binary_cross_entropy_with_logits(
-            logit + self._sampling.shift, self._label[torch.from_numpy(rows)]
+            logit + self._sampling.shift, torch.from_numpy(self._label[rows].astype(np.float32))
         )
         loss_value = loss.item()
         if not math.isfinite(loss_value):
@@ -124,40 +123,53 @@ class Trainer:
         return loss_value
 
 
-class Columns:
-    """Every index of the training rows side by side, so that a batch is one gather.
+def cut(pieces: Iterable[Rows], rows: int, batches: int) -> Iterator[Rows]:
+    """Cut ``rows`` row numbers, which come in pieces, into batches of nearly equal size."""
+    size, larger = divmod(rows, batches)
+    waiting = np.zeros(0, np.int64)
+    number = 0
+    for piece in pieces:
+        waiting = np.concatenate([waiting, piece])
+        start = 0
+        while number < batches and start + (wanted := size + (number < larger)) <= len(waiting):
+            yield waiting[start : start + wanted]
+            start += wanted
+            number += 1
+        waiting = waiting[start:]
 
-    ``index`` is int32 [R, C]: the single-valued slots of both sides, then each list's places.
+
+class Columns:
+    """Every index of the training rows, batch by batch: the data may be larger than memory.
+
+    There are C columns: the single-valued slots of both sides, then each list's places.
     ``can_hide`` [C] marks the columns of values that might have been unseen, single-valued and
     not scaled, and ``oov`` [C] has their OOV rows.
     """
 
     def __init__(self, layout: Layout, data: Dataset) -> None:
-        parts = (data.context, data.candidate, *data.context_lists, *data.candidate_lists)
-        self.index: Indices = np.concatenate(parts, axis=1)
-        self._widths = [part.shape[1] for part in parts]
+        self._parts = (data.context, data.candidate, *data.context_lists, *data.candidate_lists)
+        self._widths = [part.shape[1] for part in self._parts]
         self._context_lists = len(data.context_lists)
         self._table_rows = layout.table_rows
         singles = layout.context + layout.candidate
-        self.can_hide = np.zeros(self.index.shape[1], np.bool_)
+        self.can_hide = np.zeros(sum(self._widths), np.bool_)
         self.can_hide[: len(singles)] = [not slot.scaled for slot in singles]
-        self.oov = np.zeros(self.index.shape[1], np.int32)
+        self.oov = np.zeros(sum(self._widths), np.int32)
         self.oov[: len(singles)] = [slot.oov for slot in singles]
-        self._values = [
-            None if value is None else torch.from_numpy(value)
-            for value in (data.context_value, data.candidate_value)
-        ]
+        self._values = (data.context_value, data.candidate_value)
+
+    def take(self, rows: Rows | slice) -> Indices:
+        """Return the indices [N, C] of some rows."""
+        return np.concatenate([part[rows] for part in self._parts], axis=1)
 
     def inputs(self, index: Tensor, rows: NDArray[np.int64]) -> Inputs:
         """Cut indices [N, C] of ``rows`` into a network's inputs, every row its own context."""
         context, candidate, *lists = torch.split(index, self._widths, dim=1)
         split = self._context_lists
         values = (
-            None if value is None else value[torch.from_numpy(rows)] for value in self._values
+            None if value is None else torch.from_numpy(value[rows]) for value in self._values
         )
-        return Inputs(
-            context, candidate, torch.arange(len(index)), lists[:split], lists[split:], *values
-        )
+        return Inputs(context, candidate, None, lists[:split], lists[split:], *values)
 
     def row_l2(self, config: TrainConfig, sampling: Sampling) -> Tensor:
         """Return the decay [T] per named row that stands in for lambda on every row and step.
@@ -166,21 +178,28 @@ class Columns:
         P = 1 - (1 - count / R)^batch, from the counts that training expects.
         """
         rows = sampling.rows
-        single = self._expected(self.can_hide, sampling)
-        listed = self._expected(~self.can_hide, sampling)
+        single, listed = self._expected(sampling)
         count = single * (1 - config.oov_rate) + listed
         count[self.oov[self.can_hide]] += config.oov_rate * rows
         named = 1 - (1 - np.minimum(count / rows, 1)) ** min(config.batch_size, rows)
         l2 = np.divide(config.embedding_l2, named, out=np.zeros_like(named), where=named > 0)
         return torch.from_numpy(l2.astype(np.float32))
 
-    def _expected(self, columns: NDArray[np.bool_], sampling: Sampling) -> NDArray[np.float64]:
-        """Return how often an epoch is expected to name each table row [T] in some columns."""
-        count = np.zeros(self._table_rows)
-        for rows, share in ((sampling.clicks, 1.0), (sampling.others, sampling.rate)):
-            index = self.index[rows][:, columns].ravel()
-            count += share * np.bincount(index, minlength=self._table_rows)
-        return count
+    def _expected(self, sampling: Sampling) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return how often an epoch is expected to name each table row [T].
+
+        In the columns that can be hidden, and in the others.
+        """
+        counts = np.zeros((2, self._table_rows))
+        for start in range(0, len(sampling.label), _COUNTED_AT_ONCE):
+            rows = slice(start, start + _COUNTED_AT_ONCE)
+            index, label = self.take(rows), sampling.label[rows]
+            for click, share in ((1, 1.0), (0, sampling.rate)):
+                found = index[label == click]
+                for count, columns in zip(counts, (self.can_hide, ~self.can_hide), strict=True):
+                    named = found[:, columns].ravel()
+                    count += share * np.bincount(named, minlength=self._table_rows)
+        return counts[0], counts[1]
 
 
 def dense_groups(network: Network, config: TrainConfig) -> list[dict[str, Any]]:
@@ -215,7 +234,7 @@ class NamedRows:
         row = np.flatnonzero(self._marked)
         self._marked[row] = False
         self._position[row] = np.arange(len(row), dtype=np.int32)
-        return torch.from_numpy(row), torch.from_numpy(self._position[index])
+        return torch.from_numpy(row), torch.from_numpy(self._position[index].astype(np.int64))
 
 
 class LazyAdam:

@@ -21,7 +21,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from app.errors import CtrError
 from model.config import SHALLOW, Metric, TrainConfig
 from model.files import write_atomically
-from model.pipeline import FEW_BATCHES, Prepared, hash_of, say
+from model.pipeline import FEW_BATCHES
+from model.prepare import Prepared
+from model.progress import say
+from model.raw import hash_of
 from model.train import Evaluation, fit
 from model.warm_start import Start
 

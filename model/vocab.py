@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -26,17 +26,24 @@ from app.vocabulary import (
 from model.data import field_values
 
 Counts = Counter[Any]
+Weighed = tuple[Sequence[Any], NDArray[np.int64]]
+"""Values, and in how many rows each is."""
+
+
+Columns = Callable[[str], Iterable[pl.Series]]
+"""Gives the raw values of a field by its name, in pieces of any length and as often as asked."""
 
 
 def learn(
-    spec: FeatureSpec, frame: pl.DataFrame, settled: Mapping[str, SlotVocabulary] | None = None
+    spec: FeatureSpec, columns: Columns, settled: Mapping[str, SlotVocabulary] | None = None
 ) -> Vocabulary:
-    """Learn every slot's values from the rows of the training part, and nothing else.
+    """Learn every slot's values from the ``columns`` of the training part, and nothing else.
 
     Values rarer than the field's ``min_count`` are left out: they are OOV. The more frequent a
     value, the earlier its row: what is looked up most lies close together, in the table and in
     the service's memory. The same rows in any order give the same vocabulary. Buckets and
-    scales that are ``settled``, by the field's name, are taken as they are.
+    scales that are ``settled``, by the field's name, are taken as they are. In memory are the
+    distinct values of the categorical fields, and of one numeric field at a time.
     """
     known: dict[str, Counts] = {}
     fixed: dict[str, Edges | Scale] = {}
@@ -44,15 +51,15 @@ def learn(
         before = (settled or {}).get(field.name)
         if isinstance(before, Edges | Scale):
             fixed[field.name] = before
-            continue
-        values, codes = field_values(field, frame[field.name])
-        weights = np.bincount(codes, minlength=len(values))
-        if isinstance(field, Numeric) and field.encoding != "log_squared":
-            fixed[field.name] = _of_numbers(field, values, weights)
-            continue
-        least = 1 if isinstance(field, Time) else field.min_count
-        for name, counts in _count(field, values, weights).items():
-            known[name] = Counter({key: count for key, count in counts.items() if count >= least})
+        elif isinstance(field, Numeric) and field.encoding != "log_squared":
+            fixed[field.name] = _of_numbers(field, _weighed(field, columns))
+        else:
+            least = 1 if isinstance(field, Time) else field.min_count
+            counts: dict[str, Counts] = {name: Counter() for name in field.slot_names}
+            for values, weights in _weighed(field, columns):
+                _count(field, values, weights, counts)
+            for name, found in counts.items():
+                known[name] = Counter({key: n for key, n in found.items() if n >= least})
     sizes = {name: len(found) for name, found in known.items()}
     for name, part in fixed.items():
         sizes[name] = len(part.edges) + 1 if isinstance(part, Edges) else 1
@@ -62,8 +69,15 @@ def learn(
         if slot.name in fixed:
             slots[slot.name] = fixed[slot.name]
         else:
-            slots[slot.name] = _pack(known[slot.name], slot.first + RESERVED_ROWS)
+            slots[slot.name] = _pack(known.pop(slot.name), slot.first + RESERVED_ROWS)
     return Vocabulary(layout, slots)
+
+
+def _weighed(field: Field, columns: Columns) -> Iterator[Weighed]:
+    """Yield each piece's distinct values and the number of rows that have each."""
+    for column in columns(field.name):
+        values, codes = field_values(field, column)
+        yield values, np.bincount(codes, minlength=len(values))
 
 
 def _pack(counts: Counts, first: int) -> Integers | Texts:
@@ -76,9 +90,10 @@ def _pack(counts: Counts, first: int) -> Integers | Texts:
     return Texts.of(keys, rows) if texts else Integers.of(keys, rows)
 
 
-def _count(field: Field, values: Sequence[Any], weights: NDArray[np.int64]) -> dict[str, Counts]:
-    """Count the canonical keys of each of the field's slots."""
-    counts: dict[str, Counts] = {name: Counter() for name in field.slot_names}
+def _count(
+    field: Field, values: Sequence[Any], weights: NDArray[np.int64], counts: dict[str, Counts]
+) -> None:
+    """Add the canonical keys of each of the field's slots to their counts."""
     weighed = list(zip(values, weights.tolist(), strict=True))
     match field:
         case Categorical():
@@ -105,31 +120,53 @@ def _count(field: Field, values: Sequence[Any], weights: NDArray[np.int64]) -> d
                 parts = time_parts(seconds(value, zone, field.format), zone, field.parts)
                 for name, part in zip(field.slot_names, parts, strict=True):
                     counts[name][part] += weight
-    return counts
 
 
 def _key(field: Categorical | MultiCategorical) -> Callable[[Any], Any]:
     return integer_key if field.dtype == "integer" else string_key
 
 
-def _of_numbers(
-    field: Numeric, values: Sequence[float | None], weights: NDArray[np.int64]
-) -> Edges | Scale:
+def _of_numbers(field: Numeric, pieces: Iterable[Weighed]) -> Edges | Scale:
     match field.encoding:
         case "edges":
             return Edges(np.array(field.edges, np.float32))
         case "scaled":
-            return Scale(mean_std(values, weights))
+            return Scale(mean_std(*distinct_numbers(pieces)))
         case _:
-            return Edges(quantile_edges(values, weights, field.buckets))
+            return Edges(quantile_edges(*distinct_numbers(pieces), field.buckets))
 
 
-def mean_std(values: Sequence[float | None], weights: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the mean and the standard deviation of the weighted values, as float32 [2].
+def distinct_numbers(
+    pieces: Iterable[Weighed],
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return the distinct float32 numbers, ascending, and in how many rows each is."""
+    known, count = np.zeros(0, np.float32), np.zeros(0)
+    waiting: list[tuple[NDArray[np.float32], NDArray[np.float64]]] = []
+    for values, weights in pieces:
+        present = [(v, w) for v, w in zip(values, weights.tolist(), strict=True) if v is not None]
+        numbers = np.array([v for v, _ in present], np.float64).astype(np.float32)
+        waiting.append((numbers, np.array([w for _, w in present], np.float64)))
+        # Not at every piece, and never many more than there are distinct ones.
+        if sum(len(numbers) for numbers, _ in waiting) > len(known):
+            known, count = _merged([(known, count), *waiting])
+            waiting = []
+    return _merged([(known, count), *waiting])
+
+
+def _merged(
+    pieces: Sequence[tuple[NDArray[np.float32], NDArray[np.float64]]],
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    known, place = np.unique(np.concatenate([n for n, _ in pieces]), return_inverse=True)
+    count = np.concatenate([c for _, c in pieces])
+    # Whole numbers, so that their order is of no matter to the sums.
+    return known, np.bincount(place, weights=count, minlength=len(known)).astype(np.float64)
+
+
+def mean_std(known: NDArray[np.float32], count: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the mean and the standard deviation of counted numbers, as float32 [2].
 
     The deviation is 1 where it would be zero: of a single value, or of none.
     """
-    known, count = _numbers(values, weights)
     if not len(known):
         return np.array([0, 1], np.float32)
     number = known.astype(np.float64)
@@ -138,28 +175,14 @@ def mean_std(values: Sequence[float | None], weights: NDArray[np.int64]) -> NDAr
     return np.array([mean, std if std > 0 else 1], np.float32)
 
 
-def _numbers(
-    values: Sequence[float | None], weights: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Return the distinct float32 numbers, ascending, and the weight of each."""
-    present = [(v, w) for v, w in zip(values, weights.tolist(), strict=True) if v is not None]
-    numbers = np.array([v for v, _ in present], np.float64).astype(np.float32)
-    known, inverse = np.unique(numbers, return_inverse=True)
-    weight: NDArray[np.float64] = np.array([w for _, w in present], np.float64)
-    count = np.zeros(len(known))
-    np.add.at(count, inverse, weight)
-    return known, count
-
-
 def quantile_edges(
-    values: Sequence[float | None], weights: NDArray[np.int64], buckets: int
+    known: NDArray[np.float32], count: NDArray[np.float64], buckets: int
 ) -> NDArray[np.float32]:
-    """Return at most ``buckets`` - 1 edges that cut the weighted values into equal shares.
+    """Return at most ``buckets`` - 1 edges that cut counted ascending numbers into equal shares.
 
     An edge is the float32 midpoint between two distinct neighbours, so no training value
     lies on one unless its neighbour is the next float32.
     """
-    known, count = _numbers(values, weights)
     if not len(known):
         return np.zeros(0, np.float32)
     reached = np.cumsum(count)

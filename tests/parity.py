@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 
 from app.batch import Batch
 from model.calibration import calibrated
-from model.data import read
+from model.data import Reader, raw_rows
 from model.encode import encode_side
-from model.export import raw_rows
-from model.pipeline import Offline
+from model.offline import Offline
 
 LIST_ROWS = 50
 CALLERS = 8
@@ -36,7 +35,7 @@ class Check:
 
     def __init__(self, offline: Offline, data: Sequence[Path], rows: int, client: httpx.Client):
         spec = offline.bundle.spec
-        frame = read(spec, data, max_bad_lines=1.0, label=False).frame.head(rows)
+        frame = next(Reader(spec, data, max_bad_lines=1.0, label=False).frames()).head(rows)
         self.client = client
         self.engine = offline.engine
         self.calibration = offline.calibration

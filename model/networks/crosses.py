@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from app.layout import PADDING, Layout, Slot
 from model.networks.network import Inputs, mean_of_list
+from model.networks.rows import of_rows
 
 RARE = 1
 """The weight that all pairs share which training saw too rarely, or never."""
@@ -86,7 +87,7 @@ class Pairs:
     def _values(self, operand: Operand, inputs: Inputs) -> Tensor:
         value_RL = operand.values(inputs)
         if operand.context and not self.of_context:
-            return value_RL.index_select(0, inputs.row_context)
+            return of_rows(value_RL, inputs.row_context)
         return value_RL
 
 
@@ -129,5 +130,5 @@ class CrossTerm(nn.Module):
         else:
             term_R1 = functional.embedding(number_RL[:, 0], self.weight, padding_idx=PADDING)
         if self.pairs.of_context:
-            term_R1 = term_R1.index_select(0, inputs.row_context)
+            term_R1 = of_rows(term_R1, inputs.row_context)
         return term_R1.squeeze(1)

@@ -9,7 +9,8 @@ from model.config import TrainConfig
 from model.networks.fm import pairwise
 from model.networks.lr import first_order
 from model.networks.mlp import Mlp
-from model.networks.network import Network, field_counts, new_table
+from model.networks.network import Network, field_counts, new_table, weights_and_vectors
+from model.networks.rows import RowContext
 
 
 class DeepFM(Network):
@@ -26,9 +27,12 @@ class DeepFM(Network):
         contexts, candidates = field_counts(layout)
         self.mlp = Mlp(size * contexts, size * candidates, config)
 
-    def combine(self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: Tensor) -> Tensor:
-        context_UFK, candidate_NFK = context_UFC[:, :, 1:], candidate_NFC[:, :, 1:]
-        first_order_N = first_order(context_UFC, candidate_NFC, row_context_N)
+    def combine(
+        self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: RowContext
+    ) -> Tensor:
+        context_UF, context_UFK = weights_and_vectors(context_UFC)
+        candidate_NF, candidate_NFK = weights_and_vectors(candidate_NFC)
+        first_order_N = first_order(context_UF, candidate_NF, row_context_N)
         pairwise_N = pairwise(context_UFK, candidate_NFK, row_context_N)
         deep_N: Tensor = self.mlp(context_UFK.flatten(1), candidate_NFK.flatten(1), row_context_N)
         return self.bias + first_order_N + pairwise_N + deep_N

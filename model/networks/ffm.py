@@ -8,8 +8,15 @@ from torch import Tensor
 from app.layout import Layout
 from model.config import TrainConfig
 from model.networks.lr import first_order
-from model.networks.network import Network, field_counts, new_table, sum_of_rest
+from model.networks.network import (
+    Network,
+    field_counts,
+    new_table,
+    sum_of_rest,
+    weights_and_vectors,
+)
 from model.networks.products import pairs
+from model.networks.rows import RowContext, of_rows
 
 
 class FFM(Network):
@@ -31,18 +38,22 @@ class FFM(Network):
         self.register_buffer("context_places", _places(contexts), persistent=False)
         self.register_buffer("candidate_places", _places(candidates), persistent=False)
 
-    def combine(self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: Tensor) -> Tensor:
+    def combine(
+        self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: RowContext
+    ) -> Tensor:
         contexts = context_UFC.shape[1]
+        context_UF, context_UFX = weights_and_vectors(context_UFC)
+        candidate_NF, candidate_NFX = weights_and_vectors(candidate_NFC)
         # [.., i, j] is field i's vector toward its j-th other field.
-        context_UFOK = context_UFC[:, :, 1:].reshape(*context_UFC.shape[:2], *self.shape)
-        candidate_NFOK = candidate_NFC[:, :, 1:].reshape(*candidate_NFC.shape[:2], *self.shape)
+        context_UFOK = context_UFX.reshape(*context_UFC.shape[:2], *self.shape)
+        candidate_NFOK = candidate_NFX.reshape(*candidate_NFC.shape[:2], *self.shape)
         within_U = within(context_UFOK[:, :, : contexts - 1], self.context_places)
         within_N = within(candidate_NFOK[:, :, contexts:], self.candidate_places)
         toward_candidate_UFFK = context_UFOK[:, :, contexts - 1 :]
         toward_context_NFFK = candidate_NFOK[:, :, :contexts].transpose(1, 2)
-        across_NFFK = toward_candidate_UFFK.index_select(0, row_context_N) * toward_context_NFFK
-        first_order_N = first_order(context_UFC, candidate_NFC, row_context_N)
-        pairwise_N = within_U.index_select(0, row_context_N) + within_N + sum_of_rest(across_NFFK)
+        across_NFFK = of_rows(toward_candidate_UFFK, row_context_N) * toward_context_NFFK
+        first_order_N = first_order(context_UF, candidate_NF, row_context_N)
+        pairwise_N = of_rows(within_U, row_context_N) + within_N + sum_of_rest(across_NFFK)
         return self.bias + first_order_N + pairwise_N
 
 

@@ -7,7 +7,14 @@ from torch import Tensor
 from app.layout import Layout
 from model.config import TrainConfig
 from model.networks.lr import first_order
-from model.networks.network import Network, new_table, sum_of_fields, sum_of_rest
+from model.networks.network import (
+    Network,
+    new_table,
+    sum_of_fields,
+    sum_of_rest,
+    weights_and_vectors,
+)
+from model.networks.rows import RowContext, of_rows
 
 
 class FM(Network):
@@ -19,15 +26,16 @@ class FM(Network):
     def __init__(self, layout: Layout, config: TrainConfig, base_rate: float = 0.5) -> None:
         super().__init__(new_table(layout, config, 1, config.embedding_size), base_rate)
 
-    def combine(self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: Tensor) -> Tensor:
-        return (
-            self.bias
-            + first_order(context_UFC, candidate_NFC, row_context_N)
-            + pairwise(context_UFC[:, :, 1:], candidate_NFC[:, :, 1:], row_context_N)
-        )
+    def combine(
+        self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: RowContext
+    ) -> Tensor:
+        context_UF, context_UFK = weights_and_vectors(context_UFC)
+        candidate_NF, candidate_NFK = weights_and_vectors(candidate_NFC)
+        first_order_N = first_order(context_UF, candidate_NF, row_context_N)
+        return self.bias + first_order_N + pairwise(context_UFK, candidate_NFK, row_context_N)
 
 
-def pairwise(context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: Tensor) -> Tensor:
+def pairwise(context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: RowContext) -> Tensor:
     """Return sum_{i<j} <v_i, v_j> [N] over the fields of both sides.
 
     Pairs within the context are summed once for each context; those across are one product
@@ -35,9 +43,9 @@ def pairwise(context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: Tensor) 
     """
     context_UK, candidate_NK = sum_of_fields(context_UFK), sum_of_fields(candidate_NFK)
     return (
-        _within(context_UFK, context_UK).index_select(0, row_context_N)
+        of_rows(_within(context_UFK, context_UK), row_context_N)
         + _within(candidate_NFK, candidate_NK)
-        + sum_of_rest(context_UK.index_select(0, row_context_N) * candidate_NK)
+        + sum_of_rest(of_rows(context_UK, row_context_N) * candidate_NK)
     )
 
 

@@ -9,6 +9,7 @@ from app.layout import Layout
 from model.config import TrainConfig
 from model.networks.mlp import Mlp
 from model.networks.network import Network, field_counts, new_table
+from model.networks.rows import RowContext
 
 
 class FNN(Network):
@@ -26,7 +27,9 @@ class FNN(Network):
         self.global_weight = nn.Parameter(torch.zeros(1))
         self.mlp = Mlp(1 + size * contexts, size * candidates, config, activation=torch.tanh)
 
-    def combine(self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: Tensor) -> Tensor:
+    def combine(
+        self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: RowContext
+    ) -> Tensor:
         weight_U1 = self.global_weight.expand(len(context_UFC), 1)
         context_UX = torch.cat([weight_U1, context_UFC.flatten(1)], 1)
         deep_N: Tensor = self.mlp(context_UX, candidate_NFC.flatten(1), row_context_N)

@@ -7,6 +7,7 @@ from torch import Tensor
 from app.layout import Layout
 from model.config import TrainConfig
 from model.networks.network import Network, new_table, sum_of_rest
+from model.networks.rows import RowContext, of_rows
 
 
 class LR(Network):
@@ -15,11 +16,14 @@ class LR(Network):
     def __init__(self, layout: Layout, config: TrainConfig, base_rate: float = 0.5) -> None:
         super().__init__(new_table(layout, config, weights=1, size=0), base_rate)
 
-    def combine(self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: Tensor) -> Tensor:
-        return self.bias + first_order(context_UFC, candidate_NFC, row_context_N)
+    def combine(
+        self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: RowContext
+    ) -> Tensor:
+        return self.bias + first_order(
+            context_UFC.squeeze(2), candidate_NFC.squeeze(2), row_context_N
+        )
 
 
-def first_order(context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: Tensor) -> Tensor:
-    """Return <w, x> [N]; a field's weight w is column 0 of its row."""
-    context_U, candidate_N = sum_of_rest(context_UFC[:, :, 0]), sum_of_rest(candidate_NFC[:, :, 0])
-    return context_U.index_select(0, row_context_N) + candidate_N
+def first_order(context_UF: Tensor, candidate_NF: Tensor, row_context_N: RowContext) -> Tensor:
+    """Return <w, x> [N], from the weights w of both sides' fields."""
+    return of_rows(sum_of_rest(context_UF), row_context_N) + sum_of_rest(candidate_NF)

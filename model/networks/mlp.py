@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.config import TrainConfig
+from model.networks.rows import RowContext, of_rows
 
 
 class Dropout(nn.Module):
@@ -51,6 +52,7 @@ class Mlp(nn.Module):
         self.split = context_inputs
         """How many of the first layer's inputs are the context's."""
         self.activation = activation
+        self.brief = config.precision == "bfloat16"
         sizes = (context_inputs + row_inputs, *config.hidden)
         linears = [nn.Linear(width, hidden) for width, hidden in pairwise(sizes)]
         self.first, self.deeper = linears[0], nn.ModuleList(linears[1:])
@@ -65,18 +67,26 @@ class Mlp(nn.Module):
         for linear in linears:
             nn.init.zeros_(linear.bias)
 
-    def forward(self, context_UX: Tensor, row_NX: Tensor, row_context_N: Tensor) -> Tensor:
+    def forward(self, context_UX: Tensor, row_NX: Tensor, row_context_N: RowContext) -> Tensor:
         """Return the output [N] for the inputs of contexts and of rows."""
         weight_HX = self.first.weight
-        context_UH = functional.linear(context_UX, weight_HX[:, : self.split], self.first.bias)
-        hidden_NH = context_UH.index_select(0, row_context_N) + functional.linear(
-            row_NX, weight_HX[:, self.split :]
-        )
+        context_UH = self._product(context_UX, weight_HX[:, : self.split], self.first.bias)
+        row_NH = self._product(row_NX, weight_HX[:, self.split :])
+        hidden_NH = of_rows(context_UH, row_context_N) + row_NH
         hidden_NH = self.dropout(self.activation(self.norms[0](hidden_NH)))
         for linear, norm in zip(self.deeper, self.norms[1:], strict=True):
-            hidden_NH = self.dropout(self.activation(norm(linear(hidden_NH))))
-        output_N: Tensor = self.output(hidden_NH).squeeze(1)
+            assert isinstance(linear, nn.Linear)
+            hidden_NH = self._product(hidden_NH, linear.weight, linear.bias)
+            hidden_NH = self.dropout(self.activation(norm(hidden_NH)))
+        output_N: Tensor = self.output(hidden_NH.float()).squeeze(1)
         return output_N
+
+    def _product(self, value_RX: Tensor, weight_HX: Tensor, bias_H: Tensor | None = None) -> Tensor:
+        """Return W x + c [R, H], while training in the precision that the settings name."""
+        if not (self.training and self.brief):
+            return functional.linear(value_RX, weight_HX, bias_H)
+        bias_H = None if bias_H is None else bias_H.bfloat16()
+        return functional.linear(value_RX.bfloat16(), weight_HX.bfloat16(), bias_H)
 
     def fold(self) -> None:
         """Move batch norm, as it is for inference, into the linear layers.

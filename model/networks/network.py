@@ -20,20 +20,21 @@ from torch.nn import functional
 from app.layout import PADDING, Layout
 from model.config import TrainConfig
 from model.networks.mlp import Mlp
+from model.networks.rows import RowContext
 
 
 class Inputs(NamedTuple):
     """Indices into the table, 0 being padding.
 
     ``context`` [U, F] and ``candidate`` [N, F] hold the single-valued slots, the lists [U, L]
-    and [N, L] the rest; ``row_context`` [N] names each row's context. ``context_value`` [U, V]
-    and ``candidate_value`` [N, V] multiply the rows of the scaled slots, the last V of the
-    single-valued ones; None where a side has none.
+    and [N, L] the rest; ``row_context`` [N] names each row's context, None where every row has
+    one of its own. ``context_value`` [U, V] and ``candidate_value`` [N, V] multiply the rows of
+    the scaled slots, the last V of the single-valued ones; None where a side has none.
     """
 
     context: Tensor
     candidate: Tensor
-    row_context: Tensor
+    row_context: RowContext
     context_lists: Sequence[Tensor] = ()
     candidate_lists: Sequence[Tensor] = ()
     context_value: Tensor | None = None
@@ -57,7 +58,9 @@ class Network(nn.Module):
         self.table = table
         self.bias = nn.Parameter(torch.tensor(math.log(base_rate) - math.log1p(-base_rate)))
 
-    def combine(self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: Tensor) -> Tensor:
+    def combine(
+        self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: RowContext
+    ) -> Tensor:
         """Return the logit [N] of fields that have been looked up: the network's formula."""
         raise NotImplementedError
 
@@ -131,7 +134,13 @@ def single_fields(
     table_TC: Tensor, index_RF: Tensor, value_RV: Tensor | None
 ) -> tuple[Tensor, ...]:
     """Return the rows [R, F, C] of single-valued slots, the scaled ones apart and multiplied."""
-    rows_RFC = functional.embedding(index_RF, table_TC, padding_idx=PADDING)
+    # In the graph a look-up as it is usually written. Its gradient takes several times as long on
+    # a CPU as that of index_select by int64, and there is no padding among single values.
+    if is_exporting():
+        rows_RFC = functional.embedding(index_RF, table_TC)
+    else:
+        rows_RFC = table_TC.index_select(0, index_RF.flatten())
+        rows_RFC = rows_RFC.view(*index_RF.shape, table_TC.shape[1])
     if value_RV is None:
         return (rows_RFC,)
     plain = index_RF.shape[1] - value_RV.shape[1]
@@ -152,6 +161,12 @@ def mean_of_list(table_TC: Tensor, index_RL: Tensor) -> Tensor:
 # In the graph a sum of float32 numbers is a product with ones: onnxruntime's own sum rounds equal
 # rows differently by their place in a batch, and equal candidates would change places. Training
 # sums as usual, which is faster there.
+
+
+def weights_and_vectors(rows_RFC: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weights [R, F] and the vectors [R, F, K] of a side's fields, rows being (w, v)."""
+    weight_RF1, vector_RFK = torch.split(rows_RFC, [1, rows_RFC.shape[2] - 1], dim=2)
+    return weight_RF1.squeeze(2), vector_RFK.contiguous()
 
 
 def sum_of_fields(value_RFC: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from app.layout import Layout
 from model.config import TrainConfig
 from model.networks.mlp import Mlp
 from model.networks.network import Network, field_counts, new_table, sum_of_last
+from model.networks.rows import RowContext, of_rows
 
 
 class Products(nn.Module):
@@ -36,7 +37,7 @@ class Products(nn.Module):
             self.register_buffer(f"{name}_right", index[1], persistent=False)
 
     def forward(
-        self, context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: Tensor
+        self, context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: RowContext
     ) -> tuple[Tensor, Tensor]:
         """Return the context's products [U, P] and the rows' products [N, P]."""
         raise NotImplementedError
@@ -46,7 +47,7 @@ class InnerProducts(Products):
     """p_ij = <v_i, v_j>."""
 
     def forward(
-        self, context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: Tensor
+        self, context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: RowContext
     ) -> tuple[Tensor, Tensor]:
         context_UP = sum_of_last(
             context_UFK.index_select(1, self.context_left)
@@ -56,7 +57,7 @@ class InnerProducts(Products):
             candidate_NFK.index_select(1, self.candidate_left)
             * candidate_NFK.index_select(1, self.candidate_right)
         )
-        across_NFF = context_UFK.index_select(0, row_context_N) @ candidate_NFK.transpose(1, 2)
+        across_NFF = of_rows(context_UFK, row_context_N) @ candidate_NFK.transpose(1, 2)
         return context_UP, torch.cat([within_NP, across_NFF.flatten(1)], 1)
 
 
@@ -77,7 +78,7 @@ class KernelProducts(Products):
         self.across_kernel = nn.Parameter(torch.randn(size, contexts * candidates * size) * std)
 
     def forward(
-        self, context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: Tensor
+        self, context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: RowContext
     ) -> tuple[Tensor, Tensor]:
         contexts, candidates = context_UFK.shape[1], candidate_NFK.shape[1]
         context_UPK = turned(context_UFK, self.context_kernel, range(contexts - 1, 0, -1))
@@ -85,9 +86,7 @@ class KernelProducts(Products):
         across_UPK = turned(context_UFK, self.across_kernel, contexts * [candidates])
         context_UP = sum_of_last(context_UPK * context_UFK.index_select(1, self.context_right))
         within_NP = sum_of_last(within_NPK * candidate_NFK.index_select(1, self.candidate_right))
-        across_NPK = across_UPK.index_select(0, row_context_N) * candidate_NFK.repeat(
-            1, contexts, 1
-        )
+        across_NPK = of_rows(across_UPK, row_context_N) * candidate_NFK.repeat(1, contexts, 1)
         return context_UP, torch.cat([within_NP, sum_of_last(across_NPK)], 1)
 
 
@@ -131,7 +130,9 @@ class ProductNetwork(Network):
             config,
         )
 
-    def combine(self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: Tensor) -> Tensor:
+    def combine(
+        self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: RowContext
+    ) -> Tensor:
         context, row = [context_UFC.flatten(1)], [candidate_NFC.flatten(1)]
         for product in self.products:
             context_UP, row_NP = product(context_UFC, candidate_NFC, row_context_N)

@@ -29,6 +29,7 @@ from model.networks.network import (
     sum_of_fields,
     sum_of_rest,
 )
+from model.networks.rows import of_rows
 
 
 def serving_form(network: Network, layout: Layout) -> nn.Module:
@@ -120,10 +121,10 @@ class ServingDeepFM(nn.Module):
             inputs.candidate, inputs.candidate_lists, inputs.candidate_value,
             self.candidate_weight, None,
         )  # fmt: skip
-        hidden_NH = functional.relu(context_UH.index_select(0, inputs.row_context) + candidate_NH)
+        hidden_NH = functional.relu(of_rows(context_UH, inputs.row_context) + candidate_NH)
         for linear in self.deeper:
             hidden_NH = functional.relu(linear(hidden_NH))
-        total_NK = context_UK.index_select(0, inputs.row_context) + candidate_NK
+        total_NK = of_rows(context_UK, inputs.row_context) + candidate_NK
         fm_N = sum_of_rest(total_NK * (total_NK * self.pairwise + self.first_order))
         logit_N: Tensor = self.output(hidden_NH).squeeze(1) + fm_N + self.bias
         return logit_N

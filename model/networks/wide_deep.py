@@ -11,7 +11,14 @@ from model.config import TrainConfig
 from model.networks.crosses import Cross, CrossTerm
 from model.networks.lr import first_order
 from model.networks.mlp import Mlp
-from model.networks.network import Inputs, Network, field_counts, new_table
+from model.networks.network import (
+    Inputs,
+    Network,
+    field_counts,
+    new_table,
+    weights_and_vectors,
+)
+from model.networks.rows import RowContext
 
 
 class WideDeep(Network):
@@ -45,11 +52,11 @@ class WideDeep(Network):
             logit_N = logit_N + cross(inputs)
         return logit_N
 
-    def combine(self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: Tensor) -> Tensor:
-        context_UX, candidate_NX = (
-            context_UFC[:, :, 1:].flatten(1),
-            candidate_NFC[:, :, 1:].flatten(1),
-        )
-        wide_N = first_order(context_UFC, candidate_NFC, row_context_N)
-        deep_N: Tensor = self.mlp(context_UX, candidate_NX, row_context_N)
+    def combine(
+        self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: RowContext
+    ) -> Tensor:
+        context_UF, context_UFK = weights_and_vectors(context_UFC)
+        candidate_NF, candidate_NFK = weights_and_vectors(candidate_NFC)
+        wide_N = first_order(context_UF, candidate_NF, row_context_N)
+        deep_N: Tensor = self.mlp(context_UFK.flatten(1), candidate_NFK.flatten(1), row_context_N)
         return self.bias + wide_N + deep_N

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from app.batch import Batch, Job, Scores
-from app.batcher import LEARNING_RUNS, CostModel, MicroBatcher
+from app.batch import Batch, Closed, Job, Scores
+from app.batcher import LEARNING_RUNS, SHARED_SECONDS, CostModel, MicroBatcher
 from app.errors import DeadlinePassed, EngineFailed, NotReady, Overloaded, ServiceError
 from tests.fakes import FakeEngine
 
@@ -31,6 +32,7 @@ class Waiting:
         self.deadline = loop.time() + seconds
         self._departed = departed
         self.outcome: asyncio.Future[Scores] = loop.create_future()
+        self.encoded = self.begun = self.ended = 0.0
 
     def departed(self) -> bool:
         return self.outcome.cancelled() or self._departed()
@@ -608,17 +610,67 @@ async def test_callers_of_one_turn_share_runs_inline_too() -> None:
 
 
 async def test_each_run_is_observed_once() -> None:
-    """The observer sees every batch that was scored, and its time."""
-    seen: list[tuple[int, float]] = []
+    """The observer sees every batch that was scored, its scores, its time, and why it closed."""
+    seen: list[tuple[int, int, float, Closed]] = []
 
-    def observe(batch: Batch, seconds: float) -> None:
-        seen.append((len(batch.candidate), seconds))
+    def observe(batch: Batch, scores: Scores, seconds: float, closed: Closed) -> None:
+        seen.append((len(batch.candidate), len(scores.score), seconds, closed))
 
     engine = FakeEngine()
     async with batcher(engine, max_rows=4, observe=observe) as batches:
         await score(batches, job([[1, 0]] * 10))
-    assert [rows for rows, _ in seen] == engine.rows == [4, 4, 2]
-    assert all(seconds > 0 for _, seconds in seen)
+    rows, scored, seconds, closed = zip(*seen, strict=True)
+    assert list(rows) == list(scored) == engine.rows == [4, 4, 2]
+    assert min(seconds) > 0
+    assert closed == ("full", "full", "drained")
+
+
+async def test_a_batch_says_why_it_was_closed() -> None:
+    """One that runs at once; those that shared a run; a long list cut short beside short ones."""
+    seen: list[tuple[int, Closed]] = []
+
+    def observe(batch: Batch, scores: Scores, seconds: float, closed: Closed) -> None:
+        seen.append((len(batch.candidate), closed))
+
+    async with batcher(FakeEngine(), inline_seconds=INLINE, observe=observe) as batches:
+        await score(batches, job(row_of(1)))
+        await asyncio.gather(*(score(batches, job(row_of(i))) for i in range(3)))
+    assert seen == [(1, "alone"), (1, "alone"), (2, "drained")]
+    seen.clear()
+
+    def slowly(batch: Batch, scores: Scores) -> Scores:
+        time.sleep(2 * SHARED_SECONDS)
+        return scores
+
+    engine = FakeEngine(slowly)
+    async with batcher(engine, max_rows=32, observe=observe) as batches:
+        async with Busy(engine, batches):
+            waiting = [
+                asyncio.create_task(score(batches, each))
+                for each in (job([[1, 0]] * 12), job(row_of(1)))
+            ]
+            await until(lambda: batches.queued_rows == 13)
+        await asyncio.gather(*waiting)
+    assert (2, "shared") in seen
+
+
+async def test_a_caller_learns_when_its_rows_came_and_ran() -> None:
+    """Ready, begun and ended follow each other, whoever shared the run; 0 where none ran."""
+    engine = FakeEngine()
+    async with batcher(engine) as batches:
+        async with Busy(engine, batches):
+            jobs = [job(row_of(i)) for i in range(2)]
+            waiting = [asyncio.create_task(score(batches, each)) for each in jobs]
+            await until(lambda: batches.queued_rows == 2)
+        await asyncio.gather(*waiting)
+        first, second = (each.caller for each in jobs)
+        assert 0 < first.encoded <= second.encoded <= first.begun < first.ended
+        assert (first.begun, first.ended) == (second.begun, second.ended)
+        late = job(row_of(1), seconds=-1)
+        assert await outcome(asyncio.create_task(score(batches, late))) in (
+            DeadlinePassed, Overloaded,
+        )  # fmt: skip
+        assert late.caller.begun == late.caller.ended == 0
 
 
 def learned(base: float, per_row: float, runs: int, noise: float) -> CostModel:

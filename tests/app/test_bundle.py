@@ -14,7 +14,7 @@ import pytest
 from app.bundle import Bundle, Example, Manifest, SlotStatistics, bundle_id, newest, write_bundle
 from app.errors import BundleError
 from app.spec import FeatureSpec
-from model.vocab import learn
+from tests.frames import learned
 
 SPEC = """\
 label = "click"
@@ -40,7 +40,7 @@ def fill(directory: Path, users: str = "ab") -> None:
     (directory / "features.toml").write_text(SPEC)
     (directory / "vocabulary").mkdir()
     frame = pl.DataFrame({"user": list(users), "price": range(len(users))})
-    learn(spec, frame).save(directory / "vocabulary")
+    learned(spec, frame).save(directory / "vocabulary")
     (directory / "score.onnx").write_bytes(b"graph")
     (directory / "examples.jsonl").write_bytes(msgspec.json.Encoder().encode_lines([EXAMPLE]))
 

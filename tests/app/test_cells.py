@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from app.cells import CELLS, Cells
-from app.metrics import Buckets, Counts, Number
+from app.tallies import Buckets, Counts, Number
 from tests.serving import ROOT
 
 

@@ -30,9 +30,8 @@ from app.spec import (
     is_scaled,
 )
 from app.vocabulary import Vocabulary
-from model.data import read
 from model.encode import encode
-from model.vocab import learn
+from tests.frames import learned, read
 
 SIDES: tuple[Side, ...] = ("context", "candidate")
 RESERVED_LOOKALIKES = ["NA", "[PAD]", "null", "__OOV__", "None", "nan", "0", "1", "-1", "\x00"]
@@ -219,16 +218,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 _number = count()
 
 
-def vocabulary_of(log: Log, files: Path, learned: int) -> Vocabulary:
+def vocabulary_of(log: Log, files: Path, rows: int) -> Vocabulary:
     """The vocabulary of the first rows of a log, learned from its CSV file."""
     path = files / f"{next(_number)}.csv"
     path.write_bytes(log.csv())
-    return learn(log.spec, read(log.spec, [path]).frame[:learned])
+    return learned(log.spec, read(log.spec, [path])[:rows])
 
 
-def encoder_of(log: Log, files: Path, learned: int) -> Encoder:
+def encoder_of(log: Log, files: Path, rows: int) -> Encoder:
     """An encoder that learned the first rows of a log."""
-    return Encoder(log.spec, vocabulary_of(log, files, learned))
+    return Encoder(log.spec, vocabulary_of(log, files, rows))
 
 
 def trained_rows(log: Log, encoder: Encoder, path: Path) -> dict[Side, list[list[int]]]:
@@ -339,7 +338,7 @@ def encoder_for(*fields: Field, frame: Mapping[str, Any] | None = None) -> Encod
     rows = len(next(iter(columns.values())))
     for field in fillers:
         columns[field.name] = [None] * rows
-    return Encoder(spec, learn(spec, pl.DataFrame(columns, strict=False)))
+    return Encoder(spec, learned(spec, pl.DataFrame(columns, strict=False)))
 
 
 def indices(encoder: Encoder, field: Field, value: Any) -> list[int]:
@@ -631,7 +630,7 @@ def test_settling_leaves_negative_numbers_alone() -> None:
     other = Categorical(name="other", side="candidate", min_count=1)
     spec = encoder_for(SCALED, other, frame={"price": [1, 3], "other": ["x", "y"]})
     known = spec.candidate.row({"price": -5, "other": "x"})
-    vocabulary = learn(
+    vocabulary = learned(
         FeatureSpec(label="click", fields=(SCALED, other, user())),
         pl.DataFrame({"price": [1, 3], "other": ["x", "y"], "user": [None, None]}, strict=False),
     )

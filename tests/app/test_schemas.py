@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from app.decoding import (
     candidate_decoder,
     column_decoder,
+    context_decoder,
     decode,
     decode_part,
     instance_decoder,
@@ -122,7 +123,8 @@ def whole(decoder: Any, body: str) -> Any:
                 decode_part(candidate_decoder, raw, part, "candidates", row)
                 for row, part in enumerate(found.candidates)
             ]
-        return found.context, candidates, found.top_k
+        context = decode_part(context_decoder, raw, found.context, "context")
+        return context, candidates, found.top_k
     except ServiceError as error:
         ErrorBody.model_validate(error.body(), strict=True, extra="forbid")
         return None

@@ -20,14 +20,19 @@ OTHER: dict[str, tuple[str, Any]] = {
     "precision": ("int8", "int8"),
     "unknown_fields": ("error", "error"),
     "drain_seconds": ("1.5", 1.5),
+    "receive_seconds": ("2.5", 2.5),
     "bundle_poll_seconds": ("0.5", 0.5),
     "log_level": ("debug", "debug"),
+    "metrics": ("off", "off"),
+    "admin_port": ("17", 17),
+    "admin_host": ("0.0.0.0", "0.0.0.0"),
+    "admin_key_file": ("/run/secrets/admin", Path("/run/secrets/admin")),
     "redis_url": ("redis://cache", SecretStr("redis://cache")),
     "redis_password_file": ("/run/secrets/redis", Path("/run/secrets/redis")),
     "vocabulary_fallback": ("oov", "oov"),
 }
 """Values other than the default; settings that are not here take a whole number."""
-NO_DEFAULT = ("bundle", "redis_url", "redis_password_file")
+NO_DEFAULT = ("bundle", "redis_url", "redis_password_file", "admin_port", "admin_key_file")
 
 
 def other(name: str) -> tuple[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from app.bundle import CURRENT, candidates
 from app.errors import BundleError
-from app.versions import Versions
+from app.versions import Versions, point, pointer, written
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_the_newest_comes_first(bundles: Path) -> None:
     new, old = candidates(bundles)
     assert new.name > old.name
     versions = Versions(bundles)
-    assert versions.wanted(old) == new
+    assert wanted(versions, old) == new
     assert versions.wanted(new) is None
 
 
@@ -35,7 +35,7 @@ def test_current_names_the_one(bundles: Path, caplog: pytest.LogCaptureFixture) 
     versions = Versions(bundles)
     (bundles / CURRENT).write_text(f"{old.name}\n")
     assert candidates(bundles) == [old]
-    assert versions.wanted(new) == old
+    assert wanted(versions, new) == old
     assert versions.wanted(old) is None
     for name in ("../elsewhere", "20260101T000000Z-0123456789ab", ""):
         (bundles / CURRENT).write_text(name)
@@ -50,10 +50,70 @@ def test_a_refused_one_is_tried_again_when_it_has_changed(bundles: Path) -> None
     """It may have been on its way; until then the next best is wanted, if that is newer."""
     new, old = candidates(bundles)
     versions = Versions(bundles)
-    assert versions.wanted(old) == new
-    versions.refuse(new)
+    attempt = versions.wanted(old)
+    assert attempt is not None
+    assert attempt.path == new
+    versions.refuse(attempt, "a reason")
+    assert versions.refusals[new].reason == "a reason"
     assert versions.wanted(old) is None
     third = bundles / "20200101T000000Z-0123456789ab"
-    assert versions.wanted(third) == old
+    assert wanted(versions, third) == old
     (new / "more").write_text("")
-    assert versions.wanted(old) == new
+    assert wanted(versions, old) == new
+
+
+def test_a_refused_one_is_tried_again_when_it_is_asked_for_again(bundles: Path) -> None:
+    """Whoever writes CURRENT wants it tried now, though its files are what they were."""
+    new, old = candidates(bundles)
+    versions = Versions(bundles)
+    for _ in range(2):
+        point(bundles, f"{new.name}\n".encode())
+        attempt = versions.wanted(old)
+        assert attempt is not None
+        assert attempt.pinned == written(bundles)
+        versions.refuse(attempt, "a reason")
+        assert versions.wanted(old) is None
+    point(bundles, None)
+    assert versions.wanted(old) is None, "nobody asks for it any more"
+    assert pointer(bundles) is None
+
+
+def test_an_attempt_has_one_number_for_all_workers(bundles: Path) -> None:
+    """Whoever looks at the same files finds the same; another attempt has another."""
+    _, old = candidates(bundles)
+    point(bundles, None)
+    first = [Versions(bundles).wanted(old) for _ in range(2)]
+    point(bundles, candidates(bundles)[0].name.encode())
+    first.append(Versions(bundles).wanted(old))
+    numbers = [each.number for each in first if each]
+    assert numbers[0] == numbers[1] != numbers[2]
+    assert all(int(float(number)) == number < 2**48 for number in numbers)
+
+
+def test_current_is_written_whole_or_not_at_all(bundles: Path) -> None:
+    """What cannot be written leaves the old one, and nothing beside it."""
+    point(bundles, b"one\n")
+    there = sorted(path.name for path in bundles.iterdir())
+    with pytest.raises(IsADirectoryError):
+        point_into_a_directory(bundles)
+    assert sorted(path.name for path in bundles.iterdir()) == there
+    point(bundles, b"two\n")
+    assert pointer(bundles) == b"two\n"
+    assert (bundles / CURRENT).stat().st_mode & 0o777 == 0o644
+
+
+def point_into_a_directory(bundles: Path) -> None:
+    """Try to write CURRENT where a directory has its name; then put things back."""
+    (bundles / CURRENT).rename(bundles / "kept")
+    (bundles / CURRENT).mkdir()
+    try:
+        point(bundles, b"two\n")
+    finally:
+        (bundles / CURRENT).rmdir()
+        (bundles / "kept").rename(bundles / CURRENT)
+
+
+def wanted(versions: Versions, current: Path) -> Path | None:
+    """The bundle that should take the place of ``current``."""
+    attempt = versions.wanted(current)
+    return attempt.path if attempt else None

@@ -11,7 +11,7 @@ import pytest
 from app.errors import BundleError
 from app.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
 from app.vocabulary import Edges, Integers, Scale, Texts, Vocabulary, arrange
-from model.vocab import learn
+from tests.frames import learned
 
 FIELDS: tuple[Field, ...] = (
     Categorical(name="user/../id", side="context", dtype="integer", min_count=1),
@@ -43,7 +43,7 @@ def vocabulary() -> Vocabulary:
         "when": [0, 3_600, 86_400, None, None, None, None],
         "weight": [1.0, 3.0, None, None, None, None, None],
     })  # fmt: skip
-    return learn(SPEC, frame)
+    return learned(SPEC, frame)
 
 
 @pytest.fixture

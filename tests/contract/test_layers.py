@@ -18,7 +18,8 @@ FLOOR = {"app.errors", "app.logs", "app.cells"}
 VALUES = {"app.layout", "app.spec", "app.canonical", "app.vocabulary", "app.encoder"}
 DOMAIN = VALUES | {"app.batch", "app.bundle", "app.field_schemas"}
 # Metrics stand on the domain: they count missing and unseen values slot by slot.
-BELOW_ADAPTERS = FLOOR | DOMAIN | {"app.metrics"}
+METRICS = {"app.tallies", "app.meter", "app.bundle_metrics", "app.metrics"}
+BELOW_ADAPTERS = FLOOR | DOMAIN | METRICS
 REMOTE = {
     "app.remote",
     "app.remote.keys",
@@ -37,6 +38,12 @@ EDGE = {
     "app.state",
     "app.loading",
     "app.versions",
+    "app.slow_requests",
+    "app.head",
+    "app.keys",
+    "app.answers",
+    "app.activation",
+    "app.admin",
     "app.endpoints",
     "app.asgi",
     "app.connection",
@@ -52,11 +59,19 @@ SHARED = VALUES | {"app.bundle", "app.errors"}
 # What runs the exported graph: where it is checked and measured.
 RUNNING = {"app.batch", "app.engine"}
 # The trainer's own modules up to the network, and up to a trained and measured one.
-DATA = {
-    "model.config", "model.data", "model.vocab", "model.dataset", "model.encode", "model.files",
+READING = {
+    "model.files",
+    "model.progress",
+    "model.logs",
+    "model.data",
+    "model.split",
+    "model.spill",
+}
+DATA = READING | {
+    "model.config", "model.raw", "model.vocab", "model.dataset", "model.encode",
 }  # fmt: skip
 # A network may stand on another, as DeepFM does on FM; the package is the registry of all.
-LAYERS = {"model.networks.mlp", "model.networks.network"}
+LAYERS = {"model.networks.mlp", "model.networks.network", "model.networks.rows"}
 CROSSES = LAYERS | {"model.networks.crosses"}
 SHALLOW = LAYERS | {"model.networks.lr", "model.networks.fm"}
 PRODUCTS = LAYERS | {"model.networks.products"}
@@ -84,6 +99,8 @@ OFFLINE = TRAINING | {
     "model.report",
     "model.warm_start",
     "model.cache",
+    "model.prepare",
+    "model.offline",
     "model.pipeline",
     "model.fetch",
     "model.compare",
@@ -108,7 +125,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.bundle": FLOOR | VALUES,
     "app.batch": FLOOR | VALUES,
     "app.field_schemas": FLOOR | {"app.layout", "app.spec", "app.canonical"},
-    "app.metrics": FLOOR | DOMAIN,
+    "app.tallies": FLOOR,
+    "app.meter": FLOOR | {"app.tallies"},
+    "app.bundle_metrics": FLOOR | DOMAIN | {"app.tallies"},
+    "app.metrics": FLOOR | DOMAIN | METRICS - {"app.metrics"},
+    "app.slow_requests": FLOOR,
+    "app.head": FLOOR,
+    "app.keys": FLOOR,
+    "app.answers": FLOOR,
+    "app.activation": FLOOR | DOMAIN | {"app.state", "app.versions"},
+    "app.admin": FLOOR | {"app.activation", "app.answers", "app.keys", "app.state"},
     "app.engine": BELOW_ADAPTERS,
     "app.batcher": BELOW_ADAPTERS,
     "app.remote": set(),
@@ -122,12 +148,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.schemas": FLOOR | DOMAIN,
     "app.decoding": FLOOR | DOMAIN | {"app.schemas"},
     "app.scorer": BELOW_ADAPTERS | {"app.schemas", "app.decoding"},
-    "app.endpoints": BELOW_ADAPTERS | USE_CASE,
+    "app.endpoints": BELOW_ADAPTERS | USE_CASE | {"app.slow_requests"},
     "app.asgi": FLOOR | {"app.endpoints"},
     "app.versions": FLOOR | DOMAIN,
     "app.loading": BELOW_EDGE | {"app.settings"},
     "app.state": BELOW_EDGE | {"app.settings", "app.loading", "app.versions"},
-    "app.connection": FLOOR,
+    "app.connection": FLOOR | {"app.head"},
     "app.protocol": FLOOR | {"app.endpoints", "app.connection"},
     "app.documentation": FLOOR | DOMAIN | {"app.schemas"},
     "app.routes": BELOW_EDGE | {"app.settings", "app.state", "app.endpoints", "app.asgi"},
@@ -138,14 +164,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.fetch": {"app.errors"},
     "model.metrics": {"app.errors"},
     "model.memory": set(),
-    "model.data": SHARED | {"model.config", "model.files"},
-    "model.vocab": SHARED | {"model.config", "model.data"},
-    "model.dataset": SHARED
-    | {"model.config", "model.data", "model.vocab"}
-    | {"model.networks.network"},
+    "model.progress": set(),
+    "model.logs": SHARED,
+    "model.split": {"model.logs"},
+    "model.spill": set(),
+    "model.data": SHARED | {"model.files", "model.progress", "model.logs"},
+    "model.raw": SHARED | READING,
+    "model.vocab": SHARED | {"model.data"},
+    "model.dataset": SHARED | {"model.networks.network"},
     "model.encode": SHARED | DATA - {"model.encode"},
-    "model.networks.mlp": {"model.config"},
-    "model.networks.network": SHARED | {"model.config", "model.networks.mlp"},
+    "model.networks.rows": set(),
+    "model.networks.mlp": {"model.config", "model.networks.rows"},
+    "model.networks.network": SHARED | {"model.config"} | LAYERS - {"model.networks.network"},
     "model.networks.lr": SHARED | {"model.config"} | LAYERS,
     "model.networks.fm": SHARED | {"model.config"} | SHALLOW - {"model.networks.fm"},
     "model.networks.products": SHARED | {"model.config"} | LAYERS,
@@ -160,6 +190,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.arrays": {"app.bundle", "model.files"},
     "model.checkpoint": {"model.arrays"},
     "model.cache": SHARED | DATA | {"model.arrays"},
+    "model.prepare": SHARED | TRAINING | {"model.cache", "model.warm_start"},
+    "model.offline": SHARED | TRAINING | RUNNING | {"model.evaluate"},
     "model.calibration": SHARED | {"model.dataset", "model.metrics"},
     "model.trainer": SHARED | TRAINING - {"model.trainer", "model.train"},
     "model.train": SHARED | TRAINING - {"model.train"},

@@ -91,7 +91,7 @@ def test_a_long_list_costs_no_more_than_a_short_one(service: Service, row: Row) 
     kept = row["tags"] if isinstance(row.get("tags"), list) else []
     kept = (kept + ["a"] * 16)[:16]
     short = service.post("/predict", {"instances": [{**row, "tags": kept}]}).json()
-    long = service.post("/predict", {"instances": [{**row, "tags": kept + ["b"] * 100_000}]})
+    long = service.post("/predict", {"instances": [{**row, "tags": kept + ["b"] * 10_000}]})
     assert long.json()["predictions"] == short["predictions"]
 
 

@@ -11,7 +11,10 @@ import pytest
 from app.bundle import Bundle
 from model.config import NETWORKS, TrainConfig
 from model.networks import build
-from model.pipeline import Inputs, Offline, Prepared, prepare, run
+from model.offline import Offline
+from model.pipeline import run
+from model.prepare import Prepared, prepare
+from model.raw import Inputs
 from tests.conftest import Sample, StartService
 from tests.parity import Check
 

@@ -8,7 +8,9 @@ import httpx
 import pytest
 
 from model.config import TrainConfig
-from model.pipeline import Inputs, Offline, train
+from model.offline import Offline
+from model.pipeline import train
+from model.raw import Inputs
 from tests import realdata
 from tests.conftest import StartService
 from tests.parity import Check

@@ -40,7 +40,7 @@ def offline(
     tiny_bundle: Path, sample: Sample, tmp_path_factory: pytest.TempPathFactory
 ) -> list[float]:
     """The logits that ``python -m model predict`` writes for the log's first lines."""
-    from model.pipeline import Offline
+    from model.offline import Offline
 
     out = tmp_path_factory.mktemp("offline") / "scores.parquet"
     Offline.open(tiny_bundle).predict([sample.data], out, 0.0)

@@ -80,7 +80,7 @@ def test_metrics_are_those_of_all_workers(several: Service, sample: Sample) -> N
     shown = [scrape(several) for _ in range(40)]
     assert {requests_in(each) for each in shown} == {1000}
     for each in shown:
-        assert each['ctr_request_seconds_count{route="predict"}'] == 1000
+        assert each['ctr_request_seconds_count{route="predict",status="2xx"}'] == 1000
         assert each["ctr_batch_rows_sum"] == 1000
     wait_until(lambda: scrape(several)["ctr_rows_total"] == 1000, "gauges and values catch up")
 

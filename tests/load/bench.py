@@ -35,6 +35,7 @@ from tests.load.peers import running
 from tests.load.peers.lineup import Lineup
 from tests.load.peers.peer import Mosec, Row, Triton
 from tests.load.shape import FIELDS, Draws, field_name, make, opened
+from tests.serving import Service
 
 ROOT = Path(__file__).resolve().parents[2]
 PORT = 8917
@@ -260,6 +261,45 @@ def measure(
             samples.add(f"int8_rank{candidates}", seconds_int8)
 
 
+def metrics_ratios(bundle: Path, scratch: Path, seconds: int, pairs: int) -> dict[str, float]:
+    """The service with metrics on over the same with metrics off.
+
+    Both run all the time and are driven turn and turn about, each first as often as the other. A
+    figure is the median of the pairs' ratios: of requests per second, and of requests per second
+    of the processor's time, which other work on the machine moves less.
+    """
+    bodies = scratch / "predict"
+    services = {
+        metrics: Service(bundle, scratch / f"log-{metrics}", log_level="warning", metrics=metrics)
+        for metrics in ("on", "off")
+    }
+    figures = {}
+    try:
+        for service in services.values():
+            service.wait_ready()
+            wrk(bodies, 8, 1, port=service.port)
+        for connections in CONNECTIONS:
+            ratios: dict[str, list[float]] = {"rate": [], "per_cpu": []}
+            for pair in range(pairs):
+                found = {}
+                for metrics in ("on", "off") if pair % 2 else ("off", "on"):
+                    service = services[metrics]
+                    before = service.cpu_seconds()
+                    rate = wrk(bodies, connections, seconds, port=service.port).rate
+                    used = (service.cpu_seconds() - before) / seconds
+                    found[metrics] = {"rate": rate, "per_cpu": rate / used}
+                for name, each in ratios.items():
+                    each.append(found["on"][name] / found["off"][name])
+            for name, each in ratios.items():
+                shown = " ".join(f"{ratio:.3f}" for ratio in sorted(each))
+                print(f"{connections} connections, {name}, on over off: {shown}")
+                figures[f"metrics_c{connections}_{name}_ratio"] = statistics.median(each)
+    finally:
+        for service in services.values():
+            service.stop()
+    return figures
+
+
 def ratios(samples: Samples) -> dict[str, float]:
     """The figures that the project states: the product against the better of the usual ways."""
     median = samples.median
@@ -315,6 +355,14 @@ def table(samples: Samples, peers: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
+def tell(figures: dict[str, float], file: Path | None) -> None:
+    """Print figures, and write them where that is asked for."""
+    for name, figure in figures.items():
+        print(f"{name:30} {figure:.3f}")
+    if file:
+        file.write_text(json.dumps(figures, indent=1) + "\n")
+
+
 def main() -> None:
     """Run the benchmark and print its tables."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
@@ -322,6 +370,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=4, help="of each wrk run; whole ones")
     parser.add_argument("--json", type=Path, help="write the ratios here")
     parser.add_argument("--peers", action="store_true", help="mosec and Triton beside the service")
+    parser.add_argument(
+        "--metrics", action="store_true",
+        help="only the service with metrics beside itself without; repetitions are pairs",
+    )  # fmt: skip
     options = parser.parse_args()
     # A benchmark that is told to end ends its servers first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -331,6 +383,10 @@ def main() -> None:
         scratch = Path(name)
         rows = predict_rows()
         predict_bodies(scratch / "predict", rows)
+        if options.metrics:
+            figures = metrics_ratios(bundle, scratch, options.seconds, options.repetitions)
+            tell(figures, options.json)
+            return
         lineup = lined_up(bundle, plain, rows, scratch) if options.peers else None
         for repetition in range(options.repetitions):
             print(f"repetition {repetition + 1} of {options.repetitions}", file=sys.stderr)
@@ -341,10 +397,7 @@ def main() -> None:
         figures |= peer_ratios(samples, peers)
     print(table(samples, peers))
     print()
-    for name, figure in figures.items():
-        print(f"{name:30} {figure:.3f}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    tell(figures, options.json)
     if lineup and not lineup.complete:
         raise SystemExit("a peer was left out: see above")
 

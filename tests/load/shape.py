@@ -30,7 +30,7 @@ from model.dataset import Dataset
 from model.export import example, write_graph
 from model.networks import deepfm, mlp, network, serving
 from model.networks.deepfm import DeepFM
-from model.pipeline import open_engine
+from model.offline import open_engine
 from model.quantize import CALIBRATION_ROWS, with_int8_logits, write_int8
 
 CONTEXT_FIELDS, CANDIDATE_FIELDS = 24, 15

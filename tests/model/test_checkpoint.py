@@ -20,11 +20,13 @@ import torch
 
 from app.bundle import Bundle
 from app.layout import Layout, Slot
-from model.arrays import INDEX, DamagedError, read_arrays, write_arrays
+from model.arrays import INDEX, DamagedError, read_arrays, written
 from model.checkpoint import KEPT, Checkpoints
 from model.config import NETWORKS, TrainConfig
 from model.dataset import Dataset
-from model.pipeline import CHECKPOINTS, Inputs, Often, prepare, run
+from model.pipeline import CHECKPOINTS, Often, run
+from model.prepare import prepare
+from model.raw import Inputs
 from model.train import FitResult, fit
 from model.trainer import Trainer
 from tests import samples
@@ -208,20 +210,32 @@ def test_without_resume_nothing_is_taken_over(tmp_path: Path) -> None:
 def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
     """Kinds, shapes and any names are kept; an interrupted write leaves what was there."""
     arrays = {"a/b": np.float32(3), "c": np.zeros((0, 4), np.int32), "d": np.array([2**63], "u8")}
-    write_arrays(tmp_path / "x", {"big": 2**100, "none": None}, arrays)
+    with written(tmp_path / "x") as writing:
+        writing.described = {"big": 2**100, "none": None}
+        for name, array in arrays.items():
+            writing.save(name, array)
+        for rows in (2, 0, 1):
+            writing.append("grown", np.full((rows, 3), rows, np.int16))
 
-    class Unwritable:
-        def __array__(self, *_: Any, **__: Any) -> Any:
+    def interrupted() -> None:
+        with written(tmp_path / "x") as writing:
+            writing.save("c", np.ones(9))
+            writing.append("grown", np.ones(9))
             raise Killed
 
     with pytest.raises(Killed):
-        write_arrays(tmp_path / "x", {}, {"c": np.ones(9), "bad": Unwritable()})
+        interrupted()
     described, found = read_arrays(tmp_path / "x")
+    arrays["grown"] = np.array([[2] * 3, [2] * 3, [1] * 3], np.int16)
+    mapped = read_arrays(tmp_path / "x", mapped=True)
+    assert mapped[0] == described
+    assert mapped[1].keys() == found.keys() == arrays.keys()
     assert described == {"big": 2**100, "none": None}
     for name, array in arrays.items():
         assert found[name].dtype == array.dtype
         assert found[name].shape == array.shape
         assert np.array_equal(found[name], array)
+        assert np.array_equal(mapped[1][name], array)
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     with pytest.raises(DamagedError, match="nowhere cannot be read"):
         read_arrays(tmp_path / "nowhere")

@@ -25,8 +25,10 @@ from model.compare import (
 )
 from model.compare_report import SUMMARY, markdown, page, spread, write_pages, write_summary
 from model.config import NETWORKS, ConfigError, Settings
-from model.data import Part
-from model.pipeline import Inputs, Offline, Prepared, prepare
+from model.offline import Offline
+from model.prepare import Prepared, prepare
+from model.raw import Inputs
+from model.split import Part
 from tests.conftest import Sample
 
 COLUMNS = (

@@ -7,12 +7,14 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 
 from app.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
-from model.data import DataError, Table, field_values, read, split
+from model import logs
+from model.data import MOMENT, Reader, field_values, labels
+from model.logs import BadLines, DataError
+from tests.frames import read
 
 FIELDS: tuple[Field, ...] = (
     Categorical(name="user", side="context", dtype="integer"),
@@ -31,21 +33,26 @@ def write(path: Path, *lines: str, header: str = HEADER) -> Path:
     return path
 
 
-def values(table: Table, name: str) -> list[Any]:
+def values(frame: pl.DataFrame, name: str) -> list[Any]:
     """A column's values as JSON would hold them, row by row."""
     (field,) = (field for field in FIELDS if field.name == name)
-    found, codes = field_values(field, table.frame[name])
+    found, codes = field_values(field, frame[name])
     return [found[code] for code in codes]
 
 
-def check(table: Table) -> None:
+def read_with_bad(path: Path, max_bad_lines: float) -> tuple[pl.DataFrame, BadLines]:
+    """The good rows of a file, and what is known of the bad lines."""
+    reader = Reader(SPEC, [path], max_bad_lines)
+    return pl.concat(reader.frames()), reader.bad
+
+
+def check(table: pl.DataFrame) -> None:
     """The table holds ROWS."""
     assert values(table, "user") == ["7", "8", "7"]
     assert values(table, "item") == ["a", "b", "é"]
     assert values(table, "tags") == [["x", "y"], None, ["z"]]
     assert values(table, "price") == [1.5, None, -2000.0]
-    assert table.label(SPEC).tolist() == [1, 0, 1]
-    assert table.bad.lines == []
+    assert labels(SPEC, table).tolist() == [1, 0, 1]
 
 
 def test_csv(tmp_path: Path) -> None:
@@ -106,7 +113,7 @@ def test_headerless(tmp_path: Path) -> None:
     path = write(tmp_path / "log.csv", *ROWS, header="")
     table = read(spec, [path])
     check(table)
-    assert table.frame["__line__"].to_list() == [1, 2, 3]
+    assert table["__line__"].to_list() == [1, 2, 3]
 
 
 def test_columns_by_name(tmp_path: Path) -> None:
@@ -120,11 +127,12 @@ def test_several_files(tmp_path: Path) -> None:
     """Files of several kinds go together, each with its own lines and its own hash."""
     first = write(tmp_path / "a.csv", *ROWS[:2])
     second = write(tmp_path / "b.csv", ROWS[2])
-    table = read(SPEC, [first, second])
+    reader = Reader(SPEC, [first, second])
+    table = pl.concat(reader.frames())
     check(table)
-    assert table.frame["__file__"].to_list() == ["a.csv", "a.csv", "b.csv"]
-    assert table.frame["__line__"].to_list() == [2, 3, 2]
-    assert [(s.name, s.rows, s.bytes) for s in table.sources] == [
+    assert table["__file__"].to_list() == ["a.csv", "a.csv", "b.csv"]
+    assert table["__line__"].to_list() == [2, 3, 2]
+    assert [(s.name, s.rows, s.bytes) for s in reader.sources] == [
         ("a.csv", 2, first.stat().st_size),
         ("b.csv", 1, second.stat().st_size),
     ]
@@ -140,7 +148,7 @@ def test_parquet(tmp_path: Path) -> None:
     table = read(SPEC, [tmp_path / "log.parquet"])
     assert values(table, "user") == [7, 8, 7]
     assert values(table, "tags") == [["x", "y"], None, ["z"]]
-    assert table.label(SPEC).tolist() == [1, 0, 1]
+    assert labels(SPEC, table).tolist() == [1, 0, 1]
 
 
 def test_parquet_text_is_text(tmp_path: Path) -> None:
@@ -181,9 +189,9 @@ def test_stray_quotes_are_a_bad_line(tmp_path: Path, cell: str) -> None:
     path = write(tmp_path / "log.csv", ROWS[0], f"1,7,{cell},x,1", ROWS[1], ROWS[2])
     with pytest.raises(DataError, match=r"log\.csv:3: a quote"):
         read(SPEC, [path])
-    table = read(SPEC, [path], max_bad_lines=0.25)
+    table, bad = read_with_bad(path, 0.25)
     assert values(table, "item") == ["a", "b", "é"]
-    assert len(table.bad.lines) == 1
+    assert bad.count == 1
 
 
 @pytest.mark.parametrize(
@@ -209,17 +217,17 @@ def test_bad_lines_are_counted_and_named(tmp_path: Path, line: str, problem: str
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=rf"1 of 4 lines are bad:\n  log\.csv:3: {problem}"):
         read(SPEC, [path])
-    table = read(SPEC, [path], max_bad_lines=0.25)
+    table, bad = read_with_bad(path, 0.25)
     assert values(table, "item") == ["a", "b", "é"]
-    assert table.frame["__line__"].to_list() == [2, 4, 5]
-    assert [bad[:2] for bad in table.bad.lines] == [("log.csv", 3)]
-    assert table.bad.total == 4
+    assert table["__line__"].to_list() == [2, 4, 5]
+    assert [where[:2] for where in bad.lines] == [("log.csv", 3)]
+    assert (bad.count, bad.total) == (1, 4)
 
 
 def test_share_of_bad_lines_is_a_limit(tmp_path: Path) -> None:
     """At the allowed share data is used, one line above it is not."""
     path = write(tmp_path / "log.csv", *["1,7,a,x,1"] * 8, "bad", "1,7,a,x,bad")
-    assert read(SPEC, [path], max_bad_lines=0.2).frame.height == 8
+    assert read(SPEC, [path], max_bad_lines=0.2).height == 8
     with pytest.raises(DataError, match=r"2 of 10 lines(.|\n)*--max-bad-lines allows 0\.19"):
         read(SPEC, [path], max_bad_lines=0.19)
 
@@ -227,8 +235,7 @@ def test_share_of_bad_lines_is_a_limit(tmp_path: Path) -> None:
 def test_line_with_two_problems_counts_once(tmp_path: Path) -> None:
     """A line is bad once, however much is wrong with it."""
     path = write(tmp_path / "log.csv", ROWS[0], "1,x,a,b,x")
-    table = read(SPEC, [path], max_bad_lines=0.5)
-    assert len(table.bad.lines) == 1
+    assert read_with_bad(path, 0.5)[1].count == 1
 
 
 def test_report_shows_the_first_ten(tmp_path: Path) -> None:
@@ -254,9 +261,9 @@ def test_nan_in_parquet_is_a_bad_line(tmp_path: Path) -> None:
     frame = pl.DataFrame({"price": [1.0, float("nan"), float("nan")], "user": [7, 8, 9],
                           "item": ["a"] * 3, "tags": [["x"]] * 3, "click": [1, 0, 1]})  # fmt: skip
     frame.write_parquet(tmp_path / "log.parquet")
-    table = read(SPEC, [tmp_path / "log.parquet"], max_bad_lines=0.7)
-    assert [line for _, line, _ in table.bad.lines] == [2, 3]
-    assert table.frame.height == 1
+    table, bad = read_with_bad(tmp_path / "log.parquet", 0.7)
+    assert [line for _, line, _ in bad.lines] == [2, 3]
+    assert table.height == 1
 
 
 def test_empty_lines_are_passed_over(tmp_path: Path) -> None:
@@ -264,7 +271,7 @@ def test_empty_lines_are_passed_over(tmp_path: Path) -> None:
     path = write(tmp_path / "log.csv", ROWS[0], "", *ROWS[1:], "")
     table = read(SPEC, [path])
     check(table)
-    assert table.frame["__line__"].to_list() == [2, 4, 5]
+    assert table["__line__"].to_list() == [2, 4, 5]
 
 
 @pytest.mark.parametrize("label", ["2", "", "yes", "0.5", "-1", "true", '"1 "'])
@@ -275,20 +282,20 @@ def test_label_is_0_or_1(tmp_path: Path, label: str) -> None:
         read(SPEC, [path], max_bad_lines=1.0)
 
 
-@pytest.mark.parametrize("labels", [["0", "1.0"], [0, 1], [0.0, 1.0], [False, True]])
-def test_forms_of_the_label(tmp_path: Path, labels: list[Any]) -> None:
+@pytest.mark.parametrize("clicks", [["0", "1.0"], [0, 1], [0.0, 1.0], [False, True]])
+def test_forms_of_the_label(tmp_path: Path, clicks: list[Any]) -> None:
     """Numbers, their text and booleans are labels."""
     frame = pl.DataFrame({"price": [1.0] * 2, "user": [7] * 2, "item": ["a"] * 2,
-                          "tags": [["x"]] * 2, "click": labels})  # fmt: skip
+                          "tags": [["x"]] * 2, "click": clicks})  # fmt: skip
     frame.write_parquet(tmp_path / "log.parquet")
-    assert read(SPEC, [tmp_path / "log.parquet"]).label(SPEC).tolist() == [0, 1]
+    assert labels(SPEC, read(SPEC, [tmp_path / "log.parquet"])).tolist() == [0, 1]
 
 
 def test_label_is_not_needed_to_predict(tmp_path: Path) -> None:
     """Without a label, the label's column may be absent."""
     lines = [row.split(",", 1)[1] for row in ROWS]
     path = write(tmp_path / "log.csv", *lines, header="user,item,tags,price\n")
-    assert read(SPEC, [path], label=False).frame.height == 3
+    assert read(SPEC, [path], label=False).height == 3
     with pytest.raises(DataError, match="'click' is absent"):
         read(SPEC, [path])
 
@@ -333,13 +340,38 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         read(SPEC, [])
 
 
-def test_types_that_do_not_go_together(tmp_path: Path) -> None:
-    """Files whose columns cannot be one column are refused."""
+def test_files_of_other_types(tmp_path: Path) -> None:
+    """Each file's columns have their own types: a value is the same in any of them."""
     plain = {"click": [1], "user": [7], "item": ["a"], "price": [1.0]}
-    pl.DataFrame(plain | {"tags": [["x"]]}).write_parquet(tmp_path / "a.parquet")
-    pl.DataFrame(plain | {"tags": ["x"]}).write_parquet(tmp_path / "b.parquet")
-    with pytest.raises(DataError, match="types that do not go together"):
-        read(SPEC, [tmp_path / "a.parquet", tmp_path / "b.parquet"])
+    pl.DataFrame(plain | {"tags": [["x", "y"]]}).write_parquet(tmp_path / "a.parquet")
+    pl.DataFrame(plain | {"tags": ["x|y"], "user": ["7"]}).write_parquet(tmp_path / "b.parquet")
+    frames = list(Reader(SPEC, [tmp_path / "a.parquet", tmp_path / "b.parquet"]).frames())
+    assert [values(frame, "tags") for frame in frames] == [[["x", "y"]]] * 2
+    assert [values(frame, "user") for frame in frames] == [[7], ["7"]]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz", ".parquet"])
+def test_large_files_are_read_in_pieces(
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many pieces, the rows, their lines and what is bad are the same."""
+    lines = [row for row in ROWS for _ in range(5)]
+    lines[7] = lines[7].replace(",8,", ",x,")
+    path = tmp_path / f"log{ending}"
+    if ending == ".parquet":
+        pl.read_csv(write(tmp_path / "log.csv", *lines), infer_schema=False).write_parquet(path)
+    else:
+        text = (HEADER + "\n".join(lines)).encode()
+        path.write_bytes(gzip.compress(text) if ending == ".csv.gz" else text)
+    whole, bad = read_with_bad(path, 0.1)
+    monkeypatch.setattr(logs, "ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(logs, "_BYTES_AT_ONCE", 40)
+    reader = Reader(SPEC, [path], 0.1)
+    frames = list(reader.frames())
+    assert len(frames) > 3
+    assert pl.concat(frames).equals(whole)
+    assert reader.bad == bad
+    assert bad.count == 1
 
 
 WHEN = Time(name="when", side="context", parts=("hour",), timezone="Europe/Berlin")
@@ -361,58 +393,31 @@ def test_typed_times(column: pl.Series, expected: Any) -> None:
     assert field_values(WHEN, column)[0] == [expected]
 
 
-def timed(tmp_path: Path, *moments: str) -> Table:
-    """Rows whose only difference is their time."""
+def timed(tmp_path: Path, *moments: str) -> list[int]:
+    """The seconds of rows whose only difference is their time."""
     lines = [f"{i % 2},{i},a,{moment}" for i, moment in enumerate(moments)]
-    return read(TIMED, [write(tmp_path / "log.csv", *lines, header="click,user,item,at\n")])
+    path = write(tmp_path / "log.csv", *lines, header="click,user,item,at\n")
+    return read(TIMED, [path], moment=True)[MOMENT].to_list()
 
 
-def test_split_by_time(tmp_path: Path) -> None:
-    """Parts follow each other in time; rows of one moment keep the file's order."""
-    table = timed(tmp_path, "50", "10", "40", "10", "30", "20", "60", "10", "70", "5")
-    parts = split(TIMED, table)
-    assert parts["train"].tolist() == [9, 1, 3, 7, 5, 4, 2, 0]
-    assert parts["validation"].tolist() == [6]
-    assert parts["test"].tolist() == [8]
+def test_moments(tmp_path: Path) -> None:
+    """Where a time is wanted, each row has its own in seconds."""
+    assert timed(tmp_path, "50", "1970-01-01T00:01:00Z", "40") == [50, 60, 40]
 
 
 def test_bad_timestamp_is_named(tmp_path: Path) -> None:
     """A time that is none is an error with file, line and column."""
-    table = timed(tmp_path, *map(str, range(9)), "1700000000000")
     with pytest.raises(DataError, match=r"log\.csv:11: timestamp 'at': time out of range"):
-        split(TIMED, table)
+        timed(tmp_path, *map(str, range(9)), "1700000000000")
 
 
 def test_missing_timestamp_is_named(tmp_path: Path) -> None:
     """Without its time a row cannot be placed."""
     with pytest.raises(DataError, match=r"log\.csv:4: timestamp 'at'"):
-        split(TIMED, timed(tmp_path, "1", "2", "", "4"))
+        timed(tmp_path, "1", "2", "", "4")
 
 
-def plain_table(tmp_path: Path, rows: int) -> Table:
-    return read(SPEC, [write(tmp_path / "log.csv", *[f"{i % 2},{i},a,x,1" for i in range(rows)])])
-
-
-def test_split_by_seed(tmp_path: Path) -> None:
-    """The same seed gives the same parts, another one others; each row is in one part."""
-    table = plain_table(tmp_path, 100)
-    one, two, other = split(SPEC, table, seed=3), split(SPEC, table, seed=3), split(SPEC, table)
-    for part, rows in one.items():
-        np.testing.assert_array_equal(rows, two[part])
-    assert one["test"].tolist() != other["test"].tolist()
-    assert sorted(np.concatenate(list(one.values())).tolist()) == list(range(100))
-    assert [len(rows) for rows in one.values()] == [80, 10, 10]
-
-
-def test_random_split_of_timed_data(tmp_path: Path) -> None:
-    """A random split may be asked for where there is a time, not the reverse."""
-    table = timed(tmp_path, *map(str, range(50)))
-    assert split(TIMED, table, "random")["train"].tolist() != list(range(40))
+def test_a_spec_without_a_timestamp_has_no_moments(tmp_path: Path) -> None:
+    """What is not there cannot be split along."""
     with pytest.raises(DataError, match="no `timestamp`"):
-        split(SPEC, plain_table(tmp_path, 20), "time")
-
-
-def test_empty_part_is_an_error(tmp_path: Path) -> None:
-    """Too few rows for three parts are refused by the part that would be empty."""
-    with pytest.raises(DataError, match="2 rows are too few: the validation part is empty"):
-        split(SPEC, plain_table(tmp_path, 2))
+        read(SPEC, [write(tmp_path / "log.csv", *ROWS)], moment=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from app.encoder import Encoder
 from app.layout import Layout
 from app.spec import Categorical, FeatureSpec, MultiCategorical, Numeric, Time
-from model.data import Table, read
 from model.dataset import Dataset
 from model.encode import encode, statistics
-from model.vocab import learn
+from tests.frames import learned, read
 
 SPEC = FeatureSpec(
     label="click",
@@ -37,7 +37,7 @@ LEARNED = 3
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Table:
+def frame(tmp_path: Path) -> pl.DataFrame:
     """Four rows, of which the first three are learned from."""
     path = tmp_path / "log.csv"
     path.write_text(LOG)
@@ -45,10 +45,10 @@ def table(tmp_path: Path) -> Table:
 
 
 @pytest.fixture
-def encoded(table: Table) -> tuple[Layout, Dataset]:
+def encoded(frame: pl.DataFrame) -> tuple[Layout, Dataset]:
     """What training sees."""
-    vocabulary = learn(SPEC, table.frame[:LEARNED])
-    return vocabulary.layout, encode(SPEC, Encoder(SPEC, vocabulary), table)
+    vocabulary = learned(SPEC, frame[:LEARNED])
+    return vocabulary.layout, encode(SPEC, Encoder(SPEC, vocabulary), frame)
 
 
 def test_columns_are_the_layouts_slots(encoded: tuple[Layout, Dataset]) -> None:
@@ -119,8 +119,8 @@ def test_statistics_of_no_rows(encoded: tuple[Layout, Dataset]) -> None:
     assert {(s.missing, s.oov) for s in found.values()} == {(0.0, 0.0)}
 
 
-def test_labels_may_be_left_out(table: Table) -> None:
+def test_labels_may_be_left_out(frame: pl.DataFrame) -> None:
     """Without labels every label is 0."""
-    vocabulary = learn(SPEC, table.frame)
-    data = encode(SPEC, Encoder(SPEC, vocabulary), table, label=False)
+    vocabulary = learned(SPEC, frame)
+    data = encode(SPEC, Encoder(SPEC, vocabulary), frame, label=False)
     assert data.label.tolist() == [0, 0, 0, 0]

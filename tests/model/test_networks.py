@@ -446,6 +446,15 @@ def test_folding_batch_norm_keeps_the_scores(name: str) -> None:
     torch.testing.assert_close(folded(values), network(values), atol=2e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+@every_network
+def test_rows_with_contexts_of_their_own_need_no_numbers(name: str) -> None:
+    """Without ``row_context`` each row is scored with the context at its own place."""
+    network, values = trained(name), inputs(20, 20, 4)
+    numbered = network(values._replace(row_context=torch.arange(20)))
+    assert torch.equal(network(values._replace(row_context=None)), numbered)
+
+
 @every_network
 def test_padding_gets_no_gradient(name: str) -> None:
     """Row 0 stays out of training, however much padding the lists hold."""

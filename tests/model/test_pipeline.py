@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -19,9 +20,13 @@ import torch
 from app.bundle import Bundle
 from model.__main__ import main
 from model.config import TrainConfig
-from model.data import DataError, Part
 from model.export import read_weights
-from model.pipeline import Inputs, Offline, Prepared, prepare, run, train
+from model.logs import DataError
+from model.offline import Offline
+from model.pipeline import run, train
+from model.prepare import Prepared, prepare
+from model.raw import Inputs
+from model.split import Part
 from model.train import TrainingError
 from tests.conftest import Sample
 from tests.serving import ROOT, wait_until
@@ -111,7 +116,7 @@ def test_evaluate_reproduces_the_manifest(tiny_bundle: Path, sample: Sample) -> 
     """Each part's figures come out again from the files that the bundle was made of."""
     offline = Offline.open(tiny_bundle)
     for part in ("train", "validation", "test"):
-        metrics = offline.evaluate(offline.rows([sample.data], part, 0.0))
+        metrics = offline.evaluate(offline.frames([sample.data], part))
         assert json.loads(json.dumps(metrics.to_dict())) == offline.bundle.manifest.metrics[part]
     assert offline.bundle.manifest.metrics["train"]["auc"] > 0.6, "nothing was learnt"
 
@@ -125,8 +130,8 @@ def test_a_part_of_other_files_is_refused(
     changed.write_bytes(sample.data.read_bytes() + b"\n")
     for files in ([few.data], [changed], [sample.data, few.data]):
         with pytest.raises(DataError, match="not the files"):
-            offline.rows(files, "test", 0.0)
-    assert offline.rows([few.data], None, 0.0).frame.height == 300
+            next(offline.frames(files, "test"))
+    assert sum(frame.height for frame in offline.frames([few.data])) == 300
 
 
 def test_predict_needs_no_label(tiny_bundle: Path, sample: Sample, tmp_path: Path) -> None:
@@ -150,9 +155,11 @@ def test_only_the_parts_that_are_wanted_are_read(few: Sample) -> None:
     """The rows of a part do not depend on which others are wanted; files must be of these."""
     two = prepare(few.spec, Inputs([few.data], wanted=("train", "validation")))
     three = prepare(few.spec, Inputs([few.data]))
-    assert set(two.data) == set(two.tables) == {"train", "validation"}
-    for part in two.tables:
-        assert two.tables[part].frame.equals(three.tables[part].frame)
+    assert set(two.data) == {"train", "validation"}
+    assert two.test_rows == []
+    assert len(three.test_rows) == len(three.data["test"])
+    for part, data in two.data.items():
+        np.testing.assert_array_equal(data.candidate_rows, three.data[part].candidate_rows)
     assert two.fingerprint() != three.fingerprint()
     files: dict[Part, list[Path]] = {"train": [few.data], "test": [few.data]}
     with pytest.raises(DataError, match=r"or files for each part: train, validation$"):

@@ -14,13 +14,13 @@ from app.bundle import GRAPH, INT8_GRAPH, Bundle
 from app.encoder import Encoder
 from app.engine import INT8_TOLERANCE, Engine
 from app.errors import BundleError, ProviderError
-from model.data import read
 from model.dataset import Dataset
 from model.encode import encode
 from model.evaluate import batch_of, score_dataset
-from model.pipeline import open_engine
+from model.offline import open_engine
 from model.quantize import LARGEST_AUC_LOSS, LARGEST_MEAN_CHANGE, Loss, loss, write_int8
 from tests.conftest import Sample
+from tests.frames import read
 
 ALONE = 1e-6
 """Largest difference of an int8 logit between a row alone and the row in a batch."""

@@ -14,12 +14,17 @@ from app.errors import SpecError
 from app.layout import Layout, Slot
 from app.spec import FeatureSpec
 from model.config import NETWORKS, SHALLOW, TrainConfig
-from model.data import DataError, Part
 from model.dataset import Dataset
+from model.logs import DataError
 from model.metrics import auc, log_loss, sigmoid
-from model.pipeline import Inputs, Offline, prepare, run
+from model.offline import Offline
+from model.pipeline import run
+from model.prepare import prepare
+from model.raw import Inputs
 from model.sampling import Sampling
+from model.split import Part
 from model.train import fit, predict
+from model.trainer import cut
 from tests.samples import SPEC, Sample
 
 USERS, ITEMS, GENRES = 20, 30, 5
@@ -114,7 +119,7 @@ def test_every_epoch_has_all_clicks_and_other_negatives() -> None:
     """A third of the rows without a click, each at most once, other ones in the next epoch."""
     data = clicks(3_000, 5)
     sampling, random = Sampling.of(data, 1 / 3), np.random.default_rng(1)
-    first, second = sampling.draw(random), sampling.draw(random)
+    first, second = (np.concatenate(list(sampling.draw(random))) for _ in range(2))
     negatives = int((data.label == 0).sum())
     for rows in (first, second):
         assert len(np.unique(rows)) == len(rows) == sampling.rows
@@ -124,12 +129,43 @@ def test_every_epoch_has_all_clicks_and_other_negatives() -> None:
     assert sampling.shift == pytest.approx(math.log(3), abs=1e-3)
 
 
+@pytest.mark.parametrize("rate", [1.0, 1 / 3])
+def test_many_rows_are_shuffled_block_by_block(
+    rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each piece is of a few blocks; an epoch has every row of all, or the promised share."""
+    monkeypatch.setattr("model.sampling.BLOCK", 16)
+    monkeypatch.setattr("model.sampling.WINDOW", 64)
+    data = clicks(1_000, 5)
+    sampling, random = Sampling.of(data, rate), np.random.default_rng(1)
+    pieces = list(sampling.draw(random))
+    assert len(pieces) == math.ceil(math.ceil(1_000 / 16) / 4)
+    for rows in pieces:
+        assert len(np.unique(rows // 16)) <= 4
+        assert len(rows) < 3 or rows.tolist() != sorted(rows.tolist())
+    rows = np.concatenate(pieces)
+    assert len(np.unique(rows)) == len(rows) == sampling.rows
+    assert data.label[rows].sum() == data.label.sum()
+    assert np.concatenate(list(sampling.draw(random))).tolist() != rows.tolist()
+
+
+@pytest.mark.parametrize("sizes", [[10], [3, 7], [1] * 10, [9, 1], [0, 10, 0]])
+@pytest.mark.parametrize("batches", [1, 3, 5, 10])
+def test_pieces_are_cut_into_equal_batches(sizes: list[int], batches: int) -> None:
+    """However the rows come, batches are those of the whole."""
+    whole = np.random.default_rng(1).permutation(10)
+    pieces = np.split(whole, np.cumsum(sizes)[:-1])
+    found = [batch.tolist() for batch in cut(pieces, 10, batches)]
+    assert found == [batch.tolist() for batch in np.array_split(whole, batches)]
+
+
 def test_all_negatives_need_no_correction() -> None:
     """Without sampling an epoch is a shuffle of all rows and no logit is moved."""
     data = clicks(100, 5)
     sampling = Sampling.of(data, 1.0)
     expected = np.random.default_rng(1).permutation(100)
-    assert sampling.draw(np.random.default_rng(1)).tolist() == expected.tolist()
+    (drawn,) = sampling.draw(np.random.default_rng(1))
+    assert drawn.tolist() == expected.tolist()
     assert sampling.shift == 0
     assert sampling.base_rate == data.label.mean(dtype=np.float64)
 
@@ -189,10 +225,10 @@ def test_the_spec_says_which_parts_are_thinned(sample: Sample, tmp_path: Path) -
     assert told["logit_shift"] == pytest.approx(math.log(0.125), abs=0.002)
     for part in files:
         assert 0.8 < manifest.metrics[part]["calibration"] < 1.25
-        table = offline.rows(files[part], None, 0.0)
-        figures = offline.evaluate(table, offline.bundle.spec.kept(part)).to_dict()
+        frames = offline.frames(files[part])
+        figures = offline.evaluate(frames, offline.bundle.spec.kept(part)).to_dict()
         assert figures == manifest.metrics[part]
-    wrong = offline.evaluate(offline.rows(files["train"], None, 0.0))
+    wrong = offline.evaluate(offline.frames(files["train"]))
     assert wrong.calibration is not None
     assert wrong.calibration < 0.7, "the rows left out were not missed"
 

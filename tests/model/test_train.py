@@ -274,6 +274,26 @@ def test_rows_that_no_batch_names_stay_as_they_are() -> None:
     assert changed.sum() == LAYOUT.table_rows - 1 - len(absent)
 
 
+def test_bfloat16_is_for_the_products_of_training_alone() -> None:
+    """It learns nearly the same; what it leaves behind is float32 and scores in float32."""
+    runs = {}
+    for precision in ("float32", "bfloat16"):
+        config = replace(CONFIG, precision=precision, epochs=6, dropout=0.0)
+        runs[precision] = train(config, rows=2_000)
+    brief, usual = runs["bfloat16"].network, runs["float32"].network
+    assert {value.dtype for value in brief.state_dict().values()} == {torch.float32, torch.int64}
+    held_out = dataset(2_000, seed=2)
+    found, expected = predict(brief, held_out), predict(usual, held_out)
+    assert not np.array_equal(found, expected)
+    area, other = auc(held_out.label, found), auc(held_out.label, expected)
+    assert area is not None
+    assert other is not None
+    assert other > 0.9
+    assert area > other - 0.01
+    brief.mlp.brief = False
+    np.testing.assert_array_equal(predict(brief, held_out), found)
+
+
 def test_oov_rows_are_trained_where_asked() -> None:
     """With an ``oov_rate`` the single-valued slots' OOV rows move; lists and padding do not."""
     trainer = Trainer(LAYOUT, dataset(300), replace(CONFIG, oov_rate=0.3))

@@ -15,7 +15,9 @@ from optuna.trial import TrialState
 from app.bundle import Bundle
 from model import tune as tuning
 from model.config import NETWORKS, SHALLOW, Settings, TrainConfig
-from model.pipeline import Inputs, Prepared, prepare, run
+from model.pipeline import run
+from model.prepare import Prepared, prepare
+from model.raw import Inputs
 from model.train import fit
 from model.tune import FIRST_LINE, Found, TuneError, suggest, tune
 from model.warm_start import Start
@@ -160,7 +162,7 @@ def test_a_failed_trial_does_not_lose_the_others(
 
 def test_the_test_part_is_not_read(search: Search, prepared: Prepared, tmp_path: Path) -> None:
     """Where all labels of the test part are turned round, the same trials are made."""
-    assert set(prepared.data) == set(prepared.tables) == {"train", "validation"}
+    assert set(prepared.data) == {"train", "validation"}
     spec, data = tmp_path / "few.toml", tmp_path / "few.csv"
     spec.write_text(samples.SPEC, encoding="utf-8")
     samples.write_log(data, ROWS)

@@ -11,19 +11,34 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from app.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
 from app.vocabulary import Edges, Scale, Vocabulary
-from model.vocab import learn, mean_std, quantile_edges
+from model.vocab import distinct_numbers, learn, mean_std, quantile_edges
 
 OTHER = Categorical(name="other", side="candidate")
+
+
+def counted(values: Sequence[float | None]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """The distinct numbers and their counts, whole and in pieces."""
+    found = distinct_numbers([(values, np.ones(len(values), np.int64))])
+    pieces = distinct_numbers(([value], np.array([1])) for value in values)
+    np.testing.assert_array_equal(found, pieces)
+    return found
 
 
 def learned(field: Field, values: Sequence[Any]) -> Vocabulary:
     """What a column teaches about a field of the context side."""
     frame = pl.DataFrame({field.name: values}, strict=False)
     spec = FeatureSpec(label="click", fields=(field, OTHER))
-    return learn(spec, frame.with_columns(pl.lit(None, pl.String).alias("other")))
+    frame = frame.with_columns(pl.lit(None, pl.String).alias("other"))
+    whole = learn(spec, lambda name: [frame[name]])
+    # However the rows are cut into pieces, they teach the same.
+    pieces = learn(spec, lambda name: (frame[name][i : i + 2] for i in range(0, len(values), 2)))
+    assert list(map(repr, whole.slots.values())) == list(map(repr, pieces.slots.values()))
+    assert whole.layout == pieces.layout
+    return whole
 
 
 def keys(field: Field, values: Sequence[Any], slot: str | None = None) -> dict[Any, int]:
@@ -113,15 +128,17 @@ def test_mean_and_deviation_are_of_the_rows() -> None:
     assert found.std == float(np.float32(np.sqrt(3.0)))
     slot = vocabulary.layout.context[0]
     assert (slot.size, slot.scaled) == (3, True)
-    assert mean_std([1.0, 5.0], np.array([3, 1])).tolist() == found.mean_std.tolist()
+    assert (
+        mean_std(np.array([1, 5], np.float32), np.array([3.0, 1.0])).tolist()
+        == found.mean_std.tolist()
+    )
 
 
 @pytest.mark.parametrize("values", [[], [None, None]])
 def test_nothing_to_scale_by(values: list[float | None]) -> None:
     """Without numbers the mean is 0 and the deviation 1; of one number the deviation is 1."""
-    weights = np.ones(len(values), np.int64)
-    assert mean_std(values, weights).tolist() == [0.0, 1.0]
-    assert mean_std([*values, 7.5], np.ones(len(values) + 1, np.int64)).tolist() == [7.5, 1.0]
+    assert mean_std(*counted(values)).tolist() == [0.0, 1.0]
+    assert mean_std(*counted([*values, 7.5])).tolist() == [7.5, 1.0]
 
 
 @given(
@@ -130,12 +147,11 @@ def test_nothing_to_scale_by(values: list[float | None]) -> None:
 @settings(deadline=None)
 def test_mean_and_deviation_do_not_depend_on_the_order(values: list[float], random: Any) -> None:
     """However large the numbers, both are finite, and the rows' order is of no matter."""
-    weights = np.ones(len(values), np.int64)
-    found = mean_std(values, weights)
+    found = mean_std(*counted(values))
     assert np.isfinite(found).all()
     assert found[1] > 0
     random.shuffle(values)
-    assert mean_std(values, weights).tolist() == found.tolist()
+    assert mean_std(*counted(values)).tolist() == found.tolist()
 
 
 def test_a_column_without_values_has_reserved_rows_only() -> None:
@@ -148,8 +164,7 @@ def test_a_column_without_values_has_reserved_rows_only() -> None:
 
 
 def edges_of(values: Sequence[float | None], buckets: int) -> list[float]:
-    weights = np.ones(len(values), np.int64)
-    return quantile_edges(values, weights, buckets).tolist()
+    return quantile_edges(*counted(values), buckets).tolist()
 
 
 def test_quantiles_cut_into_equal_shares() -> None:
@@ -160,9 +175,9 @@ def test_quantiles_cut_into_equal_shares() -> None:
 
 def test_quantiles_are_weighted() -> None:
     """A value counts once for each of its rows."""
-    edges = quantile_edges([1.0, 2.0, 3.0], np.array([1, 1, 8]), 2)
-    assert edges.tolist() == []
-    assert quantile_edges([1.0, 2.0, 3.0], np.array([8, 1, 1]), 2).tolist() == [1.5]
+    known = np.array([1, 2, 3], np.float32)
+    assert quantile_edges(known, np.array([1.0, 1.0, 8.0]), 2).tolist() == []
+    assert quantile_edges(known, np.array([8.0, 1.0, 1.0]), 2).tolist() == [1.5]
 
 
 @pytest.mark.parametrize("values", [[], [None], [5.0] * 9, [5.0, None, 5.0]])
@@ -207,7 +222,7 @@ def test_only_the_given_rows_teach() -> None:
     )
     spec = FeatureSpec(label="click", fields=fields)
     frame = pl.DataFrame({"user": ["a", "b", "c"], "n": [1.0, 2.0, 1000.0]})
-    vocabulary = learn(spec, frame[:2])
+    vocabulary = learn(spec, lambda name: [frame[name][:2]])
     users, numbers = vocabulary.slots["user"], vocabulary.slots["n"]
     assert not isinstance(users, Edges)
     assert isinstance(numbers, Edges)

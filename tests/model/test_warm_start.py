@@ -21,11 +21,15 @@ from model.encode import encode
 from model.evaluate import score_dataset
 from model.networks import build
 from model.networks.crosses import Operand, Pairs
-from model.pipeline import Inputs, Offline, Prepared, prepare, run
+from model.offline import Offline
+from model.pipeline import run
+from model.prepare import Prepared, prepare
+from model.raw import Inputs
 from model.train import FitResult, fit, predict
 from model.trainer import TrainingError
 from model.warm_start import NEW, Start, old_rows
 from tests import samples
+from tests.frames import part_of
 
 CONFIG = TrainConfig(
     embedding_size=4, hidden=(16, 8), batch_size=128, epochs=2, learning_rate=0.01, threads=1
@@ -118,7 +122,7 @@ def test_a_network_begins_as_the_bundle_ended(name: str, days: Days, yesterday: 
     offline = Offline.open(bundle.path)
     for part in ("train", "test"):
         new = today.data[part]
-        old = encode(today.spec, offline.encoder, today.tables[part])
+        old = encode(today.spec, offline.encoder, part_of(today.spec, today.inputs, part))
         same = np.ones(len(new), bool)
         for mine, past in (
             (new.context, old.context), (new.candidate, old.candidate),
@@ -171,7 +175,7 @@ def test_the_second_day_starts_where_the_first_ended_and_learns_faster(
 
     warm, cold = trained(start.begin), trained()
     offline = Offline.open(bundle.path)
-    old = offline.evaluate(today.tables["validation"])
+    old = offline.evaluate([part_of(today.spec, today.inputs, "validation")])
     at_first = warm.history[0]
     assert (at_first.step, at_first.train_loss) == (0, None)
     assert at_first.auc == pytest.approx(old.auc, abs=0.005)

@@ -21,9 +21,11 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from app.spec import FeatureSpec
-from model.data import read, split
 from model.fetch import fetch
 from model.metrics import Metrics, evaluate_scores
+from model.raw import Inputs
+from model.split import PARTS
+from tests.frames import part_of
 
 Split = Literal["random", "time"]
 SPLITS: tuple[Split, ...] = ("random", "time")
@@ -55,9 +57,8 @@ class Baseline:
 def read_parts(data: Path, mode: Split) -> Parts:
     """Return the rows that ``python -m model train --split MODE`` learns from and is tested on."""
     spec = FeatureSpec.load(SPEC)
-    table = read(spec, [data])
-    rows = split(spec, table, mode, SEED)
-    return Parts(*(table.frame[rows[part]] for part in ("train", "validation", "test")))
+    inputs = Inputs([data], mode=mode, seed=SEED)
+    return Parts(*(part_of(spec, inputs, part) for part in PARTS))
 
 
 def one_hot(rows: pl.DataFrame) -> list[list[str]]:

@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from model.pipeline import Offline
+from model.offline import Offline
 from tests.parity import Check, worst_difference
 
 ROWS = 2_000

@@ -1,0 +1,158 @@
+"""Files → encoded rows of every part, from the cache where nothing has changed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+from app.bundle import Bundle
+from app.encoder import Encoder
+from app.spec import FeatureSpec
+from app.vocabulary import Vocabulary
+from model.arrays import PARTIAL, DamagedError
+from model.cache import Encoded, program, read_encoded, write_encoded
+from model.config import TrainConfig
+from model.crosses import learn_crosses
+from model.dataset import Dataset
+from model.logs import Source
+from model.networks.crosses import Cross
+from model.progress import say
+from model.raw import Inputs, hash_of
+from model.split import Part
+from model.vocab import learn
+from model.warm_start import learned_before
+
+PURPOSES: Mapping[Part, str] = {
+    "train": "to train on", "validation": "to validate", "test": "to test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Data that was read, split and encoded, for any number of runs."""
+
+    name: str
+    """The spec file's name without its ending."""
+    text: str
+    spec: FeatureSpec
+    inputs: Inputs
+    sources: Mapping[Part, Sequence[Source]]
+    vocabulary: Vocabulary
+    encoder: Encoder
+    data: Mapping[Part, Dataset]
+    test_rows: Sequence[Mapping[str, Any]]
+    """What a caller would send for some rows of the test part."""
+    before: str | None = None
+    """Id of the bundle whose buckets and scales were kept."""
+
+    @property
+    def train_rows(self) -> int:
+        """Rows to learn from."""
+        return len(self.data["train"])
+
+    def crosses(self, config: TrainConfig) -> tuple[Cross, ...]:
+        """Learn the crosses of the spec for a network that has any.
+
+        Raises:
+            CrossError: the fields of a cross have too many values.
+        """
+        if config.network != "wide_deep":
+            return ()
+        return learn_crosses(self.spec, self.vocabulary.layout, self.data["train"])
+
+    def fingerprint(self) -> str:
+        """Return a hash of all that decides the rows of each part."""
+        sources = [[source.sha256 for source in found] for found in self.sources.values()]
+        rows = [len(part) for part in self.data.values()]
+        return hash_of(self.text, self.inputs.describe(self.spec), sources, rows, self.before)
+
+
+def prepare(
+    spec_path: Path,
+    inputs: Inputs,
+    before: Bundle | None = None,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> Prepared:
+    """Read the files, learn the vocabulary of the training part and encode every part.
+
+    Of the data only a bounded piece is in memory at a time, and the result stays on disk; beside
+    it there are the distinct values of the categorical fields. For a start from the bundle
+    ``before`` numbers keep the buckets and scales that they had in it. With ``cache`` the result
+    is kept below that directory, and taken from there while the files, the spec and the encoder
+    are the same; without, it is in the system's directory for temporary files, and gone with this
+    process.
+
+    Raises:
+        SpecError: the spec breaks a rule.
+        DataError: the files cannot be used.
+    """
+    text = FeatureSpec.read(spec_path)
+    spec = FeatureSpec.parse(text)
+    start = perf_counter()
+    with ExitStack() as stack:
+        if cache is None:
+            directory = Path(stack.enter_context(TemporaryDirectory(prefix="ctr-")))
+            entry, encoded = directory / "encoded", None
+        else:
+            entry = cache / _key(inputs, text, spec, before)
+            encoded = _kept(entry, spec)
+        done = "read and encoded" if encoded is None else "taken from the cache"
+        if encoded is None:
+            _encode(spec, inputs, before, entry, progress)
+            encoded = read_encoded(entry, spec)
+            # Not if a file has changed since its hash was taken.
+            if cache is not None and entry.name != _key(inputs, text, spec, before):
+                shutil.rmtree(entry)
+    for warning in encoded.warnings:
+        say(f"warning: {warning}")
+    data, vocabulary = encoded.data, encoded.vocabulary
+    counts = ", ".join(f"{len(rows):,} {PURPOSES[part]}" for part, rows in data.items())
+    say(
+        f"{done}: {sum(map(len, data.values())):,} rows in {perf_counter() - start:.1f} s:"
+        f" {counts}; {vocabulary.layout.table_rows:,} table rows"
+    )
+    _warn_of_flat_labels(data)
+    return Prepared(
+        spec_path.stem, text, spec, inputs, encoded.sources, vocabulary, Encoder(spec, vocabulary),
+        data, encoded.test_rows, before.manifest.id if before else None,
+    )  # fmt: skip
+
+
+def _key(inputs: Inputs, text: str, spec: FeatureSpec, before: Bundle | None) -> str:
+    """Return the name of the cache's entry: content, rules and code decide it."""
+    return inputs.key(text, spec, program(), before and before.manifest.id)[:32]
+
+
+def _encode(
+    spec: FeatureSpec, inputs: Inputs, before: Bundle | None, entry: Path, progress: bool
+) -> None:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=PARTIAL, dir=entry.parent) as directory:
+        raw = inputs.read(spec, Path(directory), progress)
+        settled = learned_before(spec, before) if before else None
+        vocabulary = learn(spec, raw.train, settled)
+        write_encoded(entry, spec, vocabulary, raw, progress)
+
+
+def _kept(entry: Path, spec: FeatureSpec) -> Encoded | None:
+    """Return what is kept, if it is there and whole."""
+    if not entry.exists():
+        return None
+    try:
+        return read_encoded(entry, spec)
+    except DamagedError as error:
+        say(f"warning: the cache is damaged and made anew: {error}")
+        return None
+
+
+def _warn_of_flat_labels(data: Mapping[Part, Dataset]) -> None:
+    for part, rows in data.items():
+        if rows.label.min() == rows.label.max():
+            say(f"warning: the {part} part's labels are all {rows.label[0]}: it has no AUC")

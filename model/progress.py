@@ -1,0 +1,21 @@
+"""What a run tells of itself while it lasts, on standard error; standard output is for results."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+
+def say(text: str) -> None:
+    """Tell one thing."""
+    tqdm.write(text, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def bar(what: str, total: int, unit: str, shown: bool) -> tqdm[None]:
+    """Return a bar of how far a stage is and how long it will still take, on a terminal."""
+    return tqdm(
+        desc=what, total=total, unit=unit, unit_scale=True, leave=False,
+        disable=None if shown else True,
+    )  # fmt: skip
