@@ -20,7 +20,8 @@ from model.cache import Encoded, program, read_encoded, write_encoded
 from model.config import TrainConfig
 from model.crosses import learn_crosses
 from model.dataset import Dataset
-from model.logs import Source
+from model.group import Group
+from model.logs import DataError, Source
 from model.networks.crosses import Cross
 from model.progress import say
 from model.raw import Inputs, hash_of
@@ -123,6 +124,28 @@ def prepare(
         spec_path.stem, text, spec, inputs, encoded.sources, vocabulary, Encoder(spec, vocabulary),
         data, encoded.test_rows, before.manifest.id if before else None,
     )  # fmt: skip
+
+
+def prepare_together(
+    group: Group,
+    spec_path: Path,
+    inputs: Inputs,
+    before: Bundle | None = None,
+    cache: Path | None = None,
+) -> Prepared:
+    """Like :func:`prepare`, once on each machine: the other processes there take the cache's.
+
+    Raises:
+        DataError: there are several processes and no ``cache``, too.
+    """
+    if group.size > 1 and cache is None:
+        raise DataError("several processes share the encoded data: give --cache, a directory")
+    if group.local_rank == 0:
+        prepared = prepare(spec_path, inputs, before, cache)
+    group.wait()
+    if group.local_rank > 0:
+        prepared = prepare(spec_path, inputs, before, cache, progress=False)
+    return prepared
 
 
 def _key(inputs: Inputs, text: str, spec: FeatureSpec, before: Bundle | None) -> str:

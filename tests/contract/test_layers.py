@@ -81,6 +81,7 @@ FAMILY = SHALLOW | PRODUCTS | CROSSES | {
 NETWORKS = FAMILY | {"model.networks"}
 TRAINING = DATA | NETWORKS | {
     "model.crosses",
+    "model.group",
     "model.arrays",
     "model.checkpoint",
     "model.metrics",
@@ -184,6 +185,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.networks": SHARED | {"model.config"} | FAMILY,
     "model.crosses": SHARED | DATA | NETWORKS,
     "model.sampling": {"model.dataset", "model.metrics"},
+    "model.group": set(),
     "model.arrays": {"app.bundle", "model.files"},
     "model.checkpoint": {"model.arrays"},
     "model.cache": SHARED | DATA | {"model.arrays"},
