@@ -15,7 +15,7 @@ from app.bundle import Bundle
 from app.encoder import Encoder
 from app.spec import FeatureSpec
 from app.vocabulary import Vocabulary
-from model.arrays import PARTIAL, DamagedError
+from model.arrays import DamagedError
 from model.cache import Encoded, program, read_encoded, write_encoded
 from model.config import TrainConfig
 from model.crosses import learn_crosses
@@ -25,6 +25,7 @@ from model.logs import DataError, Source
 from model.networks.crosses import Cross
 from model.progress import say
 from model.raw import Inputs, hash_of
+from model.scratch import remove_abandoned, scratch
 from model.split import Part
 from model.vocab import learn
 from model.warm_start import learned_before
@@ -156,9 +157,9 @@ def _key(inputs: Inputs, text: str, spec: FeatureSpec, before: Bundle | None) ->
 def _encode(
     spec: FeatureSpec, inputs: Inputs, before: Bundle | None, entry: Path, progress: bool
 ) -> None:
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=PARTIAL, dir=entry.parent) as directory:
-        raw = inputs.read(spec, Path(directory), progress)
+    remove_abandoned(entry.parent)
+    with scratch(entry.parent) as directory:
+        raw = inputs.read(spec, directory, progress)
         settled = learned_before(spec, before) if before else None
         vocabulary = learn(spec, raw.train, settled)
         write_encoded(entry, spec, vocabulary, raw, progress)
