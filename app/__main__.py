@@ -26,8 +26,8 @@ from app import logs
 from app.admin import create_admin
 from app.bundle import newest
 from app.cells import Cells
+from app.connection import BoundedProtocol
 from app.errors import CtrError, KeyFileError
-from app.head import BoundedHead
 from app.keys import Keys
 from app.loading import Opened, open_bundle
 from app.main import create_app
@@ -36,6 +36,8 @@ from app.settings import Settings
 from app.state import State
 from app.workers import Seat, Supervisor, bind
 
+SPARE_SECONDS = 1
+"""What requests have beyond the time to drain when nobody waits for their clients any more."""
 log = logging.getLogger("app")
 
 
@@ -46,11 +48,17 @@ class _Server(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, state: State, seat: Seat | None, admin: AdminServer | None
+        self,
+        config: uvicorn.Config,
+        state: State,
+        seat: Seat | None,
+        drain_seconds: float,
+        admin: AdminServer | None,
     ) -> None:
         super().__init__(config)
         self._state = state
         self._seat = seat
+        self._drain_seconds = drain_seconds
         self._admin = admin
         self.failed: str | None = None
 
@@ -59,7 +67,16 @@ class _Server(uvicorn.Server):
         self._state.draining = True
         if self.should_exit:
             self.force_exit = True
+            self._let_go()
+        else:
+            asyncio.get_running_loop().call_later(self._drain_seconds, self._let_go)
         self.should_exit = True
+
+    def _let_go(self) -> None:
+        """Cut those who do not take their answers: whoever writes to them would wait for ever."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, BoundedProtocol):
+                connection.drop_untaken()
 
     def fail(self, problem: str) -> None:
         """End with an error."""
@@ -96,11 +113,12 @@ class AdminServer(uvicorn.Server):
     An async context manager: leaving it ends it.
     """
 
-    def __init__(self, app: FastAPI, listener: socket.socket) -> None:
+    def __init__(self, app: FastAPI, listener: socket.socket, receive_seconds: float) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http=cast(type[asyncio.Protocol], partial(BoundedHead, 0)),
+                ws="none",
+                http=cast(type[asyncio.Protocol], partial(BoundedProtocol, receive_seconds, 0)),
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -206,19 +224,24 @@ def serve(
     app = create_app(settings, fail, seat.cells if seat else None, opened)
     config = uvicorn.Config(
         app,
+        ws="none",
         http=cast(type[asyncio.Protocol], partial(ScoringProtocol, app.scoring)),
         host=settings.host,
         port=settings.port,
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
+        timeout_graceful_shutdown=math.ceil(settings.drain_seconds) + SPARE_SECONDS,
     )
     admin_server = None
     if admin is not None and settings.admin_key_file is not None:
-        admin_server = AdminServer(create_admin(app.serving, Keys(settings.admin_key_file)), admin)
+        admin_server = AdminServer(
+            create_admin(app.serving, Keys(settings.admin_key_file)),
+            admin,
+            settings.receive_seconds,
+        )
         log.info("admin endpoints on %s", admin.getsockname()[:2])
-    server = _Server(config, app.serving, seat, admin_server)
+    server = _Server(config, app.serving, seat, settings.drain_seconds, admin_server)
     server.run([seat.listener] if seat else None)
     if server.failed is not None:
         log.error("cannot serve: %s", server.failed)

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
-from app.endpoints import BODY_SECONDS, Exchange, Header, Route, ScoringEndpoints
-from app.errors import NotReady, ServiceError, Undecodable
+from app.endpoints import Exchange, Header, Route, ScoringEndpoints
+from app.errors import NotReady, ServiceError
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -51,13 +51,12 @@ async def serve(
     exchange = _AsgiExchange(route, receive)
     if endpoints.open(exchange, scope["headers"]):
         try:
-            async with asyncio.timeout(BODY_SECONDS):
+            async with asyncio.timeout(endpoints.receive_seconds):
                 body = await _read(receive, endpoints)
             endpoints.begin(exchange, body)
             await asyncio.wait((exchange.answer,))
         except TimeoutError:
-            late = Undecodable(f"the body did not arrive in {BODY_SECONDS:g} seconds")
-            exchange.failed(late)
+            exchange.failed(endpoints.late())
         except _ClientGone:
             exchange.gone = True
             exchange.failed(NotReady("the client has gone"))

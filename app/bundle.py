@@ -283,9 +283,15 @@ def write_bundle(
     ``fill`` writes every file but the manifest into the directory it is given; ``describe``
     then gives the manifest's fields that are not derived from the files. If either raises,
     or the process is interrupted, nothing is left that looks like a bundle.
+
+    Raises:
+        BundleError: the directory cannot be written to, or is full.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".bundle-", dir=directory))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".bundle-", dir=directory))
+    except OSError as error:
+        raise _unwritten(directory, error) from error
     try:
         fill(temporary)
         files = {name: _record(path) for name, path in sorted(_files(temporary))}
@@ -313,9 +319,15 @@ def write_bundle(
         temporary.rename(target)
         sync(directory)
         return target
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _unwritten(directory, error) from error
         raise
+
+
+def _unwritten(directory: Path, error: OSError) -> BundleError:
+    return BundleError(f"no bundle could be written to {directory}: {error.strerror or error}")
 
 
 def _version(created: datetime, identity: str) -> str:

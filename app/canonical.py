@@ -28,8 +28,8 @@ _SECONDS_TEXT = re.compile(r"-?(?:0|[1-9][0-9]{0,19})(?:\.[0-9]+)?", re.ASCII)
 FLOAT32_BOUND = float(2**128 - 2**103)
 """Numbers of this magnitude and above round to infinity in float32."""
 _EXACT_FLOAT = float(2**53)
-_SECONDS_MIN = -62_135_596_800
-_SECONDS_MAX = 253_402_300_799
+SECONDS_MIN = -62_135_596_800
+SECONDS_MAX = 253_402_300_799
 _FLOAT32 = Struct("<f")
 
 
@@ -216,7 +216,7 @@ def seconds(value: Any, zone: ZoneInfo, text_format: str | None = None) -> int:
             return _to_seconds(moment, zone)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueProblem(f"expected seconds or an ISO 8601 time, got {kind_of(value)}")
-    if not _SECONDS_MIN <= value <= _SECONDS_MAX:
+    if not SECONDS_MIN <= value <= SECONDS_MAX:
         raise ValueProblem("time out of range (seconds since 1970 are expected)")
     return math.floor(value)
 

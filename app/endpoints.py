@@ -29,6 +29,7 @@ from app.errors import (
     NotReady,
     ServiceError,
     TooLarge,
+    Undecodable,
     WrongMediaType,
 )
 from app.meter import Meter
@@ -38,8 +39,6 @@ from app.slow_requests import SlowRequests
 Header = tuple[bytes, bytes]
 _Turn = AbstractAsyncContextManager[None]
 
-BODY_SECONDS = 30.0
-"""How long a body may take to arrive."""
 HOLD_SECONDS = 0.0005
 """How long a request may hold the event loop while others wait."""
 LONG_BODY = 32 * 1024
@@ -149,7 +148,7 @@ class Exchange(ABC):
         if self.encoded:
             route.meter.passed(
                 self.encoded - self.complete,
-                (self.begun if self.begun > self.encoded else now) - self.encoded,
+                max(0.0, (self.begun or now) - self.encoded),
                 now - self.ended if status == 200 else None,
             )
         if taken > route.slow.seconds:
@@ -158,7 +157,9 @@ class Exchange(ABC):
     def _told(self, now: float) -> dict[str, object]:
         """What the log tells of a slow request: nothing that it asked about."""
         moments = {
-            "read": self.complete, "encode": self.encoded, "queue": self.begun,
+            "read": self.complete, "encode": self.encoded,
+            # The engine may have begun with the first rows while others were encoded.
+            "queue": max(self.begun, self.encoded) if self.begun else 0.0,
             "engine": self.ended, "response": now,
         }  # fmt: skip
         fields: dict[str, object] = {
@@ -172,7 +173,7 @@ class Exchange(ABC):
         before = self._start
         for stage, end in moments.items():
             # What is left is the time of the stage that it did not come through.
-            left = end <= before
+            left = end < before
             fields[f"{stage}_ms"] = round(1000 * ((now if left else end) - before), 3)
             if left:
                 break
@@ -203,10 +204,12 @@ class ScoringEndpoints:
         slow: SlowRequests,
         deadline: float,
         max_body_bytes: int,
+        receive_seconds: float,
     ) -> None:
         self._state = state
         self._deadline = deadline
         self.max_body_bytes = max_body_bytes
+        self.receive_seconds = receive_seconds
         self._prefix = os.urandom(6).hex().encode()
         self._number = count(1)
         self.expecting: set[Exchange] = set()
@@ -335,6 +338,10 @@ class ScoringEndpoints:
     def too_large(self) -> TooLarge:
         """The answer to a body over the limit."""
         return TooLarge(f"the body is over {self.max_body_bytes} bytes")
+
+    def late(self) -> Undecodable:
+        """The answer to a body that takes too long."""
+        return Undecodable(f"the body did not arrive in {self.receive_seconds:g} seconds")
 
 
 async def _advance(exchange: Exchange, steps: Steps[None]) -> Wait:

@@ -10,12 +10,14 @@ from time import perf_counter
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from app import asgi
 from app.answers import answer_errors
 from app.cells import Cells
-from app.documentation import complete
+from app.docs_page import page
+from app.documentation import Limits, complete
 from app.endpoints import ScoringEndpoints
 from app.errors import CtrError
 from app.loading import Opened
@@ -37,11 +39,12 @@ class Service(FastAPI):
     scoring: ScoringEndpoints
     serving: State
     meter: Meter
+    limits: Limits
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document; once a bundle is loaded its examples are true ones."""
         loaded = self.serving.loaded
-        return complete(super().openapi(), loaded.bundle if loaded else None)
+        return complete(super().openapi(), loaded.bundle if loaded else None, self.limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
@@ -87,6 +90,7 @@ def create_app(
         SlowRequests(settings.slow_request_ms),
         settings.deadline_ms / 1000,
         settings.max_body_bytes,
+        settings.receive_seconds,
     )
 
     async def load() -> None:
@@ -118,8 +122,18 @@ def create_app(
         version="0.1.0",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return HTMLResponse(page(app.openapi()))
+
     app.scoring, app.serving, app.meter = endpoints, state, metrics.meter(OPERATION)
+    app.limits = Limits(
+        settings.max_instances, settings.max_candidates, settings.unknown_fields == "error"
+    )
     app.include_router(build_router(state, endpoints, metrics))
 
     answer_errors(app)

@@ -8,15 +8,14 @@ through the ASGI application, which answers the same.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from app.endpoints import BODY_SECONDS, Exchange, Header, Route, ScoringEndpoints
-from app.errors import NotReady, Undecodable
-from app.head import BoundedHead
+from app.connection import BoundedProtocol
+from app.endpoints import Exchange, Header, Route, ScoringEndpoints
+from app.errors import NotReady, ServiceError
 
 DISCARDED_BYTES = 64 * 1024
 """Length up to which the body of a refused request is read and dropped; else its connection is
@@ -33,7 +32,7 @@ class _Ignored:
 class HttpExchange(Exchange):
     """A request of one connection; to uvicorn's protocol it is one of its own cycles."""
 
-    __slots__ = ("_timer", "arrived", "disconnected", "keep_alive", "parts", "protocol",
+    __slots__ = ("arrived", "disconnected", "keep_alive", "parts", "protocol",
                  "response_complete", "size")  # fmt: skip
     message_event = _Ignored()
 
@@ -44,25 +43,28 @@ class HttpExchange(Exchange):
         self.disconnected = self.response_complete = self.arrived = False
         self.parts: list[bytes] = []
         self.size = 0
-        self._timer: asyncio.TimerHandle | None = None
 
     def departed(self) -> bool:
         return self.disconnected or self.protocol.transport.is_closing()
 
-    def limit_wait(self) -> None:
-        """Wait for the rest of the body, but not for ever."""
-        if self._timer is None:
-            self._timer = self.protocol.loop.call_later(BODY_SECONDS, self._too_late)
-            self.protocol.endpoints.expecting.add(self)
+    @property
+    def waits(self) -> bool:
+        """Whether an answer depends on the rest of the body."""
+        return not (self.arrived or self.response_complete)
+
+    @property
+    def more_body(self) -> bool:
+        """Whether the body is still coming; what uvicorn's own cycles say too."""
+        return not self.arrived
 
     def _stop_waiting(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        if self.protocol.endpoints.expecting:
             self.protocol.endpoints.expecting.discard(self)
 
-    def _too_late(self) -> None:
+    def cut(self, error: ServiceError) -> None:
+        """Answer without the rest of the body, which has no use any more."""
         self.keep_alive = False
-        self.failed(Undecodable(f"the body did not arrive in {BODY_SECONDS:g} seconds"))
+        self.failed(error)
 
     def end(self) -> bytes:
         """Return the body, which is complete."""
@@ -100,19 +102,39 @@ class HttpExchange(Exchange):
         self.sent()
 
 
-class ScoringProtocol(BoundedHead):
+class ScoringProtocol(BoundedProtocol):
     """HTTP/1.1 by httptools; one object for each connection."""
 
     def __init__(self, endpoints: ScoringEndpoints, **uvicorns: Any) -> None:
-        super().__init__(endpoints.max_body_bytes, **uvicorns)
+        super().__init__(endpoints.receive_seconds, endpoints.max_body_bytes, **uvicorns)
         self.endpoints = endpoints
         self._routes = {path.encode(): route for path, route in endpoints.routes.items()}
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         exchange = self._exchange()
-        if exchange is not None and not (exchange.arrived or exchange.response_complete):
-            exchange.limit_wait()
+        if exchange is not None and exchange.waits:
+            self.endpoints.expecting.add(exchange)
+            self.expect_more()
+
+    def give_up(self) -> None:
+        exchange = self._exchange()
+        if exchange is not None and exchange.waits:
+            exchange.cut(self.endpoints.late())
+        else:
+            super().give_up()
+
+    def under_way(self) -> bool:
+        # Whoever still sends a body is waited for by nobody else.
+        exchange = self._exchange()
+        return super().under_way() and (exchange is None or exchange.arrived)
+
+    def send_400_response(self, msg: str) -> None:
+        exchange = self._exchange()
+        if exchange is not None and exchange.waits:
+            exchange.cut(self.refusal)
+        else:
+            super().send_400_response(msg)
 
     def _exchange(self) -> HttpExchange | None:
         """The current request, if it took the short cut."""
@@ -153,6 +175,7 @@ class ScoringProtocol(BoundedHead):
         if exchange is None:
             super().on_message_complete()
             return
+        self.has_arrived()
         body = exchange.end()
         if not exchange.response_complete:
             self.endpoints.begin(exchange, body)
@@ -166,7 +189,7 @@ class ScoringProtocol(BoundedHead):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         exchange = self._exchange()
-        if exchange is not None and not (exchange.arrived or exchange.response_complete):
+        if exchange is not None and exchange.waits:
             exchange.failed(NotReady("the client has gone"))
 
     def may_discard(self) -> bool:

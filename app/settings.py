@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     deadline_ms: PositiveInt = Field(
         1_000, description="time a request has; X-Request-Timeout-Ms may shorten it"
     )
+    receive_seconds: PositiveFloat = Field(
+        30.0, description="how long a request may take to arrive, and its answer to be taken"
+    )
     max_body_bytes: PositiveInt = Field(8 * 2**20, description="largest request body")
     max_row_bytes: PositiveInt = Field(
         64 * 2**10,

@@ -210,8 +210,9 @@ def test_interrupted_writing_leaves_nothing(tmp_path: Path, error: type[BaseExce
         (directory / "half").write_bytes(b"x")
         raise error
 
+    seen = BundleError if error is OSError else error
     for steps in ((interrupted, describe), (fill, interrupted)):
-        with pytest.raises(error):
+        with pytest.raises(seen):
             write_bundle(tmp_path, *steps)
         assert list(tmp_path.iterdir()) == []
 

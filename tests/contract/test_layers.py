@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # The layers of app/, from the floor to the edge. Only the edge reads app.settings.
 FLOOR = {"app.errors", "app.logs", "app.cells"}
 VALUES = {"app.layout", "app.spec", "app.canonical", "app.vocabulary", "app.encoder"}
-DOMAIN = VALUES | {"app.batch", "app.bundle"}
+DOMAIN = VALUES | {"app.batch", "app.bundle", "app.field_schemas"}
 # Metrics stand on the domain: they count missing and unseen values slot by slot.
 METRICS = {"app.tallies", "app.meter", "app.bundle_metrics", "app.metrics"}
 BELOW_ADAPTERS = FLOOR | DOMAIN | METRICS
@@ -46,7 +46,9 @@ EDGE = {
     "app.admin",
     "app.endpoints",
     "app.asgi",
+    "app.connection",
     "app.protocol",
+    "app.docs_page",
     "app.documentation",
     "app.routes",
     "app.main",
@@ -81,6 +83,8 @@ FAMILY = SHALLOW | PRODUCTS | CROSSES | {
 NETWORKS = FAMILY | {"model.networks"}
 TRAINING = DATA | NETWORKS | {
     "model.crosses",
+    "model.group",
+    "model.scratch",
     "model.arrays",
     "model.checkpoint",
     "model.metrics",
@@ -133,6 +137,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.answers": FLOOR,
     "app.activation": FLOOR | DOMAIN | {"app.state", "app.versions"},
     "app.admin": FLOOR | {"app.activation", "app.answers", "app.keys", "app.state"},
+    "app.field_schemas": FLOOR | {"app.layout", "app.spec", "app.canonical"},
     "app.engine": BELOW_ADAPTERS,
     "app.batcher": BELOW_ADAPTERS,
     "app.remote": set(),
@@ -151,7 +156,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.versions": FLOOR | DOMAIN,
     "app.loading": BELOW_EDGE | {"app.settings"},
     "app.state": BELOW_EDGE | {"app.settings", "app.loading", "app.versions"},
-    "app.protocol": FLOOR | {"app.endpoints", "app.head"},
+    "app.connection": FLOOR | {"app.head"},
+    "app.protocol": FLOOR | {"app.endpoints", "app.connection"},
+    "app.docs_page": set(),
     "app.documentation": FLOOR | DOMAIN | {"app.schemas"},
     "app.routes": BELOW_EDGE | {"app.settings", "app.state", "app.endpoints", "app.asgi"},
     "app.main": BELOW_EDGE | EDGE - {"app.main", "app.workers"},
@@ -184,8 +191,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.networks": SHARED | {"model.config"} | FAMILY,
     "model.crosses": SHARED | DATA | NETWORKS,
     "model.sampling": {"model.dataset", "model.metrics"},
-    "model.arrays": {"app.bundle", "model.files"},
-    "model.checkpoint": {"model.arrays"},
+    "model.group": set(),
+    "model.scratch": set(),
+    "model.arrays": {"app.bundle", "model.files", "model.scratch"},
+    "model.checkpoint": {"model.arrays", "model.scratch"},
     "model.cache": SHARED | DATA | {"model.arrays"},
     "model.prepare": SHARED | TRAINING | {"model.cache", "model.warm_start"},
     "model.offline": SHARED | TRAINING | RUNNING | {"model.evaluate"},

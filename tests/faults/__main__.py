@@ -17,8 +17,10 @@ from pathlib import Path
 from time import perf_counter
 
 from tests.faults.callers import departed_callers, impatient_callers
+from tests.faults.ends import killed_worker, sigterm_under_load
 from tests.faults.figures import Figure, Skipped, table
 from tests.faults.lists import company, long_lists, wrong_lists
+from tests.faults.mutations import mutated_bodies
 from tests.faults.overload import overload
 from tests.faults.redis_outage import SCENARIOS as REDIS
 from tests.faults.resources import bodies, memory, threads
@@ -36,9 +38,12 @@ SCENARIOS: dict[str, Scenario] = {
     "company": company,
     "overload": overload,
     "bodies": bodies,
+    "mutated-bodies": mutated_bodies,
     "threads": threads,
     "memory": memory,
     "swaps": swaps,
+    "sigterm": sigterm_under_load,
+    "killed-worker": killed_worker,
     **REDIS,
 }
 

@@ -1,0 +1,48 @@
+"""The OpenAPI document keeps its word: whatever schemathesis makes of it is answered as it says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartService
+from tests.serving import ROOT, environment
+
+pytestmark = pytest.mark.e2e
+
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+HOOKS = "tests.fuzz.openapi_hooks"
+SECONDS = 100
+SHOWN = 4_000
+
+
+@pytest.mark.parametrize("unknown_fields", ["ignore", "error"])
+def test_the_document_and_the_service_agree(
+    start_service: StartService, tmp_path: Path, unknown_fields: str
+) -> None:
+    """Bodies, headers and methods of every kind: what is allowed is scored, what is not refused,
+    and each answer has a status, a type, headers and a form that the document names.
+    """
+    limit = 5_000 if unknown_fields == "ignore" else 50
+    service = start_service(
+        unknown_fields=unknown_fields, max_instances=limit, max_candidates=limit
+    )
+    program = "import sys; from schemathesis.cli import schemathesis; schemathesis(sys.argv[1:])"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "--config-file", str(CONFIG), "--no-color", "run",
+         f"{service.url}/openapi.json", "--seed", "7", "--max-examples", "40",
+         "--continue-on-failure", "--generation-database", "none"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS,
+        env=environment({"PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": HOOKS}),
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout[-SHOWN:] + ended.stderr[-SHOWN:]
+    counts = re.search(r"(\d+) generated, (\d+) passed", ended.stdout)
+    assert counts, ended.stdout[-SHOWN:]
+    assert counts[1] == counts[2]
+    assert int(counts[1]) > 500
+    assert "Operations:       7 selected / 7 total" in ended.stdout
+    assert not [event for event in service.events() if event["level"] == "error"]

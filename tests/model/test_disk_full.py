@@ -1,0 +1,132 @@
+"""A disk that is full, or a directory that cannot be written: no half bundle, for nobody."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Sample, StartService
+from tests.serving import ROOT, strict, wait_until
+
+pytestmark = pytest.mark.e2e
+
+KIB = 1024
+SETTINGS = "embedding_size = 4\nhidden = [16]\nbatch_size = 256\nepochs = 1\nthreads = 1\n"
+
+
+def train(
+    sample: Sample, out: Path, prepare: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command that trains; ``prepare`` runs in its process first."""
+    config = sample.spec.with_name("short.toml")
+    config.write_text(SETTINGS)
+    words = ["train", sample.spec, sample.data, "--config", config, "--out", out]
+    return subprocess.run(
+        [sys.executable, "-m", "model", *map(str, words)],
+        cwd=ROOT, capture_output=True, text=True, timeout=100, preexec_fn=prepare,
+    )  # fmt: skip
+
+
+def refused(ended: subprocess.CompletedProcess[str], out: Path, reason: str) -> None:
+    """Check that a command ended with 1 and one clear line."""
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+    wanted = f"error: no bundle could be written to {out}: {reason}"
+    assert ended.stderr.splitlines()[-1] == wanted
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """A file system of its own whose size is set by a call: a number of KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    options = ["mount", "-t", "tmpfs", "-o", "size=1024k", "tmpfs", str(place)]
+    if os.geteuid() != 0 or subprocess.run(options, capture_output=True).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+
+    def resize(kib: int) -> Path:
+        words = ["mount", "-o", f"remount,size={kib}k", str(place)]
+        subprocess.run(words, check=True, capture_output=True)
+        return place
+
+    yield resize
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def used_kib(place: Path) -> int:
+    return shutil.disk_usage(place).used // KIB
+
+
+def test_on_a_full_disk_the_old_bundle_keeps_serving(
+    start_service: StartService,
+    sample: Sample,
+    tiny_bundle: Path,
+    disk: Callable[[int], Path],
+) -> None:
+    """The trainer fails with one clear line and leaves nothing; a service that watches the
+    directory sees nothing; with room again the same command succeeds and is served.
+    """
+    bundles = disk(1024)
+    shutil.copytree(tiny_bundle, bundles / tiny_bundle.name)
+    service = start_service(bundles, bundle_poll_seconds=0.1)
+    names = set(os.listdir(bundles))
+
+    def served() -> str:
+        shown = strict(service.client.get("/ready").content)
+        assert shown["refused_bundle"] is None
+        return str(shown["version"])
+
+    for room in (0, 48):
+        # In whole pages, of which a file system has some for itself.
+        disk(used_kib(bundles) + room)
+        refused(train(sample, bundles), bundles, "No space left on device")
+        assert set(os.listdir(bundles)) == names
+        assert served() == tiny_bundle.name
+    disk(1024)
+    ended = train(sample, bundles)
+    assert ended.returncode == 0, ended.stderr
+    new = Path(ended.stdout.strip()).name
+    wait_until(lambda: served() == new, "the new one is served", 30)
+    assert service.metrics()["ctr_refused_bundles_total"] == 0
+
+
+def test_a_file_that_may_not_grow_ends_it(sample: Sample, tmp_path: Path) -> None:
+    """The same without a file system of its own: a limit for files, met half-way."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8 * KIB, 8 * KIB))
+
+    out = tmp_path / "bundles"
+    refused(train(sample, out, limit), out, "File too large")
+    assert list(out.iterdir()) == []
+
+
+def test_a_report_without_room_costs_no_bundle(sample: Sample, tmp_path: Path) -> None:
+    """The bundle is what counts: it is whole, and a warning names what is not."""
+
+    def limit() -> None:
+        # More than any file of the bundle, less than the plots.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20 * KIB, 20 * KIB))
+
+    ended = train(sample, tmp_path, limit)
+    assert ended.returncode == 0, ended.stderr
+    assert re.search(r"warning: the report beside \S+, which is whole, is not: ", ended.stderr)
+    bundle = Path(ended.stdout.strip())
+    words = [sys.executable, "-m", "model", "evaluate", str(bundle), str(sample.data)]
+    assert subprocess.run(words, cwd=ROOT, capture_output=True, timeout=100).returncode == 0
+
+
+def test_a_place_that_is_no_directory_is_told(sample: Sample, tmp_path: Path) -> None:
+    """A file stands where bundles should go."""
+    out = tmp_path / "bundles"
+    out.write_text("")
+    refused(train(sample, out), out, "File exists")
