@@ -120,7 +120,7 @@ def headlines(parts: Mapping[str, Any]) -> dict[str, float | None]:
     if "vocabulary" in parts:
         found["unused_vocabulary_doubled_step_time"] = parts["vocabulary"]["step_time_ratio"]
     if "negatives" in parts:
-        tenth = parts["negatives"][negatives.STEPS]
+        tenth = parts["negatives"][negatives.LIGHT]
         found["negatives_tenth_auc_difference"] = tenth["auc_difference"]["mean"]
         found["negatives_tenth_furthest_mean_score"] = tenth["furthest_mean_score"]
     return found
