@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with bounds for clients that take their time, and the one error shape."""
+"""uvicorn's HTTP protocol with bounds for clients that take their time."""
 
 from __future__ import annotations
 

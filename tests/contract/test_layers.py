@@ -83,6 +83,8 @@ FAMILY = SHALLOW | PRODUCTS | CROSSES | {
 NETWORKS = FAMILY | {"model.networks"}
 TRAINING = DATA | NETWORKS | {
     "model.crosses",
+    "model.group",
+    "model.scratch",
     "model.arrays",
     "model.checkpoint",
     "model.metrics",
@@ -189,8 +191,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.networks": SHARED | {"model.config"} | FAMILY,
     "model.crosses": SHARED | DATA | NETWORKS,
     "model.sampling": {"model.dataset", "model.metrics"},
-    "model.arrays": {"app.bundle", "model.files"},
-    "model.checkpoint": {"model.arrays"},
+    "model.group": set(),
+    "model.scratch": set(),
+    "model.arrays": {"app.bundle", "model.files", "model.scratch"},
+    "model.checkpoint": {"model.arrays", "model.scratch"},
     "model.cache": SHARED | DATA | {"model.arrays"},
     "model.prepare": SHARED | TRAINING | {"model.cache", "model.warm_start"},
     "model.offline": SHARED | TRAINING | RUNNING | {"model.evaluate"},

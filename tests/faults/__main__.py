@@ -17,6 +17,7 @@ from pathlib import Path
 from time import perf_counter
 
 from tests.faults.callers import departed_callers, impatient_callers
+from tests.faults.ends import killed_worker, sigterm_under_load
 from tests.faults.figures import Figure, Skipped, table
 from tests.faults.lists import company, long_lists, wrong_lists
 from tests.faults.mutations import mutated_bodies
@@ -41,6 +42,8 @@ SCENARIOS: dict[str, Scenario] = {
     "threads": threads,
     "memory": memory,
     "swaps": swaps,
+    "sigterm": sigterm_under_load,
+    "killed-worker": killed_worker,
     **REDIS,
 }
 
