@@ -136,6 +136,32 @@ def test_the_vocabulary_in_redis_changes_too(
     assert set(traffic.seen) == {tiny_bundle.name, other_bundle.name}
 
 
+def test_swaps_leave_no_descriptors_behind(
+    start_service: StartService, valkey: RedisServer, bundles: Path, tiny_bundle: Path,
+    other_bundle: Path,
+) -> None:  # fmt: skip
+    """With the vocabulary in Redis each bundle maps files of its own, and lets go of them."""
+    publish_now(valkey.url, tiny_bundle)
+    publish_now(valkey.url, other_bundle)
+    service = start_service(bundles, redis_url=valkey.url, **POLL)
+    arrive(other_bundle, bundles)
+    wait_until(serves(service, other_bundle), "the new bundle is served", 60)
+
+    def mapped() -> list[str]:
+        lines = Path(f"/proc/{service.process.pid}/maps").read_text().splitlines()
+        return sorted({line.split()[-1] for line in lines if line.endswith(".npy")})
+
+    for bundle in (tiny_bundle, other_bundle, tiny_bundle):
+        (bundles / CURRENT).write_text(bundle.name)
+        wait_until(serves(service, bundle), f"{bundle.name} is served", 60)
+    wait_until(
+        lambda: all(tiny_bundle.name in name for name in mapped()),
+        "nothing of the other bundle is mapped",
+        30,
+    )
+    assert mapped()
+
+
 def test_a_worker_that_is_replaced_serves_what_the_others_serve(
     start_service: StartService, bundles: Path, tiny_bundle: Path, other_bundle: Path
 ) -> None:
