@@ -17,7 +17,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -70,7 +72,8 @@ class Seen:
     bad: Outcome = field(default_factory=Outcome)
     swaps: int = 0
     outages: int = 0
-    highest: int = 0
+    under_load: list[int] = field(default_factory=list)
+    """Memory every five seconds."""
     seconds: list[float] = field(default_factory=list)
 
     def note(self, problem: object) -> None:
@@ -141,7 +144,7 @@ class Soak:
         while perf_counter() < end:
             await asyncio.sleep(min(5.0, max(0.0, end - perf_counter())))
             now = await asyncio.to_thread(taken, self._service, self._tasks)
-            self.seen.highest = max(self.seen.highest, now.pss)
+            self.seen.under_load.append(now.pss)
         await harm
         self._over = True
         await asyncio.gather(*callers)
@@ -258,6 +261,12 @@ class Soak:
         self.seen.outages += 1
 
 
+def quarters(values: Sequence[int]) -> list[Sequence[int]]:
+    """Cut what was seen into four parts, in the order of the time."""
+    bounds = [len(values) * number // 4 for number in range(5)]
+    return [values[start:stop] for start, stop in pairwise(bounds)]
+
+
 def growth(first: float, last: float) -> float:
     """By how many per cent the second is more."""
     return (last / first - 1) * 100
@@ -297,7 +306,9 @@ def soak(stage: Stage, minutes: float, workers: int) -> Iterator[Figure]:
     mib = 2**20
     yield Figure("memory (PSS) when warm", first.pss / mib, unit="MiB")
     yield Figure("memory (PSS) in the end", last.pss / mib, unit="MiB")
-    yield Figure("memory (PSS), highest under load", seen.highest / mib, unit="MiB")
+    for number, part in enumerate(quarters(seen.under_load), 1):
+        yield Figure(f"memory under load, quarter {number}", median(part) / mib, unit="MiB")
+    yield Figure("memory under load, highest", max(seen.under_load) / mib, unit="MiB")
     yield Figure("memory: growth", growth(first.pss, last.pss), GROWTH, "%", exact=True)
     for name in ("descriptors", "threads", "tasks"):
         one, two = getattr(first, name), getattr(last, name)
