@@ -52,14 +52,14 @@ class _Server(uvicorn.Server):
         config: uvicorn.Config,
         state: State,
         seat: Seat | None,
-        admin: AdminServer | None,
         drain_seconds: float,
+        admin: AdminServer | None,
     ) -> None:
         super().__init__(config)
         self._state = state
         self._seat = seat
-        self._admin = admin
         self._drain_seconds = drain_seconds
+        self._admin = admin
         self.failed: str | None = None
 
     def stop(self) -> None:
@@ -118,7 +118,7 @@ class AdminServer(uvicorn.Server):
             uvicorn.Config(
                 app,
                 ws="none",
-                http=cast(type[asyncio.Protocol], partial(BoundedProtocol, 0, receive_seconds)),
+                http=cast(type[asyncio.Protocol], partial(BoundedProtocol, receive_seconds, 0)),
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -235,10 +235,13 @@ def serve(
     )
     admin_server = None
     if admin is not None and settings.admin_key_file is not None:
-        admin_app = create_admin(app.serving, Keys(settings.admin_key_file))
-        admin_server = AdminServer(admin_app, admin, settings.receive_seconds)
+        admin_server = AdminServer(
+            create_admin(app.serving, Keys(settings.admin_key_file)),
+            admin,
+            settings.receive_seconds,
+        )
         log.info("admin endpoints on %s", admin.getsockname()[:2])
-    server = _Server(config, app.serving, seat, admin_server, settings.drain_seconds)
+    server = _Server(config, app.serving, seat, settings.drain_seconds, admin_server)
     server.run([seat.listener] if seat else None)
     if server.failed is not None:
         log.error("cannot serve: %s", server.failed)

@@ -115,7 +115,7 @@ class Activation:
         if self._busy.locked():
             raise Refused("another activation is under way")
         async with self._busy:
-            log.info("bundle %s is to take the place of %s", version, before.name)
+            log.info("bundle %s is asked for; %s is in use", version, before.name)
             await self._point(version)
             return Activated(version=version, previous=before.name)
 

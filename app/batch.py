@@ -57,9 +57,9 @@ class Caller(Protocol):
     encoded: float
     """When all its rows were ready, by ``perf_counter``; 0 until then, like the next two."""
     begun: float
-    """When the last run that had rows of it began."""
+    """When the first run that had rows of it began."""
     ended: float
-    """When that run ended."""
+    """When the last one so far ended."""
 
     def departed(self) -> bool:
         """Whether nobody waits any longer."""

@@ -365,7 +365,8 @@ class MicroBatcher:
         """Answer every waiter of a run, then start the next one."""
         self._running = []
         for job, _, _ in pieces:
-            job.caller.begun, job.caller.ended = begun, ended
+            caller = job.caller
+            caller.begun, caller.ended = caller.begun or begun, ended
         if isinstance(outcome, Exception):
             self._failed(outcome)
             for job, _, _ in pieces:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from app.head import BoundedHead
 
@@ -20,7 +21,7 @@ class BoundedProtocol(BoundedHead):
     applies.
     """
 
-    def __init__(self, max_body_bytes: int, receive_seconds: float, **uvicorns: Any) -> None:
+    def __init__(self, receive_seconds: float, max_body_bytes: int, **uvicorns: Any) -> None:
         super().__init__(max_body_bytes, **uvicorns)
         self._receive_seconds = receive_seconds
         self._arrivals = 0
@@ -113,5 +114,9 @@ class BoundedProtocol(BoundedHead):
             self.cycle.keep_alive = False
             self.flow.pause_reading()
             return
-        super().send_400_response(msg)
-        self._expect_taken()
+        body = msgspec.json.encode(self.refusal.body())
+        self.transport.write(
+            b"%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (STATUS_LINE[self.refusal.status], len(body), body)
+        )
+        self.give_up()

@@ -148,7 +148,7 @@ class Exchange(ABC):
         if self.encoded:
             route.meter.passed(
                 self.encoded - self.complete,
-                (self.begun if self.begun > self.encoded else now) - self.encoded,
+                max(0.0, (self.begun or now) - self.encoded),
                 now - self.ended if status == 200 else None,
             )
         if taken > route.slow.seconds:
@@ -157,7 +157,9 @@ class Exchange(ABC):
     def _told(self, now: float) -> dict[str, object]:
         """What the log tells of a slow request: nothing that it asked about."""
         moments = {
-            "read": self.complete, "encode": self.encoded, "queue": self.begun,
+            "read": self.complete, "encode": self.encoded,
+            # The engine may have begun with the first rows while others were encoded.
+            "queue": max(self.begun, self.encoded) if self.begun else 0.0,
             "engine": self.ended, "response": now,
         }  # fmt: skip
         fields: dict[str, object] = {
@@ -171,7 +173,7 @@ class Exchange(ABC):
         before = self._start
         for stage, end in moments.items():
             # What is left is the time of the stage that it did not come through.
-            left = end <= before
+            left = end < before
             fields[f"{stage}_ms"] = round(1000 * ((now if left else end) - before), 3)
             if left:
                 break

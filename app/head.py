@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.errors import HeadTooLarge, ServiceError, Undecodable
 
@@ -23,12 +22,13 @@ class BoundedHead(HttpToolsProtocol):
     """HTTP/1.1 by httptools; one object for each connection.
 
     Neither httptools nor uvicorn has a bound of its own for what it keeps of a head or a trailer.
+    ``refusal`` is what ``send_400_response`` shall say.
     """
 
     def __init__(self, max_body_bytes: int, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
         self._most = FRAMING * max_body_bytes + HEAD_BYTES + READ_BYTES
-        self._refusal: ServiceError | None = None
+        self.refusal: ServiceError = Undecodable("this is not HTTP/1.1")
         self._in_head = True
         self._bytes = self._chunk = 0
 
@@ -38,7 +38,7 @@ class BoundedHead(HttpToolsProtocol):
         self._bytes += self._chunk
         if self._bytes > HEAD_BYTES + READ_BYTES:
             if self._in_head:
-                self._refusal = _too_large()
+                self.refusal = _too_large()
                 self.send_400_response("")
             elif self._bytes > self._most:
                 self.transport.abort()
@@ -61,25 +61,11 @@ class BoundedHead(HttpToolsProtocol):
         self._in_head = False
         large = self._bytes + self._chunk > HEAD_BYTES
         if len(self.headers) > HEADERS or (large and self._head_bytes() > HEAD_BYTES):
-            self._refusal = _too_large()
-            raise self._refusal
+            self.refusal = _too_large()
+            raise self.refusal
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-
-    def refusal(self) -> ServiceError:
-        """What is wrong with what cannot be read as a request."""
-        return self._refusal or Undecodable("this is not HTTP/1.1")
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer what cannot be read as a request, in the one error shape, and close."""
-        error = self.refusal()
-        body = msgspec.json.encode(error.body())
-        self.transport.write(
-            b"%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-            % (STATUS_LINE[error.status], len(body), body)
-        )
-        self.transport.close()
 
 
 def _too_large() -> HeadTooLarge:

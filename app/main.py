@@ -10,11 +10,13 @@ from time import perf_counter
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from app import asgi
 from app.answers import answer_errors
 from app.cells import Cells
+from app.docs_page import page
 from app.documentation import Limits, complete
 from app.endpoints import ScoringEndpoints
 from app.errors import CtrError
@@ -36,8 +38,8 @@ class Service(FastAPI):
 
     scoring: ScoringEndpoints
     serving: State
-    limits: Limits
     meter: Meter
+    limits: Limits
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document; once a bundle is loaded its examples are true ones."""
@@ -120,7 +122,14 @@ def create_app(
         version="0.1.0",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return HTMLResponse(page(app.openapi()))
+
     app.scoring, app.serving, app.meter = endpoints, state, metrics.meter(OPERATION)
     app.limits = Limits(
         settings.max_instances, settings.max_candidates, settings.unknown_fields == "error"

@@ -113,7 +113,7 @@ class Requests(Collector):
         )
         texts = {
             "encode": "Time from a request's last byte until all its rows are indices",
-            "queue": "Time until the engine began with the last of them, or it was given up",
+            "queue": "Time until the engine began with the first of them, or it was given up",
             "response": "Time from the last score until the answer was written",
         }
         stages = {

@@ -106,7 +106,7 @@ class ScoringProtocol(BoundedProtocol):
     """HTTP/1.1 by httptools; one object for each connection."""
 
     def __init__(self, endpoints: ScoringEndpoints, **uvicorns: Any) -> None:
-        super().__init__(endpoints.max_body_bytes, endpoints.receive_seconds, **uvicorns)
+        super().__init__(endpoints.receive_seconds, endpoints.max_body_bytes, **uvicorns)
         self.endpoints = endpoints
         self._routes = {path.encode(): route for path, route in endpoints.routes.items()}
 
@@ -132,7 +132,7 @@ class ScoringProtocol(BoundedProtocol):
     def send_400_response(self, msg: str) -> None:
         exchange = self._exchange()
         if exchange is not None and exchange.waits:
-            exchange.cut(self.refusal())
+            exchange.cut(self.refusal)
         else:
             super().send_400_response(msg)
 

@@ -23,9 +23,10 @@ from model.compare import CompareError, chosen, compare
 from model.compare_report import TABLE, write_pages, write_summary
 from model.config import MANY_ROWS, NETWORKS, ConfigError, Settings
 from model.fetch import FetchError, fetch
+from model.group import joined
 from model.offline import Offline, show
-from model.pipeline import Often, run
-from model.prepare import prepare
+from model.pipeline import Often, export, learn
+from model.prepare import prepare, prepare_together
 from model.progress import say
 from model.raw import Inputs
 from model.split import Part
@@ -136,7 +137,10 @@ def train_command(
     checkpoint_steps: Annotated[int, typer.Option(min=0, help="The same in batches.")] = 0,
     out: Annotated[Path, typer.Option(help="Directory of bundles.")] = Path("bundles"),
 ) -> None:
-    """Train a network, export and check it, and print the new bundle's path."""
+    """Train a network, export and check it, and print the new bundle's path.
+
+    Under torchrun all its processes train the network together.
+    """
     settings = Settings.beside(spec, config)
     name = network or settings.network
     given = {} if seed is None else {"seed": seed}
@@ -145,11 +149,13 @@ def train_command(
     parts = part_files(train_files, validation_files, test_files)
     before = Bundle.open(newest(init_from)) if init_from else None
     inputs = Inputs(data or (), parts, split.value, seed, max_bad_lines)
-    prepared = prepare(spec, inputs, before, cache)
-    training = settings.config(name, prepared.train_rows, **given)
-    int8 = quantize is Quantized.int8
     often = Often(checkpoint_seconds, checkpoint_steps, resume)
-    print(run(prepared, training, out, init_from=init_from, int8=int8, often=often))
+    with joined() as group:
+        prepared = prepare_together(group, spec, inputs, before, cache)
+        training = settings.config(name, prepared.train_rows, **given)
+        learnt = learn(prepared, training, out, True, init_from, often, group)
+        if group.rank == 0:
+            print(export(prepared, training, learnt, out, quantize is Quantized.int8))
 
 
 @cli.command("compare")

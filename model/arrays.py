@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +19,10 @@ from numpy.typing import NDArray
 
 from app.bundle import sync
 from model.files import sha256
+from model.scratch import scratch
 
 Arrays = dict[str, NDArray[Any]]
 INDEX = "index.json"
-PARTIAL = ".partial-"
 
 
 class DamagedError(ValueError):
@@ -111,20 +110,17 @@ def written(directory: Path) -> Iterator[Writing]:
 
     What is there already is replaced.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=directory.parent))
-    writing = Writing(partial)
-    try:
-        yield writing
-        writing.finish()
+    with scratch(directory.parent) as partial:
+        writing = Writing(partial)
+        try:
+            yield writing
+            writing.finish()
+        finally:
+            writing.close()
         if directory.exists():
             shutil.rmtree(directory)
         partial.rename(directory)
         sync(directory.parent)
-    except BaseException:
-        writing.close()
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def read_arrays(directory: Path, mapped: bool = False) -> tuple[dict[str, Any], Arrays]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from model.arrays import PARTIAL, Arrays, DamagedError, read_arrays, written
+from model.arrays import Arrays, DamagedError, read_arrays, written
+from model.scratch import remove_abandoned
 
 KEPT = 2
 """How many checkpoints stay: the one before is there if the newest is broken."""
@@ -46,8 +47,7 @@ class Checkpoints:
         if not self.resume:
             self.clear()
             return
-        for path in self.directory.glob(f"{PARTIAL}*"):
-            shutil.rmtree(path)
+        remove_abandoned(self.directory)
         for path in self._newest_first():
             try:
                 values, arrays = read_arrays(path)

@@ -138,8 +138,9 @@ class TrainConfig:
         return asdict(self) | {"hidden": list(self.hidden)}
 
     def thread_count(self) -> int:
-        """Return the threads to train with, never 0."""
-        return self.threads or len(os.sched_getaffinity(0))
+        """Return the threads to train with, never 0: a share for each process on this machine."""
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return self.threads or max(1, len(os.sched_getaffinity(0)) // processes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.external_data_helper
 import onnx.numpy_helper
 import torch
 from numpy.typing import NDArray
@@ -24,17 +25,16 @@ from app.engine import Engine
 from app.errors import CtrError, ValueProblem
 from app.layout import Layout
 from model.calibration import CalibratedLogit, Calibration, calibrated
-from model.config import TrainConfig
 from model.dataset import Dataset
 from model.metrics import sigmoid
-from model.networks import weight_bytes
-from model.networks.crosses import Cross
 from model.networks.network import Inputs, Network
 from model.networks.serving import serving_form, trained_deepfm
 
 CANDIDATE_COUNTS = (0, 1, 2, 3, 7, 64, 1000)
 CONTEXT_COUNTS = (1, 2, 7)
 EXAMPLES = 32
+_SMALL = 1024
+"""Bytes of weights that stay in the graph's own file."""
 _CUT = "slice_"
 """How the exporter calls a parameter's part."""
 _UNSEEN = "\N{REPLACEMENT CHARACTER} never seen"
@@ -47,7 +47,8 @@ _ALTERED: dict[int, Sequence[Any]] = {
 SCORE_TOLERANCE = 1e-5
 SMALLEST = 1e-30
 """How far a score may be from what its logit says: a share of it, and below all float32 hold."""
-MAX_GRAPH_BYTES = 2**31 - 2**20
+MAX_INLINE_BYTES = 2**31 - 2**24
+"""Weights that one ONNX file holds beside its nodes; more lie in a file of their own."""
 
 
 class ExportError(CtrError):
@@ -102,20 +103,6 @@ def input_names(layout: Layout) -> list[str]:
     ]
 
 
-def require_exportable(layout: Layout, config: TrainConfig, crosses: Sequence[Cross] = ()) -> None:
-    """Refuse, before it is trained, a network that could not be exported.
-
-    Raises:
-        ExportError: the weights are too large for one ONNX file.
-    """
-    weights = weight_bytes(layout, config, crosses)
-    if weights > MAX_GRAPH_BYTES:
-        raise ExportError(
-            f"{weights:,} bytes of weights ({layout.table_rows:,} table rows) do not fit into one"
-            " ONNX file; a smaller embedding_size or a larger min_count makes them fewer"
-        )
-
-
 def read_weights(graph: Path, network: str, layout: Layout) -> dict[str, Tensor]:
     """Return the weights of an exported network by the names that it has for them.
 
@@ -146,7 +133,8 @@ def write_graph(
 
     The score is the logit's sigmoid, or what ``calibration`` makes of it.
 
-    The file depends on the weights alone: no paths, times or generated names of this run.
+    Weights of more than two gigabytes are beside it, in ``<name>.data``. The files depend on the
+    weights alone: no paths, times or generated names of this run.
     """
     graph = ScoreGraph(network, layout, calibration).eval()
     u, n = 2, 3
@@ -186,7 +174,29 @@ def write_graph(
         raise ExportError("the exporter gave no graph")
     model = program.model_proto
     _strip(model)
+    save_graph(model, path)
+
+
+def save_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Write a graph, and what does not fit into one file beside it, as ``<name>.data``."""
+    if sum(len(weights.raw_data) for weights in model.graph.initializer) > MAX_INLINE_BYTES:
+        onnx.external_data_helper.convert_model_to_external_data(
+            model, location=data_of(path).name, size_threshold=_SMALL
+        )
+        # This changes the model: its large weights are in the file from then on.
+        onnx.external_data_helper.write_external_data_tensors(model, str(path.parent))
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def remove_graph(path: Path) -> None:
+    """Remove what :func:`save_graph` has written."""
+    path.unlink()
+    data_of(path).unlink(missing_ok=True)
+
+
+def data_of(path: Path) -> Path:
+    """Where the weights of a large graph are."""
+    return path.with_name(f"{path.name}.data")
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -26,8 +26,10 @@ from model.checkpoint import Checkpoints
 from model.config import TrainConfig
 from model.encode import statistics
 from model.evaluate import score_dataset
-from model.export import check_parity, golden_examples, require_exportable, write_graph
+from model.export import check_parity, golden_examples, remove_graph, write_graph
+from model.group import ALONE, Group
 from model.metrics import Metrics, evaluate_scores
+from model.networks.crosses import Cross
 from model.offline import open_engine, show
 from model.prepare import Prepared, prepare
 from model.progress import say
@@ -36,7 +38,8 @@ from model.raw import Inputs, hash_of
 from model.report import write_report
 from model.sampling import Sampling
 from model.split import PARTS
-from model.train import fit, predict
+from model.train import FitResult, fit, predict
+from model.trainer import TrainingError
 from model.warm_start import Start
 
 FEW_BATCHES = 10
@@ -68,6 +71,17 @@ def train(
     return run(prepare(spec_path, inputs, progress=progress), config, out, progress, int8=int8)
 
 
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What a run has learnt, before it is exported."""
+
+    result: FitResult
+    start: Start | None
+    crosses: tuple[Cross, ...]
+    checkpoints: Checkpoints | None
+    processes: int
+
+
 def run(
     prepared: Prepared,
     config: TrainConfig,
@@ -77,20 +91,37 @@ def run(
     int8: bool = False,
     often: Often | None = None,
 ) -> Path:
-    """Train, check and write a bundle below ``out``; return its path.
+    """Train, check and write a bundle below ``out``; return its path: ``learn``, then ``export``.
+
+    The same data, settings and thread count give the same bundle id.
+    """
+    return export(
+        prepared, config, learn(prepared, config, out, progress, init_from, often), out, int8
+    )
+
+
+def learn(
+    prepared: Prepared,
+    config: TrainConfig,
+    out: Path,
+    progress: bool = True,
+    init_from: Path | None = None,
+    often: Often | None = None,
+    group: Group = ALONE,
+) -> Learnt:
+    """Train a network; all processes of a group do so together.
 
     ``init_from`` is a bundle of the same network from which training starts, or of an FM for an
-    FNN. A report with plots stands beside the new bundle, as ``<bundle>.report``. The same data,
-    settings and thread count give the same bundle id. With ``int8`` the bundle also has an int8
-    graph, if that loses next to nothing. ``often`` has the state written below ``out`` while it
-    trains, and may go on from what a killed run of the same data and settings has left there.
+    FNN. ``often`` has the state written below ``out`` while it trains, and may go on from what a
+    killed run of the same data and settings has left there.
 
     Raises:
         CrossError: the fields of a cross have too many values.
         TrainingError: training cannot begin, not from ``init_from``, or not go on.
-        ExportError: the network cannot be exported, or its graph does not agree with it.
     """
-    vocabulary, encoder, data = prepared.vocabulary, prepared.encoder, prepared.data
+    vocabulary, data = prepared.vocabulary, prepared.data
+    if not group.alike(prepared.fingerprint()):
+        raise TrainingError("the processes have other data each: give all the same files")
     if prepared.train_rows < FEW_BATCHES * config.batch_size:
         say(
             f"warning: {prepared.train_rows:,} rows are few for batches of"
@@ -98,7 +129,6 @@ def run(
             " better"
         )
     crosses = prepared.crosses(config)
-    require_exportable(vocabulary.layout, config, crosses)
     start = None
     if init_from is not None:
         before = Bundle.open(newest(init_from))
@@ -110,27 +140,45 @@ def run(
     checkpoints = None
     if often is not None:
         run_id = hash_of(
-            prepared.fingerprint(), config.to_dict(), start and start.bundle.manifest.id
+            prepared.fingerprint(), config.to_dict(), start and start.bundle.manifest.id, group.size
         )
         directory = out / CHECKPOINTS / run_id[:16]
         checkpoints = Checkpoints(directory, often.seconds, often.steps, often.resume)
-        checkpoints.begin()
+        # Only the first removes what an earlier run has left.
+        if often.resume or group.rank == 0:
+            checkpoints.begin()
+        group.wait()
         if checkpoints.state is not None:
             say(f"goes on after step {checkpoints.state.step:,}")
         elif often.resume:
             say("there is no checkpoint of this run to go on from: it begins at the beginning")
     result = fit(
         vocabulary.layout, data["train"], data["validation"], config, progress,
-        start.begin if start else None, crosses, checkpoints=checkpoints,
+        start.begin if start else None, crosses, checkpoints=checkpoints, group=group,
     )  # fmt: skip
-    network = result.network.eval()
-    if start and (obstacle := start.obstacle(network)):
+    if start and (obstacle := start.obstacle(result.network)):
         say(f"warning: the hidden layers began anew: {obstacle}")
     say(
         f"trained in {result.seconds:.1f} s, {result.rows_per_second:,.0f} rows/s;"
         f" best after epoch {result.best.epoch:.2f}"
     )
+    return Learnt(result, start, crosses, checkpoints, group.size)
 
+
+def export(
+    prepared: Prepared, config: TrainConfig, learnt: Learnt, out: Path, int8: bool = False
+) -> Path:
+    """Check a network and write its bundle below ``out``; return the bundle's path.
+
+    A report with plots stands beside it, as ``<bundle>.report``. With ``int8`` the bundle also has
+    an int8 graph, if that loses next to nothing.
+
+    Raises:
+        ExportError: the network cannot be exported, or its graph does not agree with it.
+    """
+    vocabulary, encoder, data = prepared.vocabulary, prepared.encoder, prepared.data
+    result, start = learnt.result, learnt.start
+    network = result.network.eval()
     calibration = None
     if config.calibration != "none":
         validation = data["validation"]
@@ -171,7 +219,7 @@ def run(
             if lost.accepted:
                 examples = [with_int8_logits(each, quick) for each in examples]
             else:
-                path.unlink()
+                remove_graph(path)
         (directory / EXAMPLES).write_bytes(msgspec.json.Encoder().encode_lines(examples))
         if float(np.ptp(logits["test"])) < FLAT_LOGITS:
             say("warning: the scores of the test part are all alike: nothing was learnt")
@@ -190,13 +238,14 @@ def run(
                 "rows_per_second": result.rows_per_second,
                 "stopped_early": result.stopped_early,
                 "parameters": network.parameter_count(),
-                "crosses": [cross.described() for cross in crosses],
+                "crosses": [cross.described() for cross in learnt.crosses],
                 "calibration": calibration.described() if calibration else None,
                 "negatives": Sampling.of(data["train"], config.negative_rate).described(),
                 "parity": parity,
                 "int8": [{"accepted": lost.accepted, **asdict(lost)} for lost in losses],
                 "torch": str(torch.__version__),
                 "threads": config.thread_count(),
+                "processes": learnt.processes,
             },
             "data": [
                 {"part": part, **asdict(source)}
@@ -207,8 +256,8 @@ def run(
         }
 
     bundle = write_bundle(out, fill, describe)
-    if checkpoints is not None:
-        checkpoints.clear()
+    if learnt.checkpoints is not None:
+        learnt.checkpoints.clear()
     try:
         write_report(
             bundle.with_name(f"{bundle.name}.report"),

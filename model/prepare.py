@@ -15,15 +15,17 @@ from app.bundle import Bundle
 from app.encoder import Encoder
 from app.spec import FeatureSpec
 from app.vocabulary import Vocabulary
-from model.arrays import PARTIAL, DamagedError
+from model.arrays import DamagedError
 from model.cache import Encoded, program, read_encoded, write_encoded
 from model.config import TrainConfig
 from model.crosses import learn_crosses
 from model.dataset import Dataset
-from model.logs import Source
+from model.group import Group
+from model.logs import DataError, Source
 from model.networks.crosses import Cross
 from model.progress import say
 from model.raw import Inputs, hash_of
+from model.scratch import remove_abandoned, scratch
 from model.split import Part
 from model.vocab import learn
 from model.warm_start import learned_before
@@ -125,6 +127,28 @@ def prepare(
     )  # fmt: skip
 
 
+def prepare_together(
+    group: Group,
+    spec_path: Path,
+    inputs: Inputs,
+    before: Bundle | None = None,
+    cache: Path | None = None,
+) -> Prepared:
+    """Like :func:`prepare`, once on each machine: the other processes there take the cache's.
+
+    Raises:
+        DataError: there are several processes and no ``cache``, too.
+    """
+    if group.size > 1 and cache is None:
+        raise DataError("several processes share the encoded data: give --cache, a directory")
+    if group.local_rank == 0:
+        prepared = prepare(spec_path, inputs, before, cache)
+    group.wait()
+    if group.local_rank > 0:
+        prepared = prepare(spec_path, inputs, before, cache, progress=False)
+    return prepared
+
+
 def _key(inputs: Inputs, text: str, spec: FeatureSpec, before: Bundle | None) -> str:
     """Return the name of the cache's entry: content, rules and code decide it."""
     return inputs.key(text, spec, program(), before and before.manifest.id)[:32]
@@ -133,9 +157,9 @@ def _key(inputs: Inputs, text: str, spec: FeatureSpec, before: Bundle | None) ->
 def _encode(
     spec: FeatureSpec, inputs: Inputs, before: Bundle | None, entry: Path, progress: bool
 ) -> None:
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=PARTIAL, dir=entry.parent) as directory:
-        raw = inputs.read(spec, Path(directory), progress)
+    remove_abandoned(entry.parent)
+    with scratch(entry.parent) as directory:
+        raw = inputs.read(spec, directory, progress)
         settled = learned_before(spec, before) if before else None
         vocabulary = learn(spec, raw.train, settled)
         write_encoded(entry, spec, vocabulary, raw, progress)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from tqdm import tqdm
 
+FIRST = os.environ.get("RANK", "0") == "0"
+"""Whether this is the first of several processes, or alone: the others say nothing."""
+
 
 def say(text: str) -> None:
     """Tell one thing."""
+    if not FIRST:
+        return
     tqdm.write(text, file=sys.stderr)
     sys.stderr.flush()
 

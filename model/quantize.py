@@ -31,6 +31,7 @@ from app.bundle import Example
 from app.engine import Engine
 from model.dataset import Dataset
 from model.evaluate import batch_of
+from model.export import data_of, save_graph
 from model.metrics import evaluate_scores
 
 CALIBRATION_ROWS = 2_048
@@ -106,10 +107,10 @@ def write_int8(graph: Path, out: Path, engine: Engine, data: Dataset, seed: int)
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
+                use_external_data_format=data_of(graph).exists(),
             )
             logging.getLogger().setLevel(level)
-        model = onnx.load(partial)
-        out.write_bytes(model.SerializeToString(deterministic=True))
+        save_graph(onnx.load(partial), out)
 
 
 def with_int8_logits(example: Example, engine: Engine) -> Example:

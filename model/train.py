@@ -21,6 +21,7 @@ from model.arrays import Arrays
 from model.checkpoint import Checkpoints, State
 from model.config import TrainConfig
 from model.dataset import Dataset
+from model.group import ALONE, Group
 from model.memory import available_memory
 from model.metrics import auc, log_loss
 from model.networks import weight_bytes
@@ -139,6 +140,7 @@ def fit(
     crosses: Sequence[Cross] = (),
     after: Callable[[Evaluation], object] | None = None,
     checkpoints: Checkpoints | None = None,
+    group: Group = ALONE,
 ) -> FitResult:
     """Train a network and return it with its best weights, in evaluation mode.
 
@@ -146,13 +148,14 @@ def fit(
     step too, and may be the best. ``crosses`` are Wide & Deep's. ``after`` is given each
     evaluation, and ends the training by raising. The state goes to ``checkpoints``, which may have
     one to go on from. The same data, settings and thread count give the same weights, bit for bit,
-    in one go or several. Raises ``TrainingError`` where a part is too small, the memory does not
-    suffice or the loss stops being finite.
+    in one go or several. All processes of a ``group`` call it alike, and get the same network; the
+    first one writes the checkpoints. Raises ``TrainingError`` where a part is too small, the
+    memory does not suffice or the loss stops being finite.
     """
     sampling = Sampling.of(train, config.negative_rate)
-    require_rows(sampling.rows, validation, config)
+    require_rows(sampling.rows, validation, config, group)
     require_memory(layout, config, crosses)
-    batches = batch_count(sampling.rows, config.batch_size)
+    batches = batch_count(sampling.rows, config.batch_size, group.size)
     steps = config.epochs * batches
     evaluations = config.epochs * config.evaluations_per_epoch
     evaluate_after = set(np.linspace(0, steps, evaluations + 1).round().astype(int).tolist())
@@ -162,10 +165,13 @@ def fit(
     with (
         reproducible(config.seed, config.thread_count()),
         tqdm(
-            total=config.epochs * sampling.rows, unit="row", unit_scale=True, disable=not progress
+            total=config.epochs * sampling.rows,
+            unit="row",
+            unit_scale=True,
+            disable=not progress or group.rank > 0,
         ) as bar,
     ):
-        trainer = Trainer(layout, train, config, crosses)
+        trainer = Trainer(layout, train, config, crosses, group)
         state = checkpoints.state if checkpoints else None
         if state is not None:
             run = Progress.of(state)
@@ -173,7 +179,8 @@ def fit(
             bar.update(state.step * sampling.rows // batches)
         elif begin is not None:
             begin(trainer.network)
-            run.note(evaluated(trainer.network, validation), trainer.network, config.metric)
+            first = evaluated(trainer.network, validation, group)
+            run.note(first, trainer.network, config.metric)
             if after is not None:
                 after(run.history[0])
         resumed = time.perf_counter()
@@ -184,8 +191,9 @@ def fit(
             bar.update(len(rows))
             if step in evaluate_after:
                 seconds = run.seconds_since + time.perf_counter() - resumed
+                trainer.level()
                 evaluation = replace(
-                    evaluated(trainer.network, validation),
+                    evaluated(trainer.network, validation, group),
                     step=step,
                     epoch=step / batches,
                     train_loss=math.fsum(run.losses) / len(run.losses),
@@ -204,18 +212,20 @@ def fit(
                 if config.patience and len(run.history) - 1 - run.best == config.patience:
                     break
                 resumed = time.perf_counter()
-            if checkpoints and checkpoints.due(step):
+            if checkpoints and group.first_says(checkpoints.due(step)):
                 now = time.perf_counter()
                 ours = run.state(now - resumed, now - started)
                 theirs = trainer.state()
-                checkpoints.write(step, ours[0] | theirs[0], ours[1] | theirs[1])
+                if group.rank == 0:
+                    checkpoints.write(step, ours[0] | theirs[0], ours[1] | theirs[1])
                 run.seconds_since += now - resumed
                 resumed = time.perf_counter()
 
     trainer.network.load_state_dict(run.best_weights)
     if sampling.shift:
         with torch.no_grad():
-            trainer.network.bias.add_(sampling.correction(predict(trainer.network, train)))
+            logit = predict(trainer.network, train, group)
+            trainer.network.bias.add_(sampling.correction(logit))
     return FitResult(
         network=trainer.network.eval(),
         history=tuple(run.history),
@@ -226,9 +236,9 @@ def fit(
     )
 
 
-def evaluated(network: Network, validation: Dataset) -> Evaluation:
+def evaluated(network: Network, validation: Dataset, group: Group = ALONE) -> Evaluation:
     """Return how good a network is before any step."""
-    logit = predict(network, validation)
+    logit = predict(network, validation, group)
     return Evaluation(
         step=0,
         epoch=0.0,
@@ -240,14 +250,20 @@ def evaluated(network: Network, validation: Dataset) -> Evaluation:
     )
 
 
-def predict(network: Network, data: Dataset) -> NDArray[np.float32]:
-    """Return the logit [R] of every row; the network is left in evaluation mode."""
+def predict(network: Network, data: Dataset, group: Group = ALONE) -> NDArray[np.float32]:
+    """Return the logit [R] of every row; the network is left in evaluation mode.
+
+    The processes of a group, whose networks are the same, share the work. All get every logit, as
+    one process alone would have it.
+    """
     network.eval()
-    logit = np.empty(len(data), np.float32)
+    logit = np.zeros(len(data), np.float32)
+    stride = PREDICT_ROWS * group.size
     with torch.inference_mode():
-        for start in range(0, len(data), PREDICT_ROWS):
+        for start in range(PREDICT_ROWS * group.rank, len(data), stride):
             part = data.take(slice(start, start + PREDICT_ROWS))
             logit[start : start + PREDICT_ROWS] = network(part.inputs()).numpy()
+    group.add([torch.from_numpy(logit)])
     return logit
 
 
@@ -258,12 +274,12 @@ def learning_rate(progress: float, config: TrainConfig) -> float:
     return config.learning_rate * min(rising, falling)
 
 
-def batch_count(rows: int, batch_size: int) -> int:
-    """Return how many batches of nearly equal size to cut; no batch has a single row.
+def batch_count(rows: int, batch_size: int, processes: int = 1) -> int:
+    """Return how many batches of nearly equal size to cut; no process has a single row of one.
 
     (Batch norm cannot learn from one row, and a small last batch would be a noisy step.)
     """
-    return max(1, min(math.ceil(rows / batch_size), rows // 2))
+    return max(1, min(math.ceil(rows / batch_size), rows // (2 * processes)))
 
 
 def snapshot(network: Network) -> dict[str, Tensor]:
@@ -271,7 +287,7 @@ def snapshot(network: Network) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
-def require_rows(rows: int, validation: Dataset, config: TrainConfig) -> None:
+def require_rows(rows: int, validation: Dataset, config: TrainConfig, group: Group = ALONE) -> None:
     """Refuse parts that cannot be trained or validated on; warn of a validation AUC of none.
 
     ``rows`` are those of an epoch.
@@ -279,6 +295,8 @@ def require_rows(rows: int, validation: Dataset, config: TrainConfig) -> None:
     for name, count in (("training", rows), ("validation", len(validation))):
         if count == 0:
             raise TrainingError(f"the {name} part has no rows")
+    if group.size > 1 and rows < 2 * group.size:
+        raise TrainingError(f"{rows} training rows are too few for {group.size} processes")
     if config.batch_norm and rows == 1:
         raise TrainingError("batch norm needs two training rows or more, got one")
     if config.metric == "auc" and validation.label.min() == validation.label.max():

@@ -22,6 +22,7 @@ from model.arrays import Arrays
 from model.checkpoint import State
 from model.config import TrainConfig
 from model.dataset import Dataset, Indices
+from model.group import ALONE, Group
 from model.networks import build
 from model.networks.crosses import Cross
 from model.networks.network import Inputs, Network
@@ -36,16 +37,26 @@ class TrainingError(RuntimeError):
 
 
 class Trainer:
-    """A network, its optimisers and the training rows, taken one batch at a time."""
+    """A network, its optimisers and the training rows, taken one batch at a time.
+
+    The processes of a ``group`` take each step together: every one learns from its share of the
+    batch, and all add up their gradients.
+    """
 
     def __init__(
-        self, layout: Layout, train: Dataset, config: TrainConfig, crosses: Sequence[Cross] = ()
+        self,
+        layout: Layout,
+        train: Dataset,
+        config: TrainConfig,
+        crosses: Sequence[Cross] = (),
+        group: Group = ALONE,
     ) -> None:
+        self._group = group
         self._sampling = Sampling.of(train, config.negative_rate)
         self.network = build(layout, config, self._sampling.base_rate, crosses)
         self._columns = Columns(layout, train)
         self._label = train.label
-        self._named_rows = NamedRows(layout.table_rows)
+        self._named_rows = NamedRows(layout.table_rows, group)
         l2 = self._columns.row_l2(config, self._sampling) if config.embedding_l2 else None
         self._table = LazyAdam(self.network.table.detach(), l2)
         self._dense = torch.optim.Adam(
@@ -54,6 +65,9 @@ class Trainer:
         self._random = np.random.default_rng(config.seed)
         self._epoch_seed = 0
         self._config = config
+        if group.rank:
+            # The same weights everywhere, other units dropped.
+            torch.manual_seed(config.seed + 2**32 * group.rank)
         self.steps = 0
         """How many were taken."""
 
@@ -71,7 +85,11 @@ class Trainer:
             done = 0
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
-        """Return all that the steps to come depend on, as a checkpoint holds it."""
+        """Return all that the steps to come depend on, as a checkpoint holds it.
+
+        All processes of a group ask at the same step.
+        """
+        self.level()
         values = {
             "steps": self.steps,
             "random": self._random.bit_generator.state,
@@ -80,7 +98,9 @@ class Trainer:
         arrays = named("network", self.network.state_dict()) | named("table", self._table.state())
         for number, parameter in enumerate(self.network.dense_parameters()):
             arrays |= named(f"dense.{number}", self._dense.state[parameter])
-        return values, arrays | {"torch_random": torch.get_rng_state().numpy()}
+        for rank, random in enumerate(self._group.all(torch.get_rng_state().numpy())):
+            arrays[f"torch_random.{rank}"] = random
+        return values, arrays
 
     def restore(self, state: State) -> None:
         """Take over what :meth:`state` gave."""
@@ -91,14 +111,26 @@ class Trainer:
         self._table.restore(unnamed("table", state.arrays), self.steps)
         for number, parameter in enumerate(self.network.dense_parameters()):
             self._dense.state[parameter] = unnamed(f"dense.{number}", state.arrays)
-        torch.set_rng_state(torch.from_numpy(state.arrays["torch_random"]))
+        random = state.arrays[f"torch_random.{self._group.rank}"]
+        torch.set_rng_state(torch.from_numpy(random))
+
+    def level(self) -> None:
+        """Give the network of every process the same running statistics, their mean."""
+        running = [value for value in self.network.buffers() if value.is_floating_point()]
+        if self._group.size > 1 and running:
+            self._group.add(running)
+            for value in running:
+                value.div_(self._group.size)
 
     def step(self, rows: NDArray[np.int64], rate: float) -> float:
-        """Learn from the given rows once and return their mean log loss before it."""
+        """Learn from a batch of rows once and return their mean log loss before it."""
         self.steps += 1
+        batch, rows = rows, self._group.share(rows)
         index = self._columns.take(rows)
         if self._config.oov_rate:
-            hidden = self._random.random(index.shape, np.float32) < self._config.oov_rate
+            # Drawn for the whole batch, so that this generator is the same everywhere.
+            drawn = self._random.random((len(batch), index.shape[1]), np.float32)
+            hidden = drawn[self._group.rank :: self._group.size] < self._config.oov_rate
             index = np.where(hidden & self._columns.can_hide, self._columns.oov, index)
         row, position = self._named_rows.find(index)
 
@@ -111,13 +143,18 @@ class Trainer:
         loss = functional.binary_cross_entropy_with_logits(
             logit + self._sampling.shift, torch.from_numpy(self._label[rows].astype(np.float32))
         )
+        # This process' part of the mean over the batch.
+        loss = loss * (len(rows) / len(batch))
+        self._dense.zero_grad()
+        torch.autograd.backward(loss)
+        dense = (parameter.grad for parameter in self.network.dense_parameters())
+        gradients = [gradient for gradient in (value.grad, *dense) if gradient is not None]
+        self._group.add([loss, *gradients])
         loss_value = loss.item()
         if not math.isfinite(loss_value):
             raise TrainingError(not_finite("loss", loss_value, self.steps, rate))
-        self._dense.zero_grad()
-        torch.autograd.backward(loss)
-        for group in self._dense.param_groups:
-            group["lr"] = rate
+        for settings in self._dense.param_groups:
+            settings["lr"] = rate
         self._dense.step()
         self._table.step(row, value, rate)
         return loss_value
@@ -220,18 +257,23 @@ def dense_groups(network: Network, config: TrainConfig) -> list[dict[str, Any]]:
 class NamedRows:
     """Finds the distinct table rows of a batch by marking them, without sorting."""
 
-    def __init__(self, table_rows: int) -> None:
+    def __init__(self, table_rows: int, group: Group = ALONE) -> None:
+        self._group = group
         self._marked = np.zeros(table_rows, np.bool_)
         self._position = np.zeros(table_rows, np.int32)
 
     def find(self, index: Indices) -> tuple[Tensor, Tensor]:
         """Return the distinct rows [P], ascending, and each index's position among them.
 
-        Padding is always there, at position 0.
+        The rows are those of all processes of the group. Padding is always there, at position 0.
         """
         self._marked[PADDING] = True
         self._marked[index] = True
         row = np.flatnonzero(self._marked)
+        if self._group.size > 1:
+            for named in self._group.all(row):
+                self._marked[named] = True
+            row = np.flatnonzero(self._marked)
         self._marked[row] = False
         self._position[row] = np.arange(len(row), dtype=np.int32)
         return torch.from_numpy(row), torch.from_numpy(self._position[index].astype(np.int64))

@@ -20,7 +20,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "precision": ("int8", "int8"),
     "unknown_fields": ("error", "error"),
     "drain_seconds": ("1.5", 1.5),
-    "receive_seconds": ("2.5", 2.5),
+    "receive_seconds": ("1.5", 1.5),
     "bundle_poll_seconds": ("0.5", 0.5),
     "log_level": ("debug", "debug"),
     "metrics": ("off", "off"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
+from app.docs_page import page
 from tests.serving import Service
 
 pytestmark = pytest.mark.e2e
@@ -46,6 +49,58 @@ def test_examples_are_true(service: Service, path: str) -> None:
         assert places == [(place["index"], place["id"]) for place in expected["ranking"]]
 
 
-def test_the_documentation_page_is_served(service: Service) -> None:
-    """/docs answers with a page."""
-    assert "text/html" in service.client.get("/docs").headers["content-type"]
+class Shown(HTMLParser):
+    """What a page shows and points to; every element that is opened must be one that is known."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.links: set[str] = set()
+        self.places: set[str] = set()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = ("html", "meta", "title", "style", "h1", "h2", "h3", "p", "a", "pre", "table",
+                 "tr", "td")  # fmt: skip
+        assert tag in known, "nothing that loads, runs, or comes out of a text"
+        for name, value in attrs:
+            if name in ("href", "src"):
+                self.links.add(str(value))
+            elif name == "id":
+                self.places.add(str(value))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def test_the_page_shows_the_document_and_loads_nothing(service: Service) -> None:
+    """/docs has every operation and its true example, and needs no other host."""
+    answer = service.client.get("/docs")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    shown = Shown(answer.text)
+    document = service.client.get("/openapi.json").json()
+    text = "".join(shown.texts)
+    for path, methods in document["paths"].items():
+        for method in methods:
+            assert f"{method.upper()} {path}" in text
+    request = document["paths"]["/rank"]["post"]["requestBody"]["content"]["application/json"]
+    assert json.dumps(request["example"], indent=2, ensure_ascii=False) in text
+    assert shown.places == set(document["components"]["schemas"])
+    assert {link for link in shown.links if not link.startswith("#")} == {"openapi.json"}
+    assert {link.removeprefix("#") for link in shown.links if link[0] == "#"} <= shown.places
+
+
+def test_texts_of_the_document_stay_texts() -> None:
+    """Whatever names and examples hold, they are shown, not obeyed."""
+    sly = "</pre><script>alert(1)</script>\"'&"
+    document = {
+        "info": {"title": sly, "version": sly, "description": sly},
+        "paths": {f"/{sly}": {"post": {
+            "description": sly,
+            "requestBody": {"content": {"application/json": {
+                "schema": {"$ref": f"#/x/{sly.replace('/', '')}"}, "example": {sly: sly}}}},
+            "responses": {"200": {"description": sly}},
+        }}},
+        "components": {"schemas": {sly: {"type": sly}}},
+    }  # fmt: skip
+    assert sly in "".join(Shown(page(document)).texts)

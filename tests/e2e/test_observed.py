@@ -17,7 +17,7 @@ from tests.serving import Service, Wire, wait_until
 pytestmark = pytest.mark.e2e
 
 STAGES = ("read", "encode", "queue", "engine", "response")
-RUN_MS = 60
+RUN_MS = 30
 
 
 @pytest.fixture
@@ -87,18 +87,39 @@ def test_a_slow_request_is_told_with_its_stages(slow: Service, sample: Sample) -
     assert secret not in slow.log()
 
 
-def test_a_slow_refusal_ends_in_the_stage_that_took_its_time(slow: Service, sample: Sample) -> None:
-    """A request whose deadline passed in the engine is told up to there."""
+def test_a_long_list_is_in_the_engine_up_to_its_last_row(slow: Service, sample: Sample) -> None:
+    """Alone it waits for nobody, however many runs it takes."""
+    row = sample.rows[0]
+    candidates = [{"features": candidate_of(row)}] * 10
+    assert slow.post("/rank", {"context": context_of(row), "candidates": candidates}).is_success
+    wait_until(lambda: bool(lines_of(slow)), "it is told")
+    (line,) = lines_of(slow)
+    stages = told_ms(line)
+    runs = slow.metrics()["ctr_engine_seconds_count"]
+    assert runs == 3
+    assert stages["engine"] >= runs * RUN_MS
+    assert sum(stages.values()) == pytest.approx(line["total_ms"], abs=0.01)
+
+
+def test_a_slow_refusal_ends_in_the_stage_that_took_its_time(
+    start_service: StartService, sample: Sample
+) -> None:
+    """A request that was given up before it had its scores is told, and counted, up to there."""
+    service = start_service(program=SLOW, env={VARIABLE: "150"}, slow_request_ms=20)
     body = {"instances": sample.rows[:1]}
-    slow.predict(sample.rows[:1])
-    wait_until(lambda: len(lines_of(slow)) == 1, "the first is told")
-    # Runs that were never seen are not known to be slow: a deadline in their midst is accepted.
-    answer = slow.post("/predict", body, X_Request_Timeout_Ms=str(RUN_MS - 10))
+    # A run that was never seen is not known to be long.
+    answer = service.post("/predict", body, X_Request_Timeout_Ms="40")
     assert answer.status_code == 504
-    found = slow.metrics()
+    wait_until(lambda: bool(lines_of(service)), "it is told")
+    (line,) = lines_of(service)
+    assert (line["status"], line["rows"]) == (504, 1)
+    stages = told_ms(line)
+    assert set(stages) == {"read", "encode", "queue"}
+    assert stages["queue"] == max(stages.values())
+    found = service.metrics()
     assert found['ctr_refused_requests_total{reason="deadline_passed",route="predict"}'] == 1
-    assert found['ctr_queue_seconds_count{route="predict"}'] == 2
-    assert found['ctr_response_seconds_count{route="predict"}'] == 1
+    assert found['ctr_queue_seconds_count{route="predict"}'] == 1
+    assert found['ctr_response_seconds_count{route="predict"}'] == 0
 
 
 def test_a_flood_of_slow_requests_is_no_flood_of_lines(slow: Service, sample: Sample) -> None:
@@ -131,7 +152,7 @@ def test_a_flood_of_slow_requests_is_no_flood_of_lines(slow: Service, sample: Sa
 
 def test_no_request_is_slow_unless_asked(start_service: StartService, sample: Sample) -> None:
     """0 switches the lines off."""
-    service = start_service(program=SLOW, env={VARIABLE: "600"}, slow_request_ms=0)
+    service = start_service(program=SLOW, env={VARIABLE: str(RUN_MS)}, slow_request_ms=0)
     service.predict(sample.rows[:1])
     assert lines_of(service) == []
 

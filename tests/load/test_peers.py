@@ -17,10 +17,11 @@ import pytest
 from app.encoder import Encoder
 from app.spec import FeatureSpec
 from app.vocabulary import Texts, Vocabulary, arrange
-from tests.load.peers import environments, running
-from tests.load.peers.environments import ROOT, PeerProblem
+from tests import environments
+from tests.environments import ROOT, PeerProblem
+from tests.load.peers import running
 from tests.load.peers.lineup import Lineup
-from tests.load.peers.peer import Launch, Mosec, Row, Triton
+from tests.load.peers.peer import Launch, Mosec, Row, Triton, pinned
 from tests.load.peers.scoring import Tables
 from tests.serving import wait_until
 
@@ -82,10 +83,10 @@ def test_scores_are_found_in_the_answers() -> None:
 @pytest.mark.parametrize("name", [Mosec.name, Triton.name])
 def test_the_peers_run_the_product_s_engine(name: str) -> None:
     """Both sides of a comparison have the same onnxruntime and the same JSON decoder."""
-    pinned = environments.requirements(name).read_text().splitlines()
+    versions = pinned(name).read_text().splitlines()
     ours = (ROOT / "constraints.txt").read_text().splitlines()
     for library in ("onnxruntime", "msgspec"):
-        [version] = [line for line in pinned if line.startswith(f"{library}==")]
+        [version] = [line for line in versions if line.startswith(f"{library}==")]
         assert version in ours
 
 
@@ -93,12 +94,11 @@ def test_what_cannot_be_installed_is_said_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failed installation is a problem of the peer, and is not taken for a finished one."""
-    pinned = tmp_path / "pinned.txt"
-    pinned.write_text("absent @ file:///nowhere/absent-1.0-py3-none-any.whl\n")
+    absent = tmp_path / "absent.txt"
+    absent.write_text("absent @ file:///nowhere/absent-1.0-py3-none-any.whl\n")
     monkeypatch.setattr(environments, "HOME", tmp_path / "peers")
-    monkeypatch.setattr(environments, "requirements", lambda _: pinned)
     with pytest.raises(PeerProblem, match=r"^cannot be installed: ERROR: .*absent") as problem:
-        environments.environment("absent")
+        environments.environment(absent)
     assert "\n" not in str(problem.value)
     assert not (tmp_path / "peers" / "absent" / ".installed").exists()
 

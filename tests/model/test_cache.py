@@ -17,6 +17,7 @@ from model.logs import DataError
 from model.pipeline import run
 from model.prepare import Prepared, prepare
 from model.raw import Inputs
+from model.scratch import PARTIAL, scratch
 from model.split import Part
 from tests import samples
 
@@ -205,10 +206,13 @@ def test_what_is_half_written_is_never_used(
     cached()
     (entry,) = cached.entries()
     taken()
-    entry.rename(cached.cache / ".partial-killed")
-    cached()
-    assert not taken()
-    assert entry in cached.entries()
+    entry.rename(cached.cache / f"{PARTIAL}killed")
+    with scratch(cached.cache) as running:
+        cached()
+        assert not taken()
+        # What a killed run has left is gone, what another one still writes is not.
+        assert set(cached.entries()) == {entry, running}
+    assert cached.entries() == [entry]
 
 
 def test_bad_lines_are_told_every_time(cached: Cached, capsys: pytest.CaptureFixture[str]) -> None:

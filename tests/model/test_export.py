@@ -19,16 +19,18 @@ from app.layout import Layout, RowShape, Slot
 from model.calibration import Calibration
 from model.config import NETWORKS, TrainConfig
 from model.dataset import Dataset
+from model.evaluate import batch_of
 from model.export import (
     ExportError,
     check_parity,
     network_logits,
     read_weights,
-    require_exportable,
+    remove_graph,
     write_graph,
 )
 from model.networks.mlp import Mlp
 from model.networks.network import Network
+from model.quantize import write_int8
 from tests.networks import trained
 
 ROWS = (0, 1, 2, 3, 7, 64, 1000)
@@ -288,11 +290,42 @@ def test_another_network_is_refused(tmp_path: Path, change: Callable[[Network], 
         check_parity(network, engine, dataset(LAYOUT, 37))
 
 
-def test_weights_beyond_one_file_are_refused() -> None:
-    """A network too large for one ONNX file is refused before it is made."""
-    layout = replace(FLAT, context=(Slot("user", "user", 1, 2**30),))
-    with pytest.raises(ExportError, match="bytes of weights"):
-        require_exportable(layout, CONFIG)
+def test_weights_beyond_one_file_are_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph with external data scores as one without, wherever both files are moved."""
+    network, data = trained("deepfm", LAYOUT, CONFIG), dataset(LAYOUT, 37)
+    write_graph(network, LAYOUT, tmp_path / "score.onnx")
+    expected = engine_of(tmp_path / "score.onnx", LAYOUT).score(batch_of(data))
+    weights = read_weights(tmp_path / "score.onnx", "deepfm", LAYOUT)
+    monkeypatch.setattr("model.export.MAX_INLINE_BYTES", 2000)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_graph(network, LAYOUT, tmp_path / name / "score.onnx")
+    files = sorted((tmp_path / "one").iterdir())
+    assert [file.name for file in files] == ["score.onnx", "score.onnx.data"]
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+    moved = (tmp_path / "one").rename(tmp_path / "moved")
+    found = engine_of(moved / "score.onnx", LAYOUT).score(batch_of(data))
+    assert found.logit.tobytes() == expected.logit.tobytes()
+    for parameter, value in read_weights(moved / "score.onnx", "deepfm", LAYOUT).items():
+        torch.testing.assert_close(value, weights[parameter], atol=0, rtol=0)
+
+    write_int8(
+        moved / "score.onnx", moved / "int8.onnx", engine_of(moved / "score.onnx", LAYOUT), data, 1
+    )
+    assert sorted(file.name for file in moved.iterdir()) == [
+        "int8.onnx", "int8.onnx.data", "score.onnx", "score.onnx.data",
+    ]  # fmt: skip
+    quick = engine_of(moved / "int8.onnx", LAYOUT).score(batch_of(data))
+    np.testing.assert_allclose(quick.logit, expected.logit, atol=0.2)
+    remove_graph(moved / "int8.onnx")
+    assert sorted(file.name for file in moved.iterdir()) == ["score.onnx", "score.onnx.data"]
+
+    (moved / "score.onnx.data").unlink()
+    with pytest.raises(BundleError, match=r"score\.onnx cannot be loaded: .*score\.onnx\.data"):
+        engine_of(moved / "score.onnx", LAYOUT)
 
 
 def test_the_weights_can_be_read_again(case: Case, graph: tuple[Network, Path]) -> None:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests.environments import PeerProblem
 from tests.load.peers import running
-from tests.load.peers.environments import PeerProblem
 from tests.load.peers.peer import Peer, Row
 
 

@@ -14,10 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from tests.load.peers import environments
-from tests.load.peers.environments import ROOT, PeerProblem
+from tests.environments import ROOT, PeerProblem, environment
 
 Row = Mapping[str, str | None]
+
+
+def pinned(name: str) -> Path:
+    """The file that pins all that a peer's environment holds."""
+    return Path(__file__).with_name(f"{name}.txt")
 
 
 class Launch(NamedTuple):
@@ -73,7 +77,7 @@ class Mosec:
         return list(answer["predictions"])
 
     def install(self) -> Path:
-        return environments.environment(self.name)
+        return environment(pinned(self.name))
 
     def launch(self, home: Path, port: int, scratch: Path) -> Launch:
         return Launch(
@@ -122,7 +126,7 @@ class Triton:
         library = sysconfig.get_config_var("INSTSONAME")
         if not Path(sysconfig.get_config_var("LIBDIR"), str(library)).exists():
             raise PeerProblem(f"needs {library}, which this Python comes without")
-        home = environments.environment(self.name)
+        home = environment(pinned(self.name))
         # The server looks for the interpreter's stub beside the backend.
         stub = self._server(home) / "python_backend_stubs" / _version() / STUB
         if not stub.is_file():

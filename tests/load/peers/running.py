@@ -15,7 +15,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from tests.load.peers.environments import ROOT, PeerProblem, last_line
+from tests.environments import ROOT, PeerProblem, last_line
 from tests.load.peers.peer import Peer, Row
 from tests.load.peers.scoring import BUNDLE, GRAPH
 from tests.serving import free_port

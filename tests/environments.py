@@ -1,4 +1,4 @@
-"""Virtual environments of the peers: each made once, of versions pinned beside this file."""
+"""Virtual environments of what is measured beside the product, each made once as pinned."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / "data" / "peers"
 INSTALL_SECONDS = 1800
 
@@ -16,19 +16,17 @@ class PeerProblem(Exception):
     """A peer that cannot be measured here, and why in one line that goes on from its name."""
 
 
-def requirements(name: str) -> Path:
-    """The file that pins all that a peer's environment holds."""
-    return Path(__file__).with_name(f"{name}.txt")
+def environment(pinned: Path, more: bool = False) -> Path:
+    """Return the directory of an environment, making it where it is not as ``pinned`` says.
 
-
-def environment(name: str) -> Path:
-    """Return the directory of a peer's environment, making it where it is not as pinned.
+    It holds what the file names at these versions and nothing else; with ``more``, also what
+    those packages need beyond it, which depends on the platform: torch has several builds.
 
     Raises:
         PeerProblem: it cannot be made.
     """
+    name = pinned.stem
     home = HOME.resolve() / name
-    pinned = requirements(name)
     wanted = f"{home}\n{sys.version}\n{pinned.read_text()}"
     stamp = home / ".installed"
     if stamp.is_file() and stamp.read_text() == wanted:
@@ -36,8 +34,9 @@ def environment(name: str) -> Path:
     print(f"bench: installing the peer {name} into {home}", file=sys.stderr)
     shutil.rmtree(home, ignore_errors=True)
     _run([sys.executable, "-m", "venv", str(home)])
-    pip = [str(home / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "-q"]
-    _run([*pip, "install", "--no-deps", "--only-binary", ":all:", "-r", str(pinned)])
+    words = [str(home / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "-q"]
+    words += ["install", "--only-binary", ":all:", "-r", str(pinned)]
+    _run(words if more else [*words, "--no-deps"])
     stamp.write_text(wanted)
     size = sum(path.lstat().st_size for path in home.rglob("*")) / 1e6
     print(f"bench: installed {name}, {size:.0f} MB, versions in {pinned}", file=sys.stderr)

@@ -1,0 +1,94 @@
+"""The processes that train one network together, as ``torchrun`` starts them.
+
+Each holds the whole network and table, reads its own share of every batch and gives the others the
+distinct rows that it names and its gradients; all then take the same step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch import distributed as dist
+
+LONGEST_WAIT = timedelta(days=1)
+"""For a process that prepares the data, or writes the bundle, alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """``size`` processes, of which this one has a ``rank``; of one alone nothing is asked."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """Among those on this machine."""
+
+    def share(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return this process' part of a batch's rows."""
+        return rows[self.rank :: self.size]
+
+    def add(self, tensors: Sequence[Tensor]) -> None:
+        """Replace float32 tensors, of equal shapes everywhere, by their sum over all processes."""
+        if self.size == 1:
+            return
+        flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        sizes = [tensor.numel() for tensor in tensors]
+        for tensor, summed in zip(tensors, torch.split(flat, sizes), strict=True):
+            tensor.detach().copy_(summed.view_as(tensor))
+
+    def all(self, values: NDArray[Any]) -> list[NDArray[Any]]:
+        """Return every process' one-dimensional array, of any length, by rank."""
+        if self.size == 1:
+            return [values]
+        mine = torch.tensor(values)
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(lengths, torch.tensor([len(values)]))
+        longest = int(max(lengths))
+        padded = torch.zeros(longest, dtype=mine.dtype)
+        padded[: len(mine)] = mine
+        found = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(found, padded)
+        return [part[: int(length)].numpy() for part, length in zip(found, lengths, strict=True)]
+
+    def first_says(self, answer: bool) -> bool:
+        """Return what the first process answers: of what depends on a clock."""
+        if self.size == 1:
+            return answer
+        told = torch.tensor([float(answer)])
+        dist.broadcast(told, 0)
+        return bool(told)
+
+    def alike(self, text: str) -> bool:
+        """Tell whether all processes have the same text."""
+        return len({part.tobytes() for part in self.all(np.frombuffer(text.encode(), "u1"))}) == 1
+
+    def wait(self) -> None:
+        """Go on when all processes have come here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+ALONE = Group()
+
+
+@contextmanager
+def joined() -> Iterator[Group]:
+    """Join the processes that ``torchrun`` has started, or be alone without it."""
+    if "WORLD_SIZE" not in os.environ:
+        yield ALONE
+        return
+    dist.init_process_group("gloo", timeout=LONGEST_WAIT)
+    try:
+        yield Group(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
+    finally:
+        dist.destroy_process_group()

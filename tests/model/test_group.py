@@ -1,0 +1,158 @@
+"""Several processes that train one network do what one alone does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from app.bundle import Bundle
+from model.export import read_weights
+from model.pipeline import CHECKPOINTS
+from tests import realdata
+from tests.samples import Sample
+from tests.serving import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS: dict[str, Any] = {
+    "embedding_size": 4, "hidden": [16], "batch_size": 250, "epochs": 3, "learning_rate": 0.02,
+    "oov_rate": 0.1, "dropout": 0.0, "batch_norm": False, "threads": 1,
+}  # fmt: skip
+"""Without what is random or estimated in each process, so that sums differ in rounding alone."""
+
+
+def torchrun(processes: int, *words: object) -> list[str]:
+    """The command that starts so many processes on this machine."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*launcher, "--nproc-per-node", str(processes), *map(str, words)]
+
+
+def settings_file(directory: Path, **changed: Any) -> Path:
+    path = directory / "settings.toml"
+    merged = SETTINGS | changed
+    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in merged.items()))
+    return path
+
+
+def trained(processes: int, directory: Path, *words: object) -> Bundle:
+    """Train with so many processes; return the bundle."""
+    out = directory / f"by-{processes}"
+    cache = ("--cache", directory / "cache", "--out", out)
+    command = torchrun(processes, "-m", "model", "train", *words, *cache)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    # One of them writes, and one alone speaks.
+    bundle = Bundle.open(Path(done.stdout.strip()))
+    assert {path.name for path in out.iterdir()} == {bundle.path.name, f"{bundle.path.name}.report"}
+    assert done.stderr.count("trained in") == 1
+    assert bundle.manifest.training["processes"] == processes
+    return bundle
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("network", ["deepfm", "fm"])
+def test_two_or_three_learn_what_one_does(network: str, sample: Sample, tmp_path: Path) -> None:
+    """Whoever names which rows: the weights of each step are the same but for rounding."""
+    config = settings_file(tmp_path, network=network)
+    words = (sample.spec, sample.data, "--config", config)
+    one, *others = (trained(count, tmp_path, *words) for count in (1, 2, 3))
+    layout = one.vocabulary.layout
+    expected = read_weights(one.graph, network, layout)
+    for found in others:
+        for name, weights in read_weights(found.graph, network, layout).items():
+            torch.testing.assert_close(weights, expected[name], atol=2e-4, rtol=1e-2, msg=name)
+        for part in ("validation", "test"):
+            mine, theirs = found.manifest.metrics[part], one.manifest.metrics[part]
+            assert mine["auc"] == pytest.approx(theirs["auc"], abs=1e-3)
+            assert mine["log_loss"] == pytest.approx(theirs["log_loss"], abs=1e-4)
+
+
+@pytest.mark.e2e
+def test_what_is_exchanged_is_exact(tmp_path: Path) -> None:
+    """Sums, arrays of different lengths, answers; a shared evaluation has all bits of one alone."""
+    command = torchrun(3, "-m", "tests.model.exchange", tmp_path)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
+    assert found[0] == found[1] == found[2] == {
+        "sum": [[3.0, 6.0], [9.0]],
+        "all": [[], [1], [2, 2]],
+        "first": [True, False],
+        "alike": [True, False],
+        "rows": 1001,
+        "shares": list(range(10)),
+        "logits": "the same",
+    }  # fmt: skip
+
+
+@pytest.mark.e2e
+def test_a_killed_group_goes_on(sample: Sample, tmp_path: Path) -> None:
+    """After kill -9 of all, ``--resume`` ends with the metrics of a run that was left alone."""
+    config = settings_file(tmp_path, epochs=50, patience=0, dropout=0.2, batch_norm=True)
+    words = (sample.spec, sample.data, "--config", config)
+    expected = trained(2, tmp_path, *words)
+    out = tmp_path / "killed"
+    saving = ("--cache", tmp_path / "cache", "--out", out, "--checkpoint-steps", 20, "--resume")
+    command = torchrun(2, "-m", "model", "train", *words, *saving)
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stderr=log, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+    try:
+        wait_until(lambda: any(out.glob(f"{CHECKPOINTS}/*/step-*")), "a checkpoint is written", 120)
+    finally:
+        for pid in descendants(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait(30)
+    assert not [path for path in out.iterdir() if path.name != CHECKPOINTS], "it had ended"
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("goes on after step") == 1
+    found = Bundle.open(Path(done.stdout.strip()))
+    for part, metrics in expected.manifest.metrics.items():
+        assert found.manifest.metrics[part]["auc"] == pytest.approx(metrics["auc"], abs=1e-6)
+    best = found.manifest.training["best"]["step"]
+    assert best == expected.manifest.training["best"]["step"]
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all below it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(found for child in children for found in descendants(int(child)))]
+
+
+@pytest.mark.e2e
+def test_processes_need_a_cache(sample: Sample, tmp_path: Path) -> None:
+    """Without a place for the encoded data that all can see, nothing is begun."""
+    words = ("-m", "model", "train", sample.spec, sample.data, "--out", tmp_path / "out")
+    done = subprocess.run(
+        torchrun(2, *words), cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode != 0
+    assert "error: several processes share the encoded data: give --cache" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.e2e
+@pytest.mark.timeout(900)
+def test_two_processes_learn_frappe_as_well(tmp_path: Path) -> None:
+    """With dropout and batch norm of each process' own, the AUC is within 0.001 of one's."""
+    files = realdata.files("frappe", tmp_path)
+    parts = zip(("--train", "--validation", "--test"), files, strict=True)
+    words = (realdata.SPECS / "frappe.toml", *(word for pair in parts for word in pair))
+    config = tmp_path / "settings.toml"
+    shipped = (realdata.SPECS / "frappe.train.toml").read_text(encoding="utf-8")
+    config.write_text(f"threads = 1\n{shipped}", encoding="utf-8")
+    one, two = (trained(count, tmp_path, *words, "--config", config) for count in (1, 2))
+    aucs = [found.manifest.metrics["test"]["auc"] for found in (one, two)]
+    assert min(aucs) > 0.98
+    assert abs(aucs[0] - aucs[1]) <= 0.001, aucs

@@ -1,0 +1,114 @@
+"""What each library is given to do: encoded rows in files, and the network to learn from them.
+
+Read by every library's runner in that library's own environment: numpy is all it needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+INDEX, LABEL, SIZES, COLUMNS = "index.npy", "label.npy", "sizes.json", "columns.npz"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """DeepFM with Adam over the rows of ``train``, for so many epochs.
+
+    ``usual`` leaves on what each library has on by default or in its published settings: L2,
+    dropout, batch norm, metrics, a progress bar. Without it all of that is off in all of them,
+    and the work is the same.
+    """
+
+    train: str
+    """A directory that :func:`write_rows` filled, as is ``validation``."""
+    threads: int
+    usual: bool = False
+    validation: str = ""
+    """Rows to evaluate on after each epoch; none are evaluated without."""
+    target: float = 1.0
+    """The validation AUC at which to stop."""
+    epochs: int = 1
+    batch_size: int = 4096
+    embedding_size: int = 16
+    hidden: tuple[int, ...] = (400, 400, 400)
+    learning_rate: float = 0.001
+    embedding_l2: float = 0.0
+    dropout: float = 0.0
+    batch_norm: bool = False
+    seed: int = 1
+    precision: str = "float32"
+    """The product's alone."""
+
+    def to_json(self) -> str:
+        """Return it as a runner reads it."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Work:
+        """Return what :meth:`to_json` gave."""
+        values = json.loads(text)
+        return cls(**values | {"hidden": tuple(values["hidden"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Indices [R, F] within each field, from 0, clicks [R], and how many indices fields have."""
+
+    index: NDArray[np.int32]
+    label: NDArray[np.uint8]
+    sizes: list[int]
+
+
+def write_rows(directory: Path, rows: Rows) -> None:
+    """Write rows in the forms that the libraries read: a matrix, and columns by name."""
+    directory.mkdir(parents=True)
+    np.save(directory / INDEX, rows.index)
+    np.save(directory / LABEL, rows.label)
+    columns = {field_name(f): column for f, column in enumerate(rows.index.T)}
+    np.savez(directory / COLUMNS, **columns, label=rows.label)
+    (directory / SIZES).write_text(json.dumps(rows.sizes))
+
+
+def read_rows(directory: str | Path) -> Rows:
+    """Return what :func:`write_rows` wrote."""
+    home = Path(directory)
+    sizes = json.loads((home / SIZES).read_text())
+    return Rows(np.load(home / INDEX), np.load(home / LABEL), sizes)
+
+
+def field_name(field: int) -> str:
+    """The name of a field in files and in the peers' descriptions."""
+    return f"C{field}"
+
+
+class Watch:
+    """Notes the validation AUC of each evaluation and the seconds since the training began."""
+
+    def __init__(self, target: float) -> None:
+        self.target = target
+        self.seen: list[dict[str, float]] = []
+        self._started = perf_counter()
+
+    def note(self, auc: float) -> bool:
+        """Take an evaluation; tells whether the target is reached."""
+        self.seen.append({"seconds": perf_counter() - self._started, "auc": auc})
+        return auc >= self.target
+
+
+def given() -> Work:
+    """Return the work that a runner's command line names."""
+    return Work.from_json(Path(sys.argv[1]).read_text())
+
+
+def answer(**figures: Any) -> None:
+    """Give a runner's figures to whoever started it, as the last line of standard output."""
+    print("\n" + json.dumps(figures), flush=True)
