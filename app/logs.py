@@ -48,8 +48,27 @@ class Seldom:
         return held_back
 
 
+class SeldomWarnings(logging.Filter):
+    """Lets a logger's warnings through as :class:`Seldom` does, with how many were held back."""
+
+    def __init__(self, seldom: Seldom) -> None:
+        super().__init__()
+        self._seldom = seldom
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        held_back = self._seldom.passes()
+        if held_back:
+            record.msg = f"{record.getMessage()} (and {held_back} times more)"
+            record.args = None
+        return held_back is not None
+
+
 def set_up(level: str) -> None:
     """Send all logs to standard error in this format."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # What uvicorn warns of, strangers can cause: bytes that are no HTTP.
+    logging.getLogger("uvicorn.error").addFilter(SeldomWarnings(Seldom()))

@@ -88,6 +88,12 @@ class Breaker:
             pause = PAUSES[max(0, min(self.failures, len(PAUSES)) - 1)]
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))
 
+    def close(self) -> None:
+        """Let nothing through any more, and let go of who probes: see ``Gatherer.close``."""
+        self.closed = False
+        self.problem = _ENDED
+        self._probe = _no_probe
+
     def _open(self, problem: Problem) -> None:
         self.failures += 1
         self.problem = problem
@@ -108,3 +114,10 @@ class Breaker:
         if now - self._told >= LOG_SECONDS:
             self._told = now
             log.log(level, message, *args)
+
+
+_ENDED = Problem("Redis is not asked any more")
+
+
+async def _no_probe() -> Problem:
+    return _ENDED

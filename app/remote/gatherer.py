@@ -128,3 +128,10 @@ class Gatherer:
         await asyncio.gather(*self._running, return_exceptions=True)
         for each in waiting:
             each.end()
+        # Who answers refers to this object: where the collector does not look, because what was
+        # loaded is frozen, the two would keep each other for ever.
+        self._ask = _nobody
+
+
+async def _nobody(misses: Sequence[Miss]) -> Answers:
+    return Answers({}, set())

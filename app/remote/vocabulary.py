@@ -123,6 +123,7 @@ class RemoteVocabulary:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
+        self.breaker.close()
         await self._gatherer.close()
         await self._link.close()
 

@@ -6,7 +6,9 @@ import json
 import logging
 import sys
 
-from app.logs import FIELDS, JsonFormatter, Seldom
+import pytest
+
+from app.logs import FIELDS, JsonFormatter, Seldom, SeldomWarnings
 
 
 def test_fields_and_tracebacks_stay_in_their_line() -> None:
@@ -32,3 +34,23 @@ def test_seldom_counts_what_it_holds_back() -> None:
     assert [seldom.passes() for _ in range(2)] == [3, None]
     now = 2.5
     assert seldom.passes() == 1
+
+
+def test_warnings_of_a_logger_are_seldom(caplog: pytest.LogCaptureFixture) -> None:
+    """A flood of warnings is a line with their number; errors are all told."""
+    now = 0.0
+    logger = logging.getLogger("tests.flood")
+    told = SeldomWarnings(Seldom(1.0, lambda: now))
+    logger.addFilter(told)
+    try:
+        for second in range(3):
+            now = float(second)
+            for number in range(10):
+                logger.warning("odd %d", number)
+        logger.error("broken")
+        logger.error("broken")
+    finally:
+        logger.removeFilter(told)
+    assert [record.getMessage() for record in caplog.records] == [
+        "odd 0", "odd 0 (and 9 times more)", "odd 0 (and 9 times more)", "broken", "broken",
+    ]  # fmt: skip

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +65,25 @@ async def test_every_value_has_its_row(published: RedisServer, bundle: Bundle) -
             assert found == [*rows.values(), keys.slot.oov]
             assert not degraded
         assert remote.counts.fallbacks.totals() == {"snapshot": 0, "oov": 0, "reject": 0}
+
+
+async def test_nothing_of_it_is_kept_once_it_is_closed(
+    published: RedisServer, tiny_bundle: Path
+) -> None:
+    """A service takes up bundle after bundle, and its collector looks at nothing that was loaded:
+    references must be enough to free a vocabulary, its cache and the files that it maps.
+    """
+    bundle = Bundle.open(tiny_bundle, mapped=True)
+    gc.disable()
+    try:
+        async with remote_vocabulary(bundle, published.url) as remote:
+            await fetch(remote, "user_id", KNOWN_USER, UNSEEN)
+            kept = weakref.ref(remote)
+        await asyncio.sleep(0)
+        del remote
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 async def test_what_was_found_is_remembered(published: RedisServer, bundle: Bundle) -> None:

@@ -1,4 +1,4 @@
-"""tests/cases.md names every case, and only tests and scenarios that exist."""
+"""tests/cases.md names every case, and only tests, scenarios and scripts that exist."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from tests.faults.__main__ import SCENARIOS
 
 TESTS = Path(__file__).resolve().parents[1]
 ROWS = re.findall(r"^\| (OPEN-\d\d) \| .+? \| (.+) \|$", (TESTS / "cases.md").read_text(), re.M)
+OTHERS = re.findall(
+    r"^\| ([^|]+) \| [^|]+ \| (.+) \|$",
+    (TESTS / "cases.md").read_text().partition("## Other faults")[2],
+    re.M,
+)[1:]
 
 
 def test_every_case_has_its_row() -> None:
@@ -20,10 +25,13 @@ def test_every_case_has_its_row() -> None:
 def test_what_is_named_exists() -> None:
     """A renamed test would leave its case without one."""
     missing = []
-    for case, shown in ROWS:
+    assert len(OTHERS) > 10
+    for case, shown in [*ROWS, *OTHERS]:
         named = re.findall(r"`([\w/]+\.py)::(\w+)`", shown)
         scenarios = re.findall(r"faults `([\w-]+)`", shown)
-        assert named or scenarios, case
+        scripts = re.findall(r"`(scripts/[\w-]+)`", shown)
+        assert named or scenarios or scripts, case
+        missing += [f"{case}: {name}" for name in scripts if not (TESTS.parent / name).is_file()]
         for file, name in named:
             tree = ast.parse((TESTS / file).read_text())
             functions = (ast.FunctionDef, ast.AsyncFunctionDef)

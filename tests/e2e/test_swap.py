@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +17,9 @@ import pytest
 
 from app.bundle import CURRENT, EXAMPLES, MANIFEST
 from tests.conftest import StartService
+from tests.proxy import Proxy
 from tests.redis_server import RedisServer
-from tests.serving import Service, strict, wait_until, workers_of
+from tests.serving import ROOT, Service, strict, wait_until, workers_of
 from tests.swaps import POLL, Traffic, arrive, serves, sign, version_of
 from tests.vocabularies import publish_now
 
@@ -52,6 +55,11 @@ def test_a_new_bundle_is_served_and_rolled_back(
     assert other_bundle.name in info
     assert metrics['ctr_requests_total{outcome="200",route="predict"}'] == traffic.seen.total()
     assert metrics["ctr_refused_bundles_total"] == 0
+    wait_until(
+        lambda: service.metrics()["ctr_rows_total"] == traffic.seen.total(),
+        "rows of every bundle are counted, of runs beside a change too",
+    )
+    assert service.metrics()[f'ctr_score_count{{version="{other_bundle.name}"}}'] > 0
 
 
 def test_a_bundle_that_is_not_whole_is_refused_until_it_is(
@@ -134,6 +142,63 @@ def test_the_vocabulary_in_redis_changes_too(
         time.sleep(2)
     assert traffic.problems == []
     assert set(traffic.seen) == {tiny_bundle.name, other_bundle.name}
+
+
+def test_a_publisher_that_is_killed_changes_nothing(
+    start_service: StartService, valkey: RedisServer, bundles: Path, tiny_bundle: Path,
+    other_bundle: Path, rows: list[Any], expected: dict[str, list[float]],
+) -> None:  # fmt: skip
+    """SIGKILL in the midst of publishing a new vocabulary: the old one goes on, its bundle too; the
+    command repeated completes the new one, and that is served.
+    """
+    publish_now(valkey.url, tiny_bundle)
+    held = int(valkey.command("DBSIZE")[1:])
+    service = start_service(
+        bundles, redis_url=valkey.url, vocabulary_fallback="reject", vocabulary_cache=20, **POLL
+    )
+    with Traffic(service, rows, expected) as traffic:
+        with Proxy(valkey.port, delay=0.3) as proxy:
+            publisher = subprocess.Popen(
+                [sys.executable, "-m", "model", "publish", str(other_bundle), "--redis",
+                 f"redis://127.0.0.1:{proxy.port}"],
+                cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            wait_until(lambda: int(valkey.command("DBSIZE")[1:]) > held, "half-way", 60)
+            publisher.kill()
+            assert publisher.wait(10) == -signal.SIGKILL
+        arrive(other_bundle, bundles)
+        time.sleep(2)
+        assert version_of(service) == tiny_bundle.name
+        publish_now(valkey.url, other_bundle)
+        wait_until(serves(service, other_bundle), "the new bundle is served", 60)
+    assert traffic.problems == []
+    assert set(traffic.seen) == {tiny_bundle.name, other_bundle.name}
+
+
+def test_swaps_leave_no_descriptors_behind(
+    start_service: StartService, valkey: RedisServer, bundles: Path, tiny_bundle: Path,
+    other_bundle: Path,
+) -> None:  # fmt: skip
+    """With the vocabulary in Redis each bundle maps files of its own, and lets go of them."""
+    publish_now(valkey.url, tiny_bundle)
+    publish_now(valkey.url, other_bundle)
+    service = start_service(bundles, redis_url=valkey.url, **POLL)
+    arrive(other_bundle, bundles)
+    wait_until(serves(service, other_bundle), "the new bundle is served", 60)
+
+    def mapped() -> list[str]:
+        lines = Path(f"/proc/{service.process.pid}/maps").read_text().splitlines()
+        return sorted({line.split()[-1] for line in lines if line.endswith(".npy")})
+
+    for bundle in (tiny_bundle, other_bundle, tiny_bundle):
+        (bundles / CURRENT).write_text(bundle.name)
+        wait_until(serves(service, bundle), f"{bundle.name} is served", 60)
+    wait_until(
+        lambda: all(tiny_bundle.name in name for name in mapped()),
+        "nothing of the other bundle is mapped",
+        30,
+    )
+    assert mapped()
 
 
 def test_a_worker_that_is_replaced_serves_what_the_others_serve(

@@ -7,8 +7,6 @@ figure fails if it is beyond three times its bound twice: what a busy machine di
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import sys
 import tempfile
 import traceback
@@ -18,7 +16,7 @@ from time import perf_counter
 
 from tests.faults.callers import departed_callers, impatient_callers
 from tests.faults.ends import killed_worker, sigterm_under_load
-from tests.faults.figures import Figure, Skipped, table
+from tests.faults.figures import Figure, Found, Skipped, as_json, failures, table
 from tests.faults.lists import company, long_lists, wrong_lists
 from tests.faults.mutations import mutated_bodies
 from tests.faults.overload import overload
@@ -27,7 +25,6 @@ from tests.faults.resources import bodies, memory, threads
 from tests.faults.stage import Stage
 from tests.faults.swaps import swaps
 
-Found = list[tuple[str, Figure | Skipped]]
 Scenario = Callable[[Stage], Iterator[Figure | Skipped]]
 
 SCENARIOS: dict[str, Scenario] = {
@@ -74,20 +71,6 @@ def play_all(names: Sequence[str], stage: Stage) -> tuple[Found, list[str]]:
     return found, broken
 
 
-def as_json(found: Found) -> str:
-    """The figures for a file: name, value, bound (absent where there is none) and verdict."""
-    entries: list[dict[str, object]] = []
-    for scenario, each in found:
-        if isinstance(each, Skipped):
-            entries.append({"scenario": scenario, "skipped": each.reason})
-            continue
-        named = {"scenario": scenario, "figure": each.name, "value": each.value, "unit": each.unit}
-        bounded = not math.isinf(each.bound)
-        judged = {"bound": each.bound, "verdict": each.verdict} if bounded else {}
-        entries.append(named | judged)
-    return json.dumps(entries, indent=1) + "\n"
-
-
 def main() -> int:
     """Run the scenarios and print their figures; 1 where one failed."""
     parser = argparse.ArgumentParser(prog="scripts/test-faults", description=__doc__)
@@ -101,7 +84,7 @@ def main() -> int:
     print(table(found))
     if options.json:
         options.json.write_text(as_json(found))
-    failed = [f"{s}: {e.name}" for s, e in found if isinstance(e, Figure) and e.failed]
+    failed = failures(found)
     for problem in [*failed, *(f"{name} broke off" for name in broken)]:
         print(f"FAILED {problem}", file=sys.stderr)
     return 1 if failed or broken else 0

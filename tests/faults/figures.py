@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +45,29 @@ class Skipped:
     """What cannot be measured on this machine, and why."""
 
     reason: str
+
+
+Found = list[tuple[str, Figure | Skipped]]
+"""What scenarios measured, each with the scenario's name."""
+
+
+def failures(found: Found) -> list[str]:
+    """The figures that failed, named."""
+    return [f"{s}: {each.name}" for s, each in found if isinstance(each, Figure) and each.failed]
+
+
+def as_json(found: Found) -> str:
+    """The figures for a file: name, value, bound (absent where there is none) and verdict."""
+    entries: list[dict[str, object]] = []
+    for scenario, each in found:
+        if isinstance(each, Skipped):
+            entries.append({"scenario": scenario, "skipped": each.reason})
+            continue
+        named = {"scenario": scenario, "figure": each.name, "value": each.value, "unit": each.unit}
+        bounded = not math.isinf(each.bound)
+        judged = {"bound": each.bound, "verdict": each.verdict} if bounded else {}
+        entries.append(named | judged)
+    return json.dumps(entries, indent=1) + "\n"
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from tests.faults import __main__ as program
-from tests.faults.figures import Figure, Skipped, p99, percentile, table
+from tests.faults.figures import Figure, Skipped, as_json, p99, percentile, table
 from tests.faults.stage import Stage
 
 NO_STAGE = cast(Stage, None)
@@ -61,7 +61,7 @@ def test_the_table_shows_everything() -> None:
         "| a | y | 0.123 |  |  |",
         "| b | z |  |  | SKIPPED |",
     ]
-    found = json.loads(program.as_json([("a", Figure("x", 3, 1)), ("b", Skipped("z"))]))
+    found = json.loads(as_json([("a", Figure("x", 3, 1)), ("b", Skipped("z"))]))
     assert [entry.get("verdict", entry.get("skipped")) for entry in found] == ["over", "z"]
 
 

@@ -71,7 +71,7 @@ async def _caller(
             made = maker.make(number)
             answer = await _ask(wire, made.path, made.body, number, outcome)
             if answer is not None:
-                _judge(made, number, *answer, outcome)
+                judge(made, number, *answer, outcome)
             if answer is None or "connection: close" in wire.head:
                 await wire.close()
                 wire = await Wire.open(port)
@@ -108,7 +108,8 @@ def _right(answer: tuple[int, bytes], score: float) -> bool:
     return status == 200 and abs(strict(content)["predictions"][0] - score) <= COMPANY
 
 
-def _judge(made: Made, number: int, status: int, content: bytes, outcome: Outcome) -> None:
+def judge(made: Made, number: int, status: int, content: bytes, outcome: Outcome) -> None:
+    """Note what is wrong with the answer to a body."""
     outcome.statuses[status] += 1
     if status not in STATUSES:
         outcome.note("5xx" if status >= 500 else "unexpected status", number, (status, content))
