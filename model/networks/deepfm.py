@@ -39,7 +39,8 @@ class DeepFM(Network):
         """Return the logit [N] of rows of single values, nothing of which is shared.
 
         The same sums over whole rows: the weights and the embeddings are looked up apart, so that
-        no gradient is cut out of or put into wider rows. A step in bfloat16 takes an eighth less time.
+        no gradient is cut out of or put into wider rows: a step in bfloat16 takes an eighth less
+        time.
         """
         weight_T1, vector_TK = torch.split(table_TC, [1, table_TC.shape[1] - 1], dim=1)
         index = index_NF.flatten()
