@@ -249,6 +249,10 @@ class MicroBatcher:
             self._finish(pieces, *self._score(pieces))
         else:
             self._run_ends = self._loop.time() + self.cost.seconds(rows)
+            # Now, not when it has ended: it may never end.
+            begun = perf_counter()
+            for job, _, _ in pieces:
+                job.caller.begun = job.caller.begun or begun
             self._runs.put(pieces)
 
     def _gather(self) -> list[Piece]:

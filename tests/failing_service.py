@@ -1,4 +1,7 @@
-"""``python -m app``, but every run of an engine fails while the file ``FAIL_WHILE`` is there."""
+"""``python -m app``, but every run of an engine fails while the file ``FAIL_WHILE`` is there.
+
+If it holds a process' number, only the runs of that one do.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ FAILING = (sys.executable, "-m", "tests.failing_service")
 
 
 def fail_while(file: Path) -> None:
-    """Make every run of every engine of this process fail while there is a file."""
+    """Make runs of the engines of this process and its forks fail while there is a file."""
     score = Engine.score
 
     def maybe(self: Engine, batch: Batch) -> Scores:
-        if file.exists():
+        if file.exists() and file.read_text() in ("", str(os.getpid())):
             raise RuntimeError("the device is gone")
         return score(self, batch)
 

@@ -16,6 +16,7 @@ import pytest
 from app.bundle import CURRENT
 from app.head import HEAD_BYTES
 from tests.conftest import StartService
+from tests.failing_service import FAILING, VARIABLE
 from tests.redis_server import RedisServer
 from tests.serving import Service, free_port, run_to_end, strict, wait_until, workers_of
 from tests.swaps import POLL, Traffic, serves, version_of
@@ -157,6 +158,26 @@ def test_a_bundle_that_cannot_serve_changes_nothing(
     assert "score.onnx has" in told["reason"]
     shutil.rmtree(bundles / older)
     shutil.copytree(other_bundle, bundles / other_bundle.name)
+    assert admin.activate(other_bundle.name).status_code == 200
+    assert admin.versions() == {other_bundle.name}
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_one_worker_cannot_serve_none_does(
+    start_admin: StartAdmin, both: Path, tiny_bundle: Path, other_bundle: Path, tmp_path: Path,
+    place: int,
+) -> None:  # fmt: skip
+    """Whichever it is, the others end their wait for it, and all keep the bundle they have."""
+    (both / CURRENT).write_text(tiny_bundle.name)
+    failing = tmp_path / "failing"
+    admin = start_admin(both, workers=2, program=FAILING, env={VARIABLE: str(failing)})
+    failing.write_text(str(sorted(workers_of(admin.service))[place]))
+    error = error_of(admin.activate(other_bundle.name), 409)
+    reason = "another worker cannot serve it" if place else "RuntimeError"
+    assert error["message"] == reason
+    assert (both / CURRENT).read_text() == tiny_bundle.name
+    assert admin.versions() == {tiny_bundle.name}
+    failing.unlink()
     assert admin.activate(other_bundle.name).status_code == 200
     assert admin.versions() == {other_bundle.name}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app.decoding import MAX_VALUES
 from app.head import HEAD_BYTES, HEADERS
 from tests.conftest import StartService
 from tests.samples import Sample, candidate_of, context_of
@@ -114,6 +115,20 @@ def test_a_long_column_has_no_more_values_than_candidates_may_be(
     answer = service.post("/rank", json.dumps(body).encode())
     assert answer.status_code == 413
     assert strict(answer.content)["error"]["message"] == "more than 1000 candidates"
+
+
+@pytest.mark.parametrize("item", ["1", "{}", "[]", '""'])
+def test_a_body_of_millions_of_values_is_not_read(service: Service, item: str) -> None:
+    """A body within its bytes may hold far more items than any list; they are not even counted."""
+    items = ",".join([item] * (MAX_VALUES + 1))
+    bodies = {
+        "/predict": f'{{"instances":[{items}]}}',
+        "/rank": f'{{"context":{{}},"candidates":[{items}]}}',
+    }
+    for path, body in bodies.items():
+        answer = service.post(path, body.encode())
+        assert answer.status_code == 413
+        assert "values" in strict(answer.content)["error"]["message"]
 
 
 # What comes before and around a body.

@@ -55,6 +55,11 @@ def test_a_new_bundle_is_served_and_rolled_back(
     assert other_bundle.name in info
     assert metrics['ctr_requests_total{outcome="200",route="predict"}'] == traffic.seen.total()
     assert metrics["ctr_refused_bundles_total"] == 0
+    wait_until(
+        lambda: service.metrics()["ctr_rows_total"] == traffic.seen.total(),
+        "rows of every bundle are counted, of runs beside a change too",
+    )
+    assert service.metrics()[f'ctr_score_count{{version="{other_bundle.name}"}}'] > 0
 
 
 def test_a_bundle_that_is_not_whole_is_refused_until_it_is(
