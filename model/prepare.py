@@ -23,7 +23,7 @@ from model.dataset import Dataset
 from model.group import Group
 from model.logs import DataError, Source
 from model.networks.crosses import Cross
-from model.progress import say
+from model.progress import Stopwatch, say
 from model.raw import Inputs, hash_of
 from model.scratch import remove_abandoned, scratch
 from model.split import Part
@@ -159,10 +159,14 @@ def _encode(
 ) -> None:
     remove_abandoned(entry.parent)
     with scratch(entry.parent) as directory:
+        watch = Stopwatch()
         raw = inputs.read(spec, directory, progress)
+        say(f"read {len(raw.spill):,} rows in {watch.lap():.1f} s")
         settled = learned_before(spec, before) if before else None
         vocabulary = learn(spec, raw.train, settled)
+        say(f"learnt their values in {watch.lap():.1f} s")
         write_encoded(entry, spec, vocabulary, raw, progress)
+        say(f"encoded in {watch.lap():.1f} s")
 
 
 def _kept(entry: Path, spec: FeatureSpec) -> Encoded | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from time import perf_counter
 
 from tqdm import tqdm
 
@@ -17,6 +18,18 @@ def say(text: str) -> None:
         return
     tqdm.write(text, file=sys.stderr)
     sys.stderr.flush()
+
+
+class Stopwatch:
+    """Tells how long each stage took."""
+
+    def __init__(self) -> None:
+        self._since = perf_counter()
+
+    def lap(self) -> float:
+        """Return the seconds since the last time, or since it was made."""
+        before, self._since = self._since, perf_counter()
+        return self._since - before
 
 
 def bar(what: str, total: int, unit: str, shown: bool) -> tqdm[None]:

@@ -12,8 +12,7 @@ from app.encoder import field_encoder
 from app.errors import ValueProblem
 from app.field_schemas import columns, features, instance, value
 from app.spec import FeatureSpec
-from model.data import read
-from model.vocab import learn
+from tests.frames import learned, read
 from tests.samples import SPEC
 
 KINDS = {
@@ -60,7 +59,7 @@ def test_schema_and_encoder_agree(tmp_path: Path, kind: str, required: bool) -> 
     spec = spec_of(kind, required)
     field = spec.fields[0]
     schema = jsonschema_rs.validator_for(value(field), validate_formats=True)
-    encode = field_encoder(field, learn(spec, read(spec, [log]).frame)).one
+    encode = field_encoder(field, learned(spec, read(spec, [log]))).one
 
     def scored(item: Any) -> bool:
         try:

@@ -4,6 +4,7 @@ criteo: rows per second of training beside FuxiCTR and DeepCTR-Torch on the same
 frappe: seconds to a validation AUC of 0.984 beside FuxiCTR.
 vocabulary: time of a step with a table twice as large, the other half of it unused.
 negatives: AUC and mean score after learning from a tenth of the rows without a click.
+memory: memory and rate of each stage over files of many rows.
 
 The peers run in environments of their own below data/peers, made the first time (3 GB).
 """
@@ -22,10 +23,10 @@ from typing import Any
 
 import torch
 
-from tests.training_bench import criteo, frappe, negatives, vocabulary
+from tests.training_bench import criteo, frappe, memory, negatives, vocabulary
 from tests.training_bench.running import BFLOAT16, Failed
 
-PARTS = ("criteo", "frappe", "vocabulary", "negatives")
+PARTS = ("criteo", "frappe", "vocabulary", "negatives", "memory")
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -38,6 +39,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="also write every figure to this file")
     parser.add_argument("--repetitions", type=positive, default=3, help="turns, and seeds")
     parser.add_argument("--rows", type=positive, default=307_200, help="of an epoch of criteo")
+    parser.add_argument("--memory-rows", type=positive, default=10_000_000, help="of memory")
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=positive, default=cores, help="of every library")
     parser.add_argument("--no-bfloat16", action="store_true", help="leave those runs out")
@@ -100,6 +102,9 @@ def run(part: str, options: argparse.Namespace, scratch: Path) -> dict[str, Any]
         case "vocabulary":
             found = vocabulary.measure(scratch, options.rows, turns, threads, tell)
             print(f"unused vocabulary doubled: {found['step_time_ratio']:.3f} × the time of a step")
+        case "memory":
+            found = memory.measure(scratch, options.memory_rows, threads, tell)
+            print(memory.table(found), flush=True)
         case _:
             found = negatives.measure(turns, threads, tell)
             print(negatives.table(found), flush=True)
@@ -123,6 +128,8 @@ def headlines(parts: Mapping[str, Any]) -> dict[str, float | None]:
         tenth = parts["negatives"][negatives.LIGHT]
         found["negatives_tenth_auc_difference"] = tenth["auc_difference"]["mean"]
         found["negatives_tenth_furthest_mean_score"] = tenth["furthest_mean_score"]
+    if "memory" in parts:
+        found["memory_beyond_model_bytes"] = parts["memory"]["beyond_model_bytes"]
     return found
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests import environments
 from tests.environments import ROOT
 from tests.training_bench import __main__ as command
-from tests.training_bench import criteo, frappe, negatives, running
+from tests.training_bench import criteo, frappe, memory, negatives, running
 from tests.training_bench.running import DEEPCTR_TORCH, FUXICTR, PEERS, PRODUCT, Failed, Library
 from tests.training_bench.work import Rows, Work, read_rows, write_rows
 
@@ -229,3 +229,15 @@ def test_turns_alternate() -> None:
     )
     assert order == ["a", "b", "a", "b"]
     assert [turn["rows_per_second"] for turn in found["b"]] == [2.0, 4.0]
+
+
+def test_the_memory_of_every_stage_is_watched(tmp_path: Path) -> None:
+    """A small run has a peak and a rate for each, and the model's own memory is taken off."""
+    found = memory.measure(tmp_path, 20_000, 1, lambda _: None)
+    stages = ["read", "count", "encode", "train"]
+    assert list(found["rows_per_second"]) == stages
+    assert list(found["peak_bytes"]) == [*stages, memory.EXPORT]
+    assert all(peak > 10 * 2**20 for peak in found["peak_bytes"].values())
+    assert found["beyond_model_bytes"] >= found["peak_bytes"]["encode"]
+    assert found["table_rows"] > 5_000
+    assert "beyond the model" in memory.table(found)
