@@ -43,12 +43,14 @@ PAUSE = 0.01
 CYCLE = 60.0
 """Seconds from a swap to the next, and from an outage of Redis to the next, half-way between."""
 OUTAGE = 4.0
-WARM_CYCLES, LEAST_CYCLES = 2, 6
+WARM_CYCLES, LEAST_CYCLES = 3, 6
 REST = 12.0
 """Seconds after which idle connections are closed and replaced bundles gone."""
 DEADLINE_MS = 5_000
 GROWTH = 5.0
 """Per cent."""
+OWN = ("Pss_Anon:", "Pss_Shmem:")
+"""Memory that only the service's processes have; what files take depends on who else reads them."""
 
 
 @dataclass
@@ -89,7 +91,7 @@ def taken(service: Service, directory: Path) -> Taken:
     for pid in (service.process.pid, *workers_of(service)):
         process = Path(f"/proc/{pid}")
         for line in (process / "smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith(OWN):
                 found.pss += int(line.split()[1]) * 1024
         found.descriptors += len(os.listdir(process / "fd"))
         found.threads += len(os.listdir(process / "task"))
