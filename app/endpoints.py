@@ -302,6 +302,7 @@ class ScoringEndpoints:
         The id is the caller's if that is plain ASCII of at most 128 characters, else a new one.
         """
         given = b""
+        began = exchange.deadline - self._deadline
         problem: ServiceError | None = None
         for name, value in headers:
             if name not in _READ_HEADERS:
@@ -311,7 +312,7 @@ class ScoringEndpoints:
                 continue
             try:
                 if name == b"x-request-timeout-ms":
-                    exchange.deadline += min(0.0, _timeout(value) - self._deadline)
+                    exchange.deadline = min(exchange.deadline, began + _timeout(value))
                 else:
                     self._check_header(name, value)
             except ServiceError as error:

@@ -25,6 +25,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     415: {"model": ErrorBody, "description": "The body is not announced as JSON."},
     422: {"model": ErrorBody, "description": "A value breaks a rule; its path is named."},
     429: {"model": ErrorBody, "description": "Overloaded; see Retry-After."},
+    431: {"model": ErrorBody, "description": "The target and the headers are over a limit."},
     503: {"model": ErrorBody, "description": "Not ready, draining, or the engine failed."},
     504: {"model": ErrorBody, "description": "The deadline passed."},
 }

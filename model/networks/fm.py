@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from app.layout import Layout
 from model.config import TrainConfig
@@ -52,3 +56,28 @@ def pairwise(context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: RowConte
 def _within(fields_RFK: Tensor, total_RK: Tensor) -> Tensor:
     """Return the pairs within a side [R]: 1/2 (||sum_i v_i||^2 - sum_i ||v_i||^2)."""
     return 0.5 * (sum_of_rest(total_RK.square()) - sum_of_rest(fields_RFK.square()))
+
+
+class _Pairs(Function):
+    """The pairwise term of one side, whose gradient of v_i is S - v_i, S being the sum."""
+
+    @staticmethod
+    def forward(context: Any, fields_RFK: Tensor) -> Tensor:
+        total_RK = fields_RFK.sum(1)
+        context.save_for_backward(fields_RFK, total_RK)
+        vector_RX = fields_RFK.flatten(1)
+        squares_R = torch.linalg.vecdot(vector_RX, vector_RX)
+        pairs_R: Tensor = 0.5 * (total_RK.square().sum(1) - squares_R)
+        return pairs_R
+
+    @staticmethod
+    def backward(context: Any, gradient_R: Tensor) -> Tensor:
+        fields_RFK, total_RK = context.saved_tensors
+        difference_RFK: Tensor = total_RK.unsqueeze(1) - fields_RFK
+        return difference_RFK.mul_(gradient_R.view(-1, 1, 1))
+
+
+def pairs_within(fields_RFK: Tensor) -> Tensor:
+    """Return sum_{i<j} <v_i, v_j> [R] over the fields of whole rows, as training sums it."""
+    sum_R: Tensor = _Pairs.apply(fields_RFK)  # type: ignore[no-untyped-call]
+    return sum_R

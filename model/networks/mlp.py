@@ -73,6 +73,14 @@ class Mlp(nn.Module):
         context_UH = self._product(context_UX, weight_HX[:, : self.split], self.first.bias)
         row_NH = self._product(row_NX, weight_HX[:, self.split :])
         hidden_NH = of_rows(context_UH, row_context_N) + row_NH
+        return self._deeper(hidden_NH)
+
+    def whole(self, value_NX: Tensor) -> Tensor:
+        """Return the output [N] for rows of all inputs, the context's first."""
+        return self._deeper(self._product(value_NX, self.first.weight, self.first.bias))
+
+    def _deeper(self, hidden_NH: Tensor) -> Tensor:
+        """Return the output [N] for what the first layer's product has given."""
         hidden_NH = self.dropout(self.activation(self.norms[0](hidden_NH)))
         for linear, norm in zip(self.deeper, self.norms[1:], strict=True):
             assert isinstance(linear, nn.Linear)

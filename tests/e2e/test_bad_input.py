@@ -514,6 +514,16 @@ def test_timeouts_may_shorten_the_deadline(service: Service, row: Row) -> None:
         assert answer.status_code == 200
 
 
+def test_the_shortest_of_several_timeouts_counts(service: Service, row: Row) -> None:
+    """A proxy may add a header of its own: the time is not cut twice."""
+    body = json.dumps({"instances": [row]}).encode()
+    headers = [("content-type", JSON), *[("x-request-timeout-ms", "600")] * 3]
+    answer = service.client.post("/predict", content=body, headers=headers)
+    assert answer.status_code == 200, answer.text
+    shorter = [*headers, ("x-request-timeout-ms", "0")]
+    assert service.client.post("/predict", content=body, headers=shorter).status_code == 422
+
+
 def test_request_ids_are_echoed_or_made(service: Service) -> None:
     """A plain id comes back, in errors too; any other is replaced by a new one."""
     body = {"instances": []}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import selectors
 import socket
 import struct
@@ -24,12 +25,18 @@ RECEIVE_SECONDS = 1.0
 PATIENCE = 20.0
 """Seconds after which a client counts as held for ever."""
 IDLE = 1_000
+DESCRIPTORS = 2 * IDLE
 HEAD = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 
 
 @pytest.fixture(scope="module")
 def strict_service(start_service: StartService) -> Service:
-    """A service that waits for nobody longer than a second."""
+    """A service that waits for nobody longer than a second, with descriptors for all of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < DESCRIPTORS:
+        pytest.skip(f"no more than {hard} descriptors are allowed here")
+    if soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, DESCRIPTORS), hard))
     return start_service(receive_seconds=RECEIVE_SECONDS)
 
 

@@ -10,7 +10,8 @@ from typing import cast
 import pytest
 
 from tests.faults import __main__ as program
-from tests.faults.figures import Figure, Skipped, as_json, p99, percentile, table
+from tests.faults.figures import Figure, Skipped, as_json, failures, p99, percentile, table
+from tests.faults.soak import growth, quarters
 from tests.faults.stage import Stage
 
 NO_STAGE = cast(Stage, None)
@@ -63,6 +64,20 @@ def test_the_table_shows_everything() -> None:
     ]
     found = json.loads(as_json([("a", Figure("x", 3, 1)), ("b", Skipped("z"))]))
     assert [entry.get("verdict", entry.get("skipped")) for entry in found] == ["over", "z"]
+
+
+def test_what_failed_is_named() -> None:
+    """With its scenario; what was skipped, or is over its bound within the slack, has not."""
+    found = [("a", Figure("x", 3, 2, exact=True)), ("a", Figure("y", 3, 2)), ("b", Skipped("z"))]
+    assert failures(found) == ["a: x"]
+
+
+def test_growth_and_quarters_of_a_soak() -> None:
+    """Growth is per cent of the first; every sample is in one quarter."""
+    assert growth(200, 210) == pytest.approx(5)
+    assert growth(200, 150) == pytest.approx(-25)
+    assert quarters(range(10)) == [range(2), range(2, 5), range(5, 7), range(7, 10)]
+    assert quarters([1, 2, 3, 4]) == [[1], [2], [3], [4]]
 
 
 @pytest.mark.parametrize(

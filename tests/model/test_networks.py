@@ -455,6 +455,23 @@ def test_rows_with_contexts_of_their_own_need_no_numbers(name: str) -> None:
     assert torch.equal(network(values._replace(row_context=None)), numbered)
 
 
+def test_whole_rows_are_learnt_from_as_shared_ones_are() -> None:
+    """DeepFM's short cut of training: the same logits and gradients, to rounding."""
+    config = replace(CONFIG, dropout=0.0)
+    network = trained("deepfm", THREE, config).train()
+    context, candidate = torch.tensor([[1, 4], [2, 3], [1, 3]]), torch.tensor([[6], [5], [6]])
+    found = []
+    for row_context in (None, torch.arange(3)):
+        network.zero_grad()
+        place = Inputs(context, candidate, row_context)
+        logit = network.logit(network.table, place, place)
+        (logit * torch.tensor([1.0, -2.0, 0.5])).sum().backward()
+        gradients = [parameter.grad.clone() for parameter in network.parameters()]
+        found.append([logit.detach(), *gradients])
+    for whole, shared in zip(*found, strict=True):
+        torch.testing.assert_close(whole, shared, atol=2e-5, rtol=1e-4)
+
+
 @every_network
 def test_padding_gets_no_gradient(name: str) -> None:
     """Row 0 stays out of training, however much padding the lists hold."""

@@ -59,13 +59,21 @@ def positive(text: str) -> int:
     return value
 
 
+def processor() -> dict[str, str]:
+    """Return what the system says of the first core, nothing where it does not say it so."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return {}
+    lines = [line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line]
+    return {name.strip(): value.strip() for name, value in lines}
+
+
 def has_bfloat16() -> bool:
     """Whether the processor has instructions for it; without, it is slower than float32."""
-    try:
-        words = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(words))
+    found = processor()
+    flags = found.get("flags", found.get("Features", "")).split()
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))
 
 
 def tell(line: str) -> None:
@@ -117,7 +125,7 @@ def headlines(parts: Mapping[str, Any]) -> dict[str, float | None]:
     if "vocabulary" in parts:
         found["unused_vocabulary_doubled_step_time"] = parts["vocabulary"]["step_time_ratio"]
     if "negatives" in parts:
-        tenth = parts["negatives"][negatives.STEPS]
+        tenth = parts["negatives"][negatives.LIGHT]
         found["negatives_tenth_auc_difference"] = tenth["auc_difference"]["mean"]
         found["negatives_tenth_furthest_mean_score"] = tenth["furthest_mean_score"]
     if "memory" in parts:
@@ -128,7 +136,7 @@ def headlines(parts: Mapping[str, Any]) -> dict[str, float | None]:
 def machine(threads: int) -> dict[str, Any]:
     """Return where it was measured."""
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor().get("model name", platform.machine()),
         "cores": os.cpu_count(), "threads": threads, "bfloat16": has_bfloat16(),
         "python": platform.python_version(), "torch": torch.__version__,
     }  # fmt: skip

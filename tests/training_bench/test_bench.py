@@ -131,6 +131,7 @@ def test_negatives_are_compared_seed_by_seed() -> None:
         negatives.ALL: [(0.98, 1.0), (0.90, 1.0)],
         negatives.EPOCHS: [(0.97, 1.01), (0.89, 0.96)],
         negatives.STEPS: [(0.98, 1.0), (0.91, 1.02)],
+        negatives.LIGHT: [(0.98, 1.0), (0.92, 0.98)],
     }
     found = negatives.summary({
         name: [{"auc": auc, "mean_score_over_rate": score} for auc, score in pairs]
@@ -140,7 +141,11 @@ def test_negatives_are_compared_seed_by_seed() -> None:
     assert found[negatives.EPOCHS]["auc_difference"]["deviation"] == pytest.approx(0, abs=1e-12)
     assert found[negatives.EPOCHS]["furthest_mean_score"] == pytest.approx(0.04)
     assert found[negatives.STEPS]["auc_difference"]["mean"] == pytest.approx(0.005)
-    assert len(negatives.table(found).splitlines()) == 5
+    assert len(negatives.table(found).splitlines()) == 6
+    assert command.headlines({"negatives": found}) == {
+        "negatives_tenth_auc_difference": pytest.approx(0.01),
+        "negatives_tenth_furthest_mean_score": pytest.approx(0.02),
+    }
 
 
 def test_a_peer_that_does_not_run_is_named(tmp_path: Path) -> None:

@@ -20,8 +20,11 @@ def main() -> None:
         SparseFeat(field_name(f), vocabulary_size=size, embedding_dim=work.embedding_size)
         for f, size in enumerate(rows.sizes)
     ]
-    own = {} if work.usual else {"l2_reg_linear": 0.0, "l2_reg_embedding": 0.0}
-    model = DeepFM(columns, columns, dnn_hidden_units=work.hidden, seed=work.seed, **own)
+    model = DeepFM(
+        columns, columns, dnn_hidden_units=work.hidden, l2_reg_linear=work.embedding_l2,
+        l2_reg_embedding=work.embedding_l2, dnn_dropout=work.dropout, dnn_use_bn=work.batch_norm,
+        seed=work.seed,
+    )  # fmt: skip
     adam = torch.optim.Adam(model.parameters(), lr=work.learning_rate)
     metrics = ["binary_crossentropy", "auc"] if work.usual else []
     model.compile(adam, "binary_crossentropy", metrics=metrics)

@@ -20,11 +20,9 @@ from fuxictr.pytorch.torch_utils import seed_everything
 
 from tests.training_bench.work import COLUMNS, Watch, Work, answer, field_name, given, read_rows
 
-CRITEO_L2, CRITEO_DROPOUT = 1e-5, 0.2
-"""Its published settings for DeepFM on Criteo, which has no batch norm there."""
 PREFETCHING = 1
 """Processes that collate batches meanwhile, the loader's default. Tried on two cores: none, which
-is slower by half; two and three, which gain nothing. Parquet through Ray, its other form, was
+is slower by half; two, which gain nothing. Parquet through Ray, its other form, was
 slower by far."""
 
 
@@ -32,17 +30,15 @@ class Told(BaseModel):  # type: ignore[misc]
     """DeepFM, telling what it did."""
 
     def __init__(self, features: Any, work: Work, home: Path) -> None:
-        l2 = CRITEO_L2 if work.usual else work.embedding_l2
         super().__init__(
             features, model_id="DeepFM", gpu=-1, verbose=int(work.usual), model_root=str(home),
-            metrics=["AUC", "logloss"], embedding_regularizer=l2 or None, early_stop_patience=99,
-            reduce_lr_on_plateau=True,
+            metrics=["AUC", "logloss"], embedding_regularizer=work.embedding_l2 or None,
         )  # fmt: skip
         self.embedding = FeatureEmbedding(features, work.embedding_size)
         self.fm = FactorizationMachine(features)
         self.mlp = MLP_Block(
             features.sum_emb_out_dim(), list(work.hidden), "ReLU", output_dim=1,
-            dropout_rates=CRITEO_DROPOUT if work.usual else work.dropout,
+            dropout_rates=work.dropout,
             batch_norm=work.batch_norm,
         )  # fmt: skip
         self.compile("adam", "binary_crossentropy", work.learning_rate)

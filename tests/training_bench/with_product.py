@@ -38,18 +38,14 @@ def dataset_of(rows: Rows, layout: Layout) -> Dataset:
 
 
 def settings(work: Work) -> TrainConfig:
-    """Return the training settings; of what is usual, the product's defaults."""
+    """Return the training settings; what is usual beside them is to hide some values as OOV."""
     config = TrainConfig(
         hidden=work.hidden, embedding_size=work.embedding_size, batch_size=work.batch_size,
-        learning_rate=work.learning_rate, epochs=work.epochs, evaluations_per_epoch=1,
+        learning_rate=work.learning_rate, embedding_l2=work.embedding_l2, dropout=work.dropout,
+        batch_norm=work.batch_norm, epochs=work.epochs, evaluations_per_epoch=1,
         precision=work.precision, seed=work.seed, threads=work.threads,
     )  # fmt: skip
-    if work.usual:
-        return config
-    return replace(
-        config, embedding_l2=work.embedding_l2, dropout=work.dropout, batch_norm=work.batch_norm,
-        oov_rate=0.0,
-    )  # fmt: skip
+    return config if work.usual else replace(config, oov_rate=0.0)
 
 
 def main() -> None:

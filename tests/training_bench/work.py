@@ -23,9 +23,8 @@ INDEX, LABEL, SIZES, COLUMNS = "index.npy", "label.npy", "sizes.json", "columns.
 class Work:
     """DeepFM with Adam over the rows of ``train``, for so many epochs.
 
-    ``usual`` leaves on what each library has on by default or in its published settings: L2,
-    dropout, batch norm, metrics, a progress bar. Without it all of that is off in all of them,
-    and the work is the same.
+    ``usual`` leaves on what each library does beside that work when nobody asks it not to, or as
+    its examples do: metrics of the training rows, a progress bar, the product's hiding of values.
     """
 
     train: str
