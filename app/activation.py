@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -59,13 +60,17 @@ class Activation:
         self._busy = asyncio.Lock()
 
     def list(self) -> Listing:
-        """Look at every bundle; it reads the disk."""
+        """Look at every bundle; it reads the disk.
+
+        Raises:
+            Refused: the directory cannot be read.
+        """
         serving = self._state.loaded.bundle.path if self._state.loaded else None
         if serving == self._directory:
             return Listing(
                 serving=serving.name, current=None, bundles=[self._listed(serving, serving)]
             )
-        found = [self._listed(path, serving) for path in complete_bundles(self._directory)]
+        found = [self._listed(path, serving) for path in self._found()]
         found.sort(key=lambda each: (each.created or "", each.version), reverse=True)
         current = None
         with suppress(OSError):
@@ -75,6 +80,12 @@ class Activation:
             current=None if current is None else current[:80].decode("utf-8", "replace").strip(),
             bundles=found,
         )
+
+    def _found(self) -> Sequence[Path]:
+        try:
+            return complete_bundles(self._directory)
+        except BundleError as error:
+            raise Refused(str(error)) from error
 
     def _listed(self, path: Path, serving: Path | None) -> Listed:
         try:
@@ -109,7 +120,7 @@ class Activation:
             if version != before.name:
                 raise NotFound("the service was started with one bundle, not a directory of them")
             return Activated(version=version, previous=version)
-        found = await asyncio.to_thread(complete_bundles, self._directory)
+        found = await asyncio.to_thread(self._found)
         if version not in {path.name for path in found}:
             raise NotFound("there is no such bundle")
         if self._busy.locked():

@@ -177,13 +177,13 @@ def candidates(path: Path) -> list[Path]:
     Raises:
         BundleError: there is none.
     """
-    if (path / MANIFEST).is_file():
+    if _holds_manifest(path):
         return [path]
     if not path.is_dir():
         raise BundleError(f"no bundle at {path}: there is no such directory")
-    if (path / CURRENT).is_file():
-        name = (path / CURRENT).read_text(errors="replace").strip()
-        if not _NAME.fullmatch(name) or not (path / name / MANIFEST).is_file():
+    name = _current(path)
+    if name is not None:
+        if not _NAME.fullmatch(name) or not _holds_manifest(path / name):
             raise BundleError(f"{path / CURRENT} names {name[:80]!r}, and there is no such bundle")
         return [path / name]
     complete = complete_bundles(path)
@@ -202,11 +202,43 @@ def candidates(path: Path) -> list[Path]:
 
 
 def complete_bundles(directory: Path) -> list[Path]:
-    """Return what looks like a bundle in a directory, in no order."""
-    return [
-        child for child in directory.iterdir() if _NAME.fullmatch(child.name)
-        and (child / MANIFEST).is_file()
-    ]  # fmt: skip
+    """Return what looks like a bundle in a directory, in no order.
+
+    Raises:
+        BundleError: the directory cannot be read.
+    """
+    try:
+        return [
+            child for child in directory.iterdir() if _NAME.fullmatch(child.name)
+            and _holds_manifest(child)
+        ]  # fmt: skip
+    except OSError as error:
+        raise BundleError(f"{directory} cannot be read: {error.strerror}") from error
+
+
+def _holds_manifest(path: Path) -> bool:
+    """Whether a directory looks like a bundle; one that nobody may look into says so when read."""
+    try:
+        return (path / MANIFEST).is_file()
+    except PermissionError:
+        return _NAME.fullmatch(path.name) is not None
+
+
+def _current(directory: Path) -> str | None:
+    """Return the name in the directory's file ``CURRENT``, if that is there.
+
+    Raises:
+        BundleError: it is there and is no file that can be read.
+    """
+    file = directory / CURRENT
+    try:
+        return file.read_text(errors="replace").strip()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not file.is_symlink():
+            return None
+        raise BundleError(
+            f"{file} cannot be read, and should be a file with a bundle's name: {error.strerror}"
+        ) from error
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -159,7 +159,7 @@ class Supervisor:
             self._cells.become(worker.number)
             code = self._work(Seat(worker.number, worker.listener, self._alive, self._cells))
         except BaseException:
-            log.exception("worker %d failed", worker.number)
+            log.exception("worker %d failed", worker.number + 1)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -178,11 +178,11 @@ class Supervisor:
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         if self._end is not None:
             if code:
-                log.error("worker %d ended %s", worker.number, how)
+                log.error("worker %d ended %s", worker.number + 1, how)
                 self._code = 1
             return
         if not self._cells.started and code > 0:
-            log.error("worker %d ended %s before the service was ready", worker.number, how)
+            log.error("worker %d ended %s before the service was ready", worker.number + 1, how)
             self._code = 1
             self._stop()
             return
@@ -191,7 +191,9 @@ class Supervisor:
         doublings = worker.failures - 2
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**doublings) if doublings >= 0 else 0.0
         worker.due = monotonic() + pause
-        log.error("worker %d ended %s; its successor starts in %.1f s", worker.number, how, pause)
+        log.error(
+            "worker %d ended %s; its successor starts in %.1f s", worker.number + 1, how, pause
+        )
 
     def _stop(self) -> None:
         """Have every worker stop; at a second call they wait for nobody any more."""

@@ -77,6 +77,8 @@ def pieces(spec: FeatureSpec, path: Path, wanted: Sequence[str], bad: BadLines) 
     Raises:
         DataError: the file cannot be read, or a column is absent.
     """
+    if path.is_dir():
+        raise DataError(f"{path} is a directory: name the files in it")
     read = _parquet if path.suffix == ".parquet" else _text
     try:
         for frame, position in read(spec, path, wanted, bad):

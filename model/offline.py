@@ -107,7 +107,14 @@ class Offline:
         return Calibration.of(self.bundle.manifest.training.get("calibration"))
 
     def predict(self, paths: Sequence[Path], out: Path, max_bad_lines: float) -> int:
-        """Write file, line, logit and score of every row as Parquet; return how many."""
+        """Write file, line, logit and score of every row as Parquet; return how many.
+
+        Raises:
+            DataError: a file cannot be read, or ``out`` cannot be a file.
+        """
+        if out.is_dir() or not out.parent.is_dir():
+            problem = "it is a directory" if out.is_dir() else f"there is no directory {out.parent}"
+            raise DataError(f"{out} cannot be written: {problem}")
         spec = self.bundle.spec
         reader = Reader(spec, paths, max_bad_lines, label=False, progress=True)
         rows, pieces = 0, []

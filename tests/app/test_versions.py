@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from app.bundle import CURRENT, candidates
+from app.bundle import CURRENT, candidates, complete_bundles
 from app.errors import BundleError
 from app.versions import Versions, point, pointer, written
 
@@ -44,6 +47,53 @@ def test_current_names_the_one(bundles: Path, caplog: pytest.LogCaptureFixture) 
         caplog.clear()
         assert [versions.wanted(new) for _ in range(3)] == [None] * 3
         assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("kind", ["directory", "link to a bundle", "link to nothing"])
+def test_a_current_that_is_no_file_is_told(
+    bundles: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever made it wants to pin a bundle: serving the newest instead would be worse."""
+    _, old = candidates(bundles)
+    if kind == "directory":
+        (bundles / CURRENT).mkdir()
+    else:
+        (bundles / CURRENT).symlink_to(old.name if kind == "link to a bundle" else "nowhere")
+    with pytest.raises(BundleError, match="CURRENT cannot be read"):
+        candidates(bundles)
+    versions = Versions(bundles)
+    assert [versions.wanted(old) for _ in range(3)] == [None] * 3
+    assert len(caplog.records) == 1
+    assert caplog.records[0].exc_info is None
+
+
+def test_a_link_to_a_file_is_a_file(bundles: Path) -> None:
+    """CURRENT may be a link, as a mounted configuration has it."""
+    _, old = candidates(bundles)
+    (bundles / "chosen").write_text(old.name)
+    (bundles / CURRENT).symlink_to("chosen")
+    assert candidates(bundles) == [old]
+
+
+def test_one_that_nobody_may_look_into_is_passed_over(
+    bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else's directory does not keep the others from being served."""
+    new, old = candidates(bundles)
+    is_file, read_bytes = Path.is_file, Path.read_bytes
+
+    def deny(call: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def denied(path: Path) -> Any:
+            if path.parent == new:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return call(path)
+
+        return denied
+
+    monkeypatch.setattr(Path, "is_file", deny(is_file))
+    monkeypatch.setattr(Path, "read_bytes", deny(read_bytes))
+    assert candidates(bundles) == [old]
+    assert sorted(complete_bundles(bundles)) == [old, new], "an operator sees it"
 
 
 def test_a_refused_one_is_tried_again_when_it_has_changed(bundles: Path) -> None:

@@ -132,6 +132,19 @@ def test_bundles_are_activated_forth_and_back(
     assert admin.service.metrics()["ctr_refused_bundles_total"] == 0
 
 
+def test_a_directory_that_is_away_is_told(
+    start_admin: StartAdmin, both: Path, other_bundle: Path
+) -> None:
+    """Unmounted or renamed, it is a refusal with a reason; what is served stays."""
+    admin = start_admin(both)
+    away = both.rename(both.with_name(f"{both.name}-away"))
+    for answer in (admin.client.get("/bundles"), admin.activate(other_bundle.name)):
+        assert "cannot be read" in error_of(answer, 409)["message"]
+    assert admin.versions() == {other_bundle.name}
+    away.rename(both)
+    assert admin.states()[other_bundle.name] == "serving"
+
+
 @one_or_two
 @pytest.mark.parametrize("pinned", [False, True], ids=["newest", "pinned"])
 def test_a_bundle_that_cannot_serve_changes_nothing(

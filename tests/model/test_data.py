@@ -81,6 +81,14 @@ def test_unknown_ending_is_named(tmp_path: Path) -> None:
         read(SPEC, [write(tmp_path / "log.data", *ROWS)])
 
 
+@pytest.mark.parametrize("name", ["day", "day.parquet"])
+def test_a_directory_is_no_file(tmp_path: Path, name: str) -> None:
+    """Parts that another program has written into a directory are to be named one by one."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(DataError, match=rf"{name} is a directory: name the files in it"):
+        read(SPEC, [tmp_path / name])
+
+
 def test_gzip(tmp_path: Path) -> None:
     """A compressed file is read by the ending before ``.gz``."""
     plain = write(tmp_path / "log.csv", *ROWS)

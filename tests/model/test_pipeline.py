@@ -151,6 +151,20 @@ def test_predict_needs_no_label(tiny_bundle: Path, sample: Sample, tmp_path: Pat
     assert {p.name for p in tmp_path.iterdir()} == {"unlabelled.csv", "a.parquet", "b.parquet"}
 
 
+def test_predict_says_at_once_where_it_cannot_write(
+    tiny_bundle: Path, sample: Sample, tmp_path: Path
+) -> None:
+    """Before the files are read, with the path that was asked for."""
+    offline = Offline.open(tiny_bundle)
+    for out, problem in (
+        (tmp_path, "it is a directory"),
+        (tmp_path / "no" / "a.parquet", "there is no directory .*no"),
+    ):
+        with pytest.raises(DataError, match=f"{out} cannot be written: {problem}$"):
+            offline.predict([sample.data], out, 0.0)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_only_the_parts_that_are_wanted_are_read(few: Sample) -> None:
     """The rows of a part do not depend on which others are wanted; files must be of these."""
     two = prepare(few.spec, Inputs([few.data], wanted=("train", "validation")))
