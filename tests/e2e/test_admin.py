@@ -292,8 +292,8 @@ def test_where_current_cannot_be_written_nothing_happens(
     start_admin: StartAdmin, both: Path, tiny_bundle: Path, other_bundle: Path
 ) -> None:
     """409 names what is in the way."""
-    (both / CURRENT).mkdir()
     admin = start_admin(both)
+    (both / CURRENT).mkdir()
     error = error_of(admin.activate(tiny_bundle.name), 409)
     assert error["message"].startswith("CURRENT cannot be written: ")
     assert version_of(admin.service) == other_bundle.name
