@@ -93,7 +93,7 @@ def prepare(
 
     Raises:
         SpecError: the spec breaks a rule.
-        DataError: the files cannot be used.
+        DataError: the files cannot be used, or there is no room for what they become.
     """
     text = FeatureSpec.read(spec_path)
     spec = FeatureSpec.parse(text)
@@ -107,7 +107,13 @@ def prepare(
             encoded = _kept(entry, spec)
         done = "read and encoded" if encoded is None else "taken from the cache"
         if encoded is None:
-            _encode(spec, inputs, before, entry, progress)
+            try:
+                _encode(spec, inputs, before, entry, progress)
+            except OSError as error:
+                raise DataError(
+                    f"the rows could not be kept in {entry.parent}: {error.strerror}; --cache, or"
+                    " TMPDIR in the environment, names another place"
+                ) from error
             encoded = read_encoded(entry, spec)
             # Not if a file has changed since its hash was taken.
             if cache is not None and entry.name != _key(inputs, text, spec, before):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,8 +24,15 @@ class Spill:
         return self._ends[-1]
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Put a frame behind the others."""
-        frame.write_parquet(self._path(len(self._ends) - 1), compression="lz4", statistics=False)
+        """Put a frame behind the others.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        # Not to the file itself: of a full disk polars tells as of a damaged file.
+        content = BytesIO()
+        frame.write_parquet(content, compression="lz4", statistics=False)
+        self._path(len(self._ends) - 1).write_bytes(content.getbuffer())
         self._ends.append(len(self) + frame.height)
 
     def frames(self) -> Iterator[tuple[slice, pl.DataFrame]]:

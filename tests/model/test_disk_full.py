@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from model.prepare import prepare
+from model.raw import Inputs
 from tests.conftest import Sample, StartService
 from tests.serving import ROOT, strict, wait_until
 
@@ -23,16 +25,28 @@ SETTINGS = "embedding_size = 4\nhidden = [16]\nbatch_size = 256\nepochs = 1\nthr
 
 
 def train(
-    sample: Sample, out: Path, prepare: Callable[[], None] | None = None
+    sample: Sample, out: Path, *more: object, limit: int | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command that trains; ``prepare`` runs in its process first."""
+    """Run the command that trains, in a process whose files may be so many bytes long."""
     config = sample.spec.with_name("short.toml")
     config.write_text(SETTINGS)
-    words = ["train", sample.spec, sample.data, "--config", config, "--out", out]
+    words = ["train", sample.spec, sample.data, "--config", config, "--out", out, *more]
+
+    def bound() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
     return subprocess.run(
         [sys.executable, "-m", "model", *map(str, words)],
-        cwd=ROOT, capture_output=True, text=True, timeout=100, preexec_fn=prepare,
+        cwd=ROOT, capture_output=True, text=True, timeout=100, preexec_fn=bound,
     )  # fmt: skip
+
+
+@pytest.fixture
+def cache(sample: Sample, tmp_path: Path) -> Path:
+    """Where the encoded rows are already, so that only the bundle is short of room."""
+    prepare(sample.spec, Inputs([sample.data]), cache=tmp_path / "cache")
+    return tmp_path / "cache"
 
 
 def refused(ended: subprocess.CompletedProcess[str], out: Path, reason: str) -> None:
@@ -99,25 +113,32 @@ def test_on_a_full_disk_the_old_bundle_keeps_serving(
     assert service.metrics()["ctr_refused_bundles_total"] == 0
 
 
-def test_a_file_that_may_not_grow_ends_it(sample: Sample, tmp_path: Path) -> None:
+def test_a_file_that_may_not_grow_ends_it(sample: Sample, cache: Path, tmp_path: Path) -> None:
     """The same without a file system of its own: a limit for files, met half-way."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (8 * KIB, 8 * KIB))
-
     out = tmp_path / "bundles"
-    refused(train(sample, out, limit), out, "File too large")
+    ended = train(sample, out, "--cache", cache, limit=8 * KIB)
+    refused(ended, out, "File too large")
     assert list(out.iterdir()) == []
 
 
-def test_a_report_without_room_costs_no_bundle(sample: Sample, tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [4 * KIB, 40 * KIB], ids=["raw rows", "encoded rows"])
+def test_rows_without_room_are_told(sample: Sample, tmp_path: Path, limit: int) -> None:
+    """The line names the place and how to have another; nothing is left there."""
+    cache = tmp_path / "rows"
+    ended = train(sample, tmp_path / "bundles", "--cache", cache, limit=limit)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.splitlines()[-1] == (
+        f"error: the rows could not be kept in {cache}: File too large; --cache, or TMPDIR in the"
+        " environment, names another place"
+    )
+    assert list(cache.iterdir()) == []
+
+
+def test_a_report_without_room_costs_no_bundle(sample: Sample, cache: Path, tmp_path: Path) -> None:
     """The bundle is what counts: it is whole, and a warning names what is not."""
-
-    def limit() -> None:
-        # More than any file of the bundle, less than the plots.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20 * KIB, 20 * KIB))
-
-    ended = train(sample, tmp_path, limit)
+    # More than any file of the bundle, less than the plots.
+    ended = train(sample, tmp_path / "bundles", "--cache", cache, limit=20 * KIB)
     assert ended.returncode == 0, ended.stderr
     assert re.search(r"warning: the report beside \S+, which is whole, is not: ", ended.stderr)
     bundle = Path(ended.stdout.strip())
