@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,12 @@ def torchrun(processes: int, *words: object) -> list[str]:
 
 def settings_file(directory: Path, **changed: Any) -> Path:
     path = directory / "settings.toml"
-    merged = SETTINGS | changed
-    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in merged.items()))
+    path.write_text(toml(SETTINGS | changed))
     return path
+
+
+def toml(settings: dict[str, Any]) -> str:
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
 
 
 def trained(processes: int, directory: Path, *words: object) -> Bundle:
@@ -144,15 +148,27 @@ def test_processes_need_a_cache(sample: Sample, tmp_path: Path) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.timeout(900)
-def test_two_processes_learn_frappe_as_well(tmp_path: Path) -> None:
-    """With dropout and batch norm of each process' own, the AUC is within 0.001 of one's."""
+@pytest.mark.parametrize(
+    ("changed", "at_least", "apart"),
+    [({"dropout": 0.0, "batch_norm": False, "epochs": 3}, 0.9, 0.001), ({}, 0.98, 0.002)],
+    ids=["the same sums", "as shipped"],
+)
+def test_two_processes_learn_frappe_as_well(
+    tmp_path: Path, changed: dict[str, Any], at_least: float, apart: float
+) -> None:
+    """The test AUC is that of one process.
+
+    As shipped, each drops other units and normalises by its own half of a batch, which is another
+    run as another seed is: those are 0.0004 (a standard deviation) around their mean.
+    """
     files = realdata.files("frappe", tmp_path)
     parts = zip(("--train", "--validation", "--test"), files, strict=True)
     words = (realdata.SPECS / "frappe.toml", *(word for pair in parts for word in pair))
+    shipped = tomllib.loads((realdata.SPECS / "frappe.train.toml").read_text(encoding="utf-8"))
+    general = {key: value for key, value in shipped.items() if not isinstance(value, dict)}
     config = tmp_path / "settings.toml"
-    shipped = (realdata.SPECS / "frappe.train.toml").read_text(encoding="utf-8")
-    config.write_text(f"threads = 1\n{shipped}", encoding="utf-8")
+    config.write_text(toml(general | {"threads": 1} | changed), encoding="utf-8")
     one, two = (trained(count, tmp_path, *words, "--config", config) for count in (1, 2))
     aucs = [found.manifest.metrics["test"]["auc"] for found in (one, two)]
-    assert min(aucs) > 0.98
-    assert abs(aucs[0] - aucs[1]) <= 0.001, aucs
+    assert min(aucs) > at_least
+    assert abs(aucs[0] - aucs[1]) <= apart, aucs
