@@ -41,7 +41,7 @@ _Turn = AbstractAsyncContextManager[None]
 
 HOLD_SECONDS = 0.0005
 """How long a request may hold the event loop while others wait."""
-LONG_BODY = 32 * 1024
+LONG_BODY = 4 * 1024
 """Bytes of a body from which on its request waits for its turn among the long ones."""
 _READ_HEADERS = frozenset(
     (b"content-length", b"content-type", b"content-encoding", b"x-request-id",
@@ -216,6 +216,7 @@ class ScoringEndpoints:
         """Exchanges whose body has yet to come, and whom no task waits for."""
         self._unfinished: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
+        self._long_taken = False
         self._predict = Route(_predict, _predictions, "predict", meter("predict"), slow)
         self._rank = Route(_rank, _ranking, "rank", meter("rank"), slow)
         self.routes = {"/predict": self._predict, "/rank": self._rank}
@@ -248,7 +249,11 @@ class ScoringEndpoints:
         steps = self._steps(exchange, body)
         waiting: Wait = None
         long = len(body) >= LONG_BODY
-        if not (long and self._unfinished):
+        if not (long and (self._long_taken or self._unfinished)):
+            if long:
+                # Many may come in one turn of the loop, in which nothing else is done.
+                self._long_taken = True
+                asyncio.get_running_loop().call_soon(self._end_turn)
             end = exchange.complete + HOLD_SECONDS
             try:
                 for waiting in steps:
@@ -263,6 +268,9 @@ class ScoringEndpoints:
         task = asyncio.get_running_loop().create_task(self._finish(exchange, steps, waiting, turn))
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
+
+    def _end_turn(self) -> None:
+        self._long_taken = False
 
     def close(self) -> None:
         """Answer whoever's request is not read yet."""

@@ -15,8 +15,8 @@ SLACK = 3.0
 class Figure:
     """One measured value, and the most that it may be.
 
-    ``exact`` figures are outcomes: they fail as soon as they are over the bound; others only
-    beyond ``slack`` times that. Without a bound a figure is only shown.
+    ``exact`` figures are outcomes: they fail as soon as they are over the bound. Without a bound
+    a figure is only shown.
     """
 
     name: str
@@ -24,12 +24,11 @@ class Figure:
     bound: float = math.inf
     unit: str = ""
     exact: bool = False
-    slack: float = SLACK
 
     @property
     def failed(self) -> bool:
         """Whether the value is too far over its bound, or no number."""
-        return not self.value <= (self.bound if self.exact else self.slack * self.bound)
+        return not self.value <= (self.bound if self.exact else SLACK * self.bound)
 
     @property
     def verdict(self) -> str:
