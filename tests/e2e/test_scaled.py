@@ -13,7 +13,7 @@ import pytest
 from app.batch import Batch
 from app.bundle import Bundle
 from model.config import NETWORKS, TrainConfig
-from model.offline import Offline
+from model.offline import Offline, open_engine
 from model.pipeline import run
 from model.prepare import Prepared, prepare
 from model.raw import Inputs
@@ -154,7 +154,7 @@ def test_through_redis_the_scores_are_the_same(
 def test_int8_has_its_numbers_too(
     bundle: Path, sample: Sample, start_service: StartService
 ) -> None:
-    """The int8 graph reproduces its golden requests and ranks next to float32's scores."""
+    """The int8 graph reproduces its golden requests; it scores online as it does offline."""
     (told,) = Bundle.open(bundle).manifest.training["int8"]
     assert told["accepted"] is True
     quick = start_service(bundle, precision="int8")
@@ -162,6 +162,15 @@ def test_int8_has_its_numbers_too(
     offline = Offline.open(bundle)
     with httpx.Client(base_url=quick.url, timeout=30) as client:
         check = Check(offline, [sample.data], ROWS, client)
-        away = check.predict(np.arange(ROWS))
-    assert 0 < away <= 5 * told["worst_logit_difference"]
+        every = np.arange(ROWS)
+        float32 = check.predict(every)
+        check.engine = open_engine(
+            offline.bundle.graph_in("int8"), offline.encoder, offline.bundle.vocabulary.layout,
+            "int8",
+        )  # fmt: skip
+        quantised = check.offline(every, every)
+        furthest = np.abs(quantised - check.expected).max()
+        check.expected = quantised
+        assert check.predict(every) <= check.engine.tolerance
+    assert 0 < float32 <= furthest + check.engine.tolerance
     assert quick.stop() == 0
