@@ -23,18 +23,18 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from app import logs
-from app.admin import create_admin
-from app.bundle import newest
-from app.cells import Cells
-from app.connection import BoundedProtocol
+from app.bundle.bundle import newest
 from app.errors import CtrError, KeyFileError
-from app.keys import Keys
-from app.loading import Opened, open_bundle
 from app.main import create_app
-from app.protocol import ScoringProtocol
+from app.serving.loading import Opened, open_bundle
+from app.serving.state import State
 from app.settings import Settings
-from app.state import State
-from app.workers import Seat, Supervisor, bind
+from app.web.admin import create_admin
+from app.web.admin_keys import Keys
+from app.web.bounded_protocol import BoundedProtocol
+from app.web.protocol import ScoringProtocol
+from app.workers.shared_numbers import Cells
+from app.workers.supervisor import Seat, Supervisor, bind
 
 SPARE_SECONDS = 1
 """What requests have beyond the time to drain when nobody waits for their clients any more."""

@@ -13,20 +13,20 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from app import asgi
-from app.answers import answer_errors
-from app.cells import Cells
-from app.docs_page import page
-from app.documentation import Limits, complete
-from app.endpoints import ScoringEndpoints
 from app.errors import CtrError
-from app.loading import Opened
-from app.meter import OPERATION, Meter
-from app.metrics import Metrics
-from app.routes import build_router
+from app.metrics.registry import Metrics
+from app.metrics.requests import OPERATION, Meter
+from app.serving.loading import Opened
+from app.serving.state import State
 from app.settings import Settings
-from app.slow_requests import SlowRequests
-from app.state import State
+from app.web import asgi
+from app.web.docs_page import page
+from app.web.endpoints import ScoringEndpoints
+from app.web.error_responses import answer_errors
+from app.web.openapi import Limits, complete
+from app.web.operations import build_router
+from app.web.slow_requests import SlowRequests
+from app.workers.shared_numbers import Cells
 
 SUCCESSION_SECONDS = 5.0
 """How long connections wait for a worker that replaces another, before they learn why."""

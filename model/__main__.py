@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
-from app.bundle import Bundle, newest
+from app.bundle.bundle import Bundle, newest
 from app.errors import CtrError
 from app.remote.address import Address
 from app.remote.link import Link, open_link
@@ -22,17 +22,17 @@ from model import publish as publishing
 from model.compare import CompareError, chosen, compare
 from model.compare_report import TABLE, write_pages, write_summary
 from model.config import MANY_ROWS, NETWORKS, ConfigError, Settings
+from model.data.inputs import Inputs
+from model.data.prepare import prepare, prepare_together
+from model.data.split import Part
 from model.fetch import FetchError, fetch
 from model.group import joined
-from model.offline import Offline, show
 from model.pipeline import Often, export, learn
-from model.prepare import prepare, prepare_together
 from model.progress import say
-from model.raw import Inputs
-from model.split import Part
-from model.trainer import TrainingError
+from model.score_files import Offline, show
+from model.training.trainer import TrainingError
+from model.training.warm_start import Start
 from model.tune import NAMES, require_own, tune
-from model.warm_start import Start
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 

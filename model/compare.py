@@ -16,21 +16,21 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from app.batch import Batch
-from app.bundle import Bundle
-from app.engine import Engine
+from app.bundle.bundle import Bundle
 from app.errors import CtrError
-from model.calibration import Calibration, calibrated
+from app.scoring.engine import Engine
+from app.scoring.job import Batch
 from model.config import NETWORKS, ConfigError, Settings, TrainConfig
-from model.dataset import Dataset
-from model.evaluate import score_dataset
+from model.data.dataset import Dataset
+from model.data.inputs import hash_of
+from model.data.prepare import Prepared
 from model.files import write_atomically
-from model.metrics import reliability
-from model.offline import open_engine
 from model.pipeline import run
-from model.prepare import Prepared
 from model.progress import say
-from model.raw import hash_of
+from model.quality.calibration import Calibration, calibrated
+from model.quality.figures import reliability
+from model.quality.scoring import score_dataset
+from model.score_files import open_engine
 
 MEMBERS, BUNDLES = "members", "bundles"
 CANDIDATES = 1_000

@@ -14,8 +14,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from model.compare import Comparison, Record, Row
+from model.data.split import Part
 from model.files import write_atomically
-from model.split import Part
 
 SUMMARY, TABLE, PAGE = "summary.csv", "summary.md", "report.html"
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.bundle import (
+from app.bundle.bundle import (
     EXAMPLES,
     GRAPH,
     INT8_GRAPH,
@@ -21,26 +21,26 @@ from app.bundle import (
     newest,
     write_bundle,
 )
-from model.calibration import Calibration, CalibrationError, calibrated
-from model.checkpoint import Checkpoints
 from model.config import TrainConfig
-from model.encode import statistics
-from model.evaluate import score_dataset
-from model.export import check_parity, golden_examples, remove_graph, write_graph
+from model.data.encode import statistics
+from model.data.inputs import Inputs, hash_of
+from model.data.prepare import Prepared, prepare
+from model.data.split import PARTS
+from model.export.graph import check_parity, golden_examples, remove_graph, write_graph
+from model.export.quantize import Loss, loss, with_int8_logits, write_int8
 from model.group import ALONE, Group
-from model.metrics import Metrics, evaluate_scores
 from model.networks.crosses import Cross
-from model.offline import open_engine, show
-from model.prepare import Prepared, prepare
 from model.progress import say
-from model.quantize import Loss, loss, with_int8_logits, write_int8
-from model.raw import Inputs, hash_of
+from model.quality.calibration import Calibration, CalibrationError, calibrated
+from model.quality.figures import Metrics, evaluate_scores
+from model.quality.scoring import score_dataset
 from model.report import write_report
-from model.sampling import Sampling
-from model.split import PARTS
-from model.train import FitResult, fit, predict
-from model.trainer import TrainingError
-from model.warm_start import Start
+from model.score_files import open_engine, show
+from model.training.checkpoint import Checkpoints
+from model.training.fit import FitResult, fit, predict
+from model.training.sampling import Sampling
+from model.training.trainer import TrainingError
+from model.training.warm_start import Start
 
 FEW_BATCHES = 10
 """Steps of an epoch below which training is hardly under way."""

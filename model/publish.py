@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from app.bundle import Bundle
+from app.bundle.bundle import Bundle
 from app.errors import CtrError
-from app.remote.keys import REGISTER, SENTINEL, Entry, SlotKeys, in_use, published_slots
+from app.features.vocabulary import Integers, Texts
 from app.remote.link import Command, Link, Refused, Reply
-from app.vocabulary import Integers, Texts
+from app.remote.redis_layout import REGISTER, SENTINEL, Entry, SlotKeys, in_use, published_slots
 
 SECONDS = 30.0
 """How long one round trip of a publisher may take."""

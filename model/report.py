@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from model.config import TrainConfig
-from model.dataset import Dataset
-from model.metrics import Metrics, reliability
-from model.train import FitResult
+from model.data.dataset import Dataset
+from model.quality.figures import Metrics, reliability
+from model.training.fit import FitResult
 
 
 def write_report(

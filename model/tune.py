@@ -20,13 +20,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from app.errors import CtrError
 from model.config import SHALLOW, Metric, TrainConfig
+from model.data.inputs import hash_of
+from model.data.prepare import Prepared
 from model.files import write_atomically
 from model.pipeline import FEW_BATCHES
-from model.prepare import Prepared
 from model.progress import say
-from model.raw import hash_of
-from model.train import Evaluation, fit
-from model.warm_start import Start
+from model.training.fit import Evaluation, fit
+from model.training.warm_start import Start
 
 FIRST_LINE = "# Found by `python -m model tune`"
 NAMES = {"auc": "AUC", "log_loss": "log loss"}

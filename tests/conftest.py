@@ -8,9 +8,9 @@ from typing import Protocol
 
 import pytest
 
-from tests.redis_server import RedisServer, binaries
-from tests.samples import Sample, train_other, train_tiny
-from tests.serving import APP, Service
+from tests.support.redis_server import RedisServer, binaries
+from tests.support.samples import Sample, train_other, train_tiny
+from tests.support.serving import APP, Service
 
 
 class StartService(Protocol):

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from app.remote.keys import Key
+from app.remote.redis_layout import Key
 
 Miss = tuple[str, Key]
 """A slot's name and a key of it."""

@@ -18,16 +18,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from app.batch import Batch
-from app.bundle import Bundle
-from app.encoder import Encoder, Fetched, Misses
+from app.bundle.bundle import Bundle
 from app.errors import LinkError, Problem, VocabularyUnavailable
-from app.layout import Slot
-from app.metrics import RemoteCounts
+from app.features.encoder import Encoder, Fetched, Misses
+from app.features.layout import Slot
+from app.features.vocabulary import Integers, Texts
+from app.metrics.registry import RemoteCounts
 from app.remote.breaker import Breaker
 from app.remote.cache import Cache
 from app.remote.gatherer import ROUND_KEYS, ROUNDS_AT_ONCE, Answers, Gatherer, Miss
-from app.remote.keys import (
+from app.remote.link import Command, Link, Refused, Reply
+from app.remote.redis_layout import (
     IN_USE_SECONDS,
     REGISTER,
     SENTINEL,
@@ -38,8 +39,7 @@ from app.remote.keys import (
     published_slots,
     text_of,
 )
-from app.remote.link import Command, Link, Refused, Reply
-from app.vocabulary import Integers, Texts
+from app.scoring.job import Batch
 
 Fallback = Literal["snapshot", "oov", "reject"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from app.layout import Layout
+from app.features.layout import Layout
 from model.config import TrainConfig
 from model.networks.crosses import Cross, CrossTerm
 from model.networks.deepfm import DeepFM

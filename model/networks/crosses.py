@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.layout import PADDING, Layout, Slot
+from app.features.layout import PADDING, Layout, Slot
 from model.networks.network import Inputs, mean_of_list
 from model.networks.rows import of_rows
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from app.layout import Layout
+from app.features.layout import Layout
 from model.config import TrainConfig
 from model.networks.fm import pairs_within, pairwise
 from model.networks.lr import first_order
@@ -18,7 +18,7 @@ class DeepFM(Network):
     """logit = b + <w, x> + sum_{i<j} <v_i, v_j> + MLP(v_1, ..., v_F), as in the paper.
 
     Both parts share the embeddings v; a row of the table is (w, v). What is exported is
-    rearranged, see ``model.networks.serving``.
+    rearranged, see ``model.export.serving_form``.
     """
 
     def __init__(self, layout: Layout, config: TrainConfig, base_rate: float = 0.5) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from app.layout import Layout
+from app.features.layout import Layout
 from model.config import TrainConfig
 from model.networks.lr import first_order
 from model.networks.network import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from app.layout import Layout
+from app.features.layout import Layout
 from model.config import TrainConfig
 from model.networks.mlp import Mlp
 from model.networks.network import Network, field_counts, new_table

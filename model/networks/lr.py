@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from app.layout import Layout
+from app.features.layout import Layout
 from model.config import TrainConfig
 from model.networks.network import Network, new_table, sum_of_rest
 from model.networks.rows import RowContext, of_rows

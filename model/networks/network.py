@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.compiler import is_exporting
 from torch.nn import functional
 
-from app.layout import PADDING, Layout
+from app.features.layout import PADDING, Layout
 from model.config import TrainConfig
 from model.networks.mlp import Mlp
 from model.networks.rows import RowContext

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.layout import Layout
+from app.features.layout import Layout
 from model.config import TrainConfig
 from model.networks.products import ProductNetwork
 

@@ -1,4 +1,4 @@
-"""Imports point down: which module may import which, and who alone may import what."""
+"""Imports point down: which folder may import which, and who alone may import what."""
 
 from __future__ import annotations
 
@@ -13,225 +13,78 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# The layers of app/, from the floor to the edge. Only the edge reads app.settings.
-FLOOR = {"app.errors", "app.logs", "app.cells"}
-VALUES = {"app.layout", "app.spec", "app.canonical", "app.vocabulary", "app.encoder"}
-DOMAIN = VALUES | {"app.batch", "app.bundle", "app.field_schemas"}
-# Metrics stand on the domain: they count missing and unseen values slot by slot.
-METRICS = {"app.tallies", "app.meter", "app.bundle_metrics", "app.metrics"}
-BELOW_ADAPTERS = FLOOR | DOMAIN | METRICS
-REMOTE = {
-    "app.remote",
-    "app.remote.keys",
-    "app.remote.address",
-    "app.remote.link",
-    "app.remote.cache",
-    "app.remote.breaker",
-    "app.remote.gatherer",
-    "app.remote.vocabulary",
-}
-ADAPTERS = {"app.engine", "app.batcher"} | REMOTE
-USE_CASE = {"app.schemas", "app.decoding", "app.scorer"}
-BELOW_EDGE = BELOW_ADAPTERS | ADAPTERS | USE_CASE
-EDGE = {
-    "app.settings",
-    "app.state",
-    "app.loading",
-    "app.versions",
-    "app.slow_requests",
-    "app.head",
-    "app.keys",
-    "app.answers",
-    "app.activation",
-    "app.admin",
-    "app.endpoints",
-    "app.asgi",
-    "app.connection",
-    "app.protocol",
-    "app.docs_page",
-    "app.documentation",
-    "app.routes",
-    "app.main",
-    "app.workers",
-}
-
-# What the trainer shares with the service, so that a value is encoded by the same code in both.
-SHARED = VALUES | {"app.bundle", "app.errors"}
-# What runs the exported graph: where it is checked and measured.
-RUNNING = {"app.batch", "app.engine"}
-# The trainer's own modules up to the network, and up to a trained and measured one.
-READING = {
-    "model.files",
+# One line a folder (or a module beside the folders), from the edge down to the floor: what it may
+# import of ours. Inside a folder the modules may import each other, but not in a circle.
+FLOOR = {"app.errors", "app.logs"}
+FEATURES = FLOOR | {"app.features"}
+BUNDLE = FEATURES | {"app.bundle"}
+ENGINE = BUNDLE | {"app.scoring"}
+SERVICE = ENGINE | {"app.workers", "app.metrics", "app.remote", "app.serving", "app.settings"}
+DATA = {
+    "model.config", "model.data", "model.disk", "model.files", "model.group", "model.networks",
     "model.progress",
-    "model.logs",
-    "model.data",
-    "model.split",
-    "model.spill",
-}
-DATA = READING | {
-    "model.config", "model.raw", "model.vocab", "model.dataset", "model.encode",
 }  # fmt: skip
-# A network may stand on another, as DeepFM does on FM; the package is the registry of all.
-LAYERS = {"model.networks.mlp", "model.networks.network", "model.networks.rows"}
-CROSSES = LAYERS | {"model.networks.crosses"}
-SHALLOW = LAYERS | {"model.networks.lr", "model.networks.fm"}
-PRODUCTS = LAYERS | {"model.networks.products"}
-FAMILY = SHALLOW | PRODUCTS | CROSSES | {
-    f"model.networks.{name}"
-    for name in ("ffm", "fnn", "ipnn", "opnn", "pnn_star", "wide_deep", "deepfm")
-}  # fmt: skip
-NETWORKS = FAMILY | {"model.networks"}
-TRAINING = DATA | NETWORKS | {
-    "model.crosses",
-    "model.group",
-    "model.scratch",
-    "model.arrays",
-    "model.checkpoint",
-    "model.metrics",
-    "model.memory",
-    "model.calibration",
-    "model.sampling",
-    "model.trainer",
-        "model.train",
-}  # fmt: skip
-OFFLINE = TRAINING | {
-    "model.evaluate",
-    "model.networks.serving",
-    "model.export",
-    "model.quantize",
-    "model.report",
-    "model.warm_start",
-    "model.cache",
-    "model.prepare",
-    "model.offline",
+TRAINER = DATA | {
+    "model.training", "model.export", "model.quality", "model.report", "model.score_files",
     "model.pipeline",
-    "model.fetch",
-    "model.compare",
-    "model.compare_report",
-    "model.tune",
-    "model.files",
-}
-COMPARING = {"model.compare", "model.compare_report", "model.tune"}
+}  # fmt: skip
 
 MAY_IMPORT: dict[str, set[str]] = {
     "app": set(),
     "app.errors": set(),
-    "app.settings": set(),
     "app.logs": set(),
-    "app.cells": set(),
+    "app.settings": set(),
     "app.workers": FLOOR,
-    "app.layout": FLOOR,
-    "app.spec": FLOOR | {"app.layout"},
-    "app.canonical": FLOOR | {"app.layout", "app.spec"},
-    "app.vocabulary": FLOOR | {"app.layout", "app.spec", "app.canonical"},
-    "app.encoder": FLOOR | {"app.layout", "app.spec", "app.canonical", "app.vocabulary"},
-    "app.bundle": FLOOR | VALUES,
-    "app.batch": FLOOR | VALUES,
-    "app.tallies": FLOOR,
-    "app.meter": FLOOR | {"app.tallies"},
-    "app.bundle_metrics": FLOOR | DOMAIN | {"app.tallies"},
-    "app.metrics": FLOOR | DOMAIN | METRICS - {"app.metrics"},
-    "app.slow_requests": FLOOR,
-    "app.head": FLOOR,
-    "app.keys": FLOOR,
-    "app.answers": FLOOR,
-    "app.activation": FLOOR | DOMAIN | {"app.state", "app.versions"},
-    "app.admin": FLOOR | {"app.activation", "app.answers", "app.keys", "app.state"},
-    "app.field_schemas": FLOOR | {"app.layout", "app.spec", "app.canonical"},
-    "app.engine": BELOW_ADAPTERS,
-    "app.batcher": BELOW_ADAPTERS,
-    "app.remote": set(),
-    "app.remote.keys": FLOOR | VALUES,
-    "app.remote.address": FLOOR,
-    "app.remote.link": FLOOR | {"app.remote.address"},
-    "app.remote.cache": FLOOR,
-    "app.remote.breaker": FLOOR,
-    "app.remote.gatherer": FLOOR | {"app.remote.keys"},
-    "app.remote.vocabulary": BELOW_ADAPTERS | REMOTE - {"app.remote.vocabulary"},
-    "app.schemas": FLOOR | DOMAIN,
-    "app.decoding": FLOOR | DOMAIN | {"app.schemas"},
-    "app.scorer": BELOW_ADAPTERS | {"app.schemas", "app.decoding"},
-    "app.endpoints": BELOW_ADAPTERS | USE_CASE | {"app.slow_requests"},
-    "app.asgi": FLOOR | {"app.endpoints"},
-    "app.versions": FLOOR | DOMAIN,
-    "app.loading": BELOW_EDGE | {"app.settings"},
-    "app.state": BELOW_EDGE | {"app.settings", "app.loading", "app.versions"},
-    "app.connection": FLOOR | {"app.head"},
-    "app.protocol": FLOOR | {"app.endpoints", "app.connection"},
-    "app.docs_page": set(),
-    "app.documentation": FLOOR | DOMAIN | {"app.schemas"},
-    "app.routes": BELOW_EDGE | {"app.settings", "app.state", "app.endpoints", "app.asgi"},
-    "app.main": BELOW_EDGE | EDGE - {"app.main", "app.workers"},
-    "app.__main__": BELOW_EDGE | EDGE,
+    "app.features": FLOOR,
+    "app.bundle": FEATURES,
+    "app.scoring": BUNDLE,
+    "app.metrics": ENGINE | {"app.workers"},
+    "app.remote": ENGINE | {"app.metrics"},
+    "app.serving": SERVICE - {"app.serving"},
+    "app.web": SERVICE - {"app.settings", "app.remote"},
+    "app.main": SERVICE | {"app.web"},
+    "app.__main__": SERVICE | {"app.web", "app.main"},
+    # The trainer takes from the service what turns values into indices and what runs a graph, so
+    # that training and serving share both.
     "model": set(),
     "model.config": {"app.errors"},
-    "model.fetch": {"app.errors"},
-    "model.metrics": {"app.errors"},
-    "model.memory": set(),
-    "model.progress": set(),
-    "model.logs": SHARED,
-    "model.split": {"model.logs"},
-    "model.spill": set(),
-    "model.data": SHARED | {"model.files", "model.progress", "model.logs"},
-    "model.raw": SHARED | READING,
-    "model.vocab": SHARED | {"model.data"},
-    "model.dataset": SHARED | {"model.networks.network"},
-    "model.encode": SHARED | DATA - {"model.encode"},
-    "model.networks.rows": set(),
-    "model.networks.mlp": {"model.config", "model.networks.rows"},
-    "model.networks.network": SHARED | {"model.config"} | LAYERS - {"model.networks.network"},
-    "model.networks.lr": SHARED | {"model.config"} | LAYERS,
-    "model.networks.fm": SHARED | {"model.config"} | SHALLOW - {"model.networks.fm"},
-    "model.networks.products": SHARED | {"model.config"} | LAYERS,
-    "model.networks.crosses": SHARED | {"model.config"} | LAYERS,
-    **{
-        name: SHARED | {"model.config"} | SHALLOW | PRODUCTS | CROSSES
-        for name in FAMILY - SHALLOW - PRODUCTS - CROSSES
-    },
-    "model.networks": SHARED | {"model.config"} | FAMILY,
-    "model.crosses": SHARED | DATA | NETWORKS,
-    "model.sampling": {"model.dataset", "model.metrics"},
-    "model.group": set(),
-    "model.scratch": set(),
-    "model.arrays": {"app.bundle", "model.files", "model.scratch"},
-    "model.checkpoint": {"model.arrays", "model.scratch"},
-    "model.cache": SHARED | DATA | {"model.arrays"},
-    "model.prepare": SHARED | TRAINING | {"model.cache", "model.warm_start"},
-    "model.offline": SHARED | TRAINING | RUNNING | {"model.evaluate"},
-    "model.calibration": SHARED | {"model.dataset", "model.metrics"},
-    "model.trainer": SHARED | TRAINING - {"model.trainer", "model.train"},
-    "model.train": SHARED | TRAINING - {"model.train"},
-    "model.networks.serving": SHARED | {"model.config"} | FAMILY,
-    "model.export": SHARED | TRAINING | RUNNING | {"model.networks.serving"},
-    "model.evaluate": SHARED | TRAINING | RUNNING | {"model.export"},
-    "model.warm_start": SHARED | TRAINING | {"model.export"},
-    "model.quantize": SHARED | TRAINING | RUNNING | {"model.export", "model.evaluate"},
-    "model.report": SHARED | TRAINING | {"model.export", "model.evaluate"},
     "model.files": set(),
-    "model.tune": SHARED | OFFLINE - COMPARING - {"model.fetch"},
-    "model.compare": SHARED | OFFLINE - COMPARING - {"model.fetch"} | RUNNING,
-    "model.compare_report": SHARED
-    | OFFLINE - {"model.compare_report", "model.tune", "model.fetch"}
-    | RUNNING,
-    "model.pipeline": SHARED | OFFLINE - COMPARING - {"model.pipeline", "model.fetch"} | RUNNING,
-    "model.publish": SHARED | {"app.remote.keys", "app.remote.link"},
-    "model.__main__": SHARED
-    | OFFLINE
-    | RUNNING
-    | {"model.publish", "app.remote.address", "app.remote.link"},
+    "model.group": set(),
+    "model.progress": set(),
+    "model.fetch": {"app.errors"},
+    "model.networks": FEATURES | {"model.config"},
+    "model.disk": BUNDLE | {"model.files"},
+    "model.data": BUNDLE | DATA,
+    "model.quality": ENGINE | DATA,
+    "model.export": ENGINE | DATA | {"model.quality"},
+    "model.training": BUNDLE | DATA | {"model.quality", "model.export"},
+    "model.report": BUNDLE | DATA | {"model.quality", "model.training"},
+    "model.score_files": ENGINE | DATA | {"model.quality"},
+    "model.pipeline": ENGINE | TRAINER - {"model.pipeline"},
+    "model.tune": BUNDLE | TRAINER,
+    "model.compare": ENGINE | TRAINER,
+    "model.compare_report": TRAINER | {"model.compare"},
+    "model.publish": BUNDLE | {"app.remote"},
+    "model.__main__": BUNDLE
+    | TRAINER
+    | {"app.remote", "model.compare", "model.compare_report", "model.fetch", "model.publish"}
+    | {"model.tune"},
 }
 
 # A library that these modules hide from all others. The trainer asks onnxruntime for its tool to
-# quantise a graph; whatever runs one is app.engine.
+# quantise a graph; whatever runs one is app.scoring.engine.
 ONLY_IMPORTERS = {
-    "onnxruntime": {"app.engine", "model.quantize"},
+    "onnxruntime": {"app.scoring.engine", "model.export.quantize"},
     "redis": {"app.remote.link"},
     "hiredis": {"app.remote.link"},
     "optuna": {"model.tune"},
 }
 
-# (module, what it imports inside a function): each entry needs a reason beside it.
-ALLOWED_INSIDE_FUNCTIONS: set[tuple[str, str]] = set()
+# (module, what it imports against the rule): each entry needs a reason beside it.
+ALLOWED: set[tuple[str, str]] = {
+    # To be moved where vocabularies are learned.
+    ("model.data.prepare", "model.training.warm_start"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +106,15 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imports(name: str, source: str, known: set[str]) -> Iterator[Import]:
+KNOWN = frozenset(modules())
+
+
+def folder(name: str) -> str:
+    """Return the folder of a module, or the module where it lies beside the folders."""
+    return ".".join(name.split(".")[:2])
+
+
+def imports(name: str, source: str) -> Iterator[Import]:
     """Yield the imports of a module; a name imported from a package may itself be a module."""
 
     def visit(node: ast.AST, inside: bool) -> Iterator[Import]:
@@ -267,7 +128,7 @@ def imports(name: str, source: str, known: set[str]) -> Iterator[Import]:
                 base = ".".join([*parents, base] if base else parents)
             for alias in node.names:
                 inner = f"{base}.{alias.name}"
-                yield Import(inner if inner in known else base, node.lineno, inside)
+                yield Import(inner if inner in KNOWN else base, node.lineno, inside)
         inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for child in ast.iter_child_nodes(node):
             yield from visit(child, inside)
@@ -277,23 +138,35 @@ def imports(name: str, source: str, known: set[str]) -> Iterator[Import]:
 
 def problems(name: str, source: str) -> list[str]:
     """Say everything that a module's imports do and may not."""
-    if name not in MAY_IMPORT:
-        return [f"{name} has no layer: add it to MAY_IMPORT in tests/contract/test_layers.py"]
+    if folder(name) not in MAY_IMPORT:
+        return [f"{name} has no layer: add its folder to MAY_IMPORT in {Path(__file__).name}"]
     found = []
-    for each in imports(name, source, set(MAY_IMPORT)):
+    for each in imports(name, source):
         where = f"{name}:{each.line} imports {each.target}"
         top = each.target.partition(".")[0]
         if name not in ONLY_IMPORTERS.get(top, {name}):
             found.append(f"{where}, which only {' and '.join(sorted(ONLY_IMPORTERS[top]))} may")
         if top == "torch" and name.startswith("app"):
             found.append(f"{where}: the service runs without torch")
-        if top not in ("app", "model"):
+        if top not in ("app", "model") or (name, each.target) in ALLOWED:
             continue
-        if each.target not in MAY_IMPORT[name]:
+        may = MAY_IMPORT[folder(name)] | {folder(name)}
+        if folder(each.target) not in may:
             found.append(f"{where}, which is not below it")
-        if each.inside_function and (name, each.target) not in ALLOWED_INSIDE_FUNCTIONS:
+        if each.inside_function:
             found.append(f"{where} inside a function: import it at the top")
     return found
+
+
+def circle(below: dict[str, set[str]]) -> list[str]:
+    """Return the names that import each other in a circle; none is as it should be."""
+    done: set[str] = set()
+    while remaining := [name for name in below if name not in done]:
+        free = [name for name in remaining if below[name] <= done]
+        if not free:
+            return remaining
+        done.update(free)
+    return []
 
 
 @pytest.mark.parametrize("name", modules())
@@ -302,32 +175,37 @@ def test_a_module_imports_only_what_stands_below_it(name: str) -> None:
     assert problems(name, modules()[name].read_text()) == []
 
 
-def test_the_table_has_no_cycle() -> None:
+def test_folders_do_not_import_each_other_in_a_circle() -> None:
     """The table itself points down: following it never leads back."""
-    order = list(MAY_IMPORT)
-    below: set[str] = set()
-    while remaining := [name for name in order if name not in below]:
-        free = [name for name in remaining if MAY_IMPORT[name] <= below]
-        assert free, f"these may import each other in a circle: {remaining}"
-        below.update(free)
+    assert circle({name: may - {name} for name, may in MAY_IMPORT.items()}) == []
+
+
+def test_modules_do_not_import_each_other_in_a_circle() -> None:
+    """Inside the folders too."""
+    found = {
+        name: {each.target for each in imports(name, path.read_text())} & KNOWN - {name}
+        for name, path in modules().items()
+    }
+    assert circle(found) == []
 
 
 @pytest.mark.parametrize(
     ("name", "source", "complaint"),
     [
-        ("app.spec", "from app.encoder import encode", "not below it"),
-        ("app.spec", "from app import encoder", "not below it"),
-        ("app.spec", "from .encoder import encode", "not below it"),
-        ("app.spec", "from . import encoder", "not below it"),
-        ("app.spec", "import app.encoder", "not below it"),
-        ("app.main", "from model.data import read_table", "not below it"),
-        ("app.scorer", "from app.batcher import MicroBatcher", "not below it"),
-        ("app.batcher", "import onnxruntime as ort", "only app.engine"),
-        ("model.export", "from onnxruntime import InferenceSession", "and model.quantize may"),
+        ("app.features.spec", "from app.scoring.scorer import Scorer", "not below it"),
+        ("app.features.spec", "from app.scoring import scorer", "not below it"),
+        ("app.features.spec", "from ..scoring.scorer import Scorer", "not below it"),
+        ("app.features.spec", "from ..scoring import scorer", "not below it"),
+        ("app.features.spec", "import app.scoring.scorer", "not below it"),
+        ("app.features.spec", "from app import main", "not below it"),
+        ("app.main", "from model.data.reader import Reader", "not below it"),
+        ("app.scoring.scorer", "from app.metrics.registry import Metrics", "not below it"),
+        ("app.scoring.batcher", "import onnxruntime as ort", "only app.scoring.engine"),
+        ("model.export.graph", "from onnxruntime import InferenceSession", "quantize may"),
         ("app.main", "from redis.asyncio import Redis", "only app.remote.link may"),
-        ("app.engine", "import torch", "without torch"),
-        ("app.main", "def main():\n    from app import routes", "inside a function"),
-        ("app.features", "", "has no layer"),
+        ("app.scoring.engine", "import torch", "without torch"),
+        ("app.main", "def main():\n    from app.web import asgi", "inside a function"),
+        ("app.elsewhere.module", "", "has no layer"),
     ],
 )
 def test_a_wrong_import_is_found(name: str, source: str, complaint: str) -> None:
@@ -339,9 +217,15 @@ def test_a_wrong_import_is_found(name: str, source: str, complaint: str) -> None
 def test_right_imports_pass() -> None:
     """What the table allows is not complained about, nor are other libraries."""
     source = (
-        "import numpy\nimport onnxruntime\nfrom app.bundle import Bundle\nfrom app import errors"
+        "import numpy\nimport onnxruntime\nfrom app.bundle.bundle import Bundle\n"
+        "from app import errors"
     )
-    assert problems("app.engine", source) == []
+    assert problems("app.scoring.engine", source) == []
+
+
+def test_a_circle_is_found() -> None:
+    """Two modules that import each other are both named, and what imports them."""
+    assert circle({"a": {"b"}, "b": {"a"}, "c": {"a"}, "d": set()}) == ["a", "b", "c"]
 
 
 def test_the_service_loads_neither_torch_nor_the_trainer() -> None:

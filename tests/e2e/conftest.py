@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartService
-from tests.samples import Sample
+from tests.support.samples import Sample
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,14 @@ from typing import Any
 import httpx
 import pytest
 
-from app.bundle import CURRENT
-from app.head import HEAD_BYTES
+from app.bundle.bundle import CURRENT
+from app.web.bounded_head import HEAD_BYTES
 from tests.conftest import StartService
-from tests.failing_service import FAILING, VARIABLE
-from tests.redis_server import RedisServer
-from tests.serving import Service, free_port, run_to_end, strict, wait_until, workers_of
-from tests.swaps import POLL, Traffic, serves, version_of
-from tests.vocabularies import publish_now
+from tests.support.failing_service import FAILING, VARIABLE
+from tests.support.redis_server import RedisServer
+from tests.support.serving import Service, free_port, run_to_end, strict, wait_until, workers_of
+from tests.support.swaps import POLL, Traffic, serves, version_of
+from tests.support.vocabularies import publish_now
 
 pytestmark = pytest.mark.e2e
 

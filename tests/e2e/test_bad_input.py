@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from tests.conftest import Sample, StartService
-from tests.errors import error_of, paths
-from tests.samples import candidate_of, context_of
-from tests.serving import Service, strict, wait_until
+from tests.support.errors import error_of, paths
+from tests.support.samples import candidate_of, context_of
+from tests.support.serving import Service, strict, wait_until
 
 pytestmark = pytest.mark.e2e
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.docs_page import page
-from tests.serving import Service
+from app.web.docs_page import page
+from tests.support.serving import Service
 
 pytestmark = pytest.mark.e2e
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartService
-from tests.failing_service import FAILING, VARIABLE
-from tests.samples import Sample
-from tests.serving import strict, wait_until
+from tests.support.failing_service import FAILING, VARIABLE
+from tests.support.samples import Sample
+from tests.support.serving import strict, wait_until
 
 pytestmark = pytest.mark.e2e
 

@@ -15,11 +15,11 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from app.engine import cpu_quota, refuse_mixed_distributions
 from app.errors import ProviderError
+from app.scoring.engine import cpu_quota, refuse_mixed_distributions
 from tests.conftest import Sample, StartService
-from tests.samples import candidate_of, context_of
-from tests.serving import Service, Wire, run_to_end, strict, wait_until
+from tests.support.samples import candidate_of, context_of
+from tests.support.serving import Service, Wire, run_to_end, strict, wait_until
 
 pytestmark = pytest.mark.e2e
 

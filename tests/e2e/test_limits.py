@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from app.decoding import MAX_VALUES
-from app.head import HEAD_BYTES, HEADERS
+from app.scoring.decoding import MAX_VALUES
+from app.web.bounded_head import HEAD_BYTES, HEADERS
 from tests.conftest import StartService
-from tests.samples import Sample, candidate_of, context_of
-from tests.serving import Service, strict
+from tests.support.samples import Sample, candidate_of, context_of
+from tests.support.serving import Service, strict
 
 pytestmark = pytest.mark.e2e
 

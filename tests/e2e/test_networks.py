@@ -8,15 +8,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.bundle import Bundle
+from app.bundle.bundle import Bundle
 from model.config import NETWORKS, TrainConfig
+from model.data.inputs import Inputs
+from model.data.prepare import Prepared, prepare
 from model.networks import build
-from model.offline import Offline
 from model.pipeline import run
-from model.prepare import Prepared, prepare
-from model.raw import Inputs
+from model.score_files import Offline
 from tests.conftest import Sample, StartService
-from tests.parity import Check
+from tests.drills.parity import Check
 
 pytestmark = pytest.mark.e2e
 QUICK = TrainConfig(

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartService
-from tests.faults.slow_service import SLOW, VARIABLE
-from tests.samples import Sample, candidate_of, context_of
-from tests.serving import Service, Wire, wait_until
+from tests.drills.faults.slow_service import SLOW, VARIABLE
+from tests.support.samples import Sample, candidate_of, context_of
+from tests.support.serving import Service, Wire, wait_until
 
 pytestmark = pytest.mark.e2e
 

@@ -8,12 +8,12 @@ import httpx
 import pytest
 
 from model.config import TrainConfig
-from model.offline import Offline
+from model.data.inputs import Inputs
 from model.pipeline import train
-from model.raw import Inputs
-from tests import realdata
+from model.score_files import Offline
 from tests.conftest import StartService
-from tests.parity import Check
+from tests.drills.parity import Check
+from tests.support import realdata
 
 pytestmark = pytest.mark.e2e
 QUICK = TrainConfig(embedding_size=8, hidden=(32,), epochs=1, batch_size=4096, threads=1)

@@ -14,14 +14,14 @@ from typing import Any
 import httpx
 import pytest
 
-from app.bundle import Bundle
-from tests import samples
+from app.bundle.bundle import Bundle
 from tests.conftest import StartService
-from tests.proxy import Proxy
-from tests.redis_server import RedisServer
-from tests.samples import KNOWN_USER, Sample, candidate_of, context_of
-from tests.serving import Service, Wire, free_port, run_to_end, strict, wait_until
-from tests.vocabularies import place_of, publish_now, rows_of, slots_of
+from tests.support import samples
+from tests.support.proxy import Proxy
+from tests.support.redis_server import RedisServer
+from tests.support.samples import KNOWN_USER, Sample, candidate_of, context_of
+from tests.support.serving import Service, Wire, free_port, run_to_end, strict, wait_until
+from tests.support.vocabularies import place_of, publish_now, rows_of, slots_of
 
 pytestmark = pytest.mark.e2e
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving import ROOT, wait_until
+from tests.support.serving import ROOT, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.e2e
 def demo_line() -> str:
     """The line of scripts/demo that starts Redis."""
     lines = (ROOT / "scripts" / "demo").read_text(encoding="utf-8").splitlines()
-    [found] = [line.strip() for line in lines if "tests.redis_server" in line]
+    [found] = [line.strip() for line in lines if "tests.support.redis_server" in line]
     return found
 
 
@@ -55,7 +55,8 @@ def servers(group: int) -> list[str]:
     """The Redis servers of a process group, and the programs that keep them."""
     return [
         each for each in members(group)
-        if not each.startswith("bash") and ("tests.redis_server" in each or "valkey" in each)
+        if not each.startswith("bash")
+        and ("tests.support.redis_server" in each or "valkey" in each)
     ]  # fmt: skip
 
 

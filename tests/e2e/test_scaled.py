@@ -10,19 +10,19 @@ import httpx
 import numpy as np
 import pytest
 
-from app.batch import Batch
-from app.bundle import Bundle
+from app.bundle.bundle import Bundle
+from app.scoring.job import Batch
 from model.config import NETWORKS, TrainConfig
-from model.offline import Offline, open_engine
+from model.data.inputs import Inputs
+from model.data.prepare import Prepared, prepare
 from model.pipeline import run
-from model.prepare import Prepared, prepare
-from model.raw import Inputs
+from model.score_files import Offline, open_engine
 from tests.conftest import StartService
-from tests.parity import Check
-from tests.redis_server import RedisServer
-from tests.samples import Sample, candidate_of, context_of, with_scaled_numbers
-from tests.serving import Service
-from tests.vocabularies import publish_now
+from tests.drills.parity import Check
+from tests.support.redis_server import RedisServer
+from tests.support.samples import Sample, candidate_of, context_of, with_scaled_numbers
+from tests.support.serving import Service
+from tests.support.vocabularies import publish_now
 
 pytestmark = pytest.mark.e2e
 QUICK = TrainConfig(
@@ -47,8 +47,8 @@ def prepared(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Prepar
 def bundle(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A DeepFM, in int8 too, whatever that loses over the few rows of validation."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.quantize.LARGEST_AUC_LOSS", 0.01)
-        patch.setattr("model.quantize.LARGEST_MEAN_CHANGE", 0.05)
+        patch.setattr("model.export.quantize.LARGEST_AUC_LOSS", 0.01)
+        patch.setattr("model.export.quantize.LARGEST_MEAN_CHANGE", 0.05)
         return run(prepared, QUICK, tmp_path_factory.mktemp("scaled"), progress=False, int8=True)
 
 

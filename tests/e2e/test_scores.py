@@ -16,8 +16,15 @@ import polars as pl
 import pytest
 
 from tests.conftest import Sample, StartService
-from tests.samples import CANDIDATE, CONTEXT, KNOWN_USER, LARGEST_USER, candidate_of, context_of
-from tests.serving import Service, Wire, logit, logits, strict
+from tests.support.samples import (
+    CANDIDATE,
+    CONTEXT,
+    KNOWN_USER,
+    LARGEST_USER,
+    candidate_of,
+    context_of,
+)
+from tests.support.serving import Service, Wire, logit, logits, strict
 
 pytestmark = pytest.mark.e2e
 
@@ -40,7 +47,7 @@ def offline(
     tiny_bundle: Path, sample: Sample, tmp_path_factory: pytest.TempPathFactory
 ) -> list[float]:
     """The logits that ``python -m model predict`` writes for the log's first lines."""
-    from model.offline import Offline
+    from model.score_files import Offline
 
     out = tmp_path_factory.mktemp("offline") / "scores.parquet"
     Offline.open(tiny_bundle).predict([sample.data], out, 0.0)

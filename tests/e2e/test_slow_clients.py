@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Sample, StartService
-from tests.errors import error_of
-from tests.serving import Service, strict, wait_until
+from tests.support.errors import error_of
+from tests.support.serving import Service, strict, wait_until
 
 pytestmark = pytest.mark.e2e
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from app.bundle import CURRENT, EXAMPLES, MANIFEST
+from app.bundle.bundle import CURRENT, EXAMPLES, MANIFEST
 from tests.conftest import StartService
-from tests.proxy import Proxy
-from tests.redis_server import RedisServer
-from tests.serving import ROOT, Service, strict, wait_until, workers_of
-from tests.swaps import POLL, Traffic, arrive, serves, sign, version_of
-from tests.vocabularies import publish_now
+from tests.support.proxy import Proxy
+from tests.support.redis_server import RedisServer
+from tests.support.serving import ROOT, Service, strict, wait_until, workers_of
+from tests.support.swaps import POLL, Traffic, arrive, serves, sign, version_of
+from tests.support.vocabularies import publish_now
 
 pytestmark = pytest.mark.e2e
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Sample, StartService
-from tests.serving import Service, logits, strict
+from tests.support.serving import Service, logits, strict
 
 Row = dict[str, Any]
 THROUGH_THE_APPLICATION = "?way=2"

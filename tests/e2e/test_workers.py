@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartService
-from tests.samples import Sample
-from tests.serving import APP, Service, Wire, run_to_end, strict, wait_until, workers_of
+from tests.support.samples import Sample
+from tests.support.serving import APP, Service, Wire, run_to_end, strict, wait_until, workers_of
 
 pytestmark = pytest.mark.e2e
 

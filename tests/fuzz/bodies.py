@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
 
-from tests.samples import CANDIDATE, candidate_of, context_of
+from tests.support.samples import CANDIDATE, candidate_of, context_of
 
 Row = dict[str, Any]
 Place = tuple[Any, Any]

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from tests.errors import error_of, paths
 from tests.fuzz.bodies import Made, Maker, Row
-from tests.serving import Wire, strict
+from tests.support.errors import error_of, paths
+from tests.support.serving import Wire, strict
 
 PATIENCE = 20.0
 """Seconds after which an answer counts as one that never comes."""

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import Sample, StartService
 from tests.fuzz.bodies import Maker, write
 from tests.fuzz.campaign import fuzz
-from tests.serving import strict
+from tests.support.serving import strict
 
 pytestmark = pytest.mark.e2e
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import Sample, StartService
 from tests.fuzz.bodies import damage
-from tests.serving import Service
+from tests.support.serving import Service
 
 pytestmark = pytest.mark.e2e
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartService
-from tests.serving import ROOT, environment
+from tests.support.serving import ROOT, environment
 
 pytestmark = pytest.mark.e2e
 

@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bundle import Bundle
-from app.vocabulary import Edges, Integers, SlotVocabulary
+from app.bundle.bundle import Bundle
+from app.features.vocabulary import Edges, Integers, SlotVocabulary
 from tests.load.errors import UsageError
 
 SYNTHETIC_VALUES = 10_000

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests import samples
-from tests.samples import Sample
+from tests.support import samples
+from tests.support.samples import Sample
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from app.layout import Layout, Slot
-from model import train
+from app.features.layout import Layout, Slot
 from model.config import TrainConfig
-from model.dataset import Dataset
+from model.data.dataset import Dataset
 from model.group import Group, joined
 from model.networks import build
+from model.training import fit
 
 LAYOUT = Layout((Slot("user", "user", 1, 52),), (Slot("item", "item", 53, 52),), (), ())
 ROWS = 1001
@@ -27,7 +27,7 @@ def exchanged(group: Group) -> dict[str, Any]:
     group.add(sums)
     shares = group.all(group.share(np.arange(10)))
 
-    train.PREDICT_ROWS = 100
+    fit.PREDICT_ROWS = 100
     random = np.random.default_rng(1)
     data = Dataset(
         random.integers(1, 53, (ROWS, 1), np.int32), random.integers(53, 105, (ROWS, 1), np.int32),
@@ -35,7 +35,7 @@ def exchanged(group: Group) -> dict[str, Any]:
     )  # fmt: skip
     torch.manual_seed(1)
     network = build(LAYOUT, TrainConfig(hidden=(16,), init_std=0.5), 0.5)
-    alone, together = train.predict(network, data), train.predict(network, data, group)
+    alone, together = fit.predict(network, data), fit.predict(network, data, group)
     return {
         "sum": [each.tolist() for each in sums],
         "all": [each.tolist() for each in group.all(np.full(group.rank, group.rank))],

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.bundle import Bundle
+from app.bundle.bundle import Bundle
 from model.compare import (
     BUNDLES,
     MEMBERS,
@@ -25,10 +25,10 @@ from model.compare import (
 )
 from model.compare_report import SUMMARY, markdown, page, spread, write_pages, write_summary
 from model.config import NETWORKS, ConfigError, Settings
-from model.offline import Offline
-from model.prepare import Prepared, prepare
-from model.raw import Inputs
-from model.split import Part
+from model.data.inputs import Inputs
+from model.data.prepare import Prepared, prepare
+from model.data.split import Part
+from model.score_files import Offline
 from tests.conftest import Sample
 
 COLUMNS = (

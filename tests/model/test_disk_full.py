@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from model.prepare import prepare
-from model.raw import Inputs
+from model.data.inputs import Inputs
+from model.data.prepare import prepare
 from tests.conftest import Sample, StartService
-from tests.serving import ROOT, strict, wait_until
+from tests.support.serving import ROOT, strict, wait_until
 
 pytestmark = pytest.mark.e2e
 

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import torch
 
-from app.bundle import Bundle
-from model.export import read_weights
+from app.bundle.bundle import Bundle
+from model.export.graph import read_weights
 from model.pipeline import CHECKPOINTS
-from tests import realdata
-from tests.samples import Sample
-from tests.serving import wait_until
+from tests.support import realdata
+from tests.support.samples import Sample
+from tests.support.serving import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS: dict[str, Any] = {

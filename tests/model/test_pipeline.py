@@ -17,19 +17,19 @@ import polars as pl
 import pytest
 import torch
 
-from app.bundle import Bundle
+from app.bundle.bundle import Bundle
 from model.__main__ import main
 from model.config import TrainConfig
-from model.export import read_weights
-from model.logs import DataError
-from model.offline import Offline
+from model.data.files import DataError
+from model.data.inputs import Inputs
+from model.data.prepare import Prepared, prepare
+from model.data.split import Part
+from model.export.graph import read_weights
 from model.pipeline import run, train
-from model.prepare import Prepared, prepare
-from model.raw import Inputs
-from model.split import Part
-from model.train import TrainingError
+from model.score_files import Offline
+from model.training.fit import TrainingError
 from tests.conftest import Sample
-from tests.serving import ROOT, wait_until
+from tests.support.serving import ROOT, wait_until
 
 CONFIG = TrainConfig(embedding_size=4, hidden=(16,), batch_size=256, epochs=1, threads=1)
 

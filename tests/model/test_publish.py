@@ -16,16 +16,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from app.bundle import Bundle
+from app.bundle.bundle import Bundle
 from app.errors import LinkError
-from app.remote.keys import REGISTER, SENTINEL, Entry, in_use, text_of
 from app.remote.link import Command, Link, Reply
+from app.remote.redis_layout import REGISTER, SENTINEL, Entry, in_use, text_of
 from model import publish as module
 from model.publish import PublishError, listed, prune, publish, unpublish
-from tests.proxy import Proxy
-from tests.redis_server import RedisServer
-from tests.serving import ROOT, wait_until
-from tests.vocabularies import linked, place_of, publish_now, publish_to, rows_of, slots_of
+from tests.support.proxy import Proxy
+from tests.support.redis_server import RedisServer
+from tests.support.serving import ROOT, wait_until
+from tests.support.vocabularies import linked, place_of, publish_now, publish_to, rows_of, slots_of
 
 pytestmark = pytest.mark.anyio
 SECONDS = 30.0

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.layout import Layout, Slot
+from app.features.layout import Layout, Slot
 from model.config import TrainConfig
-from model.dataset import Dataset
-from model.metrics import evaluate_scores
+from model.data.dataset import Dataset
 from model.networks import build
+from model.quality.figures import evaluate_scores
 from model.report import write_report
-from model.train import Evaluation, FitResult
+from model.training.fit import Evaluation, FitResult
 
 PNG = b"\x89PNG\r\n\x1a\n"
 CONFIG = TrainConfig(hidden=(2,), embedding_size=2)

@@ -12,16 +12,16 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from app.bundle import Bundle
+from app.bundle.bundle import Bundle
 from model import tune as tuning
 from model.config import NETWORKS, SHALLOW, Settings, TrainConfig
+from model.data.inputs import Inputs
+from model.data.prepare import Prepared, prepare
 from model.pipeline import run
-from model.prepare import Prepared, prepare
-from model.raw import Inputs
-from model.train import fit
+from model.training.fit import fit
+from model.training.warm_start import Start
 from model.tune import FIRST_LINE, Found, TuneError, suggest, tune
-from model.warm_start import Start
-from tests import samples
+from tests.support import samples
 
 BASE = TrainConfig(
     embedding_size=4, hidden=(8,), batch_size=128, epochs=2, evaluations_per_epoch=5, threads=1

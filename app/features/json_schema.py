@@ -1,0 +1,110 @@
+"""What a bundle's fields take, as JSON Schema: the rules of ``canonical`` and ``encoder``
+as far as a schema can tell them.
+
+Every value that a schema takes is scored, but for a whole number with a decimal point where text is
+expected: to JSON Schema ``3.0`` is an integer. A few that it does not take are scored too: integers
+as text near the ends of their range, ISO 8601 text that RFC 3339 does not have, and anything after
+a list's last place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.features.canonical import (
+    FLOAT32_BOUND,
+    INTEGER_MAX,
+    INTEGER_MIN,
+    SECONDS_MAX,
+    SECONDS_MIN,
+)
+from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Side
+
+Schema = dict[str, Any]
+
+_INTEGER: Schema = {"type": "integer", "minimum": INTEGER_MIN, "maximum": INTEGER_MAX}
+# All of 18 digits are in range, whatever their sign, and so are those of 19 without one.
+_INTEGER_TEXT: Schema = {
+    "type": "string",
+    "pattern": r"^(-?(0|[1-9][0-9]{0,17})|[1-9][0-9]{18})(\.0+)?$",
+}
+_NUMBER: Schema = {
+    "type": "number",
+    "exclusiveMinimum": -FLOAT32_BOUND,
+    "exclusiveMaximum": FLOAT32_BOUND,
+}
+_SECONDS: Schema = {"type": "number", "minimum": SECONDS_MIN, "maximum": SECONDS_MAX}
+_SECONDS_TEXT: Schema = {"type": "string", "pattern": r"^-?(0|[1-9][0-9]{0,9})(\.[0-9]+)?$"}
+_MOMENT: Schema = {"type": "string", "format": "date-time"}
+_EMPTY: Schema = {"const": ""}
+_NULL: Schema = {"type": "null"}
+
+
+def instance(spec: FeatureSpec, closed: bool) -> Schema:
+    """An object with the fields of both sides; ``closed``: and with no others."""
+    return _object({field.name: value(field) for field in spec.fields}, spec.fields, closed)
+
+
+def features(spec: FeatureSpec, side: Side, closed: bool) -> Schema:
+    """An object with the fields of one side, and none of the other's."""
+    fields = tuple(spec.side(side))
+    known = {field.name: value(field) for field in fields}
+    return _object({**known, **_elsewhere(spec, side)}, fields, closed)
+
+
+def columns(spec: FeatureSpec, closed: bool) -> Schema:
+    """An object with a list for each field of the candidates."""
+    fields = tuple(spec.side("candidate"))
+    known = {field.name: {"type": "array", "items": value(field)} for field in fields}
+    schema = _object({**known, **_elsewhere(spec, "candidate")}, fields, closed)
+    return schema if closed else {**schema, "additionalProperties": {"type": "array"}}
+
+
+def value(field: Field) -> Schema:
+    """What one field takes."""
+    if isinstance(field, Categorical):
+        forms = _values(field, needed=field.required)
+    elif isinstance(field, MultiCategorical):
+        # What stands for no value is dropped from a list.
+        forms = [{"type": "array", "items": {"anyOf": _values(field, needed=False)}}]
+    elif isinstance(field, Numeric):
+        forms = [_NUMBER]
+    elif field.format is not None:
+        forms = [{"type": ["string", "integer"], "description": f"Time as {field.format}"}]
+    else:
+        forms = [_SECONDS, _SECONDS_TEXT, _MOMENT, *([] if field.required else [_EMPTY])]
+    if not field.required:
+        forms.append(_NULL)
+    return {"anyOf": forms, "description": _described(field)}
+
+
+def _values(field: Categorical | MultiCategorical, needed: bool) -> list[Schema]:
+    """The forms of one value of a vocabulary; ``needed``: none that stands for no value."""
+    if field.dtype == "integer":
+        empty = field.empty_is_missing and not needed
+        return [_INTEGER, _INTEGER_TEXT, *([_EMPTY] if empty else [])]
+    shortest = {"minLength": 1} if field.empty_is_missing and needed else {}
+    return [{"type": "string", **shortest}, _INTEGER]
+
+
+def _described(field: Field) -> str:
+    kind = type(field).__struct_config__.tag
+    words = {"categorical": "One value", "multi_categorical": "A list of values",
+             "numeric": "A number", "time": "Seconds since 1970, or ISO 8601"}  # fmt: skip
+    absent = "it must be there" if field.required else "null and absence count as missing"
+    return f"{words[str(kind)]}; {absent}."
+
+
+def _elsewhere(spec: FeatureSpec, side: Side) -> dict[str, Schema | bool]:
+    """The names of the other side's fields, which take nothing here."""
+    return {field.name: False for field in spec.fields if field.side != side}
+
+
+def _object(properties: dict[str, Any], fields: tuple[Field, ...], closed: bool) -> Schema:
+    needed = [field.name for field in fields if field.required]
+    schema: Schema = {"type": "object", "properties": properties}
+    if needed:
+        schema["required"] = needed
+    if closed:
+        schema["additionalProperties"] = False
+    return schema

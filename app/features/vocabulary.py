@@ -1,0 +1,319 @@
+"""Which table row every known value has: the part of a bundle that indices come from.
+
+On disk each slot is a pair of arrays that can be memory-mapped: sorted keys and their
+rows. Integer keys are int64, with a uint64 tail; text keys are one UTF-8 blob with int64 offsets;
+numeric slots hold float32 bucket edges instead, or the mean and deviation that scale them.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import BundleError
+from app.features.layout import RESERVED_ROWS, Layout, Slot
+from app.features.spec import FeatureSpec, MultiCategorical, Side, is_scaled
+
+LAYOUT_FILE = "layout.json"
+TABLE_PART = 4_096
+"""Values that are put into a table before other threads have their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Integers:
+    """Known integer keys in ascending order, and the table row of each.
+
+    ``large`` continues ``keys`` with those from 2^63 upward; ``rows`` covers both.
+    """
+
+    keys: NDArray[np.int64]
+    large: NDArray[np.uint64]
+    rows: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, keys: list[int], rows: NDArray[np.int32]) -> Integers:
+        """Hold keys that are sorted."""
+        bound = bisect_left(keys, 2**63)
+        return cls(np.array(keys[:bound], np.int64), np.array(keys[bound:], np.uint64), rows)
+
+    def lookup(self) -> dict[Any, int]:
+        """Return key → row, in the order of the rows."""
+        return _table(self.rows, self._at)
+
+    def find(self, key: Any) -> int | None:
+        """The row of one key, by bisection: nothing is built for it, the arrays may be mapped."""
+        if key < 2**63:
+            place = int(self.keys.searchsorted(np.int64(key)))
+            known = place < len(self.keys) and int(self.keys[place]) == key
+        else:
+            place = int(self.large.searchsorted(np.uint64(key)))
+            known = place < len(self.large) and int(self.large[place]) == key
+            place += len(self.keys)
+        return int(self.rows[place]) if known else None
+
+    @property
+    def longest(self) -> int:
+        """Characters of the longest key that an integer may be."""
+        return 20
+
+    def texts(self, places: NDArray[np.int64]) -> list[bytes]:
+        """The keys at these places as decimal text."""
+        return [b"%d" % number for number in self._at(places)]
+
+    def _at(self, places: NDArray[np.int64]) -> list[int]:
+        small = places < len(self.keys)
+        numbers = np.empty(len(places), object)
+        numbers[small] = self.keys[places[small]].tolist()
+        numbers[~small] = self.large[places[~small] - len(self.keys)].tolist()
+        found: list[int] = numbers.tolist()
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Known text keys in ascending byte order, and the table row of each."""
+
+    blob: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+    rows: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, keys: list[str], rows: NDArray[np.int32]) -> Texts:
+        """Pack keys that are sorted by their UTF-8 bytes."""
+        encoded = [key.encode() for key in keys]
+        offsets = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(key) for key in encoded], out=offsets[1:])
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets, rows)
+
+    def lookup(self) -> dict[Any, int]:
+        """Return key → row, made in the order of the rows: frequent keys lie close together."""
+        return _table(self.rows, lambda places: [key.decode() for key in self.texts(places)])
+
+    def find(self, key: Any) -> int | None:
+        """The row of one key, by bisection: nothing is built for it, the arrays may be mapped."""
+        blob, offsets = self.blob.data, self.offsets.data
+        wanted = key.encode()
+        place = bisect_left(
+            range(len(self.rows)),
+            wanted,
+            key=lambda place: bytes(blob[offsets[place] : offsets[place + 1]]),
+        )
+        if place == len(self.rows) or blob[offsets[place] : offsets[place + 1]] != wanted:
+            return None
+        return int(self.rows[place])
+
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest key."""
+        return int(np.diff(self.offsets).max(initial=0))
+
+    def texts(self, places: NDArray[np.int64]) -> list[bytes]:
+        """The keys at these places as UTF-8."""
+        blob = self.blob.data
+        starts, ends = self.offsets[places].tolist(), self.offsets[places + 1].tolist()
+        return [bytes(blob[start:end]) for start, end in zip(starts, ends, strict=True)]
+
+
+def _table(
+    rows: NDArray[np.int32], keys: Callable[[NDArray[np.int64]], list[Any]]
+) -> dict[Any, int]:
+    """Build key → row, a part at a time: a service may be answering beside it."""
+    order = np.argsort(rows)
+    table: dict[Any, int] = {}
+    for start in range(0, len(order), TABLE_PART):
+        places = order[start : start + TABLE_PART]
+        table.update(zip(keys(places), rows[places].tolist(), strict=True))
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """Bucket edges of a numeric slot: bucket b holds edges[b-1] <= x < edges[b]."""
+
+    edges: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Mean and standard deviation of a scaled slot's numbers in the training part."""
+
+    mean_std: NDArray[np.float32]
+
+    @property
+    def mean(self) -> float:
+        """The mean."""
+        return float(self.mean_std[0])
+
+    @property
+    def std(self) -> float:
+        """The standard deviation, above zero."""
+        return float(self.mean_std[1])
+
+
+SlotVocabulary = Integers | Texts | Edges | Scale
+
+
+class _SlotRecord(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    field: str
+    first: int
+    size: int
+    file: str
+    kind: str
+    values: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Layout of the fused table, and for every slot (by name) what its rows stand for."""
+
+    layout: Layout
+    slots: Mapping[str, SlotVocabulary]
+
+    def save(self, directory: Path) -> None:
+        """Write the arrays and their description into an existing empty directory."""
+        records = []
+        for number, slot in enumerate(self.layout.slots):
+            vocabulary = self.slots[slot.name]
+            stem = f"{number:03d}-{re.sub(r'[^A-Za-z0-9_.-]', '_', slot.name)[:64]}"
+            for part, array in _parts(vocabulary).items():
+                np.save(directory / f"{stem}.{part}.npy", array, allow_pickle=False)
+            records.append(
+                _SlotRecord(slot.name, slot.field, slot.first, slot.size, stem,
+                            type(vocabulary).__name__.lower(), _values(vocabulary))
+            )  # fmt: skip
+        data = msgspec.json.format(msgspec.json.encode(records), indent=1)
+        (directory / LAYOUT_FILE).write_bytes(data + b"\n")
+
+    @classmethod
+    def load(cls, directory: Path, spec: FeatureSpec, mapped: bool = False) -> Vocabulary:
+        """Read what :meth:`save` wrote; ``mapped`` leaves the arrays on disk until looked at.
+
+        Raises:
+            BundleError: a file is absent or malformed, or the slots are not the spec's.
+        """
+        try:
+            raw = (directory / LAYOUT_FILE).read_bytes()
+            records = msgspec.json.decode(raw, type=list[_SlotRecord])
+            slots = {record.name: _read(directory, record, mapped) for record in records}
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            raise BundleError(f"vocabulary cannot be read: {error}") from error
+        by_name = {
+            record.name: Slot(record.name, record.field, record.first, record.size)
+            for record in records
+        }
+        return cls(_layout(spec, by_name), slots)
+
+
+def _parts(vocabulary: SlotVocabulary) -> dict[str, NDArray[Any]]:
+    match vocabulary:
+        case Integers(keys, large, rows):
+            return {"keys": keys, "large": large, "rows": rows}
+        case Texts(blob, offsets, rows):
+            return {"blob": blob, "offsets": offsets, "rows": rows}
+        case Edges(edges):
+            return {"edges": edges}
+        case Scale(mean_std):
+            return {"scale": mean_std}
+
+
+def _values(vocabulary: SlotVocabulary) -> int:
+    """What the layout's file calls a slot's number of values."""
+    match vocabulary:
+        case Edges(edges):
+            return len(edges)
+        case Scale():
+            return 1
+        case Integers() | Texts():
+            return len(vocabulary.rows)
+
+
+def _read(directory: Path, record: _SlotRecord, mapped: bool) -> SlotVocabulary:
+    def array(part: str, kind: str) -> NDArray[Any]:
+        path = directory / f"{record.file}.{part}.npy"
+        try:
+            mode: Literal["r"] | None = "r" if mapped else None
+            # A plain view: numpy's memmap class makes every access several times slower.
+            loaded: NDArray[Any] = np.asarray(np.load(path, mmap_mode=mode, allow_pickle=False))
+        except (OSError, EOFError, ValueError) as error:
+            raise ValueError(f"{path.name}: {error}") from error
+        if loaded.ndim != 1 or loaded.dtype.str != kind:
+            raise ValueError(f"{path.name} holds {loaded.dtype} [{loaded.ndim} axes]")
+        return loaded
+
+    match record.kind:
+        case "edges":
+            edges = Edges(array("edges", "<f4"))
+            if not len(edges.edges) == record.values == record.size - RESERVED_ROWS - 1:
+                raise ValueError(f"slot {record.name!r} has {len(edges.edges)} edges")
+            return edges
+        case "scale":
+            scale = Scale(array("scale", "<f4"))
+            if not (
+                len(scale.mean_std) == 2
+                and record.values == record.size - RESERVED_ROWS == 1
+                and np.isfinite(scale.mean_std).all()
+                and scale.std > 0
+            ):
+                raise ValueError(f"slot {record.name!r} is scaled by what is no mean and deviation")
+            return scale
+        case "integers":
+            numbers = Integers(array("keys", "<i8"), array("large", "<u8"), array("rows", "<i4"))
+            result: Integers | Texts = numbers
+            keys = len(numbers.keys) + len(numbers.large)
+        case "texts":
+            texts = Texts(array("blob", "|u1"), array("offsets", "<i8"), array("rows", "<i4"))
+            result = texts
+            keys = len(texts.offsets) - 1
+        case other:
+            raise ValueError(f"slot {record.name!r} has unknown kind {other!r}")
+    rows = result.rows
+    if not keys == len(rows) == record.values:
+        raise ValueError(
+            f"slot {record.name!r} has {keys} keys and {len(rows)} rows, not {record.values}"
+        )
+    first, last = record.first + RESERVED_ROWS, record.first + record.size - 1
+    if len(rows) and not (first <= int(rows.min()) and int(rows.max()) <= last):
+        raise ValueError(f"slot {record.name!r} has rows outside its own range")
+    return result
+
+
+def arrange(spec: FeatureSpec, values: Mapping[str, int]) -> Layout:
+    """Give every slot of the spec its table rows; ``values`` is how many it has by name."""
+    slots: dict[str, Slot] = {}
+    first = 1
+    for field in spec.fields:
+        for name in field.slot_names:
+            slots[name] = Slot(name, field.name, first, RESERVED_ROWS + values[name])
+            first += slots[name].size
+    return _layout(spec, slots)
+
+
+def _layout(spec: FeatureSpec, slots: Mapping[str, Slot]) -> Layout:
+    """Sort slots into the graph's inputs, in the order of the spec, scaled ones last."""
+    wanted = [name for field in spec.fields for name in field.slot_names]
+    if sorted(wanted) != sorted(slots):
+        raise BundleError("the vocabulary's slots are not those of the feature spec")
+
+    def names(side: Side, lists: bool) -> tuple[Slot, ...]:
+        fields = [f for f in spec.side(side) if isinstance(f, MultiCategorical) == lists]
+        return tuple(
+            replace(slots[name], scaled=is_scaled(field))
+            for field in sorted(fields, key=is_scaled)
+            for name in field.slot_names
+        )
+
+    return Layout(
+        context=names("context", False),
+        candidate=names("candidate", False),
+        context_lists=names("context", True),
+        candidate_lists=names("candidate", True),
+    )

@@ -1,0 +1,158 @@
+"""What passes through a bundle: values that are missing or unseen, and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from app.bundle.bundle import Bundle
+from app.features.encoder import Encoder, SideEncoder
+from app.features.layout import Slot
+from app.metrics.counters import shown
+from app.scoring.job import Batch, Floats, Indices, Scores
+from app.workers.shared_numbers import Cells
+
+KEPT_ROWS = 1024
+SCORE_BUCKETS = (0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7,
+                 0.9)  # fmt: skip
+
+
+class BundleCounts(Collector):
+    """Missing and OOV values by slot beside their shares in training, and scores.
+
+    A list counts as OOV if any value of it is; padding counts as nothing. Batches are kept
+    until there are enough rows to be worth an array operation, or :meth:`poll`.
+    """
+
+    def __init__(self, cells: Cells, bundle: Bundle, encoder: Encoder) -> None:
+        layout = bundle.vocabulary.layout
+        self._statistics = bundle.manifest.statistics
+        self._sides = (
+            _SideCounts(cells, layout.context, layout.context_lists, encoder.context),
+            _SideCounts(cells, layout.candidate, layout.candidate_lists, encoder.candidate),
+        )
+        self._scores = ScoreCounts(cells, bundle)
+        self._kept: list[tuple[Batch, Scores]] = []
+        self._kept_rows = 0
+        self._rows = cells.take("rows", 1)
+
+    def observe(self, batch: Batch, scores: Scores) -> None:
+        """Count what a run read, a context once for each of its rows, and what it gave."""
+        self._kept.append((batch, scores))
+        self._kept_rows += len(batch.candidate)
+        if self._kept_rows >= KEPT_ROWS:
+            self.poll()
+
+    def poll(self) -> None:
+        """Count what has been kept."""
+        kept, self._kept, self._kept_rows = self._kept, [], 0
+        if kept:
+            context, candidate = self._sides
+            candidates = np.concatenate([batch.candidate for batch, _ in kept])
+            context.observe(np.concatenate([batch.context[batch.row_context] for batch, _ in kept]))
+            candidate.observe(candidates)
+            self._rows.own[0] += len(candidates)
+            self._scores.observe(np.concatenate([scores.score for _, scores in kept]))
+            for side in self._sides:
+                side.publish()
+
+    def collect(self) -> Iterable[Metric]:
+        missing = CounterMetricFamily("ctr_missing_values", "Absent values", labels=["slot"])
+        oov = CounterMetricFamily("ctr_oov_values", "Values not in the vocabulary", labels=["slot"])
+        trained_missing = GaugeMetricFamily(
+            "ctr_training_missing_share", "Share of the training part's rows without a value",
+            labels=["slot"],
+        )  # fmt: skip
+        trained_oov = GaugeMetricFamily(
+            "ctr_training_oov_share", "Share of the training part's rows with a value too rare",
+            labels=["slot"],
+        )  # fmt: skip
+        for side in self._sides:
+            for slot, absent, unseen in side.totals():
+                missing.add_metric([slot.name], absent)
+                oov.add_metric([slot.name], unseen)
+                trained = self._statistics.get(slot.name)
+                if trained is not None:
+                    trained_missing.add_metric([slot.name], trained.missing)
+                    trained_oov.add_metric([slot.name], trained.oov)
+        rows = CounterMetricFamily("ctr_rows", "Rows scored")
+        rows.add_metric([], sum(self._rows.total()))
+        return [missing, oov, trained_missing, trained_oov, rows, self._scores.shown()]
+
+
+class ScoreCounts:
+    """The scores of one bundle, of all workers that serve it.
+
+    All bundles have the same cells in turn, or each would take some for good: the first of them
+    says whose the others are.
+    """
+
+    def __init__(self, cells: Cells, bundle: Bundle) -> None:
+        self._version, self._number = bundle.version, bundle.number
+        self._part = cells.take("scores", 1 + len(SCORE_BUCKETS) + 2)
+        if self._part.own[0] != self._number:
+            self._part.array[:] = 0
+            self._part.own[0] = self._number
+
+    def observe(self, scores: Floats) -> None:
+        """Count scores, unless another bundle has taken the place of theirs."""
+        if self._part.own[0] == self._number:
+            scores = scores[np.isfinite(scores)]
+            places = np.searchsorted(SCORE_BUCKETS, scores)
+            self._part.array[1:-1] += np.bincount(places, minlength=len(SCORE_BUCKETS) + 1)
+            self._part.array[-1] += scores.sum(dtype=np.float64)
+
+    def shown(self) -> Metric:
+        family = HistogramMetricFamily("ctr_score", "Scores of the bundle", labels=["version"])
+        _, *counts, total = self._part.total_of(self._number)
+        family.add_metric([self._version], *shown(SCORE_BUCKETS, counts, total))
+        return family
+
+
+class _SideCounts:
+    def __init__(
+        self,
+        cells: Cells,
+        single: tuple[Slot, ...],
+        lists: tuple[Slot, ...],
+        side: SideEncoder,
+    ) -> None:
+        self._slots = single + lists
+        self._single = len(single)
+        self._lists = side.shape.lists
+        self._first = np.array([slot.missing for slot in self._slots], np.int32)
+        self._parts = [cells.take(f"missing and OOV of {slot.name}", 2) for slot in self._slots]
+        self._missing = np.zeros(len(self._slots), np.int64)
+        self._oov = np.zeros(len(self._slots), np.int64)
+
+    def observe(self, rows: Indices) -> None:
+        """Count the values of rows, for :meth:`publish`."""
+        end = self._single
+        offset = rows[:, :end] - self._first[:end]
+        self._missing[:end] += (offset == 0).sum(0)
+        self._oov[:end] += (offset == 1).sum(0)
+        for slot, (start, stop) in enumerate(self._lists, end):
+            offset = rows[:, start:stop] - self._first[slot]
+            self._missing[slot] += (offset == 0).any(1).sum()
+            self._oov[slot] += (offset == 1).any(1).sum()
+
+    def publish(self) -> None:
+        """Add what was counted to what all workers share; slots of other bundles have it too."""
+        counted = zip(self._parts, self._missing.tolist(), self._oov.tolist(), strict=True)
+        for part, missing, oov in counted:
+            part.own[0] += missing
+            part.own[1] += oov
+        self._missing[:] = self._oov[:] = 0
+
+    def totals(self) -> Iterable[tuple[Slot, float, float]]:
+        for slot, part in zip(self._slots, self._parts, strict=True):
+            missing, oov = part.total()
+            yield slot, missing, oov

@@ -1,0 +1,128 @@
+"""What becomes of requests, and how long each stage of theirs takes, route by route."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.metrics.counters import Buckets, Counts
+from app.workers.shared_numbers import Cells
+
+LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+STAGE_BUCKETS = (0.00002, 0.00005, 0.0001, 0.0002, *LATENCY_BUCKETS[:-1])
+SCORING, OPERATION = ("predict", "rank"), "operation"
+"""Routes; everything that scores nothing is one of them."""
+OUTCOMES = ("200", "400", "404", "405", "413", "415", "422", "429", "500", "503", "504", "gone")
+CLASSES = {2: "2xx", 4: "4xx", 5: "5xx"}
+REFUSALS = (
+    "undecodable", "too_large", "wrong_media_type", "invalid", "queue_full",
+    "deadline_out_of_reach", "not_ready", "engine_failed", "vocabulary_unavailable",
+    "deadline_passed", "internal",
+)  # fmt: skip
+"""Why scoring requests are refused; each is the ``reason`` of a ServiceError."""
+
+
+class Meter:
+    """Counts nothing: what a route has where metrics are off."""
+
+    def count(self, status: int) -> None:
+        """Count an answer, before it is written."""
+
+    def refused(self, reason: str) -> None:
+        """Count an error by its reason."""
+
+    def gone(self) -> None:
+        """Count a caller that has left."""
+
+    def took(self, status: int, seconds: float) -> None:
+        """Note how long a request took up to its answer, which has been written."""
+
+    def passed(self, encode: float, queue: float, response: float | None) -> None:
+        """Note the seconds of its stages; it may never have come to its scores."""
+
+
+class RouteMeter(Meter):
+    """Counts for one route."""
+
+    def __init__(self, cells: Cells, route: str) -> None:
+        self.outcomes = Counts(cells, f"{route} outcomes", OUTCOMES)
+        self.seconds = {
+            first: Buckets(cells, f"{route} {name} seconds", LATENCY_BUCKETS)
+            for first, name in CLASSES.items()
+        }
+
+    def count(self, status: int) -> None:
+        self.outcomes[str(status)] += 1
+
+    def gone(self) -> None:
+        self.outcomes["gone"] += 1
+
+    def took(self, status: int, seconds: float) -> None:
+        self.seconds[status // 100].observe(seconds)
+
+
+class ScoringMeter(RouteMeter):
+    """Counts for a scoring route."""
+
+    def __init__(self, cells: Cells, route: str) -> None:
+        super().__init__(cells, route)
+        self.refusals = Counts(cells, f"{route} refusals", REFUSALS)
+        self.stages = {
+            stage: Buckets(cells, f"{route} {stage} seconds", STAGE_BUCKETS)
+            for stage in ("encode", "queue", "response")
+        }
+        self._encode, self._queue, self._response = (
+            buckets.observe for buckets in self.stages.values()
+        )
+
+    def refused(self, reason: str) -> None:
+        self.refusals[reason] += 1
+
+    def passed(self, encode: float, queue: float, response: float | None) -> None:
+        self._encode(encode)
+        self._queue(queue)
+        if response is not None:
+            self._response(response)
+
+
+class Requests(Collector):
+    """The meters of all routes."""
+
+    def __init__(self, cells: Cells) -> None:
+        self.scoring = {route: ScoringMeter(cells, route) for route in SCORING}
+        self.operation = RouteMeter(cells, OPERATION)
+
+    def collect(self) -> Iterable[Metric]:
+        routes: Mapping[str, RouteMeter] = {**self.scoring, OPERATION: self.operation}
+        answered = CounterMetricFamily(
+            "ctr_requests", "Requests answered", labels=["route", "outcome"]
+        )
+        latency = HistogramMetricFamily(
+            "ctr_request_seconds", "Time from a request's headers to its answer, written",
+            labels=["route", "status"],
+        )  # fmt: skip
+        for route, meter in routes.items():
+            for outcome, number in meter.outcomes.totals().items():
+                answered.add_metric([route, outcome], number)
+            for first, name in CLASSES.items():
+                latency.add_metric([route, name], *meter.seconds[first].shown())
+        refusals = CounterMetricFamily(
+            "ctr_refused_requests", "Requests that got no scores", labels=["route", "reason"]
+        )
+        texts = {
+            "encode": "Time from a request's last byte until all its rows are indices",
+            "queue": "Time until the engine began with the first of them, or it was given up",
+            "response": "Time from the last score until the answer was written",
+        }
+        stages = {
+            stage: HistogramMetricFamily(f"ctr_{stage}_seconds", text, labels=["route"])
+            for stage, text in texts.items()
+        }
+        for route, scoring in self.scoring.items():
+            for reason, number in scoring.refusals.totals().items():
+                refusals.add_metric([route, reason], number)
+            for stage, family in stages.items():
+                family.add_metric([route], *scoring.stages[stage].shown())
+        return [answered, latency, refusals, *stages.values()]

@@ -1,0 +1,403 @@
+"""Rows of concurrent callers → few engine runs.
+
+Continuous batching: nothing waits by default; a batch is what has gathered while the engine
+was busy. Rows are counted, not requests. Long lists are cut; while they and short requests
+both wait, their runs alternate, so that neither starves the other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
+from time import perf_counter
+from types import TracebackType
+
+import numpy as np
+
+from app.errors import DeadlinePassed, EngineFailed, NotReady, Overloaded
+from app.scoring.job import Batch, Closed, Job, Packed, Scores, Scoring
+
+SWEEP_SECONDS = 0.05
+LEARNING_RUNS = 3
+"""Runs on the engine's thread before any is trusted to the event loop."""
+INLINE_SECONDS = 0.0005
+"""Runs predicted to be shorter than this hold up the event loop less than a thread hop would."""
+SHARED_SECONDS = 0.002
+"""Predicted time of a run of long lists while short requests come in, which may have to wait
+for it; without them, a run has as many rows as it may."""
+SHARING_SECONDS = 0.1
+"""How long after a short request another one is expected."""
+DOUBT = 1.1
+"""How much longer than predicted the rows before it may take without a request missing its
+deadline: what would end just in time is refused at once rather than given up later."""
+_INT = 4
+
+
+Piece = tuple[Job, int, int]
+"""A job and the range of its rows that a batch holds."""
+Observe = Callable[[Batch, Scores, float, Closed], None]
+"""Sees each run that gave scores, the seconds that it took, and why its batch was closed."""
+
+
+class CostModel:
+    """Predicted seconds of a run, a + b·rows, fitted to what runs took.
+
+    Least squares with exponential forgetting; a and b never go below zero.
+    """
+
+    def __init__(self, decay: float = 0.98) -> None:
+        self._decay = decay
+        self._n = self._x = self._y = self._xx = self._xy = 0.0
+        self.base, self.per_row = 1e-4, 1e-5
+        self.runs = 0
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """Learn from one run."""
+        self.runs += 1
+        keep = self._decay
+        self._n = keep * self._n + 1
+        self._x = keep * self._x + rows
+        self._y = keep * self._y + seconds
+        self._xx = keep * self._xx + rows * rows
+        self._xy = keep * self._xy + rows * seconds
+        spread = self._n * self._xx - self._x * self._x
+        if spread > 1e-9 * self._n * self._xx:
+            slope = (self._n * self._xy - self._x * self._y) / spread
+            self.per_row = max(0.0, slope)
+        self.per_row = min(self.per_row, self._y / self._x)
+        self.base = max(0.0, (self._y - self.per_row * self._x) / self._n)
+
+    def seconds(self, rows: int, runs: int = 1) -> float:
+        """Predict how long ``rows`` rows take in ``runs`` runs."""
+        return self.base * runs + self.per_row * rows
+
+
+class MicroBatcher:
+    """Gathers rows and gives them to one engine, a batch at a time.
+
+    Use it as an async context manager; leaving it fails what still waits.
+    """
+
+    def __init__(
+        self,
+        engine: Scoring,
+        context_width: int,
+        candidate_width: int,
+        max_rows: int = 256,
+        max_queue_rows: int = 20_000,
+        linger: float = 0.0,
+        inline_seconds: float = INLINE_SECONDS,
+        observe: Observe = lambda batch, scores, seconds, closed: None,
+        failed: Callable[[Exception], None] = lambda error: None,
+    ) -> None:
+        self._engine = engine
+        self._context_width = context_width
+        self._candidate_width = candidate_width
+        self._max_rows = max_rows
+        self._max_queue_rows = max_queue_rows
+        self._linger = linger
+        self._inline_seconds = inline_seconds
+        self._observe, self._failed = observe, failed
+        self._small: deque[Job] = deque()
+        self._large: deque[Job] = deque()
+        self._running: list[Piece] = []
+        self._run_ends = 0.0
+        self._closing: Closed = "alone"
+        self._runs: SimpleQueue[list[Piece] | None] = SimpleQueue()
+        self._scheduled = False
+        self._owes_large = False
+        self._alone = True
+        self._now_taken = False
+        self._short_seen = -SHARING_SECONDS
+        self._closed = False
+        self.cost = CostModel()
+        self.queued_rows = 0
+        self.abandoned = 0
+
+    async def __aenter__(self) -> MicroBatcher:
+        self._loop = asyncio.get_running_loop()
+        # A run that never ends may not keep the process from ending.
+        Thread(target=self._work, name="engine", daemon=True).start()
+        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closed = True
+        self._sweeper.cancel()
+        for job in [*self._small, *self._large, *(piece[0] for piece in self._running)]:
+            job.fail(NotReady("the service is shutting down"))
+        self._runs.put(None)
+
+    def admit(self, rows: int, deadline: float) -> None:
+        """Refuse rows that could not be scored in time.
+
+        Raises:
+            Overloaded: the queue is full, or the deadline is out of reach.
+        """
+        if not (self.queued_rows or self._running):
+            return  # However slow runs were: by this one it is learned whether they still are.
+        waiting = self.queued_rows + rows
+        runs = -(-waiting // self._max_rows)
+        now = self._loop.time()
+        wait = DOUBT * (self.cost.seconds(waiting, runs) + max(0.0, self._run_ends - now))
+        if waiting > self._max_queue_rows and self.queued_rows:
+            raise Overloaded("the scoring queue is full", wait)
+        if now + wait > deadline:
+            raise Overloaded("the deadline is out of reach", wait, "deadline_out_of_reach")
+
+    def submit(self, job: Job) -> None:
+        """Score a job's rows along with those of others; its caller is told the outcome.
+
+        A job whose rows are not all ready is submitted again when more of them are, and when it
+        has been answered before that.
+
+        Raises:
+            Overloaded: there is no room for it.
+        """
+        if self._closed:
+            job.fail(NotReady("the service is shutting down"))
+            return
+        if not job.admitted:
+            if job.rows == 0:
+                job.deliver(0, Scores(np.zeros(0, np.float32), np.zeros(0, np.float32)))
+                return
+            self.admit(job.rows, job.caller.deadline)
+        if job.ready == job.rows:
+            job.caller.encoded = perf_counter()
+        if not job.admitted:
+            if self._may_run_now(job):
+                self._now_taken = True
+                self._loop.call_soon(self._end_turn)
+                pieces = [(job, 0, job.rows)]
+                self._closing = "alone"
+                self._finish(pieces, *self._score(pieces))
+                return
+            job.admitted = True
+            self.queued_rows += job.rows
+        if not job.queued and job.taken < job.rows:
+            self._enqueue(job)
+
+    def _enqueue(self, job: Job) -> None:
+        job.queued = True
+        if job.rows <= self._max_rows // 4:
+            self._small.append(job)
+            self._short_seen = self._loop.time()
+        else:
+            self._large.append(job)
+        self._schedule()
+
+    def _may_run_now(self, job: Job) -> bool:
+        """Whether a job is alone, as jobs lately were: then waiting for others is only a delay.
+
+        The second job of one turn of the event loop shows that there are others after all.
+        """
+        return (
+            self._alone
+            and not self._now_taken
+            and not (self._running or self._scheduled or self._linger)
+            and job.ready == job.rows <= self._max_rows
+            and self._is_quick(job.rows)
+            and not job.caller.departed()
+            and self._loop.time() <= job.caller.deadline
+        )
+
+    def _is_quick(self, rows: int) -> bool:
+        """Whether a run may hold up the event loop: known, and predicted, to be short."""
+        cost = self.cost
+        return cost.runs >= LEARNING_RUNS and cost.seconds(rows) <= self._inline_seconds
+
+    def _end_turn(self) -> None:
+        self._now_taken = False
+
+    def _schedule(self) -> None:
+        """Start a run soon; rows that arrive in the same turn of the loop join it.
+
+        Where only long lists wait it starts at once: a run of theirs is full as it is, and the
+        loop may be encoding the rest of one for a while.
+        """
+        if self._scheduled or self._running:
+            return
+        if self._linger:
+            self._scheduled = True
+            self._loop.call_later(self._linger, self._run)
+        elif self._large and not self._small and not self._is_quick(self._max_rows):
+            self._run()
+        else:
+            self._scheduled = True
+            self._loop.call_soon(self._run)
+
+    def _run(self) -> None:
+        """Score the next batch: here where that is quick, else on the engine's thread."""
+        self._scheduled = False
+        pieces = self._gather()
+        if not pieces:
+            return
+        self._running = pieces
+        self._alone = len(pieces) == 1
+        rows = sum(stop - start for _, start, stop in pieces)
+        # While the rest of a list is being encoded, the loop has something better to do.
+        growing = any(job.ready < job.rows for job, _, _ in pieces)
+        if self._is_quick(rows) and not growing:
+            self._finish(pieces, *self._score(pieces))
+        else:
+            self._run_ends = self._loop.time() + self.cost.seconds(rows)
+            # Now, not when it has ended: it may never end.
+            begun = perf_counter()
+            for job, _, _ in pieces:
+                job.caller.begun = job.caller.begun or begun
+            self._runs.put(pieces)
+
+    def _gather(self) -> list[Piece]:
+        """Take the rows of the next run; while both classes wait, they take turns.
+
+        A short request thus waits for the run before it, and never inside a long one.
+        """
+        turns = (self._large, self._small) if self._owes_large else (self._small, self._large)
+        pieces: list[Piece] = []
+        for queue in turns:
+            most = self._shared_rows() if queue is self._large else self._max_rows
+            room = self._fill(queue, pieces, most)
+            if pieces:
+                limit: Closed = "full" if most == self._max_rows else "shared"
+                self._closing = "drained" if room else limit
+                self._owes_large = queue is self._small and bool(self._large)
+                break
+        return pieces
+
+    def _shared_rows(self) -> int:
+        """Rows of a run of long lists: fewer while short requests come in between."""
+        if self._loop.time() - self._short_seen >= SHARING_SECONDS:
+            return self._max_rows
+        cost = self.cost
+        rows = int((SHARED_SECONDS - cost.base) / max(cost.per_row, 1e-9))
+        return min(self._max_rows, max(1, self._max_rows // 16, rows))
+
+    def _fill(self, queue: deque[Job], pieces: list[Piece], room: int) -> int:
+        """Move up to ``room`` rows from a queue into a batch; return how much room is left."""
+        now = self._loop.time()
+        while queue and room > 0:
+            job = queue[0]
+            if job.answered or job.caller.departed() or now > job.caller.deadline:
+                queue.popleft()
+                self._drop(job)
+                continue
+            start = job.taken
+            stop = min(job.ready, start + room)
+            pieces.append((job, start, stop))
+            job.taken = stop
+            self.queued_rows -= stop - start
+            room -= stop - start
+            if stop == job.ready:
+                # All of it, or all until more are ready.
+                queue.popleft()
+                job.queued = False
+            elif queue is self._large:
+                # Long lists take turns; a short one that was cut keeps its place.
+                queue.rotate(-1)
+        return room
+
+    def _drop(self, job: Job) -> None:
+        """Forget the untaken rows of a job that nobody waits for, or whose time is over."""
+        self.queued_rows -= job.rows - job.taken
+        job.taken = job.rows
+        job.fail(DeadlinePassed("the deadline passed before the rows were scored"))
+        self.abandoned += 1
+
+    def _assemble(self, pieces: list[Piece]) -> Batch:
+        """Lay the pieces' rows after each other; equal contexts become one."""
+        places: dict[bytes, int] = {}
+        row_context: list[int] = []
+        candidates: list[Packed] = []
+        stride = self._candidate_width * _INT
+        for job, start, stop in pieces:
+            own = [places.setdefault(context, len(places)) for context in job.contexts]
+            if job.row_context is None:
+                row_context += own * (stop - start)
+            else:
+                row_context += [own[i] for i in job.row_context[start:stop]]
+            whole = stop - start == job.rows
+            candidates.append(
+                job.candidates
+                if whole
+                else memoryview(job.candidates)[start * stride : stop * stride]
+            )
+        return Batch(
+            np.frombuffer(b"".join(places), np.int32).reshape(-1, self._context_width),
+            np.frombuffer(b"".join(candidates), np.int32).reshape(-1, self._candidate_width),
+            np.array(row_context, np.int32),
+        )
+
+    def _work(self) -> None:
+        """On the engine's thread: score run after run, handing each outcome to the loop."""
+        while (pieces := self._runs.get()) is not None:
+            outcome = self._score(pieces)
+            try:
+                self._loop.call_soon_threadsafe(self._finish, pieces, *outcome)
+            except RuntimeError:
+                return  # The loop is closed, and whoever waited has been told.
+
+    def _score(self, pieces: list[Piece]) -> tuple[Batch | None, Scores | Exception, float, float]:
+        """Run the engine on a batch; return it, the outcome, and when that began and ended."""
+        outcome: Scores | Exception
+        batch: Batch | None = None
+        begun = perf_counter()
+        try:
+            batch = self._assemble(pieces)
+            outcome = self._engine.score(batch)
+            if not len(outcome.logit) == len(outcome.score) == len(batch.candidate):
+                outcome = EngineFailed("the engine did not give one score for each row")
+        except Exception as error:
+            outcome = error
+        return batch, outcome, begun, perf_counter()
+
+    def _finish(
+        self,
+        pieces: list[Piece],
+        batch: Batch | None,
+        outcome: Scores | Exception,
+        begun: float,
+        ended: float,
+    ) -> None:
+        """Answer every waiter of a run, then start the next one."""
+        self._running = []
+        for job, _, _ in pieces:
+            caller = job.caller
+            caller.begun, caller.ended = caller.begun or begun, ended
+        if isinstance(outcome, Exception):
+            self._failed(outcome)
+            for job, _, _ in pieces:
+                job.fail(
+                    outcome if isinstance(outcome, EngineFailed)
+                    else EngineFailed(f"the engine failed: {type(outcome).__name__}")
+                )  # fmt: skip
+        elif batch is not None:
+            row = 0
+            logit, score = outcome
+            finite = bool(np.isfinite(logit).all())
+            for job, start, stop in pieces:
+                part = slice(row, row + stop - start)
+                row = part.stop
+                if finite or np.isfinite(logit[part]).all():
+                    job.deliver(start, Scores(logit[part], score[part]))
+                else:
+                    job.fail(EngineFailed("the engine gave a score that is no number"))
+            self.cost.observe(row, ended - begun)
+            self._observe(batch, outcome, ended - begun, self._closing)
+        if (self._small or self._large) and not self._closed:
+            self._schedule()
+
+    def _sweep(self) -> None:
+        """Answer callers whose time ran out while the engine was busy or hung."""
+        now = self._loop.time()
+        for job in [*self._small, *self._large, *(piece[0] for piece in self._running)]:
+            if now > job.caller.deadline:
+                job.fail(DeadlinePassed("the deadline passed before the rows were scored"))
+        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)

@@ -1,0 +1,259 @@
+"""Index rows → logits and scores. The only module that knows onnxruntime."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from app.bundle.bundle import Precision
+from app.errors import BundleError, EngineFailed, ProviderError
+from app.features.layout import Layout, RowShape
+from app.scoring.job import Batch, Floats, Indices, Scores
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+_largest = np.maximum.reduce
+# What a service runs is nobody else's business.
+ort.disable_telemetry_events()
+TOLERANCE = {CPU: 1e-4, CUDA: 1e-3}
+"""Largest difference of a logit from the trainer's, by provider (float32)."""
+INT8_TOLERANCE = 1e-3
+"""Largest difference of an int8 graph's logit from the same graph's at the export."""
+
+
+def _below(indices: Indices, bound: int) -> bool:
+    return not indices.size or int(_largest(indices.view(np.uint32), axis=None)) < bound
+
+
+def _indices(rows: Indices, shape: RowShape) -> Indices:
+    return rows[:, : shape.indices] if shape.values else rows
+
+
+def cpu_quota() -> int:
+    """Return how many CPUs this process may use: what its cgroups and its affinity allow.
+
+    At least one; of a fraction the whole part counts.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, int(min([allowed or 1, *_cgroup_quotas()])))
+
+
+def _cgroup_quotas() -> Iterator[float]:
+    """Yield the CPUs that each cgroup allows, of either version, from this process' own upwards.
+
+    In a container of its own namespace, the root that it sees is its own group; with the host's
+    namespace, its group's path may not exist inside, and then only the root counts.
+    """
+    own = {"": "", "cpu": ""}
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            own |= {name: path.strip("/") for name in controllers.split(",") if name in own}
+    roots = {
+        Path("/sys/fs/cgroup"): (own[""], _quota_of_version_2),
+        Path("/sys/fs/cgroup/cpu"): (own["cpu"], _quota_of_version_1),
+    }
+    for root, (path, quota) in roots.items():
+        group = root / path
+        for directory in (group, *group.parents):
+            with suppress(OSError, ValueError):
+                yield quota(directory)
+            if directory == root:
+                break
+
+
+def _quota_of_version_2(group: Path) -> float:
+    limit, period = (group / "cpu.max").read_text().split()
+    return math.inf if limit == "max" else int(limit) / int(period)
+
+
+def _quota_of_version_1(group: Path) -> float:
+    limit = int((group / "cpu.cfs_quota_us").read_text())
+    period = int((group / "cpu.cfs_period_us").read_text())
+    return math.inf if limit < 0 else limit / period
+
+
+class Engine:
+    """One onnxruntime session, on the provider that it really runs on.
+
+    ``provider`` is that provider's name; ``fallback`` says why it is not CUDA where ``auto``
+    would have preferred it.
+    """
+
+    def __init__(
+        self,
+        graph: Path,
+        layout: Layout,
+        context: RowShape,
+        candidate: RowShape,
+        provider: str = "cpu",
+        threads: int = 1,
+        precision: Precision = "float32",
+    ) -> None:
+        """Load a graph.
+
+        Raises:
+            ProviderError: ``cuda`` was asked for and cannot be used; an int8 graph never can
+                on it.
+            BundleError: the graph cannot be loaded, or has other inputs than the layout.
+        """
+        self.threads = threads
+        self.precision = precision
+        self.fallback: str | None = None
+        self._table_rows = layout.table_rows
+        self._context, self._candidate = context, candidate
+        if provider != "cpu":
+            on_cpu_only = "an int8 graph runs on the CPU" if precision == "int8" else None
+            self.fallback = on_cpu_only or cuda_problem()
+            if provider == "cuda" and self.fallback:
+                raise ProviderError(f"CUDA was asked for and cannot be used: {self.fallback}")
+        self._session = self._load(graph, use_cuda=provider != "cpu" and self.fallback is None)
+        if provider != "cpu" and self.fallback is None and self.provider != CUDA:
+            self.fallback = "onnxruntime could not create a CUDA session; its log says why"
+            if provider == "cuda":
+                raise ProviderError(f"CUDA was asked for and cannot be used: {self.fallback}")
+        self._inputs = self._input_names(layout)
+
+    @property
+    def provider(self) -> str:
+        """The execution provider in use, as the session itself tells it."""
+        return str(self._session.get_providers()[0])
+
+    @property
+    def tolerance(self) -> float:
+        """Largest difference of a logit from the export's on this provider."""
+        return INT8_TOLERANCE if self.precision == "int8" else TOLERANCE[self.provider]
+
+    def _load(self, graph: Path, use_cuda: bool) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        providers: list[str | tuple[str, dict[str, str]]] = [CPU]
+        if use_cuda:
+            providers.insert(0, (CUDA, {"use_tf32": "0"}))
+        try:
+            return ort.InferenceSession(str(graph), options, providers=providers)
+        except Exception as error:
+            raise BundleError(f"{graph.name} cannot be loaded: {error}") from error
+
+    def _input_names(self, layout: Layout) -> frozenset[str]:
+        wanted = {"context", "candidate", "row_context"}
+        wanted |= {f"context_list_{i}" for i in range(len(layout.context_lists))}
+        wanted |= {f"candidate_list_{i}" for i in range(len(layout.candidate_lists))}
+        wanted |= {"context_value"} if layout.context_values else set()
+        wanted |= {"candidate_value"} if layout.candidate_values else set()
+        present = {node.name for node in self._session.get_inputs()}
+        if present != wanted:
+            raise BundleError(
+                f"the graph's inputs {sorted(present)} are not the spec's {sorted(wanted)}"
+            )
+        return frozenset(wanted)
+
+    def score(self, batch: Batch) -> Scores:
+        """Score a batch; every index is checked against the table first.
+
+        Raises:
+            EngineFailed: an index is out of bounds, the run failed, or it did not give one
+                score for each row.
+        """
+        self._check_bounds(batch)
+        try:
+            logit, score = self._session.run(("logit", "score"), self.feed(batch))
+        except Exception as error:
+            raise EngineFailed(f"the engine failed: {type(error).__name__}") from error
+        if logit.shape != (len(batch.candidate),) or score.shape != logit.shape:
+            raise EngineFailed("the engine did not give one score for each row")
+        return Scores(logit, score)
+
+    def feed(self, batch: Batch) -> dict[str, Indices | Floats]:
+        """Return the graph's inputs by name."""
+        feed: dict[str, Indices | Floats] = {"row_context": batch.row_context}
+        self._split(feed, "context", batch.context, self._context)
+        self._split(feed, "candidate", batch.candidate, self._candidate)
+        return feed
+
+    def _check_bounds(self, batch: Batch) -> None:
+        # As unsigned numbers, negative indices are the largest of all: one comparison.
+        if not (
+            _below(_indices(batch.context, self._context), self._table_rows)
+            and _below(_indices(batch.candidate, self._candidate), self._table_rows)
+            and _below(batch.row_context, len(batch.context))
+        ):
+            raise EngineFailed("an index is outside the table")
+
+    @staticmethod
+    def _split(
+        feed: dict[str, Indices | Floats],
+        side: str,
+        rows: Indices,
+        shape: RowShape,
+    ) -> None:
+        if shape.width == shape.single:
+            feed[side] = rows
+            return
+        feed[side] = np.ascontiguousarray(rows[:, : shape.single])
+        if shape.values:
+            values = np.ascontiguousarray(rows[:, shape.indices :])
+            feed[f"{side}_value"] = values.view(np.float32)
+        for number, (start, end) in enumerate(shape.lists):
+            places = rows[:, start:end]
+            used = np.flatnonzero(places.any(axis=0))
+            longest = int(used[-1]) + 1 if len(used) else 0
+            feed[f"{side}_list_{number}"] = np.ascontiguousarray(places[:, :longest])
+
+    def warm_up(self, rows: Sequence[int] = (1, 2, 3, 16, 64, 256, 1000)) -> None:
+        """Run once at several sizes, so that the first caller does not pay for them."""
+        for count in rows:
+            for contexts in {1, count}:
+                self.score(
+                    Batch(
+                        np.zeros((contexts, self._context.width), np.int32),
+                        np.zeros((count, self._candidate.width), np.int32),
+                        np.arange(count, dtype=np.int32) % contexts,
+                    )
+                )
+
+
+def cuda_problem() -> str | None:
+    """Say why CUDA cannot be used here, or nothing if it can.
+
+    Both onnxruntime distributions install into the same directory, and which one is then
+    imported is an accident of their order: that is an error of its own.
+    """
+    if CUDA not in ort.get_available_providers():
+        return "this onnxruntime was built without CUDA"
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    try:
+        ort.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", 0)
+    except Exception as error:
+        return f"no usable CUDA device ({str(error).splitlines()[0][:200]})"
+    return None
+
+
+def refuse_mixed_distributions() -> None:
+    """Refuse an environment that has both onnxruntime distributions.
+
+    Raises:
+        ProviderError: both are installed.
+    """
+    found = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        found.append(name)
+    if len(found) > 1:
+        raise ProviderError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; "
+            "uninstall both, then install the one that is wanted"
+        )

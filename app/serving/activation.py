@@ -1,0 +1,162 @@
+"""Which bundles there are, and how an operator chooses among them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from app.bundle.bundle import CURRENT, complete_bundles, read_manifest
+from app.errors import BundleError, NotFound, NotReady, Refused
+from app.serving.state import State
+from app.serving.versions import point, pointer
+
+ACTIVATION_SECONDS = 180.0
+"""How long a bundle may take to be loaded, and agreed on by all workers."""
+LOOK_SECONDS = 0.02
+log = logging.getLogger(__name__)
+
+
+class Listed(BaseModel):
+    """A bundle of the directory; ``reason`` says what is wrong with it, if anything is."""
+
+    version: str
+    created: str | None
+    network: str | None
+    state: Literal["serving", "refused", "unreadable", "available"]
+    reason: str | None
+
+
+class Listing(BaseModel):
+    """All bundles, the newest first; ``current`` is what the file ``CURRENT`` holds."""
+
+    serving: str | None
+    current: str | None
+    bundles: list[Listed]
+
+
+class Activated(BaseModel):
+    """The bundle in use now, and the one before."""
+
+    version: str
+    previous: str
+
+
+class Activation:
+    """Lists and activates the bundles that a service may serve.
+
+    The file ``CURRENT`` is what decides, for all workers and after a restart; this only writes it
+    and watches what comes of it.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._directory = state.versions.directory
+        self._busy = asyncio.Lock()
+
+    def list(self) -> Listing:
+        """Look at every bundle; it reads the disk.
+
+        Raises:
+            Refused: the directory cannot be read.
+        """
+        serving = self._state.loaded.bundle.path if self._state.loaded else None
+        if serving == self._directory:
+            return Listing(
+                serving=serving.name, current=None, bundles=[self._listed(serving, serving)]
+            )
+        found = [self._listed(path, serving) for path in self._found()]
+        found.sort(key=lambda each: (each.created or "", each.version), reverse=True)
+        current = None
+        with suppress(OSError):
+            current = pointer(self._directory)
+        return Listing(
+            serving=serving.name if serving else None,
+            current=None if current is None else current[:80].decode("utf-8", "replace").strip(),
+            bundles=found,
+        )
+
+    def _found(self) -> Sequence[Path]:
+        try:
+            return complete_bundles(self._directory)
+        except BundleError as error:
+            raise Refused(str(error)) from error
+
+    def _listed(self, path: Path, serving: Path | None) -> Listed:
+        try:
+            manifest = read_manifest(path)
+        except BundleError as error:
+            return Listed(
+                version=path.name, created=None, network=None, state="unreadable", reason=str(error)
+            )
+        refusal = None if path == serving else self._state.versions.refusals.get(path)
+        state: Literal["serving", "refused", "available"] = "refused" if refusal else "available"
+        return Listed(
+            version=path.name,
+            created=manifest.created,
+            network=manifest.network,
+            state="serving" if path == serving else state,
+            reason=refusal.reason if refusal else None,
+        )
+
+    async def activate(self, version: str) -> Activated:
+        """Serve a bundle, and keep to it; return when all workers do.
+
+        Raises:
+            NotFound: there is none of that version.
+            NotReady: no bundle is served yet.
+            Refused: it cannot be served, and the one before still is; or another one is on its way.
+        """
+        loaded = self._state.loaded
+        if loaded is None:
+            raise NotReady(self._state.not_ready)
+        before = loaded.bundle.path
+        if before == self._directory:
+            if version != before.name:
+                raise NotFound("the service was started with one bundle, not a directory of them")
+            return Activated(version=version, previous=version)
+        found = await asyncio.to_thread(self._found)
+        if version not in {path.name for path in found}:
+            raise NotFound("there is no such bundle")
+        if self._busy.locked():
+            raise Refused("another activation is under way")
+        async with self._busy:
+            log.info("bundle %s is asked for; %s is in use", version, before.name)
+            await self._point(version)
+            return Activated(version=version, previous=before.name)
+
+    async def _point(self, version: str) -> None:
+        """Write ``CURRENT`` and wait; put back what it was if that comes to nothing."""
+        try:
+            kept = await asyncio.to_thread(pointer, self._directory)
+            pinned = await asyncio.to_thread(point, self._directory, f"{version}\n".encode())
+        except OSError as error:
+            raise Refused(f"{CURRENT} cannot be written: {error.strerror}") from error
+        try:
+            async with asyncio.timeout(ACTIVATION_SECONDS):
+                await self._served(self._directory / version, pinned)
+        except BaseException as error:
+            await asyncio.to_thread(point, self._directory, kept)
+            self._state.look()
+            if isinstance(error, TimeoutError):
+                raise Refused(f"it was not served within {ACTIVATION_SECONDS:g} s") from None
+            raise
+
+    async def _served(self, path: Path, pinned: int) -> None:
+        """Wait until a bundle is served by all.
+
+        Raises:
+            Refused: it was refused after ``CURRENT`` had been written.
+        """
+        state = self._state
+        state.look()
+        while state.loaded is None or state.loaded.bundle.path != path or not state.agreed:
+            refusal = state.versions.refusals.get(path)
+            if refusal is not None and refusal.attempt.pinned == pinned:
+                raise Refused(refusal.reason)
+            await asyncio.sleep(LOOK_SECONDS)

@@ -1,0 +1,53 @@
+"""The admin port: an application of its own, for those who hold a key."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, Header
+
+from app.errors import KeyFileError, Unauthorized
+from app.logs import Seldom
+from app.serving.activation import Activated, Activation, Listing
+from app.serving.state import State
+from app.web.admin_keys import Keys
+from app.web.error_responses import answer_errors
+
+log = logging.getLogger(__name__)
+
+
+def create_admin(state: State, keys: Keys) -> FastAPI:
+    """Build the application over the state of the service that runs beside it."""
+    activation = Activation(state)
+    seldom = Seldom()
+
+    async def authorize(authorization: Annotated[str, Header()] = "") -> None:
+        """Let only those in who hold a key."""
+        try:
+            if keys.admit(authorization):
+                return
+            problem = "without a valid key"
+        except KeyFileError as error:
+            problem = f"while there are no keys: {error}"
+        held_back = seldom.passes()
+        if held_back is not None:
+            log.warning("the admin port was asked %s (and %d times more)", problem, held_back)
+        raise Unauthorized("this takes a valid key: Authorization: Bearer …")
+
+    router = APIRouter(prefix="/admin", dependencies=[Depends(authorize)])
+
+    @router.get("/bundles")
+    def bundles() -> Listing:
+        """Every bundle of the directory: which one serves, which were refused, and why."""
+        return activation.list()
+
+    @router.post("/bundles/{version}/activate")
+    async def activate(version: str) -> Activated:
+        """Serve this bundle from now on, forth or back; 409 with the reason if that cannot be."""
+        return await activation.activate(version)
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.include_router(router)
+    answer_errors(app)
+    return app

@@ -1,0 +1,134 @@
+"""The scoring endpoints' part of the OpenAPI document.
+
+They read their bodies themselves, so FastAPI cannot know them; the pydantic models that
+describe those bodies are put in here, with the fields of the bundle in use and a golden request
+of it as the example.
+"""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+from pydantic.json_schema import models_json_schema
+
+from app.bundle.bundle import Bundle, Example
+from app.features import json_schema
+from app.scoring.wire import PredictRequest, RankRequest
+
+PREDICT_PATHS = ("/predict", "/v1/models/{name}:predict")
+RANK_PATH = "/rank"
+
+
+_HEADERS: list[dict[str, Any]] = [
+    {
+        "name": "X-Request-Timeout-Ms", "in": "header", "required": False,
+        "description": "Milliseconds that the request may take, where that is less than the"
+        " service's own limit.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+    },
+    {
+        "name": "X-Request-Id", "in": "header", "required": False,
+        "description": "The caller's own name for the request; echoed if it is plain ASCII of at"
+        " most 128 characters, else replaced.",
+        "schema": {"type": "string"},
+    },
+]  # fmt: skip
+_REQUEST_ID: dict[str, Any] = {
+    "description": "The request's name: the caller's, or a new one.",
+    "schema": {"type": "string"},
+}
+_RETRY_AFTER: dict[str, Any] = {
+    "description": "Seconds after which another try makes sense.",
+    "schema": {"type": "integer", "minimum": 1},
+}
+
+
+class Limits(NamedTuple):
+    """Which requests a service refuses that another may take."""
+
+    max_instances: int
+    max_candidates: int
+    refuse_unknown: bool
+
+
+def complete(document: dict[str, Any], bundle: Bundle | None, limits: Limits) -> dict[str, Any]:
+    """Return a copy of the document with the scoring endpoints' headers, bodies and examples."""
+    document = deepcopy(document)
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas.update(_schemas(bundle, limits))
+    for path in (*PREDICT_PATHS, RANK_PATH):
+        model = RankRequest if path == RANK_PATH else PredictRequest
+        operation = document["paths"][path]["post"]
+        content: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
+        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+        operation.setdefault("parameters", []).extend(_HEADERS)
+        for status, response in operation["responses"].items():
+            response["headers"] = {"X-Request-Id": _REQUEST_ID}
+            if status == "429":
+                response["headers"]["Retry-After"] = _RETRY_AFTER
+        if bundle is not None:
+            form = _rank if path == RANK_PATH else _predict
+            request, answer = form(bundle.examples[0], bundle.version)
+            content["example"] = request
+            operation["responses"]["200"]["content"]["application/json"]["example"] = answer
+    return document
+
+
+def _schemas(bundle: Bundle | None, limits: Limits) -> dict[str, Any]:
+    """The bodies' schemas; without a bundle its fields are any."""
+    _, generated = models_json_schema(
+        [(PredictRequest, "validation"), (RankRequest, "validation")],
+        ref_template="#/components/schemas/{model}",
+    )
+    schemas: dict[str, Any] = generated["$defs"]
+    instances = schemas["PredictRequest"]["properties"]["instances"]
+    instances["maxItems"] = limits.max_instances
+    rows = schemas["RankRequest"]["properties"]["candidates"]["anyOf"][0]
+    rows["maxItems"] = limits.max_candidates
+    if bundle is not None:
+        spec, closed = bundle.spec, limits.refuse_unknown
+        places: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
+            "Instance": (instances, "items", json_schema.instance(spec, closed)),
+            "Context": (
+                schemas["RankRequest"]["properties"], "context",
+                json_schema.features(spec, "context", closed),
+            ),
+            "CandidateFeatures": (
+                schemas["CandidateModel"]["properties"], "features",
+                json_schema.features(spec, "candidate", closed),
+            ),
+            "CandidateColumns": (
+                schemas["ColumnsModel"]["properties"], "features",
+                json_schema.columns(spec, closed),
+            ),
+        }  # fmt: skip
+        for name, (parent, key, schema) in places.items():
+            schemas[name] = schema
+            parent[key] = {"$ref": f"#/components/schemas/{name}"}
+    return schemas
+
+
+def _scores(example: Example) -> list[float]:
+    scores = example.scores or [1 / (1 + math.exp(-logit)) for logit in example.logits]
+    return [round(score, 6) for score in scores]
+
+
+def _predict(example: Example, version: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    instances = [{**example.context, **candidate} for candidate in example.candidates]
+    return {"instances": instances}, {"predictions": _scores(example), "version": version}
+
+
+def _rank(example: Example, version: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    candidates = [
+        {"id": f"candidate-{index}", "features": features}
+        for index, features in enumerate(example.candidates)
+    ]
+    scores = _scores(example)
+    order = sorted(range(len(candidates)), key=lambda index: -example.logits[index])
+    ranking = [
+        {"index": index, "id": candidates[index]["id"], "score": scores[index]} for index in order
+    ]
+    request = {"context": example.context, "candidates": candidates}
+    return request, {"ranking": ranking, "version": version}

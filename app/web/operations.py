@@ -1,0 +1,135 @@
+"""The application's other endpoints, and the documentation of the scoring ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import Receive, Scope, Send
+
+from app.errors import NotFound, NotReady
+from app.metrics.registry import Metrics
+from app.scoring.wire import (
+    ErrorBody,
+    PredictResponse,
+    RankResponse,
+)
+from app.serving.state import State
+from app.web import asgi
+from app.web.endpoints import Route, ScoringEndpoints
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorBody, "description": "The body cannot be decoded."},
+    413: {"model": ErrorBody, "description": "The body, or a list in it, is over a limit."},
+    415: {"model": ErrorBody, "description": "The body is not announced as JSON."},
+    422: {"model": ErrorBody, "description": "A value breaks a rule; its path is named."},
+    429: {"model": ErrorBody, "description": "Overloaded; see Retry-After."},
+    431: {"model": ErrorBody, "description": "The target and the headers are over a limit."},
+    503: {"model": ErrorBody, "description": "Not ready, draining, or the engine failed."},
+    504: {"model": ErrorBody, "description": "The deadline passed."},
+}
+
+
+class _Handed(Response):
+    """A response that a scoring endpoint writes.
+
+    Requests meet the scoring endpoints before they get here; only where this application is
+    mounted below another path do they come this way.
+    """
+
+    def __init__(self, endpoints: ScoringEndpoints, path: str) -> None:
+        super().__init__()
+        self._endpoints = endpoints
+        self._route: Route = endpoints.routes[path]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await asgi.serve(self._endpoints, self._route, scope, receive, send)
+
+
+def build_router(state: State, endpoints: ScoringEndpoints, metrics: Metrics) -> APIRouter:
+    """Build the routes over the objects they show."""
+    router = APIRouter()
+
+    @router.post("/predict", response_model=PredictResponse, responses=ERRORS, tags=["scoring"],
+        )  # fmt: skip
+    async def predict() -> Response:
+        """Score rows: one click probability for each instance, in their order."""
+        return _Handed(endpoints, "/predict")
+
+    @router.post("/v1/models/{name}:predict", response_model=PredictResponse, responses=ERRORS,
+                 tags=["scoring"],
+        )  # fmt: skip
+    async def kserve_predict(name: str) -> Response:
+        """The same as /predict, at the path of TensorFlow Serving's and KServe's protocol."""
+        return _Handed(endpoints, "/predict")
+
+    @router.post("/rank", response_model=RankResponse, responses=ERRORS, tags=["scoring"],
+        )  # fmt: skip
+    async def rank() -> Response:
+        """Order candidates for one context by their predicted click probability."""
+        return _Handed(endpoints, "/rank")
+
+    @router.get("/live", tags=["operation"])
+    async def live() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "live"}
+
+    @router.get("/ready", tags=["operation"], responses={503: {"model": ErrorBody}})
+    async def ready() -> dict[str, Any]:
+        """A bundle is loaded, verified and warm; names the provider really in use."""
+        loaded = state.loaded
+        if state.draining:
+            raise NotReady("the service is draining")
+        if loaded is None or not state.ready:
+            raise NotReady(state.not_ready)
+        remote = loaded.remote
+        return {
+            "status": "ready",
+            "version": loaded.bundle.version,
+            "provider": loaded.engine.provider,
+            "provider_fallback": loaded.engine.fallback,
+            "precision": loaded.engine.precision,
+            "engine_threads": loaded.engine.threads,
+            "vocabulary": "memory" if remote is None else "redis",
+            "redis_problem": remote.problem if remote else None,
+            "refused_bundle": state.refused,
+            "degraded": ["vocabulary"] if remote and not remote.breaker.closed else [],
+        }
+
+    @router.get("/model", tags=["operation"], responses={503: {"model": ErrorBody}})
+    async def model() -> dict[str, Any]:
+        """The bundle in use: its fields, metrics, training settings and origin."""
+        loaded = state.loaded
+        if loaded is None:
+            raise NotReady(state.not_ready)
+        manifest, spec = loaded.bundle.manifest, loaded.bundle.spec
+        return {
+            "version": loaded.bundle.version,
+            "id": manifest.id,
+            "created": manifest.created,
+            "network": manifest.network,
+            "provider": loaded.engine.provider,
+            "provider_fallback": loaded.engine.fallback,
+            "precision": loaded.engine.precision,
+            "tolerance": loaded.engine.tolerance,
+            "golden_examples_worst_difference": loaded.worst_difference,
+            "fields": [
+                {"name": f.name, "kind": type(f).__struct_config__.tag, "side": f.side,
+                 "required": f.required}
+                for f in spec.fields
+            ],
+            "metrics": manifest.metrics,
+            "training": manifest.training,
+            "data": manifest.data,
+        }  # fmt: skip
+
+    @router.get("/metrics", tags=["operation"], response_class=Response)
+    async def show_metrics(request: Request) -> Response:
+        """All metrics in Prometheus' text form."""
+        if not metrics.enabled:
+            raise NotFound("metrics are switched off")
+        metrics.poll()
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router

@@ -1,0 +1,59 @@
+"""Which pairs of values have weights of their own: counted in the training part."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import CtrError
+from app.features.layout import PADDING, Layout
+from app.features.spec import FeatureSpec
+from model.data.dataset import Dataset
+from model.networks.crosses import RARE, Cross, Operand, Pairs
+
+MAX_NUMBERS = 2**24
+"""Pairs of known values that a cross may have: it keeps four bytes for each, in the graph too."""
+_PAIRS_AT_ONCE = 2**22
+
+
+class CrossError(CtrError):
+    """A cross that is too large; the message names it."""
+
+
+def learn_crosses(spec: FeatureSpec, layout: Layout, train: Dataset) -> tuple[Cross, ...]:
+    """Give a weight to every pair that the rows have as often as the cross' ``min_count`` asks.
+
+    All other pairs share one weight. Missing and OOV values are values like others here.
+
+    Raises:
+        CrossError: the fields of a cross have too many values.
+    """
+    crosses = []
+    for cross in spec.crosses:
+        left, right = (Operand.find(layout, name) for name in cross.fields)
+        pairs = Pairs(left, right)
+        if pairs.numbers > MAX_NUMBERS:
+            raise CrossError(
+                f"cross {cross.name!r}: {left.numbers:,} x {right.numbers:,} values make more"
+                f" pairs than {MAX_NUMBERS:,}; a larger min_count of its fields makes them fewer"
+            )
+        counts = _count(pairs, train)
+        number = np.arange(pairs.numbers)
+        padding = (number // right.numbers == PADDING) | (number % right.numbers == PADDING)
+        kept = np.flatnonzero((counts >= cross.min_count) & ~padding)
+        weight_of = np.full(pairs.numbers, RARE, np.int32)
+        weight_of[padding] = PADDING
+        weight_of[kept] = np.arange(RARE + 1, RARE + 1 + len(kept))
+        crosses.append(Cross(pairs, weight_of, RARE + 1 + len(kept)))
+    return tuple(crosses)
+
+
+def _count(pairs: Pairs, data: Dataset) -> NDArray[np.int64]:
+    """Count every pair's number over all rows, by the code that the graph is made of."""
+    counts = np.zeros(pairs.numbers, np.int64)
+    per_row = max(1, pairs.find(data.take(slice(0, 1)).inputs()).shape[1])
+    step = max(1, _PAIRS_AT_ONCE // per_row)
+    for start in range(0, len(data), step):
+        found = pairs.find(data.take(slice(start, start + step)).inputs())
+        counts += np.bincount(found.flatten().numpy(), minlength=pairs.numbers)
+    return counts

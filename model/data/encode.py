@@ -1,0 +1,48 @@
+"""Raw columns → the index columns that the trainer reads, through the service's encoder."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from app.bundle.bundle import SlotStatistics
+from app.features.encoder import Encoder, SideEncoder
+from app.features.layout import Layout
+from app.features.spec import FeatureSpec
+from model.data.dataset import Dataset, Indices
+from model.data.reader import field_values, labels
+
+
+def encode(spec: FeatureSpec, encoder: Encoder, frame: pl.DataFrame, label: bool = True) -> Dataset:
+    """Encode every row of a frame; without ``label`` all labels are 0."""
+    context = encode_side(spec, encoder.context, frame)
+    candidate = encode_side(spec, encoder.candidate, frame)
+    found = labels(spec, frame) if label else np.zeros(frame.height, np.uint8)
+    return Dataset.of_rows(context, candidate, encoder.shapes, found)
+
+
+def encode_side(spec: FeatureSpec, side: SideEncoder, frame: pl.DataFrame) -> Indices:
+    """Encode one side's columns into [R, width], each distinct value once."""
+    fields = {field.name: field for field in spec.fields}
+    result = np.empty((frame.height, side.shape.width), np.int32)
+    for encoder, places in zip(side.encoders, side.places, strict=True):
+        values, codes = field_values(fields[encoder.name], frame[encoder.name])
+        result[:, places] = encoder.many(values)[codes]
+    return result
+
+
+def statistics(layout: Layout, data: Dataset) -> dict[str, SlotStatistics]:
+    """Return the shares of missing and OOV values of every slot, for comparison in serving."""
+    result = {}
+    inputs = [
+        *zip(layout.context, data.context.T, strict=True),
+        *zip(layout.candidate, data.candidate.T, strict=True),
+        *zip(layout.context_lists, data.context_lists, strict=True),
+        *zip(layout.candidate_lists, data.candidate_lists, strict=True),
+    ]
+    rows = max(1, len(data))
+    for slot, column in inputs:
+        missing = int(np.count_nonzero(column == slot.missing)) / rows
+        oov = int(np.count_nonzero((column == slot.oov).reshape(rows, -1).any(1))) / rows
+        result[slot.name] = SlotStatistics(round(missing, 6), round(oov, 6), slot.size)
+    return result

@@ -1,0 +1,137 @@
+"""The files of a run → good rows of raw values on disk, and the part of each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from app.features.spec import FeatureSpec
+from model.data.files import DataError, Source
+from model.data.reader import MOMENT, Reader
+from model.data.spill import Spill
+from model.data.split import PARTS, SHARES, Part, SplitMode, split
+from model.files import sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """Rows as they were read, in the order of the files."""
+
+    spill: Spill
+    part: NDArray[np.uint8]
+    """The place in ``PARTS`` of each row's part."""
+    parts: Sequence[Part]
+    """Those that are wanted."""
+    sources: Mapping[Part, Sequence[Source]]
+    warnings: Sequence[str]
+
+    def train(self, name: str) -> Iterator[pl.Series]:
+        """Yield a column of the training part, in pieces."""
+        return self.spill.column(name, self.part == PARTS.index("train"))
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The files of a run: either ``data`` to be split, or one list for each part."""
+
+    data: Sequence[Path] = ()
+    parts: Mapping[Part, Sequence[Path]] | None = None
+    mode: SplitMode = "auto"
+    seed: int = 1
+    max_bad_lines: float = 0.0
+    wanted: Sequence[Part] = PARTS
+    """The parts that are read, or kept of what is split."""
+
+    def read(self, spec: FeatureSpec, directory: Path, progress: bool = False) -> Raw:
+        """Read the files into a directory and find each row's part.
+
+        Raises:
+            DataError: the files cannot be used.
+        """
+        if self.parts is not None:
+            return self._read_parts(spec, directory, self.parts, progress)
+        if spec.negatives is not None and set(spec.negatives.parts) != set(PARTS):
+            raise DataError(
+                "negatives: the spec says that some parts hold all rows without a click, so give"
+                " files for each part; data that are split hold the same share in all"
+            )
+        timed = self._mode(spec) == "time"
+        if timed and spec.timestamp is None:
+            raise DataError("the spec has no `timestamp` to split along")
+        reader = Reader(spec, self.data, self.max_bad_lines, moment=timed, progress=progress)
+        spill = Spill(directory)
+        moments = []
+        for frame in reader.frames():
+            spill.add(frame)
+            if timed:
+                moments.append(frame[MOMENT].to_numpy())
+        part = split(len(spill), np.concatenate(moments) if timed else None, self.seed)
+        return Raw(
+            spill, part, self.wanted, dict.fromkeys(self.wanted, reader.sources),
+            reader.warnings,
+        )  # fmt: skip
+
+    def _read_parts(
+        self,
+        spec: FeatureSpec,
+        directory: Path,
+        files: Mapping[Part, Sequence[Path]],
+        progress: bool,
+    ) -> Raw:
+        if self.data or set(files) != set(self.wanted):
+            parts = ", ".join(self.wanted)
+            raise DataError(f"give either data files, or files for each part: {parts}")
+        spill = Spill(directory)
+        part: list[NDArray[np.uint8]] = []
+        sources: dict[Part, Sequence[Source]] = {}
+        warnings: list[str] = []
+        for name in self.wanted:
+            reader = Reader(spec, files[name], self.max_bad_lines, progress=progress)
+            for frame in reader.frames():
+                spill.add(frame)
+                part.append(np.full(frame.height, PARTS.index(name), np.uint8))
+            sources[name] = reader.sources
+            warnings += reader.warnings
+        return Raw(spill, np.concatenate(part), self.wanted, sources, warnings)
+
+    def _mode(self, spec: FeatureSpec) -> SplitMode:
+        if self.mode == "auto":
+            return "time" if spec.timestamp is not None else "random"
+        return self.mode
+
+    def key(self, text: str, spec: FeatureSpec, *others: object) -> str:
+        """Return a hash of the files' content, the spec, what is asked for and ``others``.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        files: dict[str, Sequence[Path]] = {"data": self.data}
+        files.update({str(part): paths for part, paths in (self.parts or {}).items()})
+        try:
+            content = {
+                name: [[path.name, sha256(path)] for path in paths] for name, paths in files.items()
+            }
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+        return hash_of(
+            text, content, self.describe(spec), list(self.wanted), self.max_bad_lines, *others
+        )  # fmt: skip
+
+    def describe(self, spec: FeatureSpec) -> dict[str, Any]:
+        """What the manifest says about the split."""
+        if self.parts is not None:
+            return {"mode": "files"}
+        return {"mode": self._mode(spec), "seed": self.seed, "shares": list(SHARES)}
+
+
+def hash_of(*parts: object) -> str:
+    """Return the SHA-256 of values that JSON can hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,192 @@
+"""Files → encoded rows of every part, from the cache where nothing has changed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+from app.bundle.bundle import Bundle
+from app.features.encoder import Encoder
+from app.features.spec import FeatureSpec
+from app.features.vocabulary import Vocabulary
+from model.config import TrainConfig
+from model.data.cache import Encoded, program, read_encoded, write_encoded
+from model.data.cross_counts import learn_crosses
+from model.data.dataset import Dataset
+from model.data.files import DataError, Source
+from model.data.inputs import Inputs, hash_of
+from model.data.split import Part
+from model.data.vocabulary import learn
+from model.disk.arrays import DamagedError
+from model.disk.scratch import remove_abandoned, scratch
+from model.group import Group
+from model.networks.crosses import Cross
+from model.progress import Stopwatch, say
+from model.training.warm_start import learned_before
+
+PURPOSES: Mapping[Part, str] = {
+    "train": "to train on", "validation": "to validate", "test": "to test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Data that was read, split and encoded, for any number of runs."""
+
+    name: str
+    """The spec file's name without its ending."""
+    text: str
+    spec: FeatureSpec
+    inputs: Inputs
+    sources: Mapping[Part, Sequence[Source]]
+    vocabulary: Vocabulary
+    encoder: Encoder
+    data: Mapping[Part, Dataset]
+    test_rows: Sequence[Mapping[str, Any]]
+    """What a caller would send for some rows of the test part."""
+    before: str | None = None
+    """Id of the bundle whose buckets and scales were kept."""
+
+    @property
+    def train_rows(self) -> int:
+        """Rows to learn from."""
+        return len(self.data["train"])
+
+    def crosses(self, config: TrainConfig) -> tuple[Cross, ...]:
+        """Learn the crosses of the spec for a network that has any.
+
+        Raises:
+            CrossError: the fields of a cross have too many values.
+        """
+        if config.network != "wide_deep":
+            return ()
+        return learn_crosses(self.spec, self.vocabulary.layout, self.data["train"])
+
+    def fingerprint(self) -> str:
+        """Return a hash of all that decides the rows of each part."""
+        sources = [[source.sha256 for source in found] for found in self.sources.values()]
+        rows = [len(part) for part in self.data.values()]
+        return hash_of(self.text, self.inputs.describe(self.spec), sources, rows, self.before)
+
+
+def prepare(
+    spec_path: Path,
+    inputs: Inputs,
+    before: Bundle | None = None,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> Prepared:
+    """Read the files, learn the vocabulary of the training part and encode every part.
+
+    Of the data only a bounded piece is in memory at a time, and the result stays on disk; beside
+    it there are the distinct values of the categorical fields. For a start from the bundle
+    ``before`` numbers keep the buckets and scales that they had in it. With ``cache`` the result
+    is kept below that directory, and taken from there while the files, the spec and the encoder
+    are the same; without, it is in the system's directory for temporary files, and gone with this
+    process.
+
+    Raises:
+        SpecError: the spec breaks a rule.
+        DataError: the files cannot be used, or there is no room for what they become.
+    """
+    text = FeatureSpec.read(spec_path)
+    spec = FeatureSpec.parse(text)
+    start = perf_counter()
+    with ExitStack() as stack:
+        if cache is None:
+            directory = Path(stack.enter_context(TemporaryDirectory(prefix="ctr-")))
+            entry, encoded = directory / "encoded", None
+        else:
+            entry = cache / _key(inputs, text, spec, before)
+            encoded = _kept(entry, spec)
+        done = "read and encoded" if encoded is None else "taken from the cache"
+        if encoded is None:
+            try:
+                _encode(spec, inputs, before, entry, progress)
+            except OSError as error:
+                raise DataError(
+                    f"the rows could not be kept in {entry.parent}: {error.strerror}; --cache, or"
+                    " TMPDIR in the environment, names another place"
+                ) from error
+            encoded = read_encoded(entry, spec)
+            # Not if a file has changed since its hash was taken.
+            if cache is not None and entry.name != _key(inputs, text, spec, before):
+                shutil.rmtree(entry)
+    for warning in encoded.warnings:
+        say(f"warning: {warning}")
+    data, vocabulary = encoded.data, encoded.vocabulary
+    counts = ", ".join(f"{len(rows):,} {PURPOSES[part]}" for part, rows in data.items())
+    say(
+        f"{done}: {sum(map(len, data.values())):,} rows in {perf_counter() - start:.1f} s:"
+        f" {counts}; {vocabulary.layout.table_rows:,} table rows"
+    )
+    _warn_of_flat_labels(data)
+    return Prepared(
+        spec_path.stem, text, spec, inputs, encoded.sources, vocabulary, Encoder(spec, vocabulary),
+        data, encoded.test_rows, before.manifest.id if before else None,
+    )  # fmt: skip
+
+
+def prepare_together(
+    group: Group,
+    spec_path: Path,
+    inputs: Inputs,
+    before: Bundle | None = None,
+    cache: Path | None = None,
+) -> Prepared:
+    """Like :func:`prepare`, once on each machine: the other processes there take the cache's.
+
+    Raises:
+        DataError: there are several processes and no ``cache``, too.
+    """
+    if group.size > 1 and cache is None:
+        raise DataError("several processes share the encoded data: give --cache, a directory")
+    if group.local_rank == 0:
+        prepared = prepare(spec_path, inputs, before, cache)
+    group.wait()
+    if group.local_rank > 0:
+        prepared = prepare(spec_path, inputs, before, cache, progress=False)
+    return prepared
+
+
+def _key(inputs: Inputs, text: str, spec: FeatureSpec, before: Bundle | None) -> str:
+    """Return the name of the cache's entry: content, rules and code decide it."""
+    return inputs.key(text, spec, program(), before and before.manifest.id)[:32]
+
+
+def _encode(
+    spec: FeatureSpec, inputs: Inputs, before: Bundle | None, entry: Path, progress: bool
+) -> None:
+    remove_abandoned(entry.parent)
+    with scratch(entry.parent) as directory:
+        watch = Stopwatch()
+        raw = inputs.read(spec, directory, progress)
+        say(f"read {len(raw.spill):,} rows in {watch.lap():.1f} s")
+        settled = learned_before(spec, before) if before else None
+        vocabulary = learn(spec, raw.train, settled)
+        say(f"learnt their values in {watch.lap():.1f} s")
+        write_encoded(entry, spec, vocabulary, raw, progress)
+        say(f"encoded in {watch.lap():.1f} s")
+
+
+def _kept(entry: Path, spec: FeatureSpec) -> Encoded | None:
+    """Return what is kept, if it is there and whole."""
+    if not entry.exists():
+        return None
+    try:
+        return read_encoded(entry, spec)
+    except DamagedError as error:
+        say(f"warning: the cache is damaged and made anew: {error}")
+        return None
+
+
+def _warn_of_flat_labels(data: Mapping[Part, Dataset]) -> None:
+    for part, rows in data.items():
+        if rows.label.min() == rows.label.max():
+            say(f"warning: the {part} part's labels are all {rows.label[0]}: it has no AUC")

@@ -1,0 +1,254 @@
+"""Click logs in files → frames of good rows of raw values, checked line by line.
+
+A file's cell becomes the value that JSON would hold for it; from there on training goes
+through the same encoder as serving. All work per value is done once per distinct value of a
+frame, and no more than one frame is in memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from app.errors import ValueProblem
+from app.features.canonical import integer_key, seconds
+from app.features.encoder import ColumnProblem, FieldEncoder, field_encoder
+from app.features.spec import FeatureSpec, Field, MultiCategorical, Numeric, Time, is_scaled
+from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Vocabulary, arrange
+from model.data.files import FILE, LINE, BadLines, DataError, Source, pieces
+from model.files import sha256
+from model.progress import bar
+
+MOMENT = "__moment__"
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
+
+
+class Reader:
+    """Reads files a frame at a time; bad lines are left out, counted and named.
+
+    A frame has the spec's columns, ``FILE`` and ``LINE``, with ``label`` the label, and with
+    ``moment`` the seconds of the spec's timestamp, as ``MOMENT``.
+    """
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        paths: Sequence[Path],
+        max_bad_lines: float = 0.0,
+        label: bool = True,
+        moment: bool = False,
+        progress: bool = False,
+    ) -> None:
+        if not paths:
+            raise DataError("no data files given")
+        self.bad = BadLines()
+        self.sources: list[Source] = []
+        """Of the files that were read to their end."""
+        self._spec, self._paths, self._max_bad_lines = spec, paths, max_bad_lines
+        self._label, self._moment, self._progress = label, moment, progress
+        vocabulary = unlearned(spec)
+        self._fields = [(field, field_encoder(field, vocabulary)) for field in spec.fields]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to say after the last frame."""
+        return [f"left out: {self.bad.report()}"] if self.bad.count else []
+
+    def frames(self) -> Iterator[pl.DataFrame]:
+        """Yield the good rows of all files in their order; no frame is empty.
+
+        Raises:
+            DataError: a file cannot be read, a column is absent, a label is neither 0 nor 1, a
+                time that is wanted is none, or, at the end, the share of bad lines is above
+                ``max_bad_lines`` or no row is left.
+        """
+        rows = 0
+        for frame in self._read():
+            if self._label:
+                _check_labels(self._spec, frame)
+            good = self._good_rows(frame)
+            if self._moment:
+                good = good.with_columns(pl.Series(MOMENT, _moments(self._spec, good), pl.Int64))
+            rows += good.height
+            if good.height:
+                yield good
+        bad = self.bad
+        if bad.count > self._max_bad_lines * bad.total:
+            raise DataError(
+                f"{bad.report()}\n(--max-bad-lines allows {self._max_bad_lines:g} of the lines)"
+            )
+        if not rows:
+            raise DataError("the data has no usable row")
+
+    def _read(self) -> Iterator[pl.DataFrame]:
+        """Yield the files' frames as they are, and note the files."""
+        spec = self._spec
+        wanted = [field.name for field in spec.fields]
+        wanted += [spec.label] if self._label else []
+        if self._moment and spec.timestamp is not None and spec.timestamp not in wanted:
+            wanted.append(spec.timestamp)
+        total = sum(path.stat().st_size for path in self._paths if path.exists())
+        with bar("reading", total, "B", self._progress) as shown:
+            for path in self._paths:
+                rows, before = 0, shown.n
+                for piece in pieces(spec, path, wanted, self.bad):
+                    rows += piece.frame.height
+                    yield piece.frame
+                    shown.update(before + piece.bytes - shown.n)
+                size = path.stat().st_size
+                self.sources.append(Source(path.name, sha256(path), size, rows))
+
+    def _good_rows(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Note and leave out every row with a value that breaks its field's rules."""
+        good = np.ones(frame.height, bool)
+        for spec_field, encoder in self._fields:
+            values, codes = field_values(spec_field, frame[spec_field.name])
+            problems = _problems(encoder, values)
+            if not problems:
+                continue
+            rows = np.flatnonzero(np.isin(codes, list(problems)) & good)
+            good[rows] = False
+            origins = frame[rows.tolist()].select(FILE, LINE).iter_rows()
+            for (file, line), code in zip(origins, codes[rows].tolist(), strict=True):
+                self.bad.add(file, line, f"field {spec_field.name!r}: {problems[code]}")
+        return frame if good.all() else frame.filter(pl.Series(good))
+
+
+def _problems(encoder: FieldEncoder, values: Sequence[Any]) -> dict[int, str]:
+    try:
+        encoder.many(values)
+    except ColumnProblem as column:
+        return {code: problem.problem for code, problem in column.problems}
+    return {}
+
+
+def distinct(column: pl.Series) -> tuple[list[Any], NDArray[np.int64]]:
+    """Return the distinct values of a column and, for every row, the place of its value."""
+    values = column.unique(maintain_order=True).to_frame("v").with_row_index("code")
+    codes = column.to_frame("v").join(
+        values, on="v", how="left", nulls_equal=True, maintain_order="left"
+    )["code"]
+    return values["v"].to_list(), codes.to_numpy().astype(np.int64)
+
+
+def field_values(spec_field: Field, column: pl.Series) -> tuple[list[Any], NDArray[np.int64]]:
+    """Like :func:`distinct`, the values turned into what JSON would hold for them."""
+    if column.dtype in (pl.Categorical, pl.Enum):
+        column = column.cast(pl.String)
+    textual = column.dtype == pl.String
+    if column.dtype == pl.Date:
+        column = column.dt.to_string("%Y-%m-%d")
+    elif isinstance(column.dtype, pl.Datetime):
+        if column.dtype.time_zone is None and isinstance(spec_field, Time):
+            # Text keeps local time local: the encoder settles hours that clocks skip or repeat.
+            column = column.dt.to_string("%Y-%m-%dT%H:%M:%S")
+        else:
+            column = column.dt.epoch("s")
+    values, codes = distinct(column)
+    if textual:
+        values = [_cell(spec_field, value) for value in values]
+    return values, codes
+
+
+def _cell(spec_field: Field, text: str | None) -> Any:
+    """Turn the cell of a text file into the JSON value that means the same.
+
+    Text that is no number stays text, which the encoder then refuses.
+    """
+    if text is None:
+        return None
+    if isinstance(spec_field, MultiCategorical):
+        return [token for token in text.split(spec_field.separator) if token] if text else None
+    if isinstance(spec_field, Numeric):
+        if not text:
+            return None
+        return float(text) if _NUMBER.fullmatch(text) else text
+    return text
+
+
+def raw_rows(spec: FeatureSpec, frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return each row as the JSON object that a caller would send; missing values are left out."""
+    rows: list[dict[str, Any]] = [{} for _ in range(frame.height)]
+    for field in spec.fields:
+        values, codes = field_values(field, frame[field.name])
+        for row, code in zip(rows, codes.tolist(), strict=True):
+            if values[code] is not None:
+                row[field.name] = values[code]
+    return rows
+
+
+def labels(spec: FeatureSpec, frame: pl.DataFrame) -> NDArray[np.uint8]:
+    """Return a frame's labels [R]; its :class:`Reader` has checked that each is 0 or 1."""
+    values, codes = distinct(frame[spec.label])
+    return np.array([int(_label(value)) for value in values], np.uint8)[codes]
+
+
+def _label(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    key = integer_key(value)
+    if key not in (0, 1):
+        raise ValueProblem("it is neither 0 nor 1")
+    return bool(key)
+
+
+def _check_labels(spec: FeatureSpec, frame: pl.DataFrame) -> None:
+    values, codes = distinct(frame[spec.label])
+    wrong = []
+    for code, value in enumerate(values):
+        try:
+            _label(value)
+        except ValueProblem:
+            wrong.append(code)
+    rows = np.flatnonzero(np.isin(codes, wrong))
+    if len(rows):
+        where = frame.row(int(rows[0]), named=True)
+        raise DataError(
+            f"{where[FILE]}:{where[LINE]}: label {spec.label!r} is neither 0 nor 1"
+            f" ({len(rows)} rows like it)"
+        )
+
+
+def unlearned(spec: FeatureSpec) -> Vocabulary:
+    """A vocabulary without any value: enough to check values by the spec's rules."""
+    layout = arrange(spec, {name: 0 for f in spec.fields for name in f.slot_names})
+    nothing = np.zeros(0, np.int32)
+    slots: dict[str, SlotVocabulary] = {}
+    for spec_field in spec.fields:
+        for name in spec_field.slot_names:
+            if is_scaled(spec_field):
+                slots[name] = Scale(np.array([0, 1], np.float32))
+            elif isinstance(spec_field, Numeric) and spec_field.encoding != "log_squared":
+                slots[name] = Edges(np.zeros(0, np.float32))
+            else:
+                slots[name] = Integers.of([], nothing)
+    return Vocabulary(layout, slots)
+
+
+def _moments(spec: FeatureSpec, frame: pl.DataFrame) -> NDArray[np.int64]:
+    """Return the seconds [R] of the spec's timestamp."""
+    if spec.timestamp is None:
+        raise DataError("the spec has no `timestamp` to split along")
+    like: Time = next(
+        (f for f in spec.fields if isinstance(f, Time) and f.name == spec.timestamp),
+        Time(name=spec.timestamp, side="context", parts=("hour",), format=spec.timestamp_format),
+    )
+    values, codes = field_values(like, frame[spec.timestamp])
+    zone = ZoneInfo(like.timezone)
+    moments = np.zeros(len(values), np.int64)
+    for code, value in enumerate(values):
+        try:
+            moments[code] = seconds(value, zone, like.format)
+        except ValueProblem as problem:
+            where = frame.row(int(np.argmax(codes == code)), named=True)
+            raise DataError(
+                f"{where[FILE]}:{where[LINE]}: timestamp {spec.timestamp!r}: {problem.problem}"
+            ) from None
+    return moments[codes]

@@ -1,0 +1,39 @@
+"""Which part of the data a row belongs to: what is learnt from, chosen on, and measured on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.data.files import DataError
+
+SplitMode = Literal["auto", "time", "random"]
+Part = Literal["train", "validation", "test"]
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
+SHARES = (0.8, 0.1, 0.1)
+
+
+def split(rows: int, moments: NDArray[np.int64] | None, seed: int) -> NDArray[np.uint8]:
+    """Return for each row [R] the place of its part in ``PARTS``.
+
+    It is cut along ``moments`` [R], in seconds (rows of one moment in their order), or without
+    any by a seeded shuffle.
+
+    Raises:
+        DataError: a part would be empty.
+    """
+    if moments is None:
+        order = np.random.default_rng(seed).permutation(rows)
+    else:
+        order = np.argsort(moments, kind="stable")
+    result = np.empty(rows, np.uint8)
+    start = 0
+    for place, part in enumerate(PARTS):
+        stop = round(rows * sum(SHARES[: place + 1]))
+        if start == stop:
+            raise DataError(f"{rows} rows are too few: the {part} part is empty")
+        result[order[start:stop]] = place
+        start = stop
+    return result

@@ -1,0 +1,154 @@
+"""Networks as they are exported; DeepFM rearranged, the same function in half of the operations.
+
+With e_f = (w_f, v_f) a side's rows of the table, one matrix product gives the side's part of
+the first hidden layer, and their sum gives its first-order sum and its sum of embeddings S.
+The pairwise term of FM (Rendle 2010),
+
+    sum_{i<j} <v_i, v_j> = 1/2 ||S||^2 - 1/2 sum_i ||v_i||^2,
+
+needs nothing else: the last sum is one number for each row of the table and joins the row's
+first-order weight. Only a list's mean and a scaled row are known too late for that; their
+squares are taken off in the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from app.features.layout import Layout
+from model.networks.deepfm import DeepFM
+from model.networks.network import (
+    Inputs,
+    Network,
+    mean_of_list,
+    single_fields,
+    sum_of_fields,
+    sum_of_rest,
+)
+from model.networks.rows import of_rows
+
+
+def serving_form(network: Network, layout: Layout) -> nn.Module:
+    """Return a trained network's function for export, without batch norm."""
+    return ServingDeepFM(network, layout) if isinstance(network, DeepFM) else network.folded()
+
+
+def trained_deepfm(serving: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Return a DeepFM's own weights by name from those of its serving form, which see."""
+    table, scale = serving["table"].clone(), serving["first_order"][0]
+    table[:, 0] *= scale
+    for slot in layout.context + layout.candidate:
+        if not slot.scaled:
+            rows = table[slot.first : slot.first + slot.size]
+            rows[:, 0] += 0.5 * rows[:, 1:].square().sum(1)
+    halves = [
+        serving[name].reshape(len(serving[name]), -1, table.shape[1])[:, :, 1:].flatten(1)
+        for name in ("context_weight", "candidate_weight")
+    ]
+    return {
+        "table": table,
+        "bias": serving["bias"].reshape(()),
+        "mlp.first.weight": torch.cat(halves, 1),
+        "mlp.first.bias": serving["hidden_bias"],
+    } | {
+        f"mlp.{name}": value
+        for name, value in serving.items()
+        if name.startswith(("deeper.", "output."))
+    }
+
+
+class ServingDeepFM(nn.Module):
+    """A trained DeepFM's function; inputs and output are those of ``DeepFM.forward``."""
+
+    table: Tensor
+    context_weight: Tensor
+    candidate_weight: Tensor
+    bias: Tensor
+    hidden_bias: Tensor
+    first_order: Tensor
+    pairwise: Tensor
+
+    def __init__(self, network: DeepFM, layout: Layout) -> None:
+        """Take the weights of ``network``, which is left as it is."""
+        super().__init__()
+        folded = network.folded()
+        with torch.no_grad():
+            table = folded.table.detach().clone()
+            size = table.shape[1] - 1
+            for slot in layout.context + layout.candidate:
+                if slot.scaled:
+                    continue
+                rows = table[slot.first : slot.first + slot.size]
+                rows[:, 0] -= 0.5 * rows[:, 1:].square().sum(1)
+            # The first-order weights enter the product, times zero, beside the embeddings.
+            # They are brought to the embeddings' range, which int8 inputs of it share.
+            scale = table[:, 0].abs().max() / table[:, 1:].abs().max()
+            scale = torch.where((scale > 0) & scale.isfinite(), scale, torch.ones(()))
+            table[:, 0] /= scale
+            mlp = folded.mlp
+            weight = mlp.first.weight.detach()
+            first_order = torch.zeros(1 + size)
+            first_order[0] = scale
+            pairwise = torch.full((1 + size,), 0.5)
+            pairwise[0] = 0
+        self.register_buffer("table", table)
+        self.register_buffer("context_weight", self._widened(weight[:, : mlp.split], size))
+        self.register_buffer("candidate_weight", self._widened(weight[:, mlp.split :], size))
+        self.register_buffer("first_order", first_order)
+        self.register_buffer("pairwise", pairwise)
+        self.register_buffer("bias", folded.bias.detach())
+        self.register_buffer("hidden_bias", mlp.first.bias.detach())
+        self.deeper, self.output = mlp.deeper, mlp.output
+
+    @staticmethod
+    def _widened(weight_HZ: Tensor, size: int) -> Tensor:
+        """Give a side's first-layer weights a zero for each field's first-order weight."""
+        hidden, width = weight_HZ.shape
+        weight_HFK = weight_HZ.reshape(hidden, width // size, size)
+        return functional.pad(weight_HFK, (1, 0)).flatten(1)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Return the logit float32 [N] of every row."""
+        context_UH, context_UK = self._side(
+            inputs.context, inputs.context_lists, inputs.context_value,
+            self.context_weight, self.hidden_bias,
+        )  # fmt: skip
+        candidate_NH, candidate_NK = self._side(
+            inputs.candidate, inputs.candidate_lists, inputs.candidate_value,
+            self.candidate_weight, None,
+        )  # fmt: skip
+        hidden_NH = functional.relu(of_rows(context_UH, inputs.row_context) + candidate_NH)
+        for linear in self.deeper:
+            hidden_NH = functional.relu(linear(hidden_NH))
+        total_NK = of_rows(context_UK, inputs.row_context) + candidate_NK
+        fm_N = sum_of_rest(total_NK * (total_NK * self.pairwise + self.first_order))
+        logit_N: Tensor = self.output(hidden_NH).squeeze(1) + fm_N + self.bias
+        return logit_N
+
+    def _side(
+        self,
+        index_RF: Tensor,
+        lists_RL: Sequence[Tensor],
+        value_RV: Tensor | None,
+        weight_HZ: Tensor,
+        bias_H: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return a side's part of the first layer [R, H] and its rows' sum [R, 1 + K]."""
+        rows_RFK, *late = single_fields(self.table, index_RF, value_RV)
+        late += [mean_of_list(self.table, index_RL).unsqueeze(1) for index_RL in lists_RL]
+        if not late:
+            return functional.linear(rows_RFK.flatten(1), weight_HZ, bias_H), sum_of_fields(
+                rows_RFK
+            )
+        late_RFK = torch.cat(late, 1)
+        rows_RFK = torch.cat([rows_RFK, late_RFK], 1)
+        # By their squares, in the first column, which counts its scale.
+        squares_R1 = sum_of_rest(late_RFK[:, :, 1:].square()).unsqueeze(1)
+        scale = self.first_order[:1]
+        taken_off_RK = functional.pad(0.5 * squares_R1 / scale, (0, rows_RFK.shape[2] - 1))
+        hidden_RH = functional.linear(rows_RFK.flatten(1), weight_HZ, bias_H)
+        return hidden_RH, sum_of_fields(rows_RFK) - taken_off_RK

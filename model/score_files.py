@@ -1,0 +1,141 @@
+"""A bundle's scores for data in files, through the engine that serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import polars as pl
+
+from app.bundle.bundle import Bundle, Precision, newest
+from app.features.encoder import Encoder
+from app.features.layout import Layout
+from app.scoring.engine import Engine, cpu_quota
+from model.data.encode import encode
+from model.data.files import FILE, LINE, DataError
+from model.data.inputs import Inputs
+from model.data.reader import Reader
+from model.data.split import PARTS, Part
+from model.progress import say
+from model.quality.calibration import Calibration, calibrated
+from model.quality.figures import Metrics, evaluate_scores
+from model.quality.scoring import score_dataset
+
+
+def open_engine(
+    graph: Path,
+    encoder: Encoder,
+    layout: Layout,
+    precision: Precision = "float32",
+    threads: int | None = None,
+) -> Engine:
+    """Load a graph on the CPU, on which bundles are checked and measured."""
+    shapes = encoder.context.shape, encoder.candidate.shape
+    return Engine(graph, layout, *shapes, "cpu", threads or cpu_quota(), precision)
+
+
+def show(metrics: Metrics) -> str:
+    """The figures in one line."""
+    auc = "none (one class)" if metrics.auc is None else f"{metrics.auc:.4f}"
+    calibration = "none" if metrics.calibration is None else f"{metrics.calibration:.3f}"
+    return (
+        f"AUC {auc}, log loss {metrics.log_loss:.4f}, predicted/observed {calibration},"
+        f" calibration error {metrics.calibration_error:.4f} over {metrics.rows:,} rows"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Offline:
+    """A bundle opened for scoring files."""
+
+    bundle: Bundle
+    encoder: Encoder
+    engine: Engine
+
+    @classmethod
+    def open(cls, path: Path) -> Offline:
+        """Open and verify a bundle, or the newest one in a directory."""
+        bundle = Bundle.open(newest(path))
+        encoder = Encoder(bundle.spec, bundle.vocabulary)
+        engine = open_engine(bundle.graph, encoder, bundle.vocabulary.layout)
+        return cls(bundle, encoder, engine)
+
+    def frames(
+        self, paths: Sequence[Path], part: Part | None = None, max_bad_lines: float = 0.0
+    ) -> Iterator[pl.DataFrame]:
+        """Read files, or of the files that the bundle was trained on the rows of one part.
+
+        Raises:
+            DataError: a part is wanted of other files than the bundle was made from.
+        """
+        spec, manifest = self.bundle.spec, self.bundle.manifest
+        if part is None:
+            reader = Reader(spec, paths, max_bad_lines)
+            yield from reader.frames()
+            _warn(reader.warnings)
+            return
+        described = manifest.training["split"]
+        if described["mode"] == "files":
+            raise DataError("this bundle's parts are files of their own: give those of one")
+        inputs = Inputs(paths, None, described["mode"], described["seed"], max_bad_lines, [part])
+        with TemporaryDirectory(prefix="ctr-") as directory:
+            raw = inputs.read(spec, Path(directory))
+            _warn(raw.warnings)
+            recorded = [source["sha256"] for source in manifest.data]
+            if [source.sha256 for source in raw.sources[part]] != recorded:
+                raise DataError("these are not the files that this bundle's split was made of")
+            for where, frame in raw.spill.frames():
+                chosen = np.flatnonzero(raw.part[where] == PARTS.index(part))
+                yield frame[chosen.tolist()]
+
+    def evaluate(self, frames: Iterable[pl.DataFrame], kept: float = 1.0) -> Metrics:
+        """The figures over labelled rows, which hold a share ``kept`` of all without a click."""
+        label, logit = [np.zeros(0, np.uint8)], [np.zeros(0, np.float32)]
+        for frame in frames:
+            data = encode(self.bundle.spec, self.encoder, frame)
+            label.append(data.label)
+            logit.append(score_dataset(self.engine, data).logit)
+        found = calibrated(self.calibration, np.concatenate(logit))
+        return evaluate_scores(np.concatenate(label), found, kept)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the graph makes of a logit before it is a score, if anything."""
+        return Calibration.of(self.bundle.manifest.training.get("calibration"))
+
+    def predict(self, paths: Sequence[Path], out: Path, max_bad_lines: float) -> int:
+        """Write file, line, logit and score of every row as Parquet; return how many.
+
+        Raises:
+            DataError: a file cannot be read, or ``out`` cannot be a file.
+        """
+        if out.is_dir() or not out.parent.is_dir():
+            problem = "it is a directory" if out.is_dir() else f"there is no directory {out.parent}"
+            raise DataError(f"{out} cannot be written: {problem}")
+        spec = self.bundle.spec
+        reader = Reader(spec, paths, max_bad_lines, label=False, progress=True)
+        rows, pieces = 0, []
+        # Beside the result, so that it takes its place whole or not at all.
+        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as directory:
+            for number, frame in enumerate(reader.frames()):
+                scores = score_dataset(self.engine, encode(spec, self.encoder, frame, label=False))
+                pieces.append(Path(directory) / f"{number}.parquet")
+                frame.select(pl.col(FILE).alias("file"), pl.col(LINE).alias("line")).with_columns(
+                    pl.Series("logit", scores.logit),
+                    pl.Series("score", scores.score),
+                    pl.lit(self.bundle.version).alias("version"),
+                ).write_parquet(pieces[-1])
+                rows += frame.height
+            _warn(reader.warnings)
+            whole = Path(directory) / "whole.parquet"
+            pl.scan_parquet(pieces).sink_parquet(whole)
+            whole.rename(out)
+        return rows
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        say(f"warning: {warning}")

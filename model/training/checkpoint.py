@@ -1,0 +1,88 @@
+"""The state of a run on disk, so that another process goes on where one was killed."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from model.disk.arrays import Arrays, DamagedError, read_arrays, written
+from model.disk.scratch import remove_abandoned
+
+KEPT = 2
+"""How many checkpoints stay: the one before is there if the newest is broken."""
+
+
+class State(NamedTuple):
+    """All that a run needs to go on after ``step``: plain values and arrays."""
+
+    step: int
+    values: dict[str, Any]
+    arrays: Arrays
+
+
+@dataclass(slots=True)
+class Checkpoints:
+    """Writes a run's state below ``directory`` every so many seconds or steps; 0 is never.
+
+    With ``resume`` the run goes on from the newest checkpoint that is whole; without, those of an
+    earlier run are removed.
+    """
+
+    directory: Path
+    seconds: float = 600.0
+    steps: int = 0
+    resume: bool = False
+    state: State | None = None
+    """What to go on from, after :meth:`begin`."""
+    _written: float = field(default_factory=time.monotonic)
+
+    def begin(self) -> None:
+        """Find the state to go on from, if there is one; a broken one is warned of."""
+        if not self.resume:
+            self.clear()
+            return
+        remove_abandoned(self.directory)
+        for path in self._newest_first():
+            try:
+                values, arrays = read_arrays(path)
+            except DamagedError as error:
+                warnings.warn(f"a broken checkpoint is passed over: {error}", stacklevel=2)
+                continue
+            self.state = State(_step(path), values, arrays)
+            return
+
+    def due(self, step: int) -> bool:
+        """Whether the state after ``step`` is to be written."""
+        by_step = self.steps > 0 and step % self.steps == 0
+        return by_step or 0 < self.seconds <= time.monotonic() - self._written
+
+    def write(self, step: int, values: Mapping[str, Any], arrays: Arrays) -> None:
+        """Write a state, and then remove all but the last ones."""
+        with written(self.directory / f"step-{step}") as checkpoint:
+            checkpoint.described = values
+            for name, array in arrays.items():
+                checkpoint.save(name, array)
+        for path in self._newest_first()[KEPT:]:
+            shutil.rmtree(path)
+        self._written = time.monotonic()
+
+    def clear(self) -> None:
+        """Remove every checkpoint, half-written ones too."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        # Not where another run's are beside it.
+        with suppress(OSError):
+            self.directory.parent.rmdir()
+
+    def _newest_first(self) -> list[Path]:
+        found = self.directory.glob("step-*") if self.directory.is_dir() else []
+        return sorted(found, key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))

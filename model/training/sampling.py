@@ -1,0 +1,117 @@
+"""Which rows an epoch learns from: every click, and a share of the others.
+
+A network that learns from a share w of the rows without a click sees odds 1 / w too high; log w
+added to its logit puts them right (He et al. 2014, doi:10.1145/2648584.2648589). Here it is
+added to what the loss sees, so the network itself gives true odds, in training and after it.
+What remains between the mean score and the click rate of the training part is taken off the bias
+at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.data.dataset import Dataset
+from model.quality.figures import sigmoid
+
+Rows = NDArray[np.int64]
+BLOCK, WINDOW = 2**12, 2**22
+"""Rows that lie together on disk, and rows that are shuffled at once."""
+_FARTHEST, _HALVINGS = 2.0, 30
+"""Logits are moved by no more than this, and by bisection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How many rows have a click and have none, and how many of the latter an epoch draws."""
+
+    label: NDArray[np.uint8]
+    clicks: int
+    others: int
+    drawn: int
+    kept: float
+    """The share of all rows without a click that are among the ``others``."""
+
+    @classmethod
+    def of(cls, train: Dataset, rate: float) -> Sampling:
+        """Draw a share ``rate`` of the rows without a click, at least one if there are any."""
+        clicks = int(np.count_nonzero(train.label))
+        others = len(train) - clicks
+        return cls(
+            train.label, clicks, others, max(min(1, others), round(rate * others)), train.kept
+        )
+
+    @property
+    def rows(self) -> int:
+        """Rows of an epoch."""
+        return self.clicks + self.drawn
+
+    @property
+    def rate(self) -> float:
+        """The share of ``others`` that is drawn."""
+        return self.drawn / self.others if self.others else 1.0
+
+    @property
+    def shift(self) -> float:
+        """What to add to the logit of true odds for the odds among the rows of an epoch."""
+        return -math.log(self.rate * self.kept)
+
+    @property
+    def base_rate(self) -> float:
+        """The click rate among all rows, those included that are not there; not quite 0 or 1."""
+        floor = 0.5 / len(self.label)
+        rate = self.clicks / (self.clicks + self.others / self.kept)
+        return min(max(rate, floor), 1 - floor)
+
+    def draw(self, random: np.random.Generator) -> Iterator[Rows]:
+        """Yield the rows of an epoch in a random order, in pieces.
+
+        Of more rows than ``WINDOW``, blocks drawn at random are shuffled together: so the pages
+        of data that are larger than memory are read once an epoch, not once a row.
+        """
+        if len(self.label) <= WINDOW:
+            yield random.permutation(self._drawn(np.arange(len(self.label)), self.drawn, random))
+            return
+        passed = taken = 0
+        blocks = random.permutation(math.ceil(len(self.label) / BLOCK))
+        for start in range(0, len(blocks), WINDOW // BLOCK):
+            firsts = blocks[start : start + WINDOW // BLOCK, None] * BLOCK
+            rows = (firsts + np.arange(BLOCK)).ravel()
+            rows = rows[rows < len(self.label)]
+            passed += len(rows) - int(np.count_nonzero(self.label[rows]))
+            # Rounded so that all windows together draw as many as were promised.
+            wanted = round(passed * self.drawn / max(1, self.others)) - taken
+            taken += wanted
+            yield random.permutation(self._drawn(rows, wanted, random))
+
+    def _drawn(self, rows: Rows, wanted: int, random: np.random.Generator) -> Rows:
+        """Return the clicks among some rows, and as many of the others as are wanted."""
+        if self.drawn == self.others:
+            return rows
+        clicked = self.label[rows] == 1
+        drawn = random.choice(rows[~clicked], wanted, replace=False)
+        return np.concatenate([rows[clicked], drawn])
+
+    def correction(self, logit: NDArray[np.float32]) -> float:
+        """Return what to add to all logits [R] so that their mean score is the base rate.
+
+        What a network does not explain of the rows that it learnt from is noise in its logits,
+        and noise that cancels out at the odds of these rows does not at the true odds.
+        """
+        value, stands_for = logit.astype(np.float64), np.where(self.label == 1, 1.0, 1 / self.kept)
+        low, high = -_FARTHEST, _FARTHEST
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            mean = np.average(sigmoid(value + middle), weights=stands_for)
+            low, high = (low, middle) if mean > self.base_rate else (middle, high)
+        return (low + high) / 2
+
+    def described(self) -> dict[str, Any]:
+        """Return what the manifest says of it."""
+        return {"kept": self.kept, "rate": self.rate, "logit_shift": 0.0 - self.shift}

@@ -1,0 +1,348 @@
+"""One training step after another: a batch's rows in, weights moved, a loss out.
+
+A step reads and writes only the table rows that its batch names, so it costs about the same
+for a thousand rows as for ten million.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from app.features.layout import PADDING, Layout
+from model.config import TrainConfig
+from model.data.dataset import Dataset, Indices
+from model.disk.arrays import Arrays
+from model.group import ALONE, Group
+from model.networks import build
+from model.networks.crosses import Cross
+from model.networks.network import Inputs, Network
+from model.training.checkpoint import State
+from model.training.sampling import Sampling
+
+Rows = NDArray[np.int64]
+_COUNTED_AT_ONCE = 2**17
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says at which step and why."""
+
+
+class Trainer:
+    """A network, its optimisers and the training rows, taken one batch at a time.
+
+    The processes of a ``group`` take each step together: every one learns from its share of the
+    batch, and all add up their gradients.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        train: Dataset,
+        config: TrainConfig,
+        crosses: Sequence[Cross] = (),
+        group: Group = ALONE,
+    ) -> None:
+        self._group = group
+        self._sampling = Sampling.of(train, config.negative_rate)
+        self.network = build(layout, config, self._sampling.base_rate, crosses)
+        self._columns = Columns(layout, train)
+        self._label = train.label
+        self._named_rows = NamedRows(layout.table_rows, group)
+        l2 = self._columns.row_l2(config, self._sampling) if config.embedding_l2 else None
+        self._table = LazyAdam(self.network.table.detach(), l2)
+        self._dense = torch.optim.Adam(
+            dense_groups(self.network, config), lr=config.learning_rate, fused=True
+        )
+        self._random = np.random.default_rng(config.seed)
+        self._epoch_seed = 0
+        self._config = config
+        if group.rank:
+            # The same weights everywhere, other units dropped.
+            torch.manual_seed(config.seed + 2**32 * group.rank)
+        self.steps = 0
+        """How many were taken."""
+
+    def shuffled(self, batches: int) -> Iterator[NDArray[np.int64]]:
+        """Yield the row numbers of every batch of every epoch, each epoch in a new order.
+
+        What was restored goes on within its epoch.
+        """
+        epoch, done = divmod(self.steps, batches)
+        for _ in range(epoch, self._config.epochs):
+            if not done:
+                self._epoch_seed = int(self._random.integers(2**63))
+            order = self._sampling.draw(np.random.default_rng(self._epoch_seed))
+            yield from islice(cut(order, self._sampling.rows, batches), done, None)
+            done = 0
+
+    def state(self) -> tuple[dict[str, Any], Arrays]:
+        """Return all that the steps to come depend on, as a checkpoint holds it.
+
+        All processes of a group ask at the same step.
+        """
+        self.level()
+        values = {
+            "steps": self.steps,
+            "random": self._random.bit_generator.state,
+            "epoch_seed": self._epoch_seed,
+        }
+        arrays = named("network", self.network.state_dict()) | named("table", self._table.state())
+        for number, parameter in enumerate(self.network.dense_parameters()):
+            arrays |= named(f"dense.{number}", self._dense.state[parameter])
+        for rank, random in enumerate(self._group.all(torch.get_rng_state().numpy())):
+            arrays[f"torch_random.{rank}"] = random
+        return values, arrays
+
+    def restore(self, state: State) -> None:
+        """Take over what :meth:`state` gave."""
+        self.steps = state.values["steps"]
+        self._random.bit_generator.state = state.values["random"]
+        self._epoch_seed = state.values["epoch_seed"]
+        self.network.load_state_dict(unnamed("network", state.arrays))
+        self._table.restore(unnamed("table", state.arrays), self.steps)
+        for number, parameter in enumerate(self.network.dense_parameters()):
+            self._dense.state[parameter] = unnamed(f"dense.{number}", state.arrays)
+        random = state.arrays[f"torch_random.{self._group.rank}"]
+        torch.set_rng_state(torch.from_numpy(random))
+
+    def level(self) -> None:
+        """Give the network of every process the same running statistics, their mean."""
+        running = [value for value in self.network.buffers() if value.is_floating_point()]
+        if self._group.size > 1 and running:
+            self._group.add(running)
+            for value in running:
+                value.div_(self._group.size)
+
+    def step(self, rows: NDArray[np.int64], rate: float) -> float:
+        """Learn from a batch of rows once and return their mean log loss before it."""
+        self.steps += 1
+        batch, rows = rows, self._group.share(rows)
+        index = self._columns.take(rows)
+        if self._config.oov_rate:
+            # Drawn for the whole batch, so that this generator is the same everywhere.
+            drawn = self._random.random((len(batch), index.shape[1]), np.float32)
+            hidden = drawn[self._group.rank :: self._group.size] < self._config.oov_rate
+            index = np.where(hidden & self._columns.can_hide, self._columns.oov, index)
+        row, position = self._named_rows.find(index)
+
+        self.network.train()
+        value = self._table.gather(row)
+        columns = self._columns
+        logit = self.network.logit(
+            value, columns.inputs(position, rows), columns.inputs(torch.from_numpy(index), rows)
+        )
+        loss = functional.binary_cross_entropy_with_logits(
+            logit + self._sampling.shift, torch.from_numpy(self._label[rows].astype(np.float32))
+        )
+        # This process' part of the mean over the batch.
+        loss = loss * (len(rows) / len(batch))
+        self._dense.zero_grad()
+        torch.autograd.backward(loss)
+        dense = (parameter.grad for parameter in self.network.dense_parameters())
+        gradients = [gradient for gradient in (value.grad, *dense) if gradient is not None]
+        self._group.add([loss, *gradients])
+        loss_value = loss.item()
+        if not math.isfinite(loss_value):
+            raise TrainingError(not_finite("loss", loss_value, self.steps, rate))
+        for settings in self._dense.param_groups:
+            settings["lr"] = rate
+        self._dense.step()
+        self._table.step(row, value, rate)
+        return loss_value
+
+
+def cut(pieces: Iterable[Rows], rows: int, batches: int) -> Iterator[Rows]:
+    """Cut ``rows`` row numbers, which come in pieces, into batches of nearly equal size."""
+    size, larger = divmod(rows, batches)
+    waiting = np.zeros(0, np.int64)
+    number = 0
+    for piece in pieces:
+        waiting = np.concatenate([waiting, piece])
+        start = 0
+        while number < batches and start + (wanted := size + (number < larger)) <= len(waiting):
+            yield waiting[start : start + wanted]
+            start += wanted
+            number += 1
+        waiting = waiting[start:]
+
+
+class Columns:
+    """Every index of the training rows, batch by batch: the data may be larger than memory.
+
+    There are C columns: the single-valued slots of both sides, then each list's places.
+    ``can_hide`` [C] marks the columns of values that might have been unseen, single-valued and
+    not scaled, and ``oov`` [C] has their OOV rows.
+    """
+
+    def __init__(self, layout: Layout, data: Dataset) -> None:
+        self._parts = (data.context, data.candidate, *data.context_lists, *data.candidate_lists)
+        self._widths = [part.shape[1] for part in self._parts]
+        self._context_lists = len(data.context_lists)
+        self._table_rows = layout.table_rows
+        singles = layout.context + layout.candidate
+        self.can_hide = np.zeros(sum(self._widths), np.bool_)
+        self.can_hide[: len(singles)] = [not slot.scaled for slot in singles]
+        self.oov = np.zeros(sum(self._widths), np.int32)
+        self.oov[: len(singles)] = [slot.oov for slot in singles]
+        self._values = (data.context_value, data.candidate_value)
+
+    def take(self, rows: Rows | slice) -> Indices:
+        """Return the indices [N, C] of some rows."""
+        return np.concatenate([part[rows] for part in self._parts], axis=1)
+
+    def inputs(self, index: Tensor, rows: NDArray[np.int64]) -> Inputs:
+        """Cut indices [N, C] of ``rows`` into a network's inputs, every row its own context."""
+        context, candidate, *lists = torch.split(index, self._widths, dim=1)
+        split = self._context_lists
+        values = (
+            None if value is None else torch.from_numpy(value[rows]) for value in self._values
+        )
+        return Inputs(context, candidate, None, lists[:split], lists[split:], *values)
+
+    def row_l2(self, config: TrainConfig, sampling: Sampling) -> Tensor:
+        """Return the decay [T] per named row that stands in for lambda on every row and step.
+
+        A row that a share P of the batches name is decayed in those only, 1/P as hard;
+        P = 1 - (1 - count / R)^batch, from the counts that training expects.
+        """
+        rows = sampling.rows
+        single, listed = self._expected(sampling)
+        count = single * (1 - config.oov_rate) + listed
+        count[self.oov[self.can_hide]] += config.oov_rate * rows
+        named = 1 - (1 - np.minimum(count / rows, 1)) ** min(config.batch_size, rows)
+        l2 = np.divide(config.embedding_l2, named, out=np.zeros_like(named), where=named > 0)
+        return torch.from_numpy(l2.astype(np.float32))
+
+    def _expected(self, sampling: Sampling) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return how often an epoch is expected to name each table row [T].
+
+        In the columns that can be hidden, and in the others.
+        """
+        counts = np.zeros((2, self._table_rows))
+        for start in range(0, len(sampling.label), _COUNTED_AT_ONCE):
+            rows = slice(start, start + _COUNTED_AT_ONCE)
+            index, label = self.take(rows), sampling.label[rows]
+            for click, share in ((1, 1.0), (0, sampling.rate)):
+                found = index[label == click]
+                for count, columns in zip(counts, (self.can_hide, ~self.can_hide), strict=True):
+                    named = found[:, columns].ravel()
+                    count += share * np.bincount(named, minlength=self._table_rows)
+        return counts[0], counts[1]
+
+
+def dense_groups(network: Network, config: TrainConfig) -> list[dict[str, Any]]:
+    """Return Adam's groups of the parameters beside the table; weights of pairs decay as it does.
+
+    They are updated whole at every step, so lambda needs no correction for rows unnamed.
+    """
+    crosses = list(network.cross_parameters())
+    own = {id(value) for value in crosses}
+    groups: list[dict[str, Any]] = [
+        {"params": [value for value in network.dense_parameters() if id(value) not in own]}
+    ]
+    if crosses:
+        groups.append({"params": crosses, "weight_decay": config.embedding_l2})
+    return groups
+
+
+class NamedRows:
+    """Finds the distinct table rows of a batch by marking them, without sorting."""
+
+    def __init__(self, table_rows: int, group: Group = ALONE) -> None:
+        self._group = group
+        self._marked = np.zeros(table_rows, np.bool_)
+        self._position = np.zeros(table_rows, np.int32)
+
+    def find(self, index: Indices) -> tuple[Tensor, Tensor]:
+        """Return the distinct rows [P], ascending, and each index's position among them.
+
+        The rows are those of all processes of the group. Padding is always there, at position 0.
+        """
+        self._marked[PADDING] = True
+        self._marked[index] = True
+        row = np.flatnonzero(self._marked)
+        if self._group.size > 1:
+            for named in self._group.all(row):
+                self._marked[named] = True
+            row = np.flatnonzero(self._marked)
+        self._marked[row] = False
+        self._position[row] = np.arange(len(row), dtype=np.int32)
+        return torch.from_numpy(row), torch.from_numpy(self._position[index].astype(np.int64))
+
+
+class LazyAdam:
+    """Adam (Kingma and Ba 2015, arXiv:1412.6980) that only ever touches the rows named.
+
+    The moments of a row stand still while no batch names it, as in TensorFlow's LazyAdam and
+    torch's SparseAdam; ``row_l2`` [T] adds row_l2 * value to a row's gradient.
+    """
+
+    BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
+
+    def __init__(self, table_TC: Tensor, row_l2: Tensor | None) -> None:
+        self._table_TC = table_TC
+        self._row_l2 = row_l2
+        self._mean_TC = torch.zeros_like(table_TC)
+        self._square_TC = torch.zeros_like(table_TC)
+        self._steps = 0
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the moments [T, C] by name."""
+        return {"mean": self._mean_TC, "square": self._square_TC}
+
+    def restore(self, moments: Mapping[str, Tensor], steps: int) -> None:
+        """Take over the moments after so many steps."""
+        self._mean_TC.copy_(moments["mean"])
+        self._square_TC.copy_(moments["square"])
+        self._steps = steps
+
+    def gather(self, row_P: Tensor) -> Tensor:
+        """Return the rows [P, C] as a leaf that collects its gradient."""
+        return self._table_TC.index_select(0, row_P).requires_grad_()
+
+    @torch.no_grad()
+    def step(self, row_P: Tensor, value_PC: Tensor, rate: float) -> None:
+        """Move the gathered rows against their gradient, padding (the first of them) excepted."""
+        gradient_PC = value_PC.grad
+        assert gradient_PC is not None
+        self._steps += 1
+        row_P, value_PC, gradient_PC = row_P[1:], value_PC[1:], gradient_PC[1:]
+        if self._row_l2 is not None:
+            gradient_PC.addcmul_(value_PC, self._row_l2.index_select(0, row_P).unsqueeze(1))
+        mean_PC = self._mean_TC.index_select(0, row_P).lerp_(gradient_PC, 1 - self.BETA_1)
+        square_PC = self._square_TC.index_select(0, row_P).mul_(self.BETA_2)
+        square_PC.addcmul_(gradient_PC, gradient_PC, value=1 - self.BETA_2)
+        self._mean_TC.index_copy_(0, row_P, mean_PC)
+        self._square_TC.index_copy_(0, row_P, square_PC)
+
+        size = rate / (1 - self.BETA_1**self._steps)
+        square_PC.div_(1 - self.BETA_2**self._steps).sqrt_().add_(self.EPSILON)
+        self._table_TC.index_copy_(0, row_P, value_PC.addcdiv(mean_PC, square_PC, value=-size))
+
+
+def named(head: str, tensors: Mapping[str, Tensor]) -> Arrays:
+    """Return tensors as arrays whose names begin with ``head``."""
+    return {f"{head}.{name}": value.numpy() for name, value in tensors.items()}
+
+
+def unnamed(head: str, arrays: Arrays) -> dict[str, Tensor]:
+    """Return the tensors of arrays whose names begin with ``head``."""
+    return {
+        name.removeprefix(f"{head}."): torch.from_numpy(array)
+        for name, array in arrays.items()
+        if name.startswith(f"{head}.")
+    }
+
+
+def not_finite(what: str, value: float, step: int, rate: float) -> str:
+    """Return what to say of a loss that ends training."""
+    return f"the {what} is {value} at step {step}, at a rate of {rate:.2g}: lower learning_rate"

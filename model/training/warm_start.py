@@ -1,0 +1,277 @@
+"""A network begins as an exported one was, over today's values: those known keep their weights.
+
+A value that is new begins as OOV, which is what it was to the old network, and a value that has
+gone is OOV from now on. So before the first step a row scores as it did in the old bundle, unless
+one of its values has gone. Nothing is kept for this beside the graph, from which all weights can
+be had: batch norm, which the export folds into the linear layers, is set up to pass on what it
+gets, by the statistics of today's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from app.bundle.bundle import Bundle
+from app.features.layout import PADDING, RESERVED_ROWS, Layout, Slot
+from app.features.spec import FeatureSpec
+from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Texts, Vocabulary
+from model.config import TrainConfig
+from model.data.dataset import Dataset
+from model.export.graph import read_weights
+from model.networks.crosses import RARE, CrossTerm, Operand, Pairs
+from model.networks.fnn import FNN
+from model.networks.network import Network
+from model.training.trainer import TrainingError
+
+NEW = -1
+"""In the place of an old row: there is none."""
+STATISTICS_ROWS = 16_384
+"""Rows of the training part whose mean and variance batch norm starts from."""
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An exported network, and where today's values are in it."""
+
+    bundle: Bundle
+    weights: Mapping[str, Tensor]
+    data: Dataset
+    rows: Rows
+    """For each row [T] of today's table the old one's, or ``NEW``."""
+    values: Mapping[str, int]
+    """How many values were ``known``, are ``new`` and have ``gone``."""
+    other_fields: bool
+
+    @classmethod
+    def read(
+        cls, bundle: Bundle, vocabulary: Vocabulary, data: Dataset, config: TrainConfig
+    ) -> Start:
+        """Read a bundle's network for training on ``data``.
+
+        Raises:
+            TrainingError: it is neither the same network nor an FM that an FNN starts from, or
+                its table has other columns.
+        """
+        name, before = bundle.manifest.network, bundle.manifest.training["config"]
+        where = f"init_from: {bundle.version}"
+        if name != config.network and (name, config.network) != ("fm", "fnn"):
+            raise TrainingError(
+                f"{where} is of {name} and this is {config.network}; a network starts from one of"
+                " its own kind, or an fnn from an fm"
+            )
+        size = before["embedding_size"]
+        if config.network != "lr" and size != config.embedding_size:
+            raise TrainingError(f"{where} has embedding_size {size}, not {config.embedding_size}")
+        old = bundle.vocabulary
+        other = _fields(old.layout) != _fields(vocabulary.layout)
+        if other and config.network == "ffm":
+            raise TrainingError(f"{where} has other fields, and an ffm's vectors are toward fields")
+        rows = old_rows(vocabulary, old)
+        weights = read_weights(bundle.graph, name, old.layout)
+        return cls(bundle, weights, data, rows, _count(vocabulary, old, rows), other)
+
+    @torch.no_grad()
+    def begin(self, network: Network) -> None:
+        """Give a new network the old weights, as far as they fit."""
+        known = torch.from_numpy(np.flatnonzero(self.rows != NEW))
+        old = torch.from_numpy(self.rows[self.rows != NEW])
+        network.table[known] = self.weights["table"][old]
+        if isinstance(network, FNN) and self.bundle.manifest.network == "fm":
+            network.global_weight.copy_(self.weights["bias"])
+            return
+        network.bias.copy_(self.weights["bias"])
+        self._begin_crosses(network)
+        if self.obstacle(network) is not None:
+            return
+        for name, value in network.named_parameters():
+            if _is_dense(name, value):
+                value.copy_(self.weights[name])
+        pass_on(network, self.data)
+
+    def obstacle(self, network: Network) -> str | None:
+        """Say why the hidden layers begin anew, if they do."""
+        if self.bundle.manifest.network == "fm":
+            return None
+        if self.other_fields:
+            return "the fields are others"
+        for name, value in network.named_parameters():
+            if not _is_dense(name, value):
+                continue
+            found = self.weights.get(name)
+            if found is None or found.shape != value.shape:
+                shape = "absent" if found is None else list(found.shape)
+                return f"{name} is {shape} there and {list(value.shape)} here"
+        extra = {name for name in self.weights if name.startswith("mlp.")} - {
+            name for name, _ in network.named_parameters()
+        }
+        return f"{min(extra)} is not here" if extra else None
+
+    def described(self, network: Network) -> dict[str, Any]:
+        """Return what the manifest says of it."""
+        manifest = self.bundle.manifest
+        return {
+            "network": manifest.network,
+            "version": self.bundle.version,
+            "id": manifest.id,
+            "values": dict(self.values),
+            "anew": self.obstacle(network),
+        }
+
+    def __str__(self) -> str:
+        known, new, gone = (self.values[name] for name in ("known", "new", "gone"))
+        return (
+            f"starts from {self.bundle.version}: {known:,} values were known, {new:,} are new and"
+            f" {gone:,} have gone"
+        )
+
+    def _begin_crosses(self, network: Network) -> None:
+        """Give each pair the weight that it had, or that of all rare pairs."""
+        terms = [term for term in network.modules() if isinstance(term, CrossTerm)]
+        before = {cross.fields: place for place, cross in enumerate(self.bundle.spec.crosses)}
+        old_layout = self.bundle.vocabulary.layout
+        for term in terms:
+            names = (term.pairs.left.slot.name, term.pairs.right.slot.name)
+            place = before.get(names)
+            if place is None:
+                continue
+            old = Pairs(*(Operand.find(old_layout, name) for name in names))
+            number = np.arange(term.pairs.numbers)
+            left = self._numbers(term.pairs.left.slot, old.left.slot)
+            right = self._numbers(term.pairs.right.slot, old.right.slot)
+            width = term.pairs.right.numbers
+            was = left[number // width] * old.right.numbers + right[number % width]
+            weight_of = self.weights[f"crosses.{place}.weight_of"].numpy()
+            old_weight = self.weights[f"crosses.{place}.weight"].numpy()
+            found = np.where(was < 0, 0.0, old_weight[weight_of[np.maximum(was, 0)], 0])
+            # Whichever pair writes a shared weight last, all of them had the same.
+            own = term.weight_of.numpy()
+            weight = np.zeros((len(term.weight), 1), np.float32)
+            weight[own[own > RARE], 0] = found[own > RARE]
+            weight[RARE] = old_weight[RARE]
+            term.weight.copy_(torch.from_numpy(weight))
+
+    def _numbers(self, slot: Slot, old: Slot) -> Rows:
+        """Return the old numbers of a slot's values in pairs; far below zero if there are none."""
+        rows = self.rows[slot.first : slot.first + slot.size]
+        numbers = np.where(rows == NEW, -(2**40), rows - old.first + 1)
+        return np.concatenate([[PADDING], numbers])
+
+
+def old_rows(new: Vocabulary, old: Vocabulary) -> Rows:
+    """Return for each row [T] of a vocabulary's table the row that another has for the same.
+
+    A value that the other does not know has its OOV row; all rows of a slot that is not there,
+    or is of another kind or of other buckets, are ``NEW``.
+    """
+    rows = np.full(new.layout.table_rows, NEW, np.int64)
+    rows[PADDING] = PADDING
+    before = {slot.name: slot for slot in old.layout.slots}
+    for slot in new.layout.slots:
+        past = before.get(slot.name)
+        if past is None or not _alike(new.slots[slot.name], old.slots[slot.name]):
+            continue
+        own = rows[slot.first : slot.first + slot.size]
+        own[:RESERVED_ROWS] = past.missing, past.oov
+        vocabulary, other = new.slots[slot.name], old.slots[slot.name]
+        if isinstance(vocabulary, Edges | Scale):
+            own[RESERVED_ROWS:] = np.arange(past.first + RESERVED_ROWS, past.first + past.size)
+            continue
+        assert isinstance(other, Integers | Texts)
+        known = other.lookup()
+        for key, row in vocabulary.lookup().items():
+            rows[row] = known.get(key, past.oov)
+    return rows
+
+
+def learned_before(spec: FeatureSpec, bundle: Bundle) -> dict[str, SlotVocabulary]:
+    """Return the buckets and scales that fields keep for a warm start, by the field's name.
+
+    A weight of a bucket means what the bucket's edges were; a field that the spec describes
+    otherwise than before learns its own.
+    """
+    fields = {field.name: field for field in bundle.spec.fields}
+    return {
+        field.name: vocabulary
+        for field in spec.fields
+        if fields.get(field.name) == field
+        and isinstance(vocabulary := bundle.vocabulary.slots.get(field.name), Edges | Scale)
+    }
+
+
+@torch.no_grad()
+def pass_on(network: Network, data: Dataset) -> None:
+    """Set up batch norm so that for inference its output is its input.
+
+    Its statistics are those of rows of ``data``, its scale and offset undo them, so in training
+    too it changes little.
+    """
+
+    def follow(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm1d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        var, mean = torch.var_mean(given[0], 0, correction=0)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(var)
+        norm.bias.copy_(mean)
+        norm.weight.copy_((var + norm.eps).sqrt())
+
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d)]
+    hooks = [norm.register_forward_pre_hook(follow) for norm in norms]
+    if norms:
+        step = max(1, len(data) // STATISTICS_ROWS)
+        network.eval()
+        network(data.take(slice(0, None, step)).inputs())
+    for hook in hooks:
+        hook.remove()
+
+
+def _is_dense(name: str, value: Tensor) -> bool:
+    """Whether a parameter belongs to the hidden layers or what feeds them.
+
+    One without numbers, the kernels of a side's pairs where it has one field, is in no graph.
+    """
+    outside = name in ("table", "bias") or name.startswith("crosses.")
+    return not outside and ".norms." not in name and value.numel() > 0
+
+
+def _fields(layout: Layout) -> Sequence[Sequence[tuple[str, bool]]]:
+    return [
+        [(slot.name, slot.scaled) for slot in side]
+        for side in (
+            layout.context, layout.context_lists, layout.candidate, layout.candidate_lists,
+        )
+    ]  # fmt: skip
+
+
+def _alike(new: SlotVocabulary, old: SlotVocabulary) -> bool:
+    """Whether the rows of two slots can stand for the same values."""
+    match new, old:
+        case Edges(edges), Edges(before):
+            return np.array_equal(edges, before)
+        case Scale(), Scale():
+            return True
+        case ((Integers() | Texts()), (Integers() | Texts())):
+            return True
+    return False
+
+
+def _count(new: Vocabulary, old: Vocabulary, rows: Rows) -> dict[str, int]:
+    """Count values, which are what has a row of its own beyond the reserved ones."""
+    before = {slot.name: slot for slot in old.layout.slots}
+    values = sum(slot.size - RESERVED_ROWS for slot in new.layout.slots)
+    known = 0
+    for slot in new.layout.slots:
+        if slot.name in before:
+            own = rows[slot.first + RESERVED_ROWS : slot.first + slot.size]
+            known += int((own >= before[slot.name].first + RESERVED_ROWS).sum())
+    past = sum(slot.size - RESERVED_ROWS for slot in old.layout.slots)
+    return {"known": known, "new": values - known, "gone": past - known}

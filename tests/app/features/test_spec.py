@@ -1,0 +1,183 @@
+"""The feature spec: what a file may say, and errors that name the key that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.errors import SpecError
+from app.features.spec import Categorical, FeatureSpec, MultiCategorical, Numeric, Time
+
+SPECS = sorted(
+    path
+    for path in (Path(__file__).parents[3] / "model/specs").glob("*.toml")
+    if not path.name.endswith(".train.toml")
+)
+HEAD = 'label = "click"\n'
+USER = '[[fields]]\nname = "user"\nkind = "categorical"\nside = "context"\n'
+ITEM = '[[fields]]\nname = "item"\nkind = "categorical"\nside = "candidate"\n'
+
+
+def price(lines: str) -> str:
+    """A spec whose third field is the number ``price``."""
+    field = '[[fields]]\nname = "price"\nkind = "numeric"\nside = "candidate"\n'
+    return HEAD + USER + ITEM + field + lines
+
+
+def moment(lines: str) -> str:
+    """A spec whose third field is the time ``when``."""
+    field = '[[fields]]\nname = "when"\nkind = "time"\nside = "context"\n'
+    return HEAD + USER + ITEM + field + lines
+
+
+def test_fields_become_their_kind_with_defaults() -> None:
+    """Each ``kind`` gives its own type, and absent keys the documented defaults."""
+    text = (
+        HEAD + USER + ITEM
+        + '[[fields]]\nname = "tags"\nkind = "multi_categorical"\nside = "candidate"\n'
+        + '[[fields]]\nname = "price"\nkind = "numeric"\nside = "candidate"\n'
+        + '[[fields]]\nname = "when"\nkind = "time"\nside = "context"\nparts = ["hour", "day"]\n'
+    )  # fmt: skip
+    spec = FeatureSpec.parse(text)
+    assert spec.fields == (
+        Categorical(name="user", side="context", dtype="string", min_count=2),
+        Categorical(name="item", side="candidate"),
+        MultiCategorical(name="tags", side="candidate", separator="|", max_values=16),
+        Numeric(name="price", side="candidate", encoding="quantile", buckets=64),
+        Time(name="when", side="context", parts=("hour", "day"), timezone="UTC"),
+    )
+    assert [field.name for field in spec.side("context")] == ["user", "when"]
+    assert spec.fields[-1].slot_names == ("when.hour", "when.day")
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_shipped_specs_load(path: Path) -> None:
+    """Every spec that ships has fields on both sides and breaks no rule."""
+    spec = FeatureSpec.load(path)
+    assert list(spec.side("context"))
+    assert list(spec.side("candidate"))
+
+
+def test_four_specs_ship() -> None:
+    """Criteo, Avazu, MovieLens-100k and Frappe are there."""
+    assert {path.stem for path in SPECS} == {"criteo", "avazu", "movielens-100k", "frappe"}
+
+
+def test_absent_file_is_named(tmp_path: Path) -> None:
+    """The message of an unreadable spec has its path."""
+    with pytest.raises(SpecError, match=r"nowhere\.toml"):
+        FeatureSpec.load(tmp_path / "nowhere.toml")
+
+
+def test_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    """A spec in another encoding is a spec error."""
+    (tmp_path / "latin.toml").write_bytes(b'label = "\xe9"\n')
+    with pytest.raises(SpecError, match=r"latin\.toml"):
+        FeatureSpec.load(tmp_path / "latin.toml")
+
+
+def crossed(lines: str) -> str:
+    """A spec of four fields with one cross."""
+    tags = '[[fields]]\nname = "tags"\nkind = "multi_categorical"\nside = "context"\n'
+    return moment('parts = ["hour"]\n') + tags + "[[crosses]]\n" + lines
+
+
+def test_crosses_name_two_fields() -> None:
+    """A cross has two fields, of either side, lists and parts of times included."""
+    spec = FeatureSpec.parse(
+        crossed('fields = ["user", "item"]\n[[crosses]]\nfields = ["tags", "when.hour"]\n')
+    )
+    assert [cross.name for cross in spec.crosses] == ["user x item", "tags x when.hour"]
+    assert [cross.min_count for cross in spec.crosses] == [2, 2]
+    assert FeatureSpec.parse(HEAD + USER + ITEM).crosses == ()
+
+
+BROKEN = {
+    "not TOML": ("label = ", "not TOML"),
+    "no label": (USER + ITEM, "`label`"),
+    "no fields": (HEAD, "`fields`"),
+    "fields is no list": (HEAD + "fields = 3\n", "fields"),
+    "empty label": ('label = ""\n' + USER + ITEM, "label"),
+    "unknown top key": ('labl = "x"\n' + HEAD + USER + ITEM, "`labl`; did you mean `label`"),
+    "unknown field key": (price("bucket = 8\n"), "`bucket`.*field 'price'.*mean `buckets`"),
+    "key of another kind": (price('dtype = "integer"\n'), "`dtype`.*field 'price'"),
+    "unknown kind": (HEAD + USER.replace("categorical", "category") + ITEM, "field 'user'"),
+    "unknown side": (HEAD + USER + ITEM.replace("candidate", "item"), "field 'item'.*side"),
+    "no side": (HEAD + USER + ITEM.replace('side = "candidate"\n', ""), "`side`.*field 'item'"),
+    "empty name": (HEAD + USER.replace("user", "") + ITEM, "name"),
+    "wrong type": (HEAD + USER + "min_count = true\n" + ITEM, "field 'user'.*min_count"),
+    "min_count too small": (HEAD + USER + "min_count = 0\n" + ITEM, "field 'user'.*min_count"),
+    "duplicate field": (HEAD + USER + ITEM + USER, "'user' is there more than once"),
+    "label as a field": ('label = "item"\n' + USER + ITEM, "label 'item'"),
+    "no candidate field": (HEAD + USER, "side = 'candidate'"),
+    "no context field": (HEAD + ITEM, "side = 'context'"),
+    "column absent": ('columns = ["click", "user"]\n' + HEAD + USER + ITEM, "'item'.*`columns`"),
+    "label column absent": ('columns = ["user", "item"]\n' + HEAD + USER + ITEM, "'click'"),
+    "timestamp column absent": (
+        'timestamp = "at"\ncolumns = ["click", "user", "item"]\n' + HEAD + USER + ITEM, "'at'",
+    ),
+    "delimiter of two characters": ('delimiter = "::"\n' + HEAD + USER + ITEM, "delimiter"),
+    "edges without the encoding": (price("edges = [1.0]\n"), "'price'.*`edges`"),
+    "encoding without edges": (price('encoding = "edges"\n'), "'price'.*`edges`"),
+    "edges fall": (price('encoding = "edges"\nedges = [1, 3, 2]\n'), "'price'.*3.0 .*before 2.0"),
+    "edges repeat": (price('encoding = "edges"\nedges = [1, 1]\n'), "'price'.*increase"),
+    "edge is nan": (price('encoding = "edges"\nedges = [nan]\n'), "'price'.*finite"),
+    "edge is infinite": (price('encoding = "edges"\nedges = [1, inf]\n'), "'price'.*finite"),
+    "unknown encoding": (price('encoding = "magic"\n'), "'price'.*encoding"),
+    "one bucket": (price("buckets = 1\n"), "'price'.*buckets"),
+    "no parts": (moment("parts = []\n"), "'when'.*parts"),
+    "unknown part": (moment('parts = ["minute"]\n'), "'when'.*parts"),
+    "part twice": (moment('parts = ["hour", "hour"]\n'), "'when'.*twice"),
+    "unknown timezone": (moment('parts = ["hour"]\ntimezone = "Mars/Base"\n'), "'when'.*Mars/Base"),
+    "empty timezone": (moment('parts = ["hour"]\ntimezone = ""\n'), "'when'.*timezone"),
+    "format without a year": (moment('parts = ["hour"]\nformat = "%H"\n'), "'when'.*`format`"),
+    "format that is none": (moment('parts = ["hour"]\nformat = "%!"\n'), "'when'.*`format`"),
+    "cross without fields": (crossed("min_count = 3\n"), "`fields`.*crosses"),
+    "cross of one field": (crossed('fields = ["user"]\n'), "cross 'user'"),
+    "cross of three": (
+        crossed('fields = ["user", "item", "tags"]\n'), "cross 'user x item x tags'",
+    ),
+    "cross of an unknown field": (
+        crossed('fields = ["user", "itme"]\n'), "cross 'user x itme'.*'itme'.*mean 'item'",
+    ),
+    "cross of a whole time": (
+        crossed('fields = ["user", "when"]\n'), "cross 'user x when'.*its parts: 'when.hour'",
+    ),
+    "cross with itself": (crossed('fields = ["user", "user"]\n'), "cross 'user x user'.*itself"),
+    "cross twice": (
+        crossed('fields = ["user", "item"]\n[[crosses]]\nfields = ["item", "user"]\n'),
+        "cross 'item x user'.*more than once",
+    ),
+    "cross of a scaled field": (
+        price('encoding = "scaled"\n') + '[[crosses]]\nfields = ["user", "price"]\n',
+        "cross 'user x price'.*'price' is scaled",
+    ),
+    "unknown key of a cross": (
+        crossed('fields = ["user", "item"]\nmincount = 3\n'),
+        "`mincount`.*'user x item'.*mean `min_count`",
+    ),
+    "cross with min_count zero": (
+        crossed('fields = ["user", "item"]\nmin_count = 0\n'), "cross 'user x item'.*min_count",
+    ),
+    "cross of two long lists": (
+        crossed('fields = ["tags", "words"]\n[[fields]]\nname = "words"\nside = "candidate"\n'
+                'kind = "multi_categorical"\nmax_values = 17\n'),
+        "cross 'tags x words'.*272 pairs.*max_values",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN.values(), ids=BROKEN.keys())
+def test_error_names_the_field_and_the_key(text: str, message: str) -> None:
+    """A broken rule is a SpecError that says where it is."""
+    with pytest.raises(SpecError, match=message):
+        FeatureSpec.parse(text)
+
+
+def test_list_limits() -> None:
+    """A list keeps between 1 and 256 values, and its separator is not empty."""
+    tags = '[[fields]]\nname = "tags"\nkind = "multi_categorical"\nside = "context"\n'
+    for line in ("max_values = 0", "max_values = 257", 'separator = ""'):
+        with pytest.raises(SpecError, match=f"field 'tags'.*{line.split()[0]}"):
+            FeatureSpec.parse(HEAD + USER + ITEM + tags + line)

@@ -1,0 +1,73 @@
+"""Whatever a request comes to, its route's meter has a place for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from app.errors import (
+    HeadTooLarge,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    Refused,
+    ServiceError,
+    Unauthorized,
+)
+from app.metrics.requests import OUTCOMES, REFUSALS, Requests, ScoringMeter
+from app.workers.shared_numbers import Cells
+
+
+def kinds(root: type[ServiceError]) -> Iterator[type[ServiceError]]:
+    """An error and all that are derived from it."""
+    yield root
+    for kind in root.__subclasses__():
+        yield from kinds(kind)
+
+
+# Of a request that is none, of other routes, and of the admin port.
+ELSEWHERE = {HeadTooLarge, NotFound, MethodNotAllowed, Unauthorized, Refused}
+SCORING_ERRORS = sorted(set(kinds(ServiceError)) - ELSEWHERE, key=lambda kind: kind.code)
+
+
+@pytest.mark.parametrize("kind", SCORING_ERRORS)
+def test_every_error_has_its_counters(kind: type[ServiceError]) -> None:
+    """Each error that a scoring request can end with is counted by status and by reason."""
+    error = kind("a message")
+    meter = ScoringMeter(Cells(), "predict")
+    meter.count(error.status)
+    meter.refused(error.reason)
+    meter.took(error.status, 0.1)
+    assert meter.outcomes[str(error.status)] == meter.refusals[error.reason] == 1
+
+
+def test_no_counter_is_for_nothing() -> None:
+    """Every reason is that of some error."""
+    reasons = {kind("a message").reason for kind in SCORING_ERRORS}
+    reasons.add(Overloaded("a message", reason="deadline_out_of_reach").reason)
+    assert reasons == set(REFUSALS)
+    statuses = {str(kind.status) for kind in [*SCORING_ERRORS, NotFound, MethodNotAllowed]}
+    assert statuses | {"200", "gone"} == set(OUTCOMES)
+
+
+def test_stages_are_shown_by_route() -> None:
+    """Stages that a request came through are counted, the others are not."""
+    requests = Requests(Cells())
+    requests.scoring["rank"].passed(0.001, 0.002, None)
+    requests.scoring["rank"].passed(0.001, 0.002, 0.5)
+    shown = {
+        (sample.name, sample.labels["route"]): sample.value
+        for family in requests.collect()
+        for sample in family.samples
+        if sample.name.endswith(("seconds_count", "seconds_sum")) and "status" not in sample.labels
+    }
+    assert shown == {
+        ("ctr_encode_seconds_count", "rank"): 2, ("ctr_encode_seconds_sum", "rank"): 0.002,
+        ("ctr_queue_seconds_count", "rank"): 2, ("ctr_queue_seconds_sum", "rank"): 0.004,
+        ("ctr_response_seconds_count", "rank"): 1, ("ctr_response_seconds_sum", "rank"): 0.5,
+        **{
+            (f"ctr_{stage}_seconds_{part}", "predict"): 0
+            for stage in ("encode", "queue", "response") for part in ("count", "sum")
+        },
+    }  # fmt: skip

@@ -1,0 +1,717 @@
+"""Rows of concurrent callers share engine runs, and every caller gets an answer of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.errors import DeadlinePassed, EngineFailed, NotReady, Overloaded, ServiceError
+from app.scoring.batcher import LEARNING_RUNS, SHARED_SECONDS, CostModel, MicroBatcher
+from app.scoring.job import Batch, Closed, Job, Scores
+from tests.support.fakes import FakeEngine
+
+pytestmark = pytest.mark.anyio
+LATER = 60.0
+WIDTH = 2
+THREAD, INLINE = -1.0, 3600.0
+both_ways = pytest.mark.parametrize("way", [THREAD, INLINE], ids=["thread", "inline"])
+
+
+class Waiting:
+    """An ``app.scoring.job.Caller`` whose outcome can be awaited."""
+
+    def __init__(self, seconds: float, departed: Callable[[], bool]) -> None:
+        loop = asyncio.get_running_loop()
+        self.deadline = loop.time() + seconds
+        self._departed = departed
+        self.outcome: asyncio.Future[Scores] = loop.create_future()
+        self.encoded = self.begun = self.ended = 0.0
+
+    def departed(self) -> bool:
+        return self.outcome.cancelled() or self._departed()
+
+    def scored(self, scores: Scores) -> None:
+        if not self.outcome.cancelled():
+            self.outcome.set_result(scores)
+
+    def failed(self, error: Exception) -> None:
+        if not self.outcome.cancelled():
+            self.outcome.set_exception(error)
+
+
+def job(
+    rows: Sequence[Sequence[int]],
+    context: int = 0,
+    seconds: float = LATER,
+    departed: Callable[[], bool] = lambda: False,
+) -> Job:
+    """Candidate rows of two indices for one context of one index."""
+    packed = np.array(rows, np.int32).reshape(-1, WIDTH).tobytes()
+    return Job(Waiting(seconds, departed), [np.int32(context).tobytes()], packed, len(rows))
+
+
+async def score(batches: MicroBatcher, job: Job) -> Scores:
+    """Submit a job and wait for its outcome."""
+    batches.submit(job)
+    assert isinstance(job.caller, Waiting)
+    return await job.caller.outcome
+
+
+def row_of(value: int) -> list[list[int]]:
+    """One row whose logit is ``value``."""
+    return [[value, 0]]
+
+
+def batcher(engine: FakeEngine, runs: int = LEARNING_RUNS, **options: Any) -> MicroBatcher:
+    """A batcher that runs the engine on its thread, so that a test may hold it there.
+
+    Its cost model has seen ``runs`` runs.
+    """
+    options = {"inline_seconds": THREAD} | options
+    batches = MicroBatcher(engine, context_width=1, candidate_width=WIDTH, **options)
+    batches.cost.runs = runs
+    return batches
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop turn until something is so; the test's timeout is the limit."""
+    while not condition():  # noqa: ASYNC110 - the batcher's counters have no event
+        await asyncio.sleep(0)
+
+
+async def outcome(scores: asyncio.Future[Scores] | asyncio.Task[Scores]) -> object:
+    """The logits, or the type of the error."""
+    try:
+        return (await scores).logit.tolist()
+    except ServiceError as error:
+        return type(error)
+
+
+class Busy:
+    """Keeps the engine in a run of one row while the body runs."""
+
+    def __init__(self, engine: FakeEngine, batches: MicroBatcher, seconds: float = LATER) -> None:
+        self.engine, self.batches, self.seconds = engine, batches, seconds
+
+    async def __aenter__(self) -> asyncio.Task[Scores]:
+        self.engine.gate.clear()
+        self.engine.entered.clear()
+        task = asyncio.create_task(score(self.batches, job(row_of(1), seconds=self.seconds)))
+        await until(self.engine.entered.is_set)
+        return task
+
+    async def __aexit__(self, *_: object) -> None:
+        self.engine.gate.set()
+
+
+async def test_concurrent_callers_share_one_run() -> None:
+    """Rows that arrive together are scored together; each caller gets its own back."""
+    engine = FakeEngine()
+    async with batcher(engine) as batches:
+        first, second = await asyncio.gather(
+            score(batches, job([[1, 2], [3, 4]], context=10)),
+            score(batches, job([[5, 6]], context=20)),
+        )
+    assert first.logit.tolist() == [13.0, 17.0]
+    assert second.logit.tolist() == [31.0]
+    assert second.score.tolist() == [pytest.approx(1.0)]
+    assert engine.rows == [3]
+
+
+@both_ways
+async def test_every_row_gets_its_own_score(way: float) -> None:
+    """64 distinct rows in shuffled company have the scores that they have alone, every time."""
+    engine = FakeEngine()
+    rows = [([[a, b]], context) for a in (1, 8) for b in range(4) for context in range(8)]
+    shuffled = random.Random(1)
+    async with batcher(engine, inline_seconds=way, max_rows=20) as batches:
+        alone = [(await score(batches, job(row, c))).logit.tolist() for row, c in rows]
+        for _ in range(100):
+            order = shuffled.sample(range(64), 64)
+            together = await asyncio.gather(*(score(batches, job(*rows[i])) for i in order))
+            assert [scores.logit.tolist() for scores in together] == [alone[i] for i in order]
+    assert max(engine.rows) == 20
+
+
+async def test_rows_gather_while_the_engine_is_busy() -> None:
+    """What arrives during a run is the next run, without any fixed wait."""
+    engine = FakeEngine()
+    async with batcher(engine) as batches:
+        async with Busy(engine, batches) as first:
+            waiting = [asyncio.create_task(score(batches, job(row_of(i)))) for i in range(5)]
+            await until(lambda: batches.queued_rows == 5)
+            assert not first.done()
+        assert [await outcome(task) for task in waiting] == [[float(i)] for i in range(5)]
+    assert engine.rows == [1, 5]
+    assert batches.queued_rows == 0
+
+
+async def test_linger_gathers_later_arrivals() -> None:
+    """With a linger, a row that comes a few turns of the loop later joins the run."""
+    engine = FakeEngine()
+    async with batcher(engine, linger=0.02) as batches:
+        first = asyncio.create_task(score(batches, job(row_of(1))))
+        await until(lambda: batches.queued_rows == 1)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        await asyncio.gather(first, score(batches, job(row_of(2))))
+    assert engine.rows == [2]
+
+
+@both_ways
+async def test_no_run_is_larger_than_the_limit(way: float) -> None:
+    """Long lists are cut to the limit, beside short ones, and all answers are complete."""
+    engine = FakeEngine()
+    async with batcher(engine, inline_seconds=way, max_rows=64) as batches:
+        lists = [[[i, k] for k in range(100)] for i in range(40)]
+        jobs = [job(rows, context=1) for rows in lists] + [job(row_of(i)) for i in range(40)]
+        answers = await asyncio.gather(*(score(batches, each) for each in jobs))
+    for i in range(40):
+        assert answers[i].logit.tolist() == [1.0 + i + k for k in range(100)]
+        assert answers[40 + i].logit.tolist() == [float(i)]
+    assert max(engine.rows) <= 64
+    assert sum(engine.rows) == 40 * 101
+    assert batches.queued_rows == 0
+
+
+@both_ways
+async def test_one_list_longer_than_the_queue_is_scored(way: float) -> None:
+    """A list is cut into runs in its own order, even if it alone is over the queue's limit."""
+    engine = FakeEngine()
+    async with batcher(engine, inline_seconds=way, max_rows=8, max_queue_rows=10) as batches:
+        scores = await score(batches, job([[k, 0] for k in range(21)]))
+    assert scores.logit.tolist() == list(map(float, range(21)))
+    assert engine.rows == [8, 8, 5]
+
+
+async def test_short_requests_pass_long_lists() -> None:
+    """A row that comes after long lists waits for one run of theirs at most; they take turns."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=8) as batches:
+        async with Busy(engine, batches):
+            lists = [asyncio.create_task(score(batches, job([[i, 0]] * 40))) for i in (1, 2)]
+            await until(lambda: batches.queued_rows == 80)
+            short = asyncio.create_task(score(batches, job(row_of(99))))
+            await until(lambda: batches.queued_rows == 81)
+        await asyncio.gather(short, *lists)
+    runs = [set(batch.candidate[:, 0].tolist()) for batch in engine.batches[1:]]
+    assert 99 in runs[0] | runs[1]
+    first, second, *_ = [run & {1, 2} for run in runs if run & {1, 2}]
+    assert first != second
+
+
+async def test_long_lists_pass_short_requests() -> None:
+    """However many short requests wait, every second run is a long list's."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=8) as batches:
+        async with Busy(engine, batches):
+            short = [asyncio.create_task(score(batches, job(row_of(0)))) for _ in range(100)]
+            await until(lambda: batches.queued_rows == 100)
+            long = asyncio.create_task(score(batches, job([[5, 0]] * 12)))
+            await until(lambda: batches.queued_rows == 112)
+        await asyncio.gather(long, *short)
+    held = [int((batch.candidate[:, 0] == 5).sum()) for batch in engine.batches]
+    runs = [number for number, rows in enumerate(held) if rows]
+    assert sum(held) == 12
+    assert runs == list(range(runs[0], runs[0] + 2 * len(runs), 2))
+
+
+async def test_a_slow_engine_still_takes_long_lists() -> None:
+    """Where one row takes longer than a shared run may, long lists go on row by row."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=8) as batches:
+        batches.cost.base, batches.cost.per_row = 0.01, 0.01
+        async with Busy(engine, batches):
+            short = asyncio.create_task(score(batches, job(row_of(0))))
+            long = asyncio.create_task(score(batches, job([[5, 0]] * 12)))
+            await until(lambda: batches.queued_rows == 13)
+        await asyncio.gather(long, short)
+    assert sum(engine.rows) == 14
+
+
+async def test_short_requests_keep_their_turn() -> None:
+    """A short request that a run cuts is finished by the next one, before later arrivals."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=16) as batches:
+        async with Busy(engine, batches):
+            tasks = [asyncio.create_task(score(batches, job([[i, 0]] * 3))) for i in range(12)]
+            await until(lambda: batches.queued_rows == 36)
+        await asyncio.gather(*tasks)
+    order = np.concatenate([batch.candidate[:, 0] for batch in engine.batches[1:]]).tolist()
+    assert order == sorted(order)
+
+
+async def test_equal_contexts_go_to_the_engine_once() -> None:
+    """Rows of several callers that share a context share its row in the batch."""
+    engine = FakeEngine()
+    async with batcher(engine) as batches:
+        contexts = [np.int32(value).tobytes() for value in (7, 9)]
+        candidates = np.arange(6, dtype=np.int32).tobytes()
+        mixed = Job(Waiting(LATER, lambda: False), contexts, candidates, 3, [1, 0, 1])
+        answers = await asyncio.gather(
+            score(batches, job(row_of(1), context=9)),
+            score(batches, mixed),
+            score(batches, job(row_of(2), context=7)),
+        )
+    (batch,) = engine.batches
+    assert batch.context.ravel().tolist() == [9, 7]
+    assert batch.row_context.tolist() == [0, 0, 1, 0, 1]
+    assert [a.logit.tolist() for a in answers] == [[10.0], [10.0, 12.0, 18.0], [9.0]]
+
+
+@both_ways
+async def test_cut_lists_keep_their_contexts(way: float) -> None:
+    """A list with a context for each row may be cut anywhere."""
+    engine = FakeEngine()
+    contexts = [np.int32(value).tobytes() for value in (100, 200, 300)]
+    row_context = [i % 3 for i in range(20)]
+    candidates = np.array([[i, 0] for i in range(20)], np.int32).tobytes()
+    async with batcher(engine, inline_seconds=way, max_rows=6) as batches:
+        waiting = Waiting(LATER, lambda: False)
+        scores = await score(batches, Job(waiting, contexts, candidates, 20, row_context))
+    assert scores.logit.tolist() == [100.0 * (1 + i % 3) + i for i in range(20)]
+
+
+def growing(rows: int, ready: int) -> Job:
+    """A job of rows 1, 2, 3, ..., of which only the first are ready."""
+    whole = job([[number, 0] for number in range(1, rows + 1)])
+    whole.candidates, whole.ready = bytearray(whole.candidates), ready
+    return whole
+
+
+@both_ways
+@pytest.mark.parametrize("max_rows", [2, 8, 100], ids=["cut", "large", "small"])
+async def test_a_list_is_scored_while_it_grows(way: float, max_rows: int) -> None:
+    """Rows that are ready go to the engine; the list is answered when all of them were there."""
+    engine = FakeEngine()
+    async with batcher(engine, inline_seconds=way, max_rows=max_rows) as batches:
+        task = asyncio.create_task(score(batches, part := growing(9, ready=4)))
+        await until(lambda: part.done == 4)
+        other = asyncio.create_task(score(batches, job(row_of(100))))
+        assert await outcome(other) == [100.0], "others are not held up"
+        assert not task.done()
+        assert batches.queued_rows == 5
+        part.ready = 7
+        batches.submit(part)
+        part.ready = 9
+        batches.submit(part)
+        assert await outcome(task) == [float(number) for number in range(1, 10)]
+        batches.submit(part)
+    assert sum(engine.rows) == 10
+    assert batches.queued_rows == 0
+
+
+async def test_a_list_that_grows_leaves_the_loop_free() -> None:
+    """However quick its runs are: the loop has the rest of it to encode."""
+    engine, names = FakeEngine(), []
+
+    def note(batch: Batch, scores: Scores) -> Scores:
+        names.append(threading.current_thread().name)
+        return scores
+
+    engine.spoil = note
+    async with batcher(engine, inline_seconds=INLINE, max_rows=8) as batches:
+        task = asyncio.create_task(score(batches, part := growing(9, ready=4)))
+        await until(lambda: part.done == 4)
+        part.ready = 9
+        batches.submit(part)
+        await task
+    assert names[0].startswith("engine")
+    assert engine.rows == [4, 5]
+
+
+async def test_a_list_given_up_leaves_the_queue() -> None:
+    """What its caller answered while it grew takes no more room, and is never scored."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=2) as batches:
+        async with Busy(engine, batches):
+            waiting, parked = growing(9, ready=4), growing(9, ready=0)
+            for each in (waiting, parked):
+                batches.submit(each)
+                each.answered = True
+                batches.submit(each)
+            assert batches.queued_rows == 18
+        await until(lambda: batches.queued_rows == 0)
+    assert engine.rows == [1]
+
+
+async def test_no_rows_need_no_engine() -> None:
+    """An empty list has no scores, at once."""
+    engine = FakeEngine()
+    async with batcher(engine) as batches:
+        scores = await score(batches, job([]))
+    assert len(scores.logit) == len(scores.score) == 0
+    assert engine.batches == []
+
+
+@both_ways
+async def test_engine_failure_answers_every_waiter(way: float) -> None:
+    """All callers of a failed run get EngineFailed, without its inner words; the next run works."""
+
+    def explode(batch: Batch, scores: Scores) -> Scores:
+        raise RuntimeError("secret /path")
+
+    engine = FakeEngine(explode)
+    async with batcher(engine, inline_seconds=way) as batches:
+        results = await asyncio.gather(
+            *(score(batches, job(row_of(i))) for i in range(10)), return_exceptions=True
+        )
+        assert {type(error) for error in results} == {EngineFailed}
+        assert "secret" not in str(results[0])
+        engine.spoil = None
+        assert (await score(batches, job(row_of(4)))).logit.tolist() == [4.0]
+
+
+@both_ways
+async def test_failure_of_one_part_fails_its_list_only(way: float) -> None:
+    """A long list with one failed run is failed whole; other callers' runs are not."""
+    engine = FakeEngine()
+
+    def fail_second(batch: Batch, scores: Scores) -> Scores:
+        if len(engine.batches) == 2:
+            raise EngineFailed("no")
+        return scores
+
+    engine.spoil = fail_second
+    async with batcher(engine, inline_seconds=way, max_rows=8) as batches:
+        long = asyncio.create_task(score(batches, job([[1, 0]] * 40)))
+        assert await outcome(long) is EngineFailed
+        assert await outcome(asyncio.create_task(score(batches, job(row_of(3))))) == [3.0]
+    assert engine.rows == [8, 8, 1], "the rest of the failed list is not scored"
+    assert batches.queued_rows == 0
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+@pytest.mark.parametrize("part", ["logit", "score"])
+@both_ways
+async def test_wrong_number_of_scores_is_an_error(way: float, change: int, part: str) -> None:
+    """One score too few or too many fails the run; nobody gets a neighbour's."""
+
+    def resize(batch: Batch, scores: Scores) -> Scores:
+        wrong = np.resize(getattr(scores, part), len(batch.candidate) + change)
+        return scores._replace(**{part: wrong})
+
+    engine = FakeEngine(resize)
+    async with batcher(engine, inline_seconds=way) as batches:
+        results = await asyncio.gather(
+            *(score(batches, job(row_of(i))) for i in range(3)), return_exceptions=True
+        )
+        assert {type(error) for error in results} == {EngineFailed}
+        engine.spoil = None
+        assert (await score(batches, job(row_of(4)))).logit.tolist() == [4.0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@both_ways
+async def test_score_that_is_no_number_fails_its_caller_alone(way: float, value: float) -> None:
+    """A logit that is not finite is EngineFailed for its list; neighbours have their scores."""
+
+    def spoil(batch: Batch, scores: Scores) -> Scores:
+        scores.logit[batch.candidate[:, 0] == 666] = value
+        return scores
+
+    async with batcher(FakeEngine(spoil), inline_seconds=way, max_rows=4) as batches:
+        rows = [row_of(1), [[2, 0], [666, 0], [3, 0]], row_of(4)]
+        tasks = [asyncio.create_task(score(batches, job(r))) for r in rows]
+        assert [await outcome(task) for task in tasks] == [[1.0], EngineFailed, [4.0]]
+
+
+async def test_departed_callers_never_reach_the_engine() -> None:
+    """Rows of a caller that has gone are dropped: told by the caller, or cancelled."""
+    engine = FakeEngine()
+    gone: list[bool] = []
+    async with batcher(engine) as batches:
+        async with Busy(engine, batches):
+            told = asyncio.create_task(score(batches, job(row_of(5), departed=lambda: bool(gone))))
+            cancelled = asyncio.create_task(score(batches, job(row_of(6))))
+            stays = asyncio.create_task(score(batches, job(row_of(7))))
+            await until(lambda: batches.queued_rows == 3)
+            gone.append(True)
+            cancelled.cancel()
+        assert await outcome(stays) == [7.0]
+        assert issubclass(await outcome(told), ServiceError)  # type: ignore[arg-type]
+    assert engine.batches[1].candidate.tolist() == [[7, 0]]
+    assert batches.abandoned == 2
+    assert batches.queued_rows == 0
+
+
+async def test_caller_may_leave_during_its_run() -> None:
+    """Cancelling a request in the engine harms nobody, and the rest of its list is dropped."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=4) as batches:
+        engine.gate.clear()
+        leaving = asyncio.create_task(score(batches, job([[1, 0]] * 12)))
+        await until(engine.entered.is_set)
+        stays = asyncio.create_task(score(batches, job(row_of(7))))
+        leaving.cancel()
+        engine.gate.set()
+        assert await outcome(stays) == [7.0]
+    assert engine.rows == [4, 1]
+    assert batches.queued_rows == 0
+
+
+async def test_expired_rows_never_reach_the_engine() -> None:
+    """A deadline that passes in the queue is DeadlinePassed, and costs no run."""
+    engine = FakeEngine()
+    async with batcher(engine) as batches:
+        async with Busy(engine, batches):
+            late = asyncio.create_task(score(batches, job(row_of(5), seconds=0.01)))
+            assert await outcome(late) is DeadlinePassed
+        assert await outcome(asyncio.create_task(score(batches, job(row_of(6))))) == [6.0]
+    assert [5, 0] not in np.concatenate([b.candidate for b in engine.batches]).tolist()
+    assert batches.queued_rows == 0
+
+
+async def test_deadline_passes_while_the_engine_hangs() -> None:
+    """A caller whose own run hangs is answered when its time is up, not when the run ends."""
+    engine = FakeEngine()
+    async with batcher(engine) as batches:
+        async with Busy(engine, batches, seconds=0.01) as task:
+            assert await outcome(task) is DeadlinePassed
+            assert not engine.gate.is_set()
+        assert await outcome(asyncio.create_task(score(batches, job(row_of(6))))) == [6.0]
+
+
+async def test_full_queue_refuses() -> None:
+    """More rows than the queue may hold are Overloaded, with a time to come back."""
+    engine = FakeEngine()
+    async with batcher(engine, max_queue_rows=10) as batches:
+        async with Busy(engine, batches):
+            waiting = asyncio.create_task(score(batches, job([[1, 0]] * 8)))
+            await until(lambda: batches.queued_rows == 8)
+            with pytest.raises(Overloaded, match="full") as caught:
+                await score(batches, job([[2, 0]] * 3))
+            assert int(caught.value.headers["retry-after"]) >= 1
+            with pytest.raises(Overloaded, match="full"):
+                batches.admit(3, asyncio.get_running_loop().time() + LATER)
+            assert batches.queued_rows == 8, "what is refused is not queued"
+            fits = asyncio.create_task(score(batches, job([[2, 0]] * 2)))
+            await until(lambda: batches.queued_rows == 10)
+        assert len((await waiting).logit) + len((await fits).logit) == 10
+
+
+async def test_deadline_out_of_reach_refuses() -> None:
+    """What is predicted to end after its deadline is refused at once, and says how long to wait."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=10) as batches:
+        batches.cost.base, batches.cost.per_row = 0.0, 0.1
+        async with Busy(engine, batches):
+            waiting = asyncio.create_task(score(batches, job([[1, 0]] * 30)))
+            await until(lambda: batches.queued_rows == 30)
+            with pytest.raises(Overloaded, match="deadline") as caught:
+                await score(batches, job([[2, 0]] * 10, seconds=3.5))
+            assert caught.value.headers["retry-after"] == "5"
+            batches.admit(10, asyncio.get_running_loop().time() + 5)
+        await waiting
+
+
+async def test_the_run_in_the_engine_counts_for_the_deadline() -> None:
+    """Rows wait for the run before them too, even where none are queued yet."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=10) as batches:
+        batches.cost.base, batches.cost.per_row = 0.0, 1.0
+        engine.gate.clear()
+        running = asyncio.create_task(score(batches, job([[1, 0]] * 10)))
+        await until(engine.entered.is_set)
+        now = asyncio.get_running_loop().time()
+        with pytest.raises(Overloaded, match="deadline") as caught:
+            batches.admit(1, now + 9.5)
+        assert caught.value.headers["retry-after"] == "12"
+        batches.admit(1, now + 12.5)
+        engine.gate.set()
+        await running
+        batches.admit(1, now + 0.1)
+
+
+async def test_leaving_answers_every_waiter() -> None:
+    """At the end, callers in the queue and in the engine get NotReady, as do later ones."""
+    engine = FakeEngine()
+    async with batcher(engine) as batches:
+        engine.gate.clear()
+        running = asyncio.create_task(score(batches, job(row_of(1))))
+        await until(engine.entered.is_set)
+        queued = asyncio.create_task(score(batches, job(row_of(2))))
+        await until(lambda: batches.queued_rows == 1)
+    try:
+        assert [await outcome(running), await outcome(queued)] == [NotReady, NotReady]
+        with pytest.raises(NotReady):
+            await score(batches, job(row_of(3)))
+    finally:
+        engine.gate.set()
+    assert engine.rows == [1]
+
+
+async def test_a_lone_quick_request_runs_at_once() -> None:
+    """While callers come one at a time, a quick run needs neither a thread nor a turn."""
+    engine, threads = FakeEngine(), set()
+
+    def note(batch: Batch, scores: Scores) -> Scores:
+        threads.add(threading.current_thread())
+        return scores
+
+    engine.spoil = note
+    async with batcher(engine, inline_seconds=INLINE) as batches:
+        for i in range(3):
+            coroutine = score(batches, job(row_of(i)))
+            with pytest.raises(StopIteration) as caught:
+                coroutine.send(None)
+            assert caught.value.value.logit.tolist() == [float(i)]
+            await asyncio.sleep(0)
+    assert threads == {threading.main_thread()}
+
+
+async def test_an_unknown_engine_does_not_run_in_the_loop() -> None:
+    """Before a few runs have shown how long they take, all are on the engine's thread."""
+    engine, names = FakeEngine(), []
+
+    def note(batch: Batch, scores: Scores) -> Scores:
+        names.append(threading.current_thread().name)
+        return scores
+
+    engine.spoil = note
+    async with batcher(engine, runs=0, inline_seconds=INLINE) as batches:
+        for i in range(LEARNING_RUNS + 1):
+            await score(batches, job(row_of(i)))
+    assert [name.startswith("engine") for name in names] == [True] * LEARNING_RUNS + [False]
+
+
+async def test_slow_runs_leave_the_loop_free() -> None:
+    """A run that is predicted to be slow is on the engine's thread, a quick one is not."""
+    engine, names = FakeEngine(), []
+
+    def note(batch: Batch, scores: Scores) -> Scores:
+        names.append(threading.current_thread().name)
+        return scores
+
+    engine.spoil = note
+    async with batcher(engine, inline_seconds=0.05) as batches:
+        for per_row in (1.0, 0.0):
+            batches.cost.base, batches.cost.per_row = 0.0, per_row
+            await score(batches, job(row_of(1)))
+            await asyncio.sleep(0)
+    assert [name.startswith("engine") for name in names] == [True, False]
+
+
+async def test_callers_of_one_turn_share_runs_inline_too() -> None:
+    """Only the first of many callers is taken for alone; the others share one run."""
+    engine = FakeEngine()
+    async with batcher(engine, inline_seconds=INLINE) as batches:
+        for _ in range(3):
+            answers = await asyncio.gather(*(score(batches, job(row_of(i))) for i in range(9)))
+            assert [a.logit.tolist() for a in answers] == [[float(i)] for i in range(9)]
+    assert engine.rows == [1, 8, 9, 9]
+
+
+async def test_each_run_is_observed_once() -> None:
+    """The observer sees every batch that was scored, its scores, its time, and why it closed."""
+    seen: list[tuple[int, int, float, Closed]] = []
+
+    def observe(batch: Batch, scores: Scores, seconds: float, closed: Closed) -> None:
+        seen.append((len(batch.candidate), len(scores.score), seconds, closed))
+
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=4, observe=observe) as batches:
+        await score(batches, job([[1, 0]] * 10))
+    rows, scored, seconds, closed = zip(*seen, strict=True)
+    assert list(rows) == list(scored) == engine.rows == [4, 4, 2]
+    assert min(seconds) > 0
+    assert closed == ("full", "full", "drained")
+
+
+async def test_a_batch_says_why_it_was_closed() -> None:
+    """One that runs at once; those that shared a run; a long list cut short beside short ones."""
+    seen: list[tuple[int, Closed]] = []
+
+    def observe(batch: Batch, scores: Scores, seconds: float, closed: Closed) -> None:
+        seen.append((len(batch.candidate), closed))
+
+    async with batcher(FakeEngine(), inline_seconds=INLINE, observe=observe) as batches:
+        await score(batches, job(row_of(1)))
+        await asyncio.gather(*(score(batches, job(row_of(i))) for i in range(3)))
+    assert seen == [(1, "alone"), (1, "alone"), (2, "drained")]
+    seen.clear()
+
+    def slowly(batch: Batch, scores: Scores) -> Scores:
+        time.sleep(2 * SHARED_SECONDS)
+        return scores
+
+    engine = FakeEngine(slowly)
+    async with batcher(engine, max_rows=32, observe=observe) as batches:
+        async with Busy(engine, batches):
+            waiting = [
+                asyncio.create_task(score(batches, each))
+                for each in (job([[1, 0]] * 12), job(row_of(1)))
+            ]
+            await until(lambda: batches.queued_rows == 13)
+        await asyncio.gather(*waiting)
+    assert (2, "shared") in seen
+
+
+async def test_a_caller_learns_when_its_rows_came_and_ran() -> None:
+    """Ready, begun and ended follow each other, whoever shared the run; 0 where none ran."""
+    engine = FakeEngine()
+    async with batcher(engine) as batches:
+        async with Busy(engine, batches):
+            jobs = [job(row_of(i)) for i in range(2)]
+            waiting = [asyncio.create_task(score(batches, each)) for each in jobs]
+            await until(lambda: batches.queued_rows == 2)
+        await asyncio.gather(*waiting)
+        first, second = (each.caller for each in jobs)
+        assert 0 < first.encoded <= second.encoded <= first.begun < first.ended
+        assert (first.begun, first.ended) == (second.begun, second.ended)
+        late = job(row_of(1), seconds=-1)
+        assert await outcome(asyncio.create_task(score(batches, late))) in (
+            DeadlinePassed, Overloaded,
+        )  # fmt: skip
+        assert late.caller.begun == late.caller.ended == 0
+
+
+def learned(base: float, per_row: float, runs: int, noise: float) -> CostModel:
+    """A model that saw runs of random sizes that took base + per_row·rows, more or less."""
+    numbers, cost = random.Random(1), CostModel()
+    for _ in range(runs):
+        rows = numbers.randint(1, 256)
+        seconds = (base + per_row * rows) * numbers.uniform(1 - noise, 1 + noise)
+        cost.observe(rows, seconds)
+    return cost
+
+
+def test_cost_of_runs_is_learned() -> None:
+    """Cost per run and per row are found from runs of many sizes, noise or not."""
+    exact = learned(2e-4, 1e-5, 300, 0.0)
+    assert exact.base == pytest.approx(2e-4, rel=1e-6)
+    assert exact.per_row == pytest.approx(1e-5, rel=1e-6)
+    noisy = learned(2e-4, 1e-5, 300, 0.2)
+    assert noisy.seconds(256) == pytest.approx(2e-4 + 256e-5, rel=0.1)
+    assert noisy.seconds(2_560, 10) == pytest.approx(10 * (2e-4 + 256e-5), rel=0.1)
+
+
+def test_cost_follows_a_change() -> None:
+    """Old runs are forgotten: after a slow-down the prediction is the new cost."""
+    cost = learned(2e-4, 1e-5, 300, 0.1)
+    for rows in [10, 250] * 200:
+        cost.observe(rows, 1e-3 + 1e-4 * rows)
+    assert cost.base == pytest.approx(1e-3, rel=0.05)
+    assert cost.per_row == pytest.approx(1e-4, rel=0.05)
+
+
+def test_cost_is_never_negative() -> None:
+    """Whatever the observations, neither part goes below zero, and equal sizes are enough."""
+    for rows, seconds in [([1, 256] * 50, [1e-3, 1e-6] * 50), ([64] * 100, [1e-3] * 100),
+                          ([1, 2] * 50, [0.0, 1.0] * 50)]:  # fmt: skip
+        cost = CostModel()
+        for size, taken in zip(rows, seconds, strict=True):
+            cost.observe(size, taken)
+            assert cost.base >= 0
+            assert cost.per_row >= 0
+    same = CostModel()
+    for _ in range(100):
+        same.observe(64, 1e-3)
+    assert same.seconds(64) == pytest.approx(1e-3)

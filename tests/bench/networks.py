@@ -1,0 +1,153 @@
+"""`/rank` of a thousand candidates: each network's exported graph beside its plain form.
+
+Both run on one thread in this process, turn and turn about, on the same rows of a Criteo-shaped
+million of table rows: the engine with one context and its candidates, and a session over the
+plain graph with the context repeated for each candidate. The medians go to standard output as a
+Markdown table, with the median of the turns' ratios: what else the machine does slows both of a
+turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+
+from app.features.layout import Layout, RowShape, Slot
+from app.features.spec import FeatureSpec
+from app.features.vocabulary import arrange
+from app.scoring.engine import Engine
+from app.scoring.job import Batch
+from model.config import NETWORKS, TrainConfig
+from model.export.graph import write_graph
+from model.networks import build
+from tests.bench.plain import PlainGraph
+from tests.bench.serving.shape import (
+    CANDIDATE_FIELDS,
+    CONTEXT_FIELDS,
+    FIELDS,
+    field_name,
+    spec_text,
+    values_of,
+)
+
+EMBEDDING = {"ffm": 4}
+"""Sizes other than 16; FFM's row has a vector for each other field, and 16 fill no ONNX file."""
+WARM_UP = 5
+TOLERANCE = 1e-4
+
+
+class Figure(NamedTuple):
+    """Medians of one network, in milliseconds, and how far its two graphs' logits lie apart."""
+
+    network: str
+    plain: float
+    factored: float
+    ratio: float
+    """How many times as long the plain form takes."""
+    difference: float
+
+
+def draw(slots: tuple[Slot, ...], rows: int, random: np.random.Generator) -> NDArray[np.int32]:
+    """Draw indices [rows, F] of known values; the frequent ones have the first rows."""
+    columns = [s.oov + 1 + (random.zipf(1.1, rows) - 1) % (s.size - 2) for s in slots]
+    return np.stack(columns, 1).astype(np.int32)
+
+
+def session(path: Path) -> ort.InferenceSession:
+    """Open a graph on one thread."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def write_plain(graph: PlainGraph, path: Path) -> None:
+    """Export the plain form."""
+    with warnings.catch_warnings():
+        # The exporter warns of its own internals; what it made is compared row by row.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph.eval(), (torch.ones(3, FIELDS, dtype=torch.int32),), path, dynamo=True,
+            input_names=["index"], output_names=["logit", "score"],
+            dynamic_shapes=({0: "rows"},), external_data=False, verbose=False,
+        )  # fmt: skip
+
+
+def measure(name: str, layout: Layout, candidates: int, repeats: int, scratch: Path) -> Figure:
+    """Export both forms of a network with random weights, and time them."""
+    torch.manual_seed(1)
+    config = TrainConfig(
+        network=name, hidden=(400, 400, 400), embedding_size=EMBEDDING.get(name, 16),
+        init_std=0.1, batch_norm=False,
+    )  # fmt: skip
+    network = build(layout, config, 0.2).eval()
+    factored, plain = scratch / f"{name}.onnx", scratch / f"{name}.plain.onnx"
+    write_graph(network, layout, factored)
+    write_plain(PlainGraph(network, layout, config), plain)
+    del network
+    shapes = [RowShape(n, n, ()) for n in (CONTEXT_FIELDS, CANDIDATE_FIELDS)]
+    engine, bare = Engine(factored, layout, shapes[0], shapes[1], threads=1), session(plain)
+    for path in (factored, plain):
+        path.unlink()
+
+    random = np.random.default_rng(1)
+    owners = np.zeros(candidates, np.int32)
+    turns = []
+    difference = 0.0
+    for _ in range(WARM_UP + repeats):
+        context = draw(layout.context, 1, random)
+        candidate = draw(layout.candidate, candidates, random)
+        start = perf_counter()
+        found = engine.score(Batch(context, candidate, owners))
+        between = perf_counter()
+        index = np.concatenate([np.repeat(context, candidates, axis=0), candidate], axis=1)
+        begun = perf_counter()
+        logit, _ = bare.run(None, {"index": index})
+        turns.append((perf_counter() - begun, between - start))
+        difference = max(difference, float(np.abs(found.logit - logit).max()))
+    if not difference <= TOLERANCE:
+        raise SystemExit(f"{name}: the two graphs' logits lie {difference:.1e} apart")
+    whole, shared = zip(*turns[WARM_UP:], strict=True)
+    ratio = median(first / second for first, second in turns[WARM_UP:])
+    return Figure(name, median(whole) * 1e3, median(shared) * 1e3, ratio, difference)
+
+
+def main() -> int:
+    """Measure the networks that are named, all by default."""
+    parser = argparse.ArgumentParser(prog="scripts/bench-networks", description=__doc__)
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="all of them by default")
+    parser.add_argument("--candidates", type=int, default=1_000)
+    parser.add_argument("--repeats", type=int, default=60, help="timed runs of each graph")
+    options = parser.parse_args()
+    names = options.networks or NETWORKS
+    for name in names:
+        if name not in NETWORKS:
+            parser.error(f"{name!r} is no network; there are {', '.join(NETWORKS)}")
+    spec = FeatureSpec.parse(spec_text())
+    layout = arrange(spec, {field_name(field): values_of(field) for field in range(FIELDS)})
+    print("| network | plain, ms | factored, ms | plain / factored | largest logit difference |")
+    print("|---|---:|---:|---:|---:|")
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in names:
+            figure = measure(name, layout, options.candidates, options.repeats, Path(scratch))
+            print(
+                f"| {name} | {figure.plain:.2f} | {figure.factored:.2f} | {figure.ratio:.2f} |"
+                f" {figure.difference:.0e} |",
+                flush=True,
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

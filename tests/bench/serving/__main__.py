@@ -1,0 +1,406 @@
+"""The service beside the usual way: the same bundle, the same bodies, turn and turn about.
+
+``/predict`` is driven by wrk with one row a body, 10,000 distinct bodies of Zipf-distributed
+values. ``/rank`` is timed by one client as a whole HTTP request beside the bare run of the
+plain, unfactored graph on the same rows in this process, one engine thread each. Every figure
+is the median of the repetitions; nothing is cached but the vocabulary, which both keep whole.
+With ``--peers``, two model servers do the job of ``/predict`` beside them; they use every
+processor, and so does the service then: a worker for each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, perf_counter, sleep
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime as ort
+
+from app.features.encoder import Encoder
+from app.scoring.engine import cpu_quota
+from tests.bench.serving.peers import running
+from tests.bench.serving.peers.lineup import Lineup
+from tests.bench.serving.peers.peer import Mosec, Row, Triton
+from tests.bench.serving.shape import FIELDS, Draws, field_name, make, opened
+from tests.support.serving import Service
+
+ROOT = Path(__file__).resolve().parents[3]
+PORT = 8917
+CONNECTIONS = (1, 32, 128)
+BODIES = 10_000
+CANDIDATES = (100, 1000)
+TOP_K = 20
+CHECKED_ROWS = 100
+WORKERS = "product_workers"
+
+
+class Figures(NamedTuple):
+    """What wrk saw: requests per second, and latencies in microseconds."""
+
+    rate: float
+    p50: float
+    p99: float
+
+
+@contextmanager
+def serving(words: Sequence[str]) -> Iterator[None]:
+    """Run a server until the block ends."""
+    process = subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT)
+    try:
+        end = monotonic() + 60
+        while True:
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=1)
+                connection.request("GET", "/ready")
+                if connection.getresponse().status == 200:
+                    break
+            except OSError:
+                pass
+            if process.poll() is not None or monotonic() > end:
+                raise SystemExit(f"{words[0]} did not start")
+            sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wrk(
+    bodies: Path, connections: int, seconds: int, target: str = "/predict", port: int = PORT
+) -> Figures:
+    """Drive the server; a single answer that is no 200 ends the benchmark."""
+    done = subprocess.run(
+        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
+         "-s", str(ROOT / "tests/load/wrk.lua"), f"http://127.0.0.1:{port}"],
+        env={**os.environ, "BODIES": str(bodies), "TARGET": target},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    line = next(line for line in done.stdout.splitlines() if line.startswith("FIGURES"))
+    rate, p50, p99, errors = map(float, line.split()[1:])
+    if errors:
+        raise SystemExit(f"{errors:.0f} requests failed at {connections} connections")
+    return Figures(rate, p50, p99)
+
+
+class Samples:
+    """Figures by name, a list for each repetition."""
+
+    def __init__(self) -> None:
+        self.values: defaultdict[str, list[float]] = defaultdict(list)
+
+    def add(self, name: str, value: float) -> None:
+        """Note one repetition's figure."""
+        self.values[name].append(value)
+
+    def median(self, name: str) -> float:
+        """The median over the repetitions."""
+        return statistics.median(self.values[name])
+
+
+def predict_rows() -> list[Row]:
+    """Draw rows of distinct contexts."""
+    draws = Draws(7)
+    columns = draws.columns(True, BODIES) | draws.columns(False, BODIES)
+    names = [field_name(field) for field in range(FIELDS)]
+    values = zip(*(columns[name] for name in names), strict=True)
+    return [dict(zip(names, row, strict=True)) for row in values]
+
+
+def predict_bodies(path: Path, rows: Sequence[Row]) -> None:
+    """Write one-row bodies, one a line."""
+    with path.open("w") as file:
+        file.writelines(json.dumps({"instances": [row]}) + "\n" for row in rows)
+
+
+def rank_bodies(path: Path, candidates: int, count: int) -> list[dict[str, Any]]:
+    """Write columnar /rank bodies, one a line, and return them."""
+    draws = Draws(candidates)
+    bodies = [
+        {
+            "context": draws.side(True),
+            "candidates": {
+                "id": list(range(candidates)),
+                "features": draws.columns(False, candidates),
+            },
+            "top_k": TOP_K,
+        }
+        for _ in range(count)
+    ]
+    path.write_text("".join(json.dumps(body) + "\n" for body in bodies))
+    return bodies
+
+
+def plain_rows(encoder: Encoder, body: dict[str, Any]) -> Any:
+    """The same rows as the plain graph reads them, [N, F]."""
+    features = body["candidates"]["features"]
+    count = len(next(iter(features.values())))
+    context = np.frombuffer(encoder.context.row(body["context"]), np.int32)
+    candidate = encoder.candidate.columns(features, count)
+    return np.concatenate([np.tile(context, (count, 1)), candidate], axis=1)
+
+
+def timed(run: Callable[[int], object], count: int) -> float:
+    """Median seconds of ``count`` calls, after a tenth of them uncounted."""
+    times = []
+    for number in range(count + count // 10):
+        start = perf_counter()
+        run(number)
+        times.append(perf_counter() - start)
+    return statistics.median(times[count // 10 :])
+
+
+def rank_over_http(bodies: Sequence[bytes], count: int) -> float:
+    """Median seconds of a whole /rank request on one kept connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=10)
+    connection.connect()
+
+    def ask(number: int) -> None:
+        connection.request(
+            "POST", "/rank", bodies[number % len(bodies)], {"content-type": "application/json"}
+        )
+        response = connection.getresponse()
+        if response.status != 200 or not response.read():
+            raise SystemExit(f"/rank answered {response.status}")
+
+    return timed(ask, count)
+
+
+def product_words(bundle: Path) -> list[str]:
+    """The product's command line."""
+    return ["app", "--bundle", str(bundle), "--port", str(PORT), "--log-level", "warning"]
+
+
+def lined_up(bundle: Path, plain: Path, rows: Sequence[Row], scratch: Path) -> Lineup:
+    """The peers whose scores are the product's."""
+    lineup = Lineup([Mosec(), Triton()], bundle, plain, rows, scratch)
+    with serving(product_words(bundle)):
+        body = {"instances": rows[:CHECKED_ROWS]}
+        expected = running.ask(PORT, "/predict", body)["predictions"]
+    lineup.check(expected)
+    return lineup
+
+
+def drive(
+    samples: Samples, name: str, bodies: Path, seconds: int,
+    target: str = "/predict", port: int = PORT,
+) -> None:  # fmt: skip
+    """One repetition of one-row bodies against a server that runs."""
+    wrk(bodies, 8, 1, target, port)
+    for connections in CONNECTIONS:
+        figures = wrk(bodies, connections, seconds, target, port)
+        for part, figure in figures._asdict().items():
+            samples.add(f"{name}_c{connections}_{part}", figure)
+
+
+def measure(
+    samples: Samples, bundle: Path, plain: Path, scratch: Path, seconds: int,
+    lineup: Lineup | None = None,
+) -> None:  # fmt: skip
+    """One repetition of everything, the product between the usual ways and the peers."""
+    product = product_words(bundle)
+    usual = ["tests.bench.serving.usual", str(bundle), str(plain), str(PORT)]
+    servers = {"usual_def": [*usual, "def"], "usual_async": [*usual, "async"], "product": product}
+    bodies = scratch / "predict"
+    if lineup:
+        servers[WORKERS] = [*product, "--workers", str(cpu_quota())]
+    for name, words in servers.items():
+        with serving(words):
+            drive(samples, name, bodies, seconds)
+    if lineup:
+        lineup.each(
+            lambda peer, port: drive(
+                samples, peer.name, lineup.bodies(peer), seconds, peer.target, port
+            )
+        )
+    _, encoder = opened(bundle)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(plain), options, providers=["CPUExecutionProvider"])
+    one_thread = [*product, "--engine-threads", "1"]
+    encoded: dict[int, list[bytes]] = {}
+    with serving(one_thread):
+        for candidates in CANDIDATES:
+            decoded = rank_bodies(scratch / f"rank{candidates}", candidates, 30)
+            rows = [plain_rows(encoder, body) for body in decoded]
+            encoded[candidates] = [json.dumps(body).encode() for body in decoded]
+            repeats = 20_000 // candidates
+
+            def bare(number: int, rows: list[Any] = rows) -> None:
+                session.run(None, {"index": rows[number % len(rows)]})
+
+            samples.add(f"bare_rank{candidates}", timed(bare, repeats))
+            samples.add(f"product_rank{candidates}", rank_over_http(encoded[candidates], repeats))
+        alone = wrk(bodies, 1, seconds).p99
+        rank = subprocess.Popen(
+            ["wrk", "-t1", "-c4", f"-d{seconds + 2}s", "-s", str(ROOT / "tests/load/wrk.lua"),
+             f"http://127.0.0.1:{PORT}"],
+            env={**os.environ, "BODIES": str(scratch / "rank1000"), "TARGET": "/rank"},
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        sleep(1)
+        under = wrk(bodies, 1, seconds).p99
+        rank.wait()
+        samples.add("predict_p99_alone", alone)
+        samples.add("predict_p99_under_rank", under)
+    with serving([*one_thread, "--precision", "int8"]):
+        for candidates in CANDIDATES:
+            seconds_int8 = rank_over_http(encoded[candidates], 20_000 // candidates)
+            samples.add(f"int8_rank{candidates}", seconds_int8)
+
+
+def metrics_ratios(bundle: Path, scratch: Path, seconds: int, pairs: int) -> dict[str, float]:
+    """The service with metrics on over the same with metrics off.
+
+    Both run all the time and are driven turn and turn about, each first as often as the other. A
+    figure is the median of the pairs' ratios: of requests per second, and of requests per second
+    of the processor's time, which other work on the machine moves less.
+    """
+    bodies = scratch / "predict"
+    services = {
+        metrics: Service(bundle, scratch / f"log-{metrics}", log_level="warning", metrics=metrics)
+        for metrics in ("on", "off")
+    }
+    figures = {}
+    try:
+        for service in services.values():
+            service.wait_ready()
+            wrk(bodies, 8, 1, port=service.port)
+        for connections in CONNECTIONS:
+            ratios: dict[str, list[float]] = {"rate": [], "per_cpu": []}
+            for pair in range(pairs):
+                found = {}
+                for metrics in ("on", "off") if pair % 2 else ("off", "on"):
+                    service = services[metrics]
+                    before = service.cpu_seconds()
+                    rate = wrk(bodies, connections, seconds, port=service.port).rate
+                    used = (service.cpu_seconds() - before) / seconds
+                    found[metrics] = {"rate": rate, "per_cpu": rate / used}
+                for name, each in ratios.items():
+                    each.append(found["on"][name] / found["off"][name])
+            for name, each in ratios.items():
+                shown = " ".join(f"{ratio:.3f}" for ratio in sorted(each))
+                print(f"{connections} connections, {name}, on over off: {shown}")
+                figures[f"metrics_c{connections}_{name}_ratio"] = statistics.median(each)
+    finally:
+        for service in services.values():
+            service.stop()
+    return figures
+
+
+def ratios(samples: Samples) -> dict[str, float]:
+    """The figures that the project states: the product against the better of the usual ways."""
+    median = samples.median
+    best = {
+        c: max(median(f"usual_def_c{c}_rate"), median(f"usual_async_c{c}_rate"))
+        for c in CONNECTIONS
+    }
+    usual_p50 = min(median("usual_def_c1_p50"), median("usual_async_c1_p50"))
+    batch = median("bare_rank1000") / 4 * 1e6
+    return {
+        "predict_c1_p50_ratio": median("product_c1_p50") / usual_p50,
+        "predict_c32_ratio": median("product_c32_rate") / best[32],
+        "predict_c32_p99_over_p50": median("product_c32_p99") / median("product_c32_p50"),
+        "predict_c128_ratio": median("product_c128_rate") / best[128],
+        "rank100_fp32_over_bare": median("product_rank100") / median("bare_rank100"),
+        "rank1000_fp32_over_bare": median("product_rank1000") / median("bare_rank1000"),
+        "rank1000_int8_over_bare": median("int8_rank1000") / median("bare_rank1000"),
+        "predict_p99_under_rank_ratio": (median("predict_p99_under_rank") - batch)
+        / median("predict_p99_alone"),
+    }
+
+
+def peer_ratios(samples: Samples, peers: Sequence[str]) -> dict[str, float]:
+    """The product's workers against the better peer: requests per second, and latencies."""
+    figures = {}
+    for name, better in {"rate": max, "p50": min, "p99": min}.items():
+        for c in CONNECTIONS:
+            best = better(samples.median(f"{peer}_c{c}_{name}") for peer in peers)
+            key = f"predict_c{c}_{name}_over_best_peer".replace("_rate", "")
+            figures[key] = samples.median(f"{WORKERS}_c{c}_{name}") / best
+    return figures
+
+
+def table(samples: Samples, peers: Sequence[str] = ()) -> str:
+    """Medians of the repetitions as a Markdown table."""
+    lines = [
+        "| server | connections | requests/s | p50, ms | p99, ms |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    workers = (WORKERS,) if peers else ()
+    for name in ("product", *workers, "usual_async", "usual_def", *peers):
+        for c in CONNECTIONS:
+            rate, p50, p99 = (samples.median(f"{name}_c{c}_{part}") for part in Figures._fields)
+            lines.append(f"| {name} | {c} | {rate:,.0f} | {p50 / 1e3:.2f} | {p99 / 1e3:.2f} |")
+    lines += [
+        "",
+        "| /rank candidates | bare plain graph, ms | product over HTTP, ms | in int8, ms |",
+        "|---:|---:|---:|---:|",
+    ]
+    for n in CANDIDATES:
+        times = (samples.median(f"{name}_rank{n}") * 1e3 for name in ("bare", "product", "int8"))
+        lines.append(f"| {n} | " + " | ".join(f"{time:.2f}" for time in times) + " |")
+    return "\n".join(lines)
+
+
+def tell(figures: dict[str, float], file: Path | None) -> None:
+    """Print figures, and write them where that is asked for."""
+    for name, figure in figures.items():
+        print(f"{name:30} {figure:.3f}")
+    if file:
+        file.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def main() -> None:
+    """Run the benchmark and print its tables."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=4, help="of each wrk run; whole ones")
+    parser.add_argument("--json", type=Path, help="write the ratios here")
+    parser.add_argument("--peers", action="store_true", help="mosec and Triton beside the service")
+    parser.add_argument(
+        "--metrics", action="store_true",
+        help="only the service with metrics beside itself without; repetitions are pairs",
+    )  # fmt: skip
+    options = parser.parse_args()
+    # A benchmark that is told to end ends its servers first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    bundle, plain = make(ROOT / "data" / "criteo-shape")
+    samples = Samples()
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        rows = predict_rows()
+        predict_bodies(scratch / "predict", rows)
+        if options.metrics:
+            figures = metrics_ratios(bundle, scratch, options.seconds, options.repetitions)
+            tell(figures, options.json)
+            return
+        lineup = lined_up(bundle, plain, rows, scratch) if options.peers else None
+        for repetition in range(options.repetitions):
+            print(f"repetition {repetition + 1} of {options.repetitions}", file=sys.stderr)
+            measure(samples, bundle, plain, scratch, options.seconds, lineup)
+    figures = ratios(samples)
+    peers = lineup.names if lineup else []
+    if peers:
+        figures |= peer_ratios(samples, peers)
+    print(table(samples, peers))
+    print()
+    tell(figures, options.json)
+    if lineup and not lineup.complete:
+        raise SystemExit("a peer was left out: see above")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""A Criteo-shaped bundle for benchmarks: the size of a real one, with weights of no meaning.
+
+39 string fields, 24 of the context and 15 of the candidate, a million table rows, embeddings
+of 16, hidden layers of 400-400-400; values and their frequencies follow Zipf's law.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from app.bundle.bundle import (
+    EXAMPLES,
+    GRAPH,
+    INT8_GRAPH,
+    SPEC,
+    VOCABULARY,
+    Bundle,
+    Example,
+    write_bundle,
+)
+from app.features.encoder import Encoder
+from app.features.spec import FeatureSpec
+from app.features.vocabulary import SlotVocabulary, Texts, Vocabulary, arrange
+from model.config import TrainConfig
+from model.data.dataset import Dataset
+from model.export import graph, quantize, serving_form
+from model.export.graph import example, write_graph
+from model.export.quantize import CALIBRATION_ROWS, with_int8_logits, write_int8
+from model.networks import deepfm, mlp, network
+from model.networks.deepfm import DeepFM
+from model.score_files import open_engine
+
+CONTEXT_FIELDS, CANDIDATE_FIELDS = 24, 15
+FIELDS = CONTEXT_FIELDS + CANDIDATE_FIELDS
+TABLE_ROWS = 1_000_000
+PLAIN_GRAPH = "plain.onnx"
+
+
+def field_name(field: int) -> str:
+    """C0 to C38."""
+    return f"C{field}"
+
+
+def values_of(field: int) -> int:
+    """How many values a field has: from ten to a quarter of all, as click logs have them."""
+    shares = np.geomspace(1, 30_000, FIELDS)
+    return max(10, int(shares[(field * 17) % FIELDS] / shares.sum() * (TABLE_ROWS - 3 * FIELDS)))
+
+
+def value(field: int, rank: int) -> str:
+    """A field's value of a rank: eight hexadecimal digits, like Criteo's."""
+    return f"{(field * 0x9E3779B1 + rank * 0x85EBCA6B + 0x1234567) & 0xFFFFFFFF:08x}"
+
+
+class Plain(nn.Module):
+    """The same network unfactored: all fields of every row, as it is usually exported."""
+
+    def __init__(self, network: DeepFM) -> None:
+        super().__init__()
+        self.network = network.folded()
+
+    def forward(self, index: Tensor) -> Tensor:
+        """Return scores [N] for indices [N, F]."""
+        network, mlp = self.network, self.network.mlp
+        rows = functional.embedding(index, network.table)
+        weight, embedding = rows[:, :, 0], rows[:, :, 1:]
+        total = embedding.sum(1)
+        pairwise = 0.5 * (total.square() - embedding.square().sum(1)).sum(1)
+        hidden = functional.relu(mlp.first(embedding.flatten(1)))
+        for linear in mlp.deeper:
+            hidden = functional.relu(linear(hidden))
+        deep = mlp.output(hidden).squeeze(1)
+        return torch.sigmoid(network.bias + weight.sum(1) + pairwise + deep)
+
+
+def spec_text() -> str:
+    """The feature spec of the shape."""
+    fields = "".join(
+        f'\n[[fields]]\nname = "{field_name(field)}"\nkind = "categorical"\n'
+        f'side = "{"context" if field < CONTEXT_FIELDS else "candidate"}"\nmin_count = 1\n'
+        for field in range(FIELDS)
+    )
+    return f'label = "click"\n{fields}'
+
+
+def make(directory: Path) -> tuple[Path, Path]:
+    """Return bundle and plain graph below ``directory``, making them once."""
+    done = directory / "made.json"
+    sources = _sources()
+    if done.is_file():
+        made = json.loads(done.read_text())
+        if made.get("sources") == sources:
+            return directory / made["bundle"], directory / PLAIN_GRAPH
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    text = spec_text()
+    spec = FeatureSpec.parse(text)
+    layout = arrange(spec, {field_name(f): values_of(f) for f in range(FIELDS)})
+    slots: dict[str, SlotVocabulary] = {}
+    for field, slot in enumerate(layout.slots):
+        # As the trainer does it: the more frequent, the earlier its row.
+        ranks = {value(field, rank): rank for rank in reversed(range(values_of(field)))}
+        keys = sorted(ranks)
+        rows = np.empty(len(keys), np.int32)
+        rows[np.argsort([ranks[key] for key in keys])] = np.arange(
+            slot.first + 2, slot.first + 2 + len(keys)
+        )
+        slots[slot.name] = Texts.of(keys, rows)
+    vocabulary = Vocabulary(layout, slots)
+    torch.manual_seed(1)
+    config = TrainConfig(hidden=(400, 400, 400), embedding_size=16, init_std=0.1, batch_norm=False)
+    network = DeepFM(layout, config, 0.2).eval()
+    encoder = Encoder(spec, vocabulary)
+
+    def finish(path: Path) -> list[Example]:
+        draws = Draws(1)
+        golden = [
+            example(encoder, network, draws.side(True), [draws.side(False) for _ in range(3)])
+            for _ in range(8)
+        ]
+        engine = open_engine(path / GRAPH, encoder, layout)
+        rows = [draws.columns(side, CALIBRATION_ROWS) for side in (True, False)]
+        data = Dataset(
+            encoder.context.columns(rows[0], CALIBRATION_ROWS),
+            encoder.candidate.columns(rows[1], CALIBRATION_ROWS),
+            (), (), np.zeros(CALIBRATION_ROWS, np.uint8),
+        )  # fmt: skip
+        write_int8(path / GRAPH, path / INT8_GRAPH, engine, data, seed=1)
+        quick = open_engine(path / INT8_GRAPH, encoder, layout, "int8")
+        return [with_int8_logits(each, quick) for each in golden]
+
+    bundle = write_untrained(directory, text, vocabulary, network, finish)
+    torch.onnx.export(
+        Plain(network).eval(), (torch.ones(3, FIELDS, dtype=torch.int32),),
+        directory / PLAIN_GRAPH, dynamo=True, input_names=["index"], output_names=["score"],
+        dynamic_shapes=({0: "rows"},), external_data=False, verbose=False,
+    )  # fmt: skip
+    done.write_text(json.dumps({"bundle": bundle.name, "sources": sources}))
+    return bundle, directory / PLAIN_GRAPH
+
+
+def write_untrained(
+    directory: Path,
+    text: str,
+    vocabulary: Vocabulary,
+    network: DeepFM,
+    finish: Callable[[Path], list[Example]],
+) -> Path:
+    """Write a bundle with a network's first weights below ``directory``.
+
+    ``finish`` adds what else belongs to it and returns its golden requests.
+    """
+
+    def fill(path: Path) -> None:
+        (path / SPEC).write_text(text)
+        (path / VOCABULARY).mkdir()
+        vocabulary.save(path / VOCABULARY)
+        write_graph(network, vocabulary.layout, path / GRAPH)
+        (path / EXAMPLES).write_bytes(msgspec.json.Encoder().encode_lines(finish(path)))
+
+    described = {"network": "deepfm", "metrics": {}, "data": [], "statistics": {},
+                 "training": {"parity": {"worst_logit_difference": 0.0}}}  # fmt: skip
+    return write_bundle(directory, fill, lambda _: described)
+
+
+def _sources() -> str:
+    """Hash of the code that decides the files, so that no old graph is ever measured."""
+    digest = hashlib.sha256()
+    for module in (deepfm, mlp, network, serving_form, graph, quantize, sys.modules[__name__]):
+        digest.update(Path(str(module.__file__)).read_bytes())
+    return digest.hexdigest()
+
+
+class Draws:
+    """Seeded draws of raw values; a value's frequency falls as its rank to the power 1.1."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+
+    def ranks(self, field: int, count: int) -> NDArray[np.int64]:
+        """Draw ranks of values."""
+        drawn = self._random.zipf(1.1, count) - 1
+        return drawn % values_of(field)
+
+    def side(self, context: bool) -> dict[str, str]:
+        """Draw one side of a row."""
+        fields = range(CONTEXT_FIELDS) if context else range(CONTEXT_FIELDS, FIELDS)
+        return {field_name(f): value(f, int(self.ranks(f, 1)[0])) for f in fields}
+
+    def columns(self, context: bool, count: int) -> dict[str, list[str]]:
+        """Draw many rows of one side, as columns."""
+        fields = range(CONTEXT_FIELDS) if context else range(CONTEXT_FIELDS, FIELDS)
+        return {
+            field_name(f): [value(f, rank) for rank in self.ranks(f, count).tolist()]
+            for f in fields
+        }
+
+
+def opened(bundle: Path) -> tuple[Bundle, Encoder]:
+    """Open the bundle for its vocabulary."""
+    found = Bundle.open(bundle)
+    return found, Encoder(found.spec, found.vocabulary)

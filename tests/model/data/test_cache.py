@@ -1,0 +1,238 @@
+"""Encoded data are used again while nothing has changed, and never half-written or damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.bundle.bundle import Bundle
+from model.config import TrainConfig
+from model.data.files import DataError
+from model.data.inputs import Inputs
+from model.data.prepare import Prepared, prepare
+from model.data.split import Part
+from model.disk.arrays import INDEX
+from model.disk.scratch import PARTIAL, scratch
+from model.pipeline import run
+from tests.support import samples
+
+CONFIG = TrainConfig(network="lr", embedding_size=4, batch_size=64, epochs=1, threads=1)
+
+
+class Cached:
+    """A log with its spec, prepared with a cache."""
+
+    def __init__(self, directory: Path) -> None:
+        self.spec, self.data = directory / "few.toml", directory / "few.csv"
+        self.cache = directory / "cache"
+        self.spec.write_text(samples.with_scaled_numbers(), encoding="utf-8")
+        samples.write_log(self.data, 300)
+
+    def __call__(self, **changed: Any) -> Prepared:
+        return prepare(self.spec, Inputs([self.data], **changed), cache=self.cache)
+
+    def entries(self) -> list[Path]:
+        return sorted(self.cache.iterdir())
+
+
+@pytest.fixture
+def cached(tmp_path: Path) -> Cached:
+    return Cached(tmp_path)
+
+
+TakenFrom = Callable[[], bool]
+
+
+@pytest.fixture
+def taken(capsys: pytest.CaptureFixture[str]) -> TakenFrom:
+    """Tells whether what was said since it was last asked says that the cache was used."""
+
+    def ask() -> bool:
+        err = capsys.readouterr().err
+        assert ("taken from the cache" in err) != ("read and encoded" in err)
+        return "taken from the cache" in err
+
+    return ask
+
+
+def assert_same(found: Prepared, expected: Prepared) -> None:
+    """Every array of every part is the same."""
+    assert list(found.data) == list(expected.data)
+    for part, data in expected.data.items():
+        for column in fields(data):
+            mine, theirs = (getattr(each.data[part], column.name) for each in (found, expected))
+            if not isinstance(mine, tuple):
+                mine, theirs = (mine,), (theirs,)
+            assert len(mine) == len(theirs)
+            for one, other in zip(mine, theirs, strict=True):
+                assert np.array_equal(one, other)
+                assert getattr(one, "dtype", None) == getattr(other, "dtype", None)
+    assert found.vocabulary.layout == expected.vocabulary.layout
+    assert found.fingerprint() == expected.fingerprint()
+
+
+def test_the_second_time_nothing_is_read(
+    cached: Cached, taken: TakenFrom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data, vocabulary and the bundle made of them are the same, lists and numbers included."""
+    first = cached()
+    assert not taken()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the files were parsed again")
+
+    monkeypatch.setattr("model.data.prepare.learn", refuse)
+    monkeypatch.setattr("model.data.inputs.Reader", refuse)
+    second = cached()
+    assert taken()
+    assert_same(second, first)
+    paths = [run(each, CONFIG, tmp_path / "out", progress=False) for each in (first, second)]
+    one, other = (Bundle.open(path).manifest for path in paths)
+    assert one.id == other.id
+    assert (one.metrics, one.data, one.statistics) == (other.metrics, other.data, other.statistics)
+
+
+def test_whatever_has_changed_is_read_anew(
+    cached: Cached, taken: TakenFrom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte of a file or of the spec, its name, the split, the parts, the program: all count."""
+    cached()
+    taken()
+    cached(mode="random")
+    assert not taken()
+    cached(mode="random", seed=2)
+    assert not taken()
+    cached(max_bad_lines=0.5)
+    assert not taken()
+    cached(wanted=("train", "validation"))
+    assert not taken()
+    cached(wanted=("train", "validation"))
+    assert taken()
+    content = cached.data.read_bytes()
+    cached.data.write_bytes(content.replace(b"top", b"abc", 1))
+    cached()
+    assert not taken()
+    cached.data.write_bytes(content)
+    cached()
+    assert taken()
+    cached.spec.write_text(cached.spec.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    cached()
+    assert not taken()
+    cached.data = cached.data.rename(tmp_path / "other.csv")
+    cached()
+    assert not taken()
+    monkeypatch.setattr("model.data.prepare.program", lambda: "another version")
+    cached()
+    assert not taken()
+    files: dict[Part, list[Path]] = {
+        "train": [cached.data], "validation": [cached.data], "test": [cached.data],
+    }  # fmt: skip
+    parts = Inputs(parts=files)
+    for used in (False, True):
+        prepare(cached.spec, parts, cache=cached.cache)
+        assert taken() == used
+
+
+def test_a_warm_start_has_an_entry_of_its_own(
+    cached: Cached, taken: TakenFrom, tmp_path: Path
+) -> None:
+    """Buckets that a bundle settled are not those of another run."""
+    bundle = Bundle.open(run(cached(), CONFIG, tmp_path / "out", progress=False))
+    taken()
+    for used in (False, True):
+        prepare(cached.spec, Inputs([cached.data]), bundle, cached.cache)
+        assert taken() == used
+
+
+@pytest.mark.parametrize("how", ["cut off", "altered", "absent", "index", "vocabulary", "rows"])
+def test_damage_is_noticed_and_mended(
+    how: str, cached: Cached, taken: TakenFrom, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever part of an entry is broken: a warning is given, and it is made anew."""
+    # Not from the cache, whose files are mapped: what is changed in them would change.
+    first = prepare(cached.spec, Inputs([cached.data]))
+    cached()
+    (entry,) = cached.entries()
+    arrays = sorted(entry.glob("*.npy"), key=lambda path: path.stat().st_size)
+    match how:
+        case "cut off":
+            arrays[-1].write_bytes(arrays[-1].read_bytes()[:-1])
+        case "altered":
+            flip(arrays[-1])
+        case "absent":
+            arrays[0].unlink()
+        case "index":
+            flip(entry / INDEX)
+        case "vocabulary":
+            flip(max((entry / "vocabulary").iterdir(), key=lambda path: path.stat().st_size))
+        case "rows":
+            flip(entry / "test.jsonl")
+    capsys.readouterr()
+    again = cached()
+    err = capsys.readouterr().err
+    assert "warning: the cache is damaged and made anew: " in err
+    assert "read and encoded" in err
+    assert_same(again, first)
+    assert_same(cached(), first)
+    assert taken()
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def test_what_is_half_written_is_never_used(
+    cached: Cached, taken: TakenFrom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted write leaves nothing; what a killed one leaves is no entry."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("app.features.vocabulary.Vocabulary.save", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            cached()
+    assert cached.entries() == []
+    # A killed write: everything is there but the last rename.
+    cached()
+    (entry,) = cached.entries()
+    taken()
+    entry.rename(cached.cache / f"{PARTIAL}killed")
+    with scratch(cached.cache) as running:
+        cached()
+        assert not taken()
+        # What a killed run has left is gone, what another one still writes is not.
+        assert set(cached.entries()) == {entry, running}
+    assert cached.entries() == [entry]
+
+
+def test_bad_lines_are_told_every_time(cached: Cached, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was left out is said again where the cache is used, and counts as much."""
+    with cached.data.open("a", encoding="utf-8") as file:
+        file.write("one,cell,too,few\n")
+    with pytest.raises(DataError, match="1 of 301 lines are bad"):
+        cached()
+    assert cached.entries() == []
+    told = []
+    for _ in range(2):
+        capsys.readouterr()
+        cached(max_bad_lines=0.01)
+        told += [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert told[0] == told[1]
+    assert "1 of 301 lines are bad" in told[0]
+
+
+def test_a_file_that_cannot_be_read_is_named(cached: Cached) -> None:
+    """The message has the path, as without a cache."""
+    cached.data = cached.data.with_name("absent.csv")
+    with pytest.raises(DataError, match=r"cannot read .*absent\.csv"):
+        cached()

@@ -1,0 +1,400 @@
+"""The trainer learns, repeats itself exactly, and gives back the best network it saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from app.features.layout import Layout, Slot
+from model.config import NETWORKS, TrainConfig
+from model.data.dataset import Dataset
+from model.networks.mlp import Mlp
+from model.quality.figures import auc, log_loss
+from model.training.fit import Evaluation, batch_count, fit, learning_rate, predict
+from model.training.sampling import Sampling
+from model.training.trainer import Columns, NamedRows, Trainer, TrainingError
+
+LAYOUT = Layout(
+    context=(Slot("user", "user", 1, 6),),
+    candidate=(Slot("item", "item", 7, 6),),
+    context_lists=(),
+    candidate_lists=(Slot("genres", "genres", 13, 6),),
+)
+CONFIG = TrainConfig(
+    embedding_size=4,
+    hidden=(8,),
+    dropout=0.1,
+    oov_rate=0.0,
+    batch_size=64,
+    epochs=2,
+    learning_rate=0.01,
+    embedding_l2=0.001,
+    threads=1,
+)
+
+
+def dataset(rows: int, seed: int = 0, users: int = 4) -> Dataset:
+    """Return random rows whose label depends on whether user and item match in parity."""
+    random = np.random.default_rng(seed)
+    user = random.integers(0, users, rows)
+    item = random.integers(0, 4, rows)
+    genres = random.integers(15, 19, (rows, 3)) * (random.random((rows, 3)) < 0.7)
+    label = ((user + item) % 2 == 0) ^ (random.random(rows) < 0.05)
+    return Dataset(
+        context=(user[:, None] + 3).astype(np.int32),
+        candidate=(item[:, None] + 9).astype(np.int32),
+        context_lists=(),
+        candidate_lists=(genres.astype(np.int32),),
+        label=label.astype(np.uint8),
+    )
+
+
+def train(config: TrainConfig, rows: int = 300, **data: Any) -> Any:
+    """Fit quietly on random rows."""
+    return fit(LAYOUT, dataset(rows, **data), dataset(200, seed=1), config, progress=False)
+
+
+def test_the_pairwise_part_learns_an_interaction() -> None:
+    """Parity of two fields cannot be told by either alone; the network ranks it nearly right."""
+    config = replace(CONFIG, epochs=10, learning_rate=0.05, embedding_l2=0.0)
+    # No hidden unit reaches the logit: what is learnt, the FM term has learnt.
+    trainer = Trainer(LAYOUT, dataset(2_000), config)
+    assert isinstance(trainer.network.mlp, Mlp)
+    trainer.network.mlp.output.weight.requires_grad_(False).zero_()
+    steps = config.epochs * 32
+    for step, rows in enumerate(trainer.shuffled(32)):
+        trainer.step(rows, learning_rate(step / steps, config))
+    held_out = dataset(2_000, seed=1)
+    area = auc(held_out.label, predict(trainer.network, held_out))
+    assert area is not None
+    assert area > 0.93
+
+
+def test_each_evaluation_is_told_and_may_end_the_training() -> None:
+    """Whoever watches sees what the history holds; an error of theirs comes through."""
+    seen: list[Evaluation] = []
+    data = dataset(300), dataset(200, seed=1)
+    result = fit(LAYOUT, *data, CONFIG, progress=False, after=seen.append)
+    assert tuple(seen) == result.history
+
+    def stop(evaluation: Evaluation) -> None:
+        raise InterruptedError(f"at step {evaluation.step}")
+
+    with pytest.raises(InterruptedError, match=f"at step {seen[0].step}"):
+        fit(LAYOUT, *data, CONFIG, progress=False, after=stop)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_parity_of_two_fields_is_learnt_by_all_but_lr(name: str) -> None:
+    """XOR is what an interaction is: one weight for each feature cannot rank it at all."""
+    config = replace(CONFIG, network=name, epochs=20, learning_rate=0.05, embedding_l2=0.0)
+    result = fit(LAYOUT, xor(1_000), xor(1_000, seed=1), config, progress=False)
+    area = auc(xor(1_000, seed=2).label, predict(result.network, xor(1_000, seed=2)))
+    assert area is not None
+    assert 0.4 < area < 0.6 if name == "lr" else area > 0.95
+
+
+def xor(rows: int, seed: int = 0) -> Dataset:
+    """Return random rows that are clicks where user and item differ in parity, without lists."""
+    data = dataset(rows, seed)
+    label = (data.context[:, 0] + data.candidate[:, 0]) % 2
+    empty = tuple(np.zeros_like(column) for column in data.candidate_lists)
+    return replace(data, candidate_lists=empty, label=label.astype(np.uint8))
+
+
+def test_fit_beats_the_base_rate() -> None:
+    """A short run ends well below the entropy of the labels, and reports its speed."""
+    config = replace(CONFIG, epochs=8, learning_rate=0.05, metric="log_loss")
+    result = train(config, rows=1_000)
+    assert result.best.log_loss < 0.4
+    assert result.best.auc > 0.9
+    assert result.rows_per_second > 0
+    assert not result.network.training
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_same_seed_gives_the_same_weights(threads: int) -> None:
+    """Two runs on the same data, lists with repeats included, agree to the last bit."""
+    config = replace(CONFIG, threads=threads, oov_rate=0.1)
+    first, second = (train(config).network.state_dict() for _ in range(2))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def test_another_seed_gives_other_weights() -> None:
+    """The seed reaches initialisation and order."""
+    first, second = (train(replace(CONFIG, seed=seed)).network.table for seed in (1, 2))
+    assert not torch.equal(first, second)
+
+
+def test_the_callers_random_state_and_threads_are_untouched() -> None:
+    """A fit neither reads nor moves torch's global generator, and puts the threads back."""
+    torch.manual_seed(5)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    train(replace(CONFIG, threads=threads + 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+
+
+def test_the_best_weights_are_restored() -> None:
+    """Where a huge step makes the network worse, the weights of the best evaluation come back."""
+    config = replace(CONFIG, learning_rate=0.3, warmup=0.0, epochs=30, dropout=0.0, patience=0)
+    validation = dataset(60, seed=1)
+    result = fit(LAYOUT, dataset(80), validation, config, progress=False)
+    logit = predict(result.network, validation)
+    best = max(evaluation.auc or 0.0 for evaluation in result.history)
+    assert result.best is not result.history[-1]
+    assert auc(validation.label, logit) == result.best.auc == best
+    assert log_loss(validation.label, logit) == result.best.log_loss
+
+
+def test_training_stops_when_patience_runs_out() -> None:
+    """Patience counts evaluations since the best; 0 waits for ever."""
+    config = replace(CONFIG, learning_rate=0.3, epochs=40, patience=3, evaluations_per_epoch=1)
+    result = train(config, rows=80)
+    assert result.stopped_early
+    assert result.history[-4] is result.best
+    assert not train(replace(config, epochs=5, patience=0), rows=80).stopped_early
+
+
+def test_evaluations_are_spread_over_every_epoch() -> None:
+    """Three evaluations per epoch come a third of an epoch apart; the last is the last step."""
+    config = replace(CONFIG, batch_size=10, evaluations_per_epoch=3, patience=0)
+    history = train(config, rows=90).history
+    assert [evaluation.step for evaluation in history] == [3, 6, 9, 12, 15, 18]
+    assert history[-1].epoch == 2.0
+
+
+def test_log_loss_can_choose_the_best() -> None:
+    """With ``metric = "log_loss"`` a better AUC at a worse loss does not win."""
+    history = train(replace(CONFIG, metric="log_loss", epochs=4)).history
+    good = replace(history[0], auc=0.7, log_loss=0.5)
+    ranked = replace(history[0], auc=0.8, log_loss=0.6)
+    assert ranked.beats(good, "auc")
+    assert good.beats(ranked, "log_loss")
+    assert replace(good, log_loss=0.4).beats(good, "auc")
+    assert not good.beats(good, "auc")
+
+
+def test_validation_rows_of_one_class_fall_back_to_log_loss() -> None:
+    """Without an AUC the lowest log loss decides, and a warning says so."""
+    validation = replace(dataset(50, seed=1), label=np.zeros(50, np.uint8))
+    with pytest.warns(UserWarning, match="all of one class"):
+        result = fit(LAYOUT, dataset(300), validation, CONFIG, progress=False)
+    assert result.best.auc is None
+    assert result.best.log_loss == min(e.log_loss for e in result.history)
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_training_rows_of_one_class_are_learnt(value: int) -> None:
+    """Labels of one class start from a finite bias and end with a finite loss."""
+    only = replace(dataset(100), label=np.full(100, value, np.uint8))
+    result = fit(LAYOUT, only, dataset(50, seed=1), CONFIG, progress=False)
+    assert np.isfinite([e.log_loss for e in result.history]).all()
+
+
+@pytest.mark.parametrize("rows", [2, 3, 64, 65, 129])
+def test_batch_norm_survives_any_number_of_rows(rows: int) -> None:
+    """One row more than a batch leaves no batch of a single row."""
+    assert CONFIG.batch_norm
+    result = train(CONFIG, rows=rows)
+    assert np.isfinite(result.best.log_loss)
+
+
+def test_batches_are_of_nearly_equal_size() -> None:
+    """No batch is above the size asked for, unless one of a single row had to be avoided."""
+    assert [batch_count(rows, 64) for rows in (1, 2, 64, 65, 128, 129)] == [1, 1, 1, 2, 2, 3]
+    assert batch_count(3, 2) == 1
+
+
+def test_too_few_rows_are_refused() -> None:
+    """An empty part, and a single row under batch norm, are errors that say so."""
+    none, one = dataset(0), dataset(1)
+    with pytest.raises(TrainingError, match="training part has no rows"):
+        fit(LAYOUT, none, dataset(9), CONFIG)
+    with pytest.raises(TrainingError, match="validation part has no rows"):
+        fit(LAYOUT, dataset(9), none, CONFIG)
+    with pytest.raises(TrainingError, match="two training rows"):
+        fit(LAYOUT, one, dataset(9), CONFIG)
+
+
+def test_a_loss_that_is_not_finite_stops_training() -> None:
+    """Training ends before the step that would spread it, and names the step."""
+    trainer = Trainer(LAYOUT, dataset(64), CONFIG)
+    rows = np.arange(64)
+    trainer.step(rows, 0.01)
+    with torch.no_grad():
+        trainer.network.bias.fill_(torch.nan)
+    before = trainer.network.table.clone()
+    with pytest.raises(TrainingError, match="nan at step 2"):
+        trainer.step(rows, 0.01)
+    assert torch.equal(trainer.network.table, before)
+
+
+def test_data_may_be_read_only() -> None:
+    """Columns mapped from a file that may not be written train and validate like any other."""
+    data = dataset(100)
+    data.label.flags.writeable = False
+    for column in (data.context, data.candidate, *data.candidate_lists):
+        column.flags.writeable = False
+    result = fit(LAYOUT, data, data, CONFIG, progress=False)
+    assert np.isfinite(predict(result.network, data)).all()
+
+
+def test_an_interrupt_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends the fit at once and leaves torch's threads as they were."""
+
+    def interrupt(*_: object) -> Iterator[None]:
+        raise KeyboardInterrupt
+
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(Trainer, "step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(CONFIG, threads=threads + 1))
+    assert torch.get_num_threads() == threads
+
+
+def test_rows_that_no_batch_names_stay_as_they_are() -> None:
+    """Padding stays zero and a value absent from the data keeps its first row, bit for bit."""
+    trainer = Trainer(LAYOUT, dataset(300, users=3), CONFIG)
+    before = trainer.network.table.detach().clone()
+    for rows in trainer.shuffled(5):
+        trainer.step(rows, 0.01)
+    after = trainer.network.table.detach()
+    absent = [1, 2, 6, 7, 8, 13, 14]
+    assert not after[0].any()
+    assert torch.equal(after[absent], before[absent])
+    changed = (after != before).any(dim=1)
+    assert changed.sum() == LAYOUT.table_rows - 1 - len(absent)
+
+
+def test_bfloat16_is_for_the_products_of_training_alone() -> None:
+    """It learns nearly the same; what it leaves behind is float32 and scores in float32."""
+    runs = {}
+    for precision in ("float32", "bfloat16"):
+        config = replace(CONFIG, precision=precision, epochs=6, dropout=0.0)
+        runs[precision] = train(config, rows=2_000)
+    brief, usual = runs["bfloat16"].network, runs["float32"].network
+    assert {value.dtype for value in brief.state_dict().values()} == {torch.float32, torch.int64}
+    held_out = dataset(2_000, seed=2)
+    found, expected = predict(brief, held_out), predict(usual, held_out)
+    assert not np.array_equal(found, expected)
+    area, other = auc(held_out.label, found), auc(held_out.label, expected)
+    assert area is not None
+    assert other is not None
+    assert other > 0.9
+    assert area > other - 0.01
+    brief.mlp.brief = False
+    np.testing.assert_array_equal(predict(brief, held_out), found)
+
+
+def test_oov_rows_are_trained_where_asked() -> None:
+    """With an ``oov_rate`` the single-valued slots' OOV rows move; lists and padding do not."""
+    trainer = Trainer(LAYOUT, dataset(300), replace(CONFIG, oov_rate=0.3))
+    before = trainer.network.table.detach().clone()
+    for rows in trainer.shuffled(5):
+        trainer.step(rows, 0.01)
+    changed = (trainer.network.table != before).any(dim=1)
+    assert [bool(changed[row]) for row in (0, 2, 8, 14)] == [False, True, True, False]
+
+
+NUMBERS = Layout(
+    context=(Slot("user", "user", 1, 6),),
+    candidate=(Slot("item", "item", 7, 6), Slot("price", "price", 13, 3, scaled=True)),
+    context_lists=(),
+    candidate_lists=(),
+)
+MISSING_PRICE, OOV_PRICE, PRICE = 13, 14, 15
+
+
+def priced(rows: int, seed: int) -> Dataset:
+    """Rows that click where the price is high; every fifth has none, and clicks by chance."""
+    random = np.random.default_rng(seed)
+    base = dataset(rows, seed)
+    value = random.normal(size=(rows, 1)).astype(np.float32)
+    known = np.arange(rows)[:, None] % 5 > 0
+    index = np.where(known, PRICE, MISSING_PRICE).astype(np.int32)
+    return Dataset(
+        base.context, np.hstack([base.candidate, index]), (), (),
+        np.where(known, value > 0, base.label[:, None]).astype(np.uint8)[:, 0],
+        None, np.where(known, value, 1).astype(np.float32),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["lr", "deepfm"])
+def test_a_number_is_learnt(name: str) -> None:
+    """Each row has its own number, in training as in validation."""
+    config = replace(CONFIG, network=name, epochs=6, learning_rate=0.05)
+    result = fit(NUMBERS, priced(1_000, 1), priced(500, 2), config, progress=False)
+    assert result.best.auc is not None
+    assert result.best.auc > 0.85
+    assert result.network.table[PRICE, 0].item() > 0.2
+
+
+def test_numbers_are_not_hidden() -> None:
+    """A number cannot be unseen: an ``oov_rate`` leaves the row alone that no value has."""
+    config = replace(CONFIG, oov_rate=0.5)
+    trainer = Trainer(NUMBERS, priced(300, 1), config)
+    before = trainer.network.table.detach().clone()
+    for rows in trainer.shuffled(5):
+        trainer.step(rows, 0.01)
+    changed = (trainer.network.table != before).any(dim=1).tolist()
+    assert [changed[row] for row in (2, 8, MISSING_PRICE, OOV_PRICE, PRICE)] == [
+        True, True, True, False, True,
+    ]  # fmt: skip
+
+
+def test_named_rows_are_found_without_sorting() -> None:
+    """The distinct rows and the positions among them rebuild the indices, padding first."""
+    named = NamedRows(100)
+    for seed in range(3):
+        index = np.random.default_rng(seed).integers(1, 100, (8, 5)).astype(np.int32)
+        row, position = named.find(index)
+        assert row.tolist() == sorted({0, *index.ravel().tolist()})
+        np.testing.assert_array_equal(row[position.long()].numpy(), index)
+
+
+def test_rare_rows_are_decayed_as_much_as_common_ones() -> None:
+    """A row in a share P of the batches is decayed 1/P as hard; one in every batch, by lambda."""
+    rows = 1_000
+    data = Dataset(
+        context=np.full((rows, 1), 3, np.int32),
+        candidate=np.r_[np.full(10, 9), np.full(rows - 10, 10)][:, None].astype(np.int32),
+        context_lists=(),
+        candidate_lists=(np.zeros((rows, 2), np.int32),),
+        label=np.zeros(rows, np.uint8),
+    )
+    config = replace(CONFIG, embedding_l2=0.5, batch_size=50)
+    l2 = Columns(LAYOUT, data).row_l2(config, Sampling.of(data, 1.0))
+    assert l2[3].item() == pytest.approx(0.5)
+    assert l2[9].item() == pytest.approx(0.5 / (1 - 0.99**50))
+    assert l2[11].item() == 0.0
+
+
+def test_the_rate_rises_and_falls_linearly() -> None:
+    """The peak is at the end of the warm-up; the rate ends at zero."""
+    config = TrainConfig(learning_rate=0.1, warmup=0.2)
+    rates = [learning_rate(progress, config) for progress in (0.0, 0.1, 0.2, 0.6, 1.0)]
+    assert rates == pytest.approx([0.0, 0.05, 0.1, 0.05, 0.0])
+    assert learning_rate(0.0, replace(config, warmup=0.0)) == 0.1
+
+
+def test_history_is_plain_json() -> None:
+    """An evaluation's figures go into a manifest as they are."""
+    evaluation: Evaluation = train(replace(CONFIG, epochs=1)).history[0]
+    assert all(isinstance(value, int | float) for value in evaluation.to_dict().values())
+
+
+def test_the_progress_bar_shows_loss_and_auc(capsys: pytest.CaptureFixture[str]) -> None:
+    """The bar counts rows and shows the last evaluation."""
+    fit(LAYOUT, dataset(300), dataset(200, seed=1), CONFIG, progress=True)
+    shown = capsys.readouterr().err
+    assert "row/s" in shown
+    assert "auc=" in shown
+    assert "loss=" in shown

@@ -1,0 +1,289 @@
+"""Today's network begins where yesterday's bundle ended, over today's values."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from app.bundle.bundle import Bundle
+from app.features.layout import PADDING
+from app.features.spec import FeatureSpec
+from app.features.vocabulary import Edges, Integers, Texts, Vocabulary, arrange
+from model.config import NETWORKS, TrainConfig
+from model.data.encode import encode
+from model.data.inputs import Inputs
+from model.data.prepare import Prepared, prepare
+from model.networks import build
+from model.networks.crosses import Operand, Pairs
+from model.pipeline import run
+from model.quality.scoring import score_dataset
+from model.score_files import Offline
+from model.training.fit import FitResult, fit, predict
+from model.training.trainer import TrainingError
+from model.training.warm_start import NEW, Start, old_rows
+from tests.support import samples
+from tests.support.frames import part_of
+
+CONFIG = TrainConfig(
+    embedding_size=4, hidden=(16, 8), batch_size=128, epochs=2, learning_rate=0.01, threads=1
+)
+SPEC = (
+    samples.SPEC.replace('encoding = "log_squared"', 'encoding = "scaled"')
+    + '[[crosses]]\nfields = ["user_id", "item_id"]\n'
+    + '[[crosses]]\nfields = ["time.hour", "tags"]\n'
+)
+ROWS = 8_000
+MISSED = 4
+"""So many items are there on one day alone, on each of the two."""
+
+
+@dataclass(frozen=True)
+class Days:
+    """A spec and a log of each of two days, between which items come and go."""
+
+    spec: Path
+    first: Path
+    second: Path
+
+
+@pytest.fixture(scope="module")
+def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
+    directory = tmp_path_factory.mktemp("days")
+    log = directory / "log.csv"
+    samples.write_log(log, ROWS)
+    head, *lines = log.read_text(encoding="utf-8").splitlines()
+    place = head.split(",").index("item_id")
+    items = sorted({line.split(",")[place] for line in lines})
+    found = Days(directory / "spec.toml", directory / "first.csv", directory / "second.csv")
+    found.spec.write_text(SPEC, encoding="utf-8")
+    taste, luck = random.Random(1), random.Random(2)
+    liked = {item: taste.uniform(0.05, 0.95) for item in items}
+    lines = [
+        f"{line.rpartition(',')[0]},{int(luck.random() < liked[line.split(',')[place]])}"
+        for line in lines
+    ]
+    halves = lines[: ROWS // 2], lines[ROWS // 2 :]
+    absent = items[:MISSED], items[-MISSED:]
+    for path, rows, missed in zip((found.first, found.second), halves, absent, strict=True):
+        kept = [row for row in rows if row.split(",")[place] not in missed]
+        path.write_text("\n".join([head, *kept]) + "\n", encoding="utf-8")
+    return found
+
+
+@pytest.fixture(scope="module")
+def first(days: Days) -> Prepared:
+    return prepare(days.spec, Inputs([days.first]))
+
+
+MakeBundle = Callable[[str], Bundle]
+
+
+@pytest.fixture(scope="module")
+def yesterday(first: Prepared, tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
+    """The first day's bundle of each network, made once."""
+    made: dict[str, Bundle] = {}
+
+    def make(name: str) -> Bundle:
+        if name not in made:
+            config = replace(CONFIG, network=name, learning_rate=0.03)
+            path = run(first, config, tmp_path_factory.mktemp(name), progress=False)
+            made[name] = Bundle.open(path)
+        return made[name]
+
+    return make
+
+
+def begun(bundle: Bundle, today: Prepared, config: TrainConfig) -> tuple[Start, Any]:
+    """Return the start and a network that has begun from it."""
+    start = Start.read(bundle, today.vocabulary, today.data["train"], config)
+    torch.manual_seed(3)
+    network = build(today.vocabulary.layout, config, 0.3, today.crosses(config))
+    start.begin(network)
+    return start, network
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_begins_as_the_bundle_ended(name: str, days: Days, yesterday: MakeBundle) -> None:
+    """Rows without a value that has gone score as in yesterday's graph, new values as OOV."""
+    bundle = yesterday(name)
+    today = prepare(days.spec, Inputs([days.second]), bundle)
+    config = replace(CONFIG, network=name)
+    start, network = begun(bundle, today, config)
+    assert start.obstacle(network) is None
+    assert start.values["new"] >= MISSED
+    assert start.values["gone"] >= MISSED
+    offline = Offline.open(bundle.path)
+    for part in ("train", "test"):
+        new = today.data[part]
+        old = encode(today.spec, offline.encoder, part_of(today.spec, today.inputs, part))
+        same = np.ones(len(new), bool)
+        for mine, past in (
+            (new.context, old.context), (new.candidate, old.candidate),
+            *zip(new.candidate_lists, old.candidate_lists, strict=True),
+        ):  # fmt: skip
+            same &= (start.rows[mine] == past).all(1)
+        assert same.mean() > 0.9
+        if name == "wide_deep":
+            # A pair that has become rare shares the weight of all that are.
+            same &= kept_pairs(start, today, network, new, old)
+            assert same.mean() > 0.3
+        logit = predict(network, new)[same]
+        expected = score_dataset(offline.engine, old).logit[same]
+        assert np.ptp(expected) > 0.1
+        np.testing.assert_allclose(logit, expected, atol=1e-4)
+
+
+def kept_pairs(start: Start, today: Prepared, network: Any, new: Any, old: Any) -> Any:
+    """Rows whose pairs had a weight of their own on both days, or on none."""
+    same = np.ones(len(new), bool)
+    for place, term in enumerate(network.crosses):
+        weight_of = start.weights[f"crosses.{place}.weight_of"].numpy()
+        was = old_pairs(start, term, old)
+        own, had = term.weight_of.numpy()[term.pairs.find(new.inputs()).numpy()], weight_of[was]
+        same &= ((own > 1) | (had <= 1)).all(1)
+    return same
+
+
+def old_pairs(start: Start, term: Any, old: Any) -> Any:
+    """The pairs of rows that yesterday's encoder has encoded, by yesterday's numbers."""
+    layout = start.bundle.vocabulary.layout
+    left, right = term.pairs.left.slot.name, term.pairs.right.slot.name
+    pairs = Pairs(Operand.find(layout, left), Operand.find(layout, right))
+    return pairs.find(old.inputs()).numpy()
+
+
+def test_the_second_day_starts_where_the_first_ended_and_learns_faster(
+    days: Days, first: Prepared, tmp_path: Path
+) -> None:
+    """Before the first step the AUC is the old bundle's; a cold start takes longer to get there."""
+    config = replace(CONFIG, network="fm", embedding_l2=1e-4, patience=0, learning_rate=0.1)
+    bundle = Bundle.open(run(first, replace(config, epochs=10), tmp_path, progress=False))
+    today = prepare(days.spec, Inputs([days.second]), bundle)
+    config = replace(config, evaluations_per_epoch=4, epochs=2, learning_rate=0.01)
+    start = Start.read(bundle, today.vocabulary, today.data["train"], config)
+
+    def trained(begin: Any = None) -> FitResult:
+        data = today.data["train"], today.data["validation"]
+        return fit(today.vocabulary.layout, *data, config, False, begin)
+
+    warm, cold = trained(start.begin), trained()
+    offline = Offline.open(bundle.path)
+    old = offline.evaluate([part_of(today.spec, today.inputs, "validation")])
+    at_first = warm.history[0]
+    assert (at_first.step, at_first.train_loss) == (0, None)
+    assert at_first.auc == pytest.approx(old.auc, abs=0.005)
+    assert at_first.log_loss == pytest.approx(old.log_loss, abs=0.005)
+    for warmer, colder in zip(warm.history[1:3], cold.history[:2], strict=True):
+        assert warmer.step == colder.step
+        assert warmer.auc is not None
+        assert colder.auc is not None
+        assert warmer.auc > colder.auc + 0.02
+    assert warm.best.auc is not None
+    assert at_first.auc is not None
+    assert warm.best.auc >= at_first.auc
+
+
+def test_a_run_that_learns_nothing_keeps_what_was(
+    days: Days, yesterday: MakeBundle, tmp_path: Path
+) -> None:
+    """Steps that only harm leave yesterday's weights; the manifest says what was started from."""
+    bundle = yesterday("lr")
+    today = prepare(days.spec, Inputs([days.second]), bundle)
+    config = replace(CONFIG, network="lr", learning_rate=30.0, epochs=1, metric="log_loss")
+    found = Bundle.open(run(today, config, tmp_path, progress=False, init_from=bundle.path))
+    training = found.manifest.training
+    assert training["best"]["step"] == 0
+    told = training["init_from"]
+    assert told["version"] == bundle.version
+    assert told["validation"]["auc"] == training["best"]["auc"]
+    assert told["values"]["known"] + told["values"]["new"] == sum(
+        slot.size - 2 for slot in today.vocabulary.layout.slots
+    )
+
+
+def test_numbers_keep_their_buckets_and_scale(days: Days, yesterday: MakeBundle) -> None:
+    """Edges and scale are yesterday's for a warm start, today's for a cold one."""
+    bundle = yesterday("lr")
+    warm = prepare(days.spec, Inputs([days.second]), bundle)
+    cold = prepare(days.spec, Inputs([days.second]))
+    for name in ("price", "age"):
+        before, after, other = (
+            vocabulary.slots[name]
+            for vocabulary in (bundle.vocabulary, warm.vocabulary, cold.vocabulary)
+        )
+        assert np.array_equal(numbers(before), numbers(after))
+        assert not np.array_equal(numbers(before), numbers(other))
+    assert warm.fingerprint() != cold.fingerprint()
+
+
+def numbers(vocabulary: Any) -> Any:
+    return vocabulary.edges if isinstance(vocabulary, Edges) else vocabulary.mean_std
+
+
+def test_other_layers_or_fields_begin_anew(
+    days: Days, yesterday: MakeBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where hidden layers do not fit, only they begin anew, and a warning says why."""
+    bundle = yesterday("deepfm")
+    today = prepare(days.spec, Inputs([days.second]), bundle)
+    for config, why in (
+        (replace(CONFIG, hidden=(12, 8)), r"mlp.first.weight is [16, 40] there and [12, 40] here"),
+        (replace(CONFIG, hidden=(16,)), "mlp.output.weight is [1, 8] there and [1, 16] here"),
+    ):
+        start, network = begun(bundle, today, config)
+        assert start.obstacle(network) == why
+        assert torch.equal(network.bias, start.weights["bias"])
+        known = np.flatnonzero(start.rows != NEW)
+        assert torch.equal(network.table[known], start.weights["table"][start.rows[known]])
+
+    fewer = days.spec.with_name("fewer.toml")
+    fields = SPEC.split("[[fields]]")
+    fewer.write_text("[[fields]]".join(f for f in fields if 'name = "quality"' not in f))
+    less = prepare(fewer, Inputs([days.second]), bundle)
+    run(less, replace(CONFIG, epochs=1), tmp_path, progress=False, init_from=bundle.path)
+    assert "warning: the hidden layers began anew: the fields are others" in capsys.readouterr().err
+    ffm = yesterday("ffm")
+    with pytest.raises(TrainingError, match="has other fields"):
+        Start.read(ffm, less.vocabulary, less.data["train"], replace(CONFIG, network="ffm"))
+
+
+def vocabulary(users: list[int], countries: list[str], edges: list[float]) -> Vocabulary:
+    """A vocabulary of three slots."""
+    text = 'label = "click"\n' + "".join(
+        f'[[fields]]\nname = "{name}"\nkind = "{kind}"\nside = "{side}"\n'
+        for name, kind, side in (
+            ("user", 'categorical"\ndtype = "integer', "context"),
+            ("country", "categorical", "context"),
+            ("price", "numeric", "candidate"),
+        )
+    )
+    sizes = {"user": len(users), "country": len(countries), "price": len(edges) + 1}
+    layout = arrange(FeatureSpec.parse(text), sizes)
+    rows = {s.name: np.arange(s.first + 2, s.first + s.size, dtype=np.int32) for s in layout.slots}
+    return Vocabulary(
+        layout,
+        {
+            "user": Integers.of(users, rows["user"]),
+            "country": Texts.of(countries, rows["country"]),
+            "price": Edges(np.array(edges, np.float32)),
+        },
+    )
+
+
+def test_rows_are_found_by_value() -> None:
+    """Known values have their old row, new ones the old OOV; buckets count if they are the same."""
+    old = vocabulary([3, 5, 2**64 - 1], ["DE", "é"], [1.0, 2.0])
+    new = vocabulary([5, 7, 2**64 - 1], ["FR", "é"], [1.0, 2.0])
+    #       padding, users: missing, OOV, 5, 7, 2**64 - 1; countries: missing, OOV, FR, é
+    expected = [PADDING, 1, 2, 4, 2, 5, 6, 7, 7, 9]
+    assert old_rows(new, old).tolist() == [*expected, 10, 11, 12, 13, 14]
+    other = vocabulary([5, 7, 2**64 - 1], ["FR", "é"], [1.0, 2.5])
+    assert old_rows(other, old).tolist() == [*expected, *[NEW] * 5]
+    assert old_rows(old, old).tolist() == list(range(15))

@@ -1,0 +1,58 @@
+"""Virtual environments of what is measured beside the product, each made once as pinned."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HOME = ROOT / "data" / "peers"
+INSTALL_SECONDS = 1800
+
+
+class PeerProblem(Exception):
+    """A peer that cannot be measured here, and why in one line that goes on from its name."""
+
+
+def environment(pinned: Path, more: bool = False) -> Path:
+    """Return the directory of an environment, making it where it is not as ``pinned`` says.
+
+    It holds what the file names at these versions and nothing else; with ``more``, also what
+    those packages need beyond it, which depends on the platform: torch has several builds.
+
+    Raises:
+        PeerProblem: it cannot be made.
+    """
+    name = pinned.stem
+    home = HOME.resolve() / name
+    wanted = f"{home}\n{sys.version}\n{pinned.read_text()}"
+    stamp = home / ".installed"
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return home
+    print(f"bench: installing the peer {name} into {home}", file=sys.stderr)
+    shutil.rmtree(home, ignore_errors=True)
+    _run([sys.executable, "-m", "venv", str(home)])
+    words = [str(home / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "-q"]
+    words += ["install", "--only-binary", ":all:", "-r", str(pinned)]
+    _run(words if more else [*words, "--no-deps"])
+    stamp.write_text(wanted)
+    size = sum(path.lstat().st_size for path in home.rglob("*")) / 1e6
+    print(f"bench: installed {name}, {size:.0f} MB, versions in {pinned}", file=sys.stderr)
+    return home
+
+
+def _run(words: list[str]) -> None:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=INSTALL_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PeerProblem(f"cannot be installed: {error}") from error
+    if done.returncode:
+        raise PeerProblem(f"cannot be installed: {last_line(done.stderr or done.stdout)}")
+
+
+def last_line(text: str) -> str:
+    """The last line that says something, for a message of one line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it says nothing"

@@ -1,0 +1,47 @@
+"""Stand-ins for our own protocols; each remembers what it saw."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from app.scoring.job import Batch, Floats, Scores
+
+Spoil = Callable[[Batch, Scores], Scores]
+"""Changes a run's scores, or raises in their place."""
+
+
+class FakeEngine:
+    """A ``Scoring`` engine whose logit of a row is the sum of its indices and its context's.
+
+    ``gate`` is open; while a test holds it shut, a run waits. ``entered`` is set once a run
+    has begun. ``spoil`` may alter a run's scores or raise.
+    """
+
+    def __init__(self, spoil: Spoil | None = None) -> None:
+        self.batches: list[Batch] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.spoil = spoil
+
+    @property
+    def rows(self) -> list[int]:
+        """How many rows each run had."""
+        return [len(batch.candidate) for batch in self.batches]
+
+    def score(self, batch: Batch) -> Scores:
+        self.batches.append(batch)
+        self.entered.set()
+        self.gate.wait()
+        logit = logits(batch)
+        scores = Scores(logit, 1 / (1 + np.exp(-logit)))
+        return self.spoil(batch, scores) if self.spoil else scores
+
+
+def logits(batch: Batch) -> Floats:
+    """What :class:`FakeEngine` gives for a batch."""
+    context = batch.context.sum(1)[batch.row_context]
+    return (context + batch.candidate.sum(1)).astype(np.float32)

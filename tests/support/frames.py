@@ -1,0 +1,36 @@
+"""Small data whole in memory, which the trainer only ever sees in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from app.features.spec import FeatureSpec
+from app.features.vocabulary import Vocabulary
+from model.data.inputs import Inputs
+from model.data.reader import Reader
+from model.data.split import PARTS, Part
+from model.data.vocabulary import learn
+
+
+def read(spec: FeatureSpec, paths: Sequence[Path], **options: Any) -> pl.DataFrame:
+    """All good rows of some files."""
+    return pl.concat(Reader(spec, paths, **options).frames(), how="vertical_relaxed")
+
+
+def part_of(spec: FeatureSpec, inputs: Inputs, part: Part) -> pl.DataFrame:
+    """All rows of a part."""
+    with TemporaryDirectory() as directory:
+        raw = inputs.read(spec, Path(directory))
+        frames = [frame for _, frame in raw.spill.frames()]
+    return pl.concat(frames)[np.flatnonzero(raw.part == PARTS.index(part)).tolist()]
+
+
+def learned(spec: FeatureSpec, frame: pl.DataFrame) -> Vocabulary:
+    """What the rows of one frame teach."""
+    return learn(spec, lambda name: [frame[name]])

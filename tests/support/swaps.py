@@ -1,0 +1,96 @@
+"""Bundles that take each other's place in a directory, and clients who look on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.bundle.bundle import MANIFEST, FileRecord, bundle_id
+from tests.support.serving import Service, strict, wait_until
+
+POLL = {"bundle_poll_seconds": 0.1, "deadline_ms": 500}
+COMPANY = 1e-6
+
+
+class Traffic:
+    """Requests from a few threads; every answer's score is that of the version it names."""
+
+    def __init__(self, service: Service, rows: list[Any], expected: dict[str, list[float]]) -> None:
+        self.service, self.rows, self.expected = service, rows, expected
+        self.seen: Counter[str] = Counter()
+        self.order: list[list[str]] = []
+        self.problems: list[str] = []
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(i,)) for i in range(4)]
+
+    def __enter__(self) -> Traffic:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for(self, version: Path) -> None:
+        """Wait until every client was last answered by a version."""
+        wait_until(
+            lambda: [versions[-1:] for versions in self.order] == [[version.name]] * 4,
+            f"{version.name} answers every client",
+            60,
+        )
+
+    def _ask(self, number: int) -> None:
+        versions: list[str] = []
+        self.order.append(versions)
+        with httpx.Client(base_url=self.service.url, timeout=30, trust_env=False) as client:
+            while not self._over.is_set():
+                number = (number + 1) % len(self.rows)
+                try:
+                    answer = client.post("/predict", json={"instances": [self.rows[number]]})
+                    found = strict(answer.content)
+                    version = found["version"]
+                    away = abs(found["predictions"][0] - self.expected[version][number])
+                except Exception as error:
+                    self.problems.append(repr(error))
+                    continue
+                if answer.status_code != 200 or away > COMPANY:
+                    self.problems.append(f"{answer.status_code}, {away} away, {version}")
+                self.seen[version] += 1
+                if versions[-1:] != [version]:
+                    versions.append(version)
+
+
+def version_of(service: Service) -> str:
+    return str(strict(service.client.get("/ready").content)["version"])
+
+
+def serves(service: Service, version: Path) -> Callable[[], bool]:
+    return lambda: version_of(service) == version.name
+
+
+def arrive(bundle: Path, directory: Path) -> None:
+    """Put a bundle into a directory at once, as the trainer does."""
+    hidden = directory / f".{bundle.name}"
+    shutil.copytree(bundle, hidden)
+    hidden.rename(directory / bundle.name)
+
+
+def sign(bundle: Path) -> None:
+    """Write a manifest whose hashes are those of the files."""
+    manifest = json.loads((bundle / MANIFEST).read_bytes())
+    for name in manifest["files"]:
+        data = (bundle / name).read_bytes()
+        manifest["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    records = {name: FileRecord(**record) for name, record in manifest["files"].items()}
+    manifest["id"] = bundle_id(records)
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
