@@ -1,7 +1,6 @@
-"""The wire types: msgspec structs that decode bodies, pydantic models that document them.
+"""The types that request bodies are decoded to; ``app.web.schemas`` documents the same JSON.
 
-Both describe the same JSON; a test feeds the same bodies to both. On the hot path only the
-structs are used: no object is built for a value.
+The parts of a body (an instance, a column, a context) stay undecoded until their turn comes.
 """
 
 from __future__ import annotations
@@ -9,9 +8,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field
-
-CandidateId = int | str
 
 
 class PredictBody(msgspec.Struct, frozen=True):
@@ -41,94 +37,3 @@ class RankBody(msgspec.Struct, frozen=True):
     context: msgspec.Raw
     candidates: list[msgspec.Raw] | Columns
     top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-
-Features = Annotated[
-    dict[str, Any],
-    Field(description="Raw values by field name; an absent field counts as missing."),
-]
-
-
-class PredictRequest(_Model):
-    """Rows to score."""
-
-    instances: Annotated[list[Features], Field(description="One object for each row.")]
-
-
-class PredictResponse(BaseModel):
-    """One click probability for each instance, in their order."""
-
-    predictions: list[float]
-    version: Annotated[str, Field(description="The bundle that scored them.")]
-
-
-class CandidateModel(_Model):
-    """One candidate."""
-
-    features: Features
-    id: Annotated[
-        CandidateId | None, Field(description="The caller's own name for it; echoed.")
-    ] = None
-
-
-class ColumnsModel(_Model):
-    """Candidates as columns: the form for long lists."""
-
-    features: Annotated[
-        dict[str, list[Any]],
-        Field(description="For each field a list with one value for each candidate."),
-    ]
-    id: Annotated[
-        list[CandidateId | None] | None, Field(description="One for each candidate; echoed.")
-    ] = None
-
-
-class RankRequest(_Model):
-    """A candidate list for one context."""
-
-    context: Features
-    candidates: list[CandidateModel] | ColumnsModel
-    top_k: Annotated[
-        int | None, Field(ge=1, description="How many of the best to return; default all.")
-    ] = None
-
-
-class Ranked(BaseModel):
-    """A candidate's place: ``index`` is its position in the request."""
-
-    index: int
-    id: CandidateId | None = None
-    score: float
-
-
-class RankResponse(BaseModel):
-    """Candidates by falling logit; equal logits keep the request's order."""
-
-    ranking: list[Ranked]
-    version: Annotated[str, Field(description="The bundle that scored them.")]
-
-
-class ErrorDetail(BaseModel):
-    """One thing that is wrong, and where."""
-
-    path: str
-    problem: str
-
-
-class ErrorInner(BaseModel):
-    """What went wrong; ``details`` shows the first few of ``total`` problems."""
-
-    code: str
-    message: str
-    details: list[ErrorDetail] | None = None
-    total: int | None = None
-
-
-class ErrorBody(BaseModel):
-    """The one shape of every error."""
-
-    error: ErrorInner

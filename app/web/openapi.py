@@ -15,7 +15,7 @@ from pydantic.json_schema import models_json_schema
 
 from app.bundle.bundle import Bundle, Example
 from app.features import json_schema
-from app.scoring.wire import PredictRequest, RankRequest
+from app.web.schemas import PredictRequest, RankRequest
 
 PREDICT_PATHS = ("/predict", "/v1/models/{name}:predict")
 RANK_PATH = "/rank"

@@ -10,14 +10,10 @@ from starlette.types import Receive, Scope, Send
 
 from app.errors import NotFound, NotReady
 from app.metrics.registry import Metrics
-from app.scoring.wire import (
-    ErrorBody,
-    PredictResponse,
-    RankResponse,
-)
 from app.serving.state import State
 from app.web import asgi
 from app.web.endpoints import Route, ScoringEndpoints
+from app.web.schemas import ErrorBody, PredictResponse, RankResponse
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The body cannot be decoded."},

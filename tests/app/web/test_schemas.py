@@ -18,7 +18,8 @@ from app.scoring.decoding import (
     predict_decoder,
     rank_decoder,
 )
-from app.scoring.wire import Columns, ErrorBody, PredictBody, PredictRequest, RankRequest
+from app.scoring.wire import Columns, PredictBody
+from app.web.schemas import ErrorBody, PredictRequest, RankRequest
 
 PREDICT: list[tuple[str, bool]] = [
     ('{"instances": []}', True),
