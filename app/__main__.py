@@ -33,8 +33,8 @@ from app.web.admin import create_admin
 from app.web.admin_keys import Keys
 from app.web.bounded_protocol import BoundedProtocol
 from app.web.protocol import ScoringProtocol
-from app.workers.shared_numbers import Cells
-from app.workers.supervisor import Seat, Supervisor, bind
+from app.workers.shared_numbers import SharedNumbers
+from app.workers.supervisor import Supervisor, WorkerResources, bind
 
 SPARE_SECONDS = 1
 """What requests have beyond the time to drain when nobody waits for their clients any more."""
@@ -51,13 +51,13 @@ class _Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         state: State,
-        seat: Seat | None,
+        worker: WorkerResources | None,
         drain_seconds: float,
         admin: AdminServer | None,
     ) -> None:
         super().__init__(config)
         self._state = state
-        self._seat = seat
+        self._worker = worker
         self._drain_seconds = drain_seconds
         self._admin = admin
         self.failed: str | None = None
@@ -95,14 +95,14 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        if self._seat is not None:
+        if self._worker is not None:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
-            loop.add_reader(self._seat.alive, self._orphaned)
+            loop.add_reader(self._worker.alive, self._orphaned)
         yield
 
     def _orphaned(self) -> None:
-        assert self._seat is not None
-        asyncio.get_running_loop().remove_reader(self._seat.alive)
+        assert self._worker is not None
+        asyncio.get_running_loop().remove_reader(self._worker.alive)
         log.error("the supervisor is gone")
         self.stop()
 
@@ -193,7 +193,7 @@ def supervise(settings: Settings, admin: socket.socket | None) -> int:
 
     The first of them, or its successor, has the admin port too.
     """
-    cells = Cells(settings.workers)
+    shared = SharedNumbers(settings.workers)
     try:
         listeners = bind(settings.host, settings.port, settings.workers)
         opened = open_bundle(settings, newest(settings.bundle))
@@ -204,8 +204,8 @@ def supervise(settings: Settings, admin: socket.socket | None) -> int:
 
     return Supervisor(
         listeners,
-        cells,
-        lambda seat: serve(settings, None if seat.number else admin, seat, opened),
+        shared,
+        lambda worker: serve(settings, None if worker.number else admin, worker, opened),
         settings.drain_seconds,
     ).run()
 
@@ -213,7 +213,7 @@ def supervise(settings: Settings, admin: socket.socket | None) -> int:
 def serve(
     settings: Settings,
     admin: socket.socket | None,
-    seat: Seat | None = None,
+    worker: WorkerResources | None = None,
     opened: Opened | None = None,
 ) -> int:
     """Serve until a signal, alone or as one worker of several; return the exit code."""
@@ -221,7 +221,7 @@ def serve(
     def fail(problem: str) -> None:
         server.fail(problem)
 
-    app = create_app(settings, fail, seat.cells if seat else None, opened)
+    app = create_app(settings, fail, worker.shared if worker else None, opened)
     config = uvicorn.Config(
         app,
         ws="none",
@@ -241,8 +241,8 @@ def serve(
             settings.receive_seconds,
         )
         log.info("admin endpoints on %s", admin.getsockname()[:2])
-    server = _Server(config, app.serving, seat, settings.drain_seconds, admin_server)
-    server.run([seat.listener] if seat else None)
+    server = _Server(config, app.serving, worker, settings.drain_seconds, admin_server)
+    server.run([worker.listener] if worker else None)
     if server.failed is not None:
         log.error("cannot serve: %s", server.failed)
         return 1

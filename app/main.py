@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import CtrError
 from app.metrics.registry import Metrics
-from app.metrics.requests import OPERATION, Meter
+from app.metrics.requests import OPERATION, RequestMetrics
 from app.serving.loading import Opened
 from app.serving.state import State
 from app.settings import Settings
@@ -26,7 +26,7 @@ from app.web.error_responses import answer_errors
 from app.web.openapi import Limits, complete
 from app.web.operations import build_router
 from app.web.slow_requests import SlowRequests
-from app.workers.shared_numbers import Cells
+from app.workers.shared_numbers import SharedNumbers
 
 SUCCESSION_SECONDS = 5.0
 """How long connections wait for a worker that replaces another, before they learn why."""
@@ -38,7 +38,7 @@ class Service(FastAPI):
 
     scoring: ScoringEndpoints
     serving: State
-    meter: Meter
+    request_metrics: RequestMetrics
     limits: Limits
 
     def openapi(self) -> dict[str, Any]:
@@ -64,29 +64,29 @@ class Service(FastAPI):
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self.meter.count(status)
+                self.request_metrics.count_answer(status)
             await send(message)
 
         await super().__call__(scope, receive, noting)
         if status:
-            self.meter.took(status, perf_counter() - start)
+            self.request_metrics.observe_latency(status, perf_counter() - start)
 
 
 def create_app(
     settings: Settings,
     on_fatal: Callable[[str], None],
-    cells: Cells | None = None,
+    shared: SharedNumbers | None = None,
     opened: Opened | None = None,
 ) -> Service:
     """Build the service; ``on_fatal`` is told in one line why it cannot start.
 
-    A worker among others is given the ``cells`` that they share, and a bundle that is opened.
+    A worker among others is given the numbers that they share, and a bundle that is opened.
     """
-    metrics = Metrics(cells or Cells(), settings.metrics == "on")
+    metrics = Metrics(shared or SharedNumbers(), settings.metrics == "on")
     state = State(settings, metrics, opened)
     endpoints = ScoringEndpoints(
         state,
-        metrics.meter,
+        metrics.for_route,
         SlowRequests(settings.slow_request_ms),
         settings.deadline_ms / 1000,
         settings.max_body_bytes,
@@ -105,7 +105,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(load())
-        if metrics.cells.started:
+        if metrics.shared.started:
             # The others serve: connections wait for a worker that replaces one until it can too.
             await asyncio.wait([loading], timeout=SUCCESSION_SECONDS)
         try:
@@ -130,7 +130,7 @@ def create_app(
     def docs() -> HTMLResponse:
         return HTMLResponse(page(app.openapi()))
 
-    app.scoring, app.serving, app.meter = endpoints, state, metrics.meter(OPERATION)
+    app.scoring, app.serving, app.request_metrics = endpoints, state, metrics.for_route(OPERATION)
     app.limits = Limits(
         settings.max_instances, settings.max_candidates, settings.unknown_fields == "error"
     )

@@ -108,7 +108,7 @@ class Bundle:
 
     @property
     def number(self) -> int:
-        """The start of the id as a number that a cell of the workers can hold."""
+        """The start of the id as a number that fits a number shared by workers."""
         return number_of(self.version)
 
     @property

@@ -18,7 +18,7 @@ from app.features.encoder import Encoder, SideEncoder
 from app.features.layout import Slot
 from app.metrics.counters import shown
 from app.scoring.job import Batch, Floats, Indices, Scores
-from app.workers.shared_numbers import Cells
+from app.workers.shared_numbers import SharedNumbers
 
 KEPT_ROWS = 1024
 SCORE_BUCKETS = (0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7,
@@ -32,17 +32,17 @@ class BundleCounts(Collector):
     until there are enough rows to be worth an array operation, or :meth:`poll`.
     """
 
-    def __init__(self, cells: Cells, bundle: Bundle, encoder: Encoder) -> None:
+    def __init__(self, shared: SharedNumbers, bundle: Bundle, encoder: Encoder) -> None:
         layout = bundle.vocabulary.layout
         self._statistics = bundle.manifest.statistics
         self._sides = (
-            _SideCounts(cells, layout.context, layout.context_lists, encoder.context),
-            _SideCounts(cells, layout.candidate, layout.candidate_lists, encoder.candidate),
+            _SideCounts(shared, layout.context, layout.context_lists, encoder.context),
+            _SideCounts(shared, layout.candidate, layout.candidate_lists, encoder.candidate),
         )
-        self._scores = ScoreCounts(cells, bundle)
+        self._scores = ScoreCounts(shared, bundle)
         self._kept: list[tuple[Batch, Scores]] = []
         self._kept_rows = 0
-        self._rows = cells.take("rows", 1)
+        self._rows = shared.region("rows", 1)
 
     def observe(self, batch: Batch, scores: Scores) -> None:
         """Count what a run read, a context once for each of its rows, and what it gave."""
@@ -91,28 +91,28 @@ class BundleCounts(Collector):
 class ScoreCounts:
     """The scores of one bundle, of all workers that serve it.
 
-    All bundles have the same cells in turn, or each would take some for good: the first of them
-    says whose the others are.
+    All bundles use the same region in turn, or each would take one for good; its first number
+    says which bundle the others belong to.
     """
 
-    def __init__(self, cells: Cells, bundle: Bundle) -> None:
+    def __init__(self, shared: SharedNumbers, bundle: Bundle) -> None:
         self._version, self._number = bundle.version, bundle.number
-        self._part = cells.take("scores", 1 + len(SCORE_BUCKETS) + 2)
-        if self._part.own[0] != self._number:
-            self._part.array[:] = 0
-            self._part.own[0] = self._number
+        self._region = shared.region("scores", 1 + len(SCORE_BUCKETS) + 2)
+        if self._region.own[0] != self._number:
+            self._region.array[:] = 0
+            self._region.own[0] = self._number
 
     def observe(self, scores: Floats) -> None:
         """Count scores, unless another bundle has taken the place of theirs."""
-        if self._part.own[0] == self._number:
+        if self._region.own[0] == self._number:
             scores = scores[np.isfinite(scores)]
             places = np.searchsorted(SCORE_BUCKETS, scores)
-            self._part.array[1:-1] += np.bincount(places, minlength=len(SCORE_BUCKETS) + 1)
-            self._part.array[-1] += scores.sum(dtype=np.float64)
+            self._region.array[1:-1] += np.bincount(places, minlength=len(SCORE_BUCKETS) + 1)
+            self._region.array[-1] += scores.sum(dtype=np.float64)
 
     def shown(self) -> Metric:
         family = HistogramMetricFamily("ctr_score", "Scores of the bundle", labels=["version"])
-        _, *counts, total = self._part.total_of(self._number)
+        _, *counts, total = self._region.total_of(self._number)
         family.add_metric([self._version], *shown(SCORE_BUCKETS, counts, total))
         return family
 
@@ -120,7 +120,7 @@ class ScoreCounts:
 class _SideCounts:
     def __init__(
         self,
-        cells: Cells,
+        shared: SharedNumbers,
         single: tuple[Slot, ...],
         lists: tuple[Slot, ...],
         side: SideEncoder,
@@ -129,7 +129,9 @@ class _SideCounts:
         self._single = len(single)
         self._lists = side.shape.lists
         self._first = np.array([slot.missing for slot in self._slots], np.int32)
-        self._parts = [cells.take(f"missing and OOV of {slot.name}", 2) for slot in self._slots]
+        self._regions = [
+            shared.region(f"missing and OOV of {slot.name}", 2) for slot in self._slots
+        ]
         self._missing = np.zeros(len(self._slots), np.int64)
         self._oov = np.zeros(len(self._slots), np.int64)
 
@@ -146,13 +148,13 @@ class _SideCounts:
 
     def publish(self) -> None:
         """Add what was counted to what all workers share; slots of other bundles have it too."""
-        counted = zip(self._parts, self._missing.tolist(), self._oov.tolist(), strict=True)
-        for part, missing, oov in counted:
-            part.own[0] += missing
-            part.own[1] += oov
+        counted = zip(self._regions, self._missing.tolist(), self._oov.tolist(), strict=True)
+        for region, missing, oov in counted:
+            region.own[0] += missing
+            region.own[1] += oov
         self._missing[:] = self._oov[:] = 0
 
     def totals(self) -> Iterable[tuple[Slot, float, float]]:
-        for slot, part in zip(self._slots, self._parts, strict=True):
-            missing, oov = part.total()
+        for slot, region in zip(self._slots, self._regions, strict=True):
+            missing, oov = region.total()
             yield slot, missing, oov

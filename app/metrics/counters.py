@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Protocol
 
-from app.workers.shared_numbers import Cells
+from app.workers.shared_numbers import SharedNumbers
 
 Shown = tuple[list[tuple[str, float]], float]
 """A histogram's cumulative counts by their upper bounds, and the sum of all values."""
@@ -20,12 +20,12 @@ Shown = tuple[list[tuple[str, float]], float]
 class Counts:
     """Counters by name: this worker's can be read and written, ``totals`` are everybody's."""
 
-    __slots__ = ("_own", "_part", "_places")
+    __slots__ = ("_own", "_places", "_region")
 
-    def __init__(self, cells: Cells, name: str, names: Iterable[str]) -> None:
+    def __init__(self, shared: SharedNumbers, name: str, names: Iterable[str]) -> None:
         self._places = {each: place for place, each in enumerate(names)}
-        self._part = cells.take(name, len(self._places))
-        self._own = self._part.own
+        self._region = shared.region(name, len(self._places))
+        self._own = self._region.own
 
     def __getitem__(self, name: str) -> float:
         return self._own[self._places[name]]
@@ -35,7 +35,7 @@ class Counts:
 
     def totals(self) -> dict[str, float]:
         """Every counter, added up over the workers."""
-        return dict(zip(self._places, self._part.total(), strict=True))
+        return dict(zip(self._places, self._region.total(), strict=True))
 
 
 class _HasNumbers(Protocol):
@@ -58,12 +58,12 @@ class Number:
 class Buckets:
     """One histogram's counts: a bisection and two additions for each observation."""
 
-    __slots__ = ("_own", "_part", "bounds")
+    __slots__ = ("_own", "_region", "bounds")
 
-    def __init__(self, cells: Cells, name: str, bounds: Sequence[float]) -> None:
+    def __init__(self, shared: SharedNumbers, name: str, bounds: Sequence[float]) -> None:
         self.bounds = tuple(bounds)
-        self._part = cells.take(name, len(bounds) + 2)
-        self._own = self._part.own
+        self._region = shared.region(name, len(bounds) + 2)
+        self._own = self._region.own
 
     def observe(self, value: float) -> None:
         """Count a value."""
@@ -73,7 +73,7 @@ class Buckets:
 
     def shown(self) -> Shown:
         """The histogram as Prometheus shows it."""
-        *counts, total = self._part.total()
+        *counts, total = self._region.total()
         return shown(self.bounds, counts, total)
 
 

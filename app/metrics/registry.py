@@ -18,9 +18,15 @@ from app.bundle.bundle import Bundle
 from app.features.encoder import Encoder
 from app.metrics.bundle import BundleCounts
 from app.metrics.counters import Buckets, Counts, Number
-from app.metrics.requests import LATENCY_BUCKETS, OPERATION, STAGE_BUCKETS, Meter, Requests
+from app.metrics.requests import (
+    LATENCY_BUCKETS,
+    OPERATION,
+    STAGE_BUCKETS,
+    RequestMetrics,
+    RequestsCollector,
+)
 from app.scoring.job import CLOSED, Closed
-from app.workers.shared_numbers import Cells, Part
+from app.workers.shared_numbers import Region, SharedNumbers
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 REMOTE_ERRORS = ("connection", "timeout", "login", "refused", "sentinel", "value")
@@ -32,12 +38,12 @@ class Recorder(Collector):
 
     unknown_fields, refused_bundles, engine_failures = (Number() for _ in range(3))
 
-    def __init__(self, cells: Cells) -> None:
-        self.batch_rows = Buckets(cells, "batch rows", ROW_BUCKETS)
-        self.engine_seconds = Buckets(cells, "engine seconds", STAGE_BUCKETS)
-        self.closed = Counts(cells, "batches closed", CLOSED)
+    def __init__(self, shared: SharedNumbers) -> None:
+        self.batch_rows = Buckets(shared, "batch rows", ROW_BUCKETS)
+        self.engine_seconds = Buckets(shared, "engine seconds", STAGE_BUCKETS)
+        self.closed = Counts(shared, "batches closed", CLOSED)
         self.numbers = Counts(
-            cells, "numbers", ["unknown_fields", "refused_bundles", "engine_failures"]
+            shared, "numbers", ["unknown_fields", "refused_bundles", "engine_failures"]
         )
 
     def observe(self, rows: int, seconds: float, closed: Closed) -> None:
@@ -77,12 +83,12 @@ class RemoteCounts(Collector):
 
     lookups, misses, absences, evicted, round_trips = (Number() for _ in range(5))
 
-    def __init__(self, cells: Cells) -> None:
+    def __init__(self, shared: SharedNumbers) -> None:
         names = ["lookups", "misses", "absences", "evicted", "round_trips"]
-        self.numbers = Counts(cells, "remote numbers", names)
-        self.errors = Counts(cells, "remote errors", REMOTE_ERRORS)
-        self.fallbacks = Counts(cells, "remote fallbacks", FALLBACKS)
-        self.seconds = Buckets(cells, "remote seconds", LATENCY_BUCKETS)
+        self.numbers = Counts(shared, "remote numbers", names)
+        self.errors = Counts(shared, "remote errors", REMOTE_ERRORS)
+        self.fallbacks = Counts(shared, "remote fallbacks", FALLBACKS)
+        self.seconds = Buckets(shared, "remote seconds", LATENCY_BUCKETS)
 
     def collect(self) -> Iterable[Metric]:
         numbers = self.numbers.totals()
@@ -119,22 +125,22 @@ class Watched(Collector):
 
     def __init__(
         self,
-        cells: Cells,
+        shared: SharedNumbers,
         name: str,
         text: str,
-        combine: Callable[[Part], list[float]] = Part.total,
+        combine: Callable[[Region], list[float]] = Region.total,
     ) -> None:
         self._name, self._text, self._combine = name, text, combine
-        self._part = cells.take(name, 1)
+        self._region = shared.region(name, 1)
         self.value: Callable[[], float] = float
 
     def poll(self) -> None:
         """Ask the function."""
-        self._part.own[0] = self.value()
+        self._region.own[0] = self.value()
 
     def collect(self) -> Iterable[Metric]:
         gauge = GaugeMetricFamily(self._name, self._text)
-        gauge.add_metric([], *self._combine(self._part))
+        gauge.add_metric([], *self._combine(self._region))
         return [gauge]
 
 
@@ -147,15 +153,15 @@ class Metrics:
     its metrics, and now and then for the others to show. Another bundle counts on.
     """
 
-    def __init__(self, cells: Cells, enabled: bool = True) -> None:
-        self.cells = cells
+    def __init__(self, shared: SharedNumbers, enabled: bool = True) -> None:
+        self.shared = shared
         self.enabled = enabled
         self.registry = CollectorRegistry()
-        self.requests = Requests(cells)
-        self.recorder = Recorder(cells)
+        self.requests = RequestsCollector(shared)
+        self.recorder = Recorder(shared)
         for collector in (self.requests, self.recorder):
             self.registry.register(collector)
-        self.remote_counts = RemoteCounts(cells)
+        self.remote_counts = RemoteCounts(shared)
         self._shown: BundleCounts | None = None
         self._counting: WeakSet[BundleCounts] = WeakSet()
         self._watched: dict[str, Watched] = {}
@@ -164,10 +170,10 @@ class Metrics:
             ["version", "provider", "provider_fallback", "precision"], registry=self.registry,
         )  # fmt: skip
 
-    def meter(self, route: str) -> Meter:
+    def for_route(self, route: str) -> RequestMetrics:
         """What counts the requests of a route."""
         if not self.enabled:
-            return Meter()
+            return RequestMetrics()
         return self.requests.operation if route == OPERATION else self.requests.scoring[route]
 
     def poll(self) -> None:
@@ -185,7 +191,7 @@ class Metrics:
         if self._shown is not None:
             self._shown.poll()
             self.registry.unregister(self._shown)
-        self._shown = BundleCounts(self.cells, bundle, encoder)
+        self._shown = BundleCounts(self.shared, bundle, encoder)
         self._counting.add(self._shown)
         self.registry.register(self._shown)
         return self._shown
@@ -202,16 +208,16 @@ class Metrics:
             self.registry.register(self.remote_counts)
         self._watch("ctr_vocabulary_cached", "Values and absences in the cache", entries)
         asked = "1 while Redis is asked, 0 while any worker gives it time"
-        self._watch("ctr_redis_up", asked, up, Part.least)
+        self._watch("ctr_redis_up", asked, up, Region.least)
 
     def _watch(
         self,
         name: str,
         text: str,
         value: Callable[[], float],
-        combine: Callable[[Part], list[float]] = Part.total,
+        combine: Callable[[Region], list[float]] = Region.total,
     ) -> None:
         if name not in self._watched:
-            self._watched[name] = Watched(self.cells, name, text, combine)
+            self._watched[name] = Watched(self.shared, name, text, combine)
             self.registry.register(self._watched[name])
         self._watched[name].value = value

@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 from app.metrics.counters import Buckets, Counts
-from app.workers.shared_numbers import Cells
+from app.workers.shared_numbers import SharedNumbers
 
 LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 STAGE_BUCKETS = (0.00002, 0.00005, 0.0001, 0.0002, *LATENCY_BUCKETS[:-1])
@@ -24,78 +24,78 @@ REFUSALS = (
 """Why scoring requests are refused; each is the ``reason`` of a ServiceError."""
 
 
-class Meter:
+class RequestMetrics:
     """Counts nothing: what a route has where metrics are off."""
 
-    def count(self, status: int) -> None:
+    def count_answer(self, status: int) -> None:
         """Count an answer, before it is written."""
 
-    def refused(self, reason: str) -> None:
+    def count_refusal(self, reason: str) -> None:
         """Count an error by its reason."""
 
-    def gone(self) -> None:
+    def count_departed(self) -> None:
         """Count a caller that has left."""
 
-    def took(self, status: int, seconds: float) -> None:
+    def observe_latency(self, status: int, seconds: float) -> None:
         """Note how long a request took up to its answer, which has been written."""
 
-    def passed(self, encode: float, queue: float, response: float | None) -> None:
+    def observe_stages(self, encode: float, queue: float, response: float | None) -> None:
         """Note the seconds of its stages; it may never have come to its scores."""
 
 
-class RouteMeter(Meter):
+class RouteMetrics(RequestMetrics):
     """Counts for one route."""
 
-    def __init__(self, cells: Cells, route: str) -> None:
-        self.outcomes = Counts(cells, f"{route} outcomes", OUTCOMES)
+    def __init__(self, shared: SharedNumbers, route: str) -> None:
+        self.outcomes = Counts(shared, f"{route} outcomes", OUTCOMES)
         self.seconds = {
-            first: Buckets(cells, f"{route} {name} seconds", LATENCY_BUCKETS)
+            first: Buckets(shared, f"{route} {name} seconds", LATENCY_BUCKETS)
             for first, name in CLASSES.items()
         }
 
-    def count(self, status: int) -> None:
+    def count_answer(self, status: int) -> None:
         self.outcomes[str(status)] += 1
 
-    def gone(self) -> None:
+    def count_departed(self) -> None:
         self.outcomes["gone"] += 1
 
-    def took(self, status: int, seconds: float) -> None:
+    def observe_latency(self, status: int, seconds: float) -> None:
         self.seconds[status // 100].observe(seconds)
 
 
-class ScoringMeter(RouteMeter):
+class ScoringMetrics(RouteMetrics):
     """Counts for a scoring route."""
 
-    def __init__(self, cells: Cells, route: str) -> None:
-        super().__init__(cells, route)
-        self.refusals = Counts(cells, f"{route} refusals", REFUSALS)
+    def __init__(self, shared: SharedNumbers, route: str) -> None:
+        super().__init__(shared, route)
+        self.refusals = Counts(shared, f"{route} refusals", REFUSALS)
         self.stages = {
-            stage: Buckets(cells, f"{route} {stage} seconds", STAGE_BUCKETS)
+            stage: Buckets(shared, f"{route} {stage} seconds", STAGE_BUCKETS)
             for stage in ("encode", "queue", "response")
         }
         self._encode, self._queue, self._response = (
             buckets.observe for buckets in self.stages.values()
         )
 
-    def refused(self, reason: str) -> None:
+    def count_refusal(self, reason: str) -> None:
         self.refusals[reason] += 1
 
-    def passed(self, encode: float, queue: float, response: float | None) -> None:
+    def observe_stages(self, encode: float, queue: float, response: float | None) -> None:
         self._encode(encode)
         self._queue(queue)
         if response is not None:
             self._response(response)
 
 
-class Requests(Collector):
-    """The meters of all routes."""
+class RequestsCollector(Collector):
+    """The request metrics of all routes, as Prometheus shows them."""
 
-    def __init__(self, cells: Cells) -> None:
-        self.scoring = {route: ScoringMeter(cells, route) for route in SCORING}
-        self.operation = RouteMeter(cells, OPERATION)
+    def __init__(self, shared: SharedNumbers) -> None:
+        self.scoring = {route: ScoringMetrics(shared, route) for route in SCORING}
+        self.operation = RouteMetrics(shared, OPERATION)
 
     def collect(self) -> Iterable[Metric]:
-        routes: Mapping[str, RouteMeter] = {**self.scoring, OPERATION: self.operation}
+        routes: Mapping[str, RouteMetrics] = {**self.scoring, OPERATION: self.operation}
         answered = CounterMetricFamily(
             "ctr_requests", "Requests answered", labels=["route", "outcome"]
         )
@@ -103,11 +103,11 @@ class Requests(Collector):
             "ctr_request_seconds", "Time from a request's headers to its answer, written",
             labels=["route", "status"],
         )  # fmt: skip
-        for route, meter in routes.items():
-            for outcome, number in meter.outcomes.totals().items():
+        for route, metrics in routes.items():
+            for outcome, number in metrics.outcomes.totals().items():
                 answered.add_metric([route, outcome], number)
             for first, name in CLASSES.items():
-                latency.add_metric([route, name], *meter.seconds[first].shown())
+                latency.add_metric([route, name], *metrics.seconds[first].shown())
         refusals = CounterMetricFamily(
             "ctr_refused_requests", "Requests that got no scores", labels=["route", "reason"]
         )

@@ -51,9 +51,9 @@ class State:
         self._opened = opened
         self.versions = Versions(settings.bundle)
         self._look = asyncio.Event()
-        self._prepared = metrics.cells.take("prepared bundle", 1)
-        self._serving = metrics.cells.take("serving bundle", 1)
-        self._refused = metrics.cells.take("refused attempt", 1)
+        self._prepared = metrics.shared.region("prepared bundle", 1)
+        self._serving = metrics.shared.region("serving bundle", 1)
+        self._refused = metrics.shared.region("refused attempt", 1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._polling: asyncio.TimerHandle | None = None
         self._batchers: list[MicroBatcher] = []
@@ -91,11 +91,11 @@ class State:
     def ready(self) -> bool:
         """Whether this worker is ready, and the others are or have been."""
         works = self.loaded is not None and self._failures < FAILURES
-        return works and self._metrics.cells.started
+        return works and self._metrics.shared.started
 
     async def start(self) -> None:
         """Load off the event loop, then become ready, and watch for other bundles."""
-        settings, cells = self._settings, self._metrics.cells
+        settings, shared = self._settings, self._metrics.shared
         path = await asyncio.to_thread(lambda: self._in_use() or newest(settings.bundle))
         opened, self._opened = self._opened, None
         if opened is not None and opened.bundle.path != path:
@@ -106,8 +106,8 @@ class State:
             await self._reach(loaded.remote)
         self._prepared.own[0] = loaded.bundle.number
         await self._serve(loaded)
-        cells.set_ready()
-        if cells.workers > 1:
+        shared.set_ready()
+        if shared.workers > 1:
             self._poll()
         sys.setswitchinterval(SWITCH_SECONDS)
         if path != settings.bundle:
@@ -119,7 +119,7 @@ class State:
         Another one may be newer, or named by ``CURRENT``, and have been refused.
         """
         directory = self._settings.bundle
-        if not self._metrics.cells.started or not directory.is_dir():
+        if not self._metrics.shared.started or not directory.is_dir():
             return None
         ends = {f"-{int(number):012x}" for number in self._prepared.each()}
         return next((path for path in directory.glob("[0-9]*") if path.name[-13:] in ends), None)
@@ -217,8 +217,8 @@ class State:
             f" (not CUDA: {engine.fallback})" if engine.fallback else "",
             engine.threads,
             cpu_quota(),
-            metrics.cells.worker + 1,
-            metrics.cells.workers,
+            metrics.shared.worker + 1,
+            metrics.shared.workers,
             loaded.worst_difference,
             loaded.seconds,
         )

@@ -31,7 +31,7 @@ from app.errors import (
     Undecodable,
     WrongMediaType,
 )
-from app.metrics.requests import Meter
+from app.metrics.requests import RequestMetrics
 from app.scoring.job import Scores
 from app.scoring.scorer import Ids, Scorer, Steps, Wait
 from app.web.slow_requests import SlowRequests
@@ -60,13 +60,13 @@ class Route:
         prepare: Callable[[Scorer, bytes, Exchange], Steps[None]],
         render: Callable[[Exchange, Scores], str],
         name: str,
-        meter: Meter,
+        metrics: RequestMetrics,
         slow: SlowRequests,
     ) -> None:
         self.prepare = prepare
         self.render = render
         self.name = name
-        self.meter = meter
+        self.metrics = metrics
         self.slow = slow
 
 
@@ -125,16 +125,16 @@ class Exchange(ABC):
             error = ServiceError("internal error")
         headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
         if not self.departed():
-            self.route.meter.refused(error.reason)
+            self.route.metrics.count_refusal(error.reason)
         self._answer(error.status, msgspec.json.encode(error.body()), headers)
 
     def _answer(self, status: int, body: bytes, headers: Sequence[Header]) -> None:
         self.answered = True
         if self.departed():
-            self.route.meter.gone()
+            self.route.metrics.count_departed()
         else:
             self._status = status
-            self.route.meter.count(status)
+            self.route.metrics.count_answer(status)
         self.write(status, body, headers)
 
     def sent(self) -> None:
@@ -144,9 +144,9 @@ class Exchange(ABC):
             return
         now = perf_counter()
         taken = now - self._start
-        route.meter.took(status, taken)
+        route.metrics.observe_latency(status, taken)
         if self.encoded:
-            route.meter.passed(
+            route.metrics.observe_stages(
                 self.encoded - self.complete,
                 max(0.0, (self.begun or now) - self.encoded),
                 now - self.ended if status == 200 else None,
@@ -200,7 +200,7 @@ class ScoringEndpoints:
     def __init__(
         self,
         state: HasScorer,
-        meter: Callable[[str], Meter],
+        metrics_for: Callable[[str], RequestMetrics],
         slow: SlowRequests,
         deadline: float,
         max_body_bytes: int,
@@ -217,8 +217,8 @@ class ScoringEndpoints:
         self._unfinished: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
         self._long_taken = False
-        self._predict = Route(_predict, _predictions, "predict", meter("predict"), slow)
-        self._rank = Route(_rank, _ranking, "rank", meter("rank"), slow)
+        self._predict = Route(_predict, _predictions, "predict", metrics_for("predict"), slow)
+        self._rank = Route(_rank, _ranking, "rank", metrics_for("rank"), slow)
         self.routes = {"/predict": self._predict, "/rank": self._rank}
 
     def find(self, path: str) -> Route | None:

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-CELLS = 2**17
+MOST_NUMBERS = 2**17
 """Numbers of one worker: far more than any spec's slots need. Unused ones take no memory."""
 NAMES_BYTES = 2**22
 _NUMBER_BYTES = 8
@@ -28,7 +28,7 @@ _LENGTH = Struct("=Q")
 _Places = dict[str, tuple[int, int]]
 
 
-class Part:
+class Region:
     """Some of the numbers: ``own`` and ``array`` are this worker's, to be read and written."""
 
     def __init__(self, rows: NDArray[np.float64], worker: int) -> None:
@@ -74,22 +74,22 @@ def _nameless_file() -> int:
     return file
 
 
-class Cells:
+class SharedNumbers:
     """All of them, by name; ``worker`` says whose process this is."""
 
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
         self.worker = 0
-        memory = mmap.mmap(-1, NAMES_BYTES + workers * CELLS * _NUMBER_BYTES)
+        memory = mmap.mmap(-1, NAMES_BYTES + workers * MOST_NUMBERS * _NUMBER_BYTES)
         self._names = memoryview(memory)[:NAMES_BYTES]
         numbers = np.frombuffer(memory, np.float64, offset=NAMES_BYTES)
-        self._rows = numbers.reshape(workers, CELLS)
+        self._rows = numbers.reshape(workers, MOST_NUMBERS)
         self._lock = _nameless_file()
         weakref.finalize(self, os.close, self._lock)
-        self._ready = self.take("ready", 1)
-        self._started = self.take("started", 1)
+        self._ready = self.region("ready", 1)
+        self._started = self.region("started", 1)
 
-    def take(self, name: str, count: int) -> Part:
+    def region(self, name: str, count: int) -> Region:
         """Return the ``count`` numbers of a name, the same ones whoever asks for them."""
         with self._locked():
             (length,) = _LENGTH.unpack_from(self._names)
@@ -100,11 +100,11 @@ class Cells:
                 start = max((first + size for first, size in places.values()), default=0)
                 places[name] = start, count
                 raw = msgspec.msgpack.encode(places)
-                if start + count > CELLS or len(raw) > NAMES_BYTES - _LENGTH.size:
-                    raise MemoryError(f"no more than {CELLS} numbers can be shared")
+                if start + count > MOST_NUMBERS or len(raw) > NAMES_BYTES - _LENGTH.size:
+                    raise MemoryError(f"no more than {MOST_NUMBERS} numbers can be shared")
                 _LENGTH.pack_into(self._names, 0, len(raw))
                 self._names[_LENGTH.size : _LENGTH.size + len(raw)] = raw
-        return Part(self._rows[:, start : start + count], self.worker)
+        return Region(self._rows[:, start : start + count], self.worker)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -114,10 +114,10 @@ class Cells:
         finally:
             fcntl.lockf(self._lock, fcntl.LOCK_UN)
 
-    def become(self, worker: int) -> None:
+    def begin_worker(self, worker: int) -> None:
         """Be a worker's process from now on, which is not ready yet."""
         self.worker = worker
-        self._ready, self._started = self.take("ready", 1), self.take("started", 1)
+        self._ready, self._started = self.region("ready", 1), self.region("started", 1)
         self._ready.own[0] = 0
 
     def set_ready(self) -> None:

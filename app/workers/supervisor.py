@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import NamedTuple
 
-from app.workers.shared_numbers import Cells
+from app.workers.shared_numbers import SharedNumbers
 
 STEADY_SECONDS = 30.0
 """A worker that lived so long did not fail at its start: its successor need not wait."""
@@ -32,13 +32,13 @@ _STOPS = (signal.SIGTERM, signal.SIGINT)
 log = logging.getLogger(__name__)
 
 
-class Seat(NamedTuple):
+class WorkerResources(NamedTuple):
     """What a worker is given: its number, its socket, and a pipe that ends with the supervisor."""
 
     number: int
     listener: socket.socket
     alive: int
-    cells: Cells
+    shared: SharedNumbers
 
 
 @dataclass
@@ -85,12 +85,12 @@ class Supervisor:
     def __init__(
         self,
         listeners: list[socket.socket],
-        cells: Cells,
-        work: Callable[[Seat], int],
+        shared: SharedNumbers,
+        work: Callable[[WorkerResources], int],
         drain_seconds: float,
     ) -> None:
         self._workers = [_Worker(number, each) for number, each in enumerate(listeners)]
-        self._cells = cells
+        self._shared = shared
         self._work = work
         self._drain = drain_seconds + GRACE_SECONDS
         self._end: float | None = None
@@ -156,8 +156,10 @@ class Supervisor:
             for other in self._workers:
                 if other is not worker:
                     other.listener.close()
-            self._cells.become(worker.number)
-            code = self._work(Seat(worker.number, worker.listener, self._alive, self._cells))
+            self._shared.begin_worker(worker.number)
+            code = self._work(
+                WorkerResources(worker.number, worker.listener, self._alive, self._shared)
+            )
         except BaseException:
             log.exception("worker %d failed", worker.number + 1)
         finally:
@@ -181,7 +183,7 @@ class Supervisor:
                 log.error("worker %d ended %s", worker.number + 1, how)
                 self._code = 1
             return
-        if not self._cells.started and code > 0:
+        if not self._shared.started and code > 0:
             log.error("worker %d ended %s before the service was ready", worker.number + 1, how)
             self._code = 1
             self._stop()

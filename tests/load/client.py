@@ -373,14 +373,14 @@ class Client:
             own.send_delay.record(_microseconds(trip.sent - intended - wait - trip.connect))
 
     def _note(self, kind: str, outcome: str, message: str, intended: float, trip: Trip) -> None:
-        tally = self._record.kind(kind)
+        stats = self._record.kind(kind)
         if outcome == outcomes.RIGHT:
-            tally.arrived += self._start <= trip.ended < self._end
+            stats.arrived += self._start <= trip.ended < self._end
         if not self._start <= intended < self._end:
             return
         latency = _microseconds(trip.ended - intended)
         service = _microseconds(trip.ended - trip.sent)
-        tally.count_one(outcome, latency, service)
+        stats.count_one(outcome, latency, service)
         self._record.second(int(intended - self._start)).count_one(outcome, latency, service)
         if outcome != outcomes.RIGHT:
             self._record.samples.setdefault(outcome, message)

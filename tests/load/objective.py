@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from tests.load.errors import UsageError
-from tests.load.record import Record, Tally
+from tests.load.record import Record, Stats
 
 _FORM = re.compile(
     r"\s*(?:(?P<scope>[a-z]+(?::\d+)?)\.)?(?P<metric>p\d{1,2}(?:\.\d+)?|[a-z]+)"
@@ -80,25 +80,25 @@ class Objective:
     def judge(self, record: Record) -> Verdict:
         """Compare with what was measured."""
         if self.scope is None or self.scope in _SCOPES:
-            tally = record.total
+            stats = record.total
         else:
-            tally = record.kinds.get(self.scope, Tally())
+            stats = record.kinds.get(self.scope, Stats())
         if self.metric == "rate":
-            measured = tally.arrived / record.window if record.window else 0.0
+            measured = stats.arrived / record.window if record.window else 0.0
             return Verdict(self, measured, measured >= self.bound)
         if self.metric in _SHARES:
-            wrong = tally.failed if self.metric == "errors" else tally.refused.count
-            measured = 100.0 * wrong / tally.count if tally.count else 100.0
+            wrong = stats.failed if self.metric == "errors" else stats.refused.count
+            measured = 100.0 * wrong / stats.count if stats.count else 100.0
             return Verdict(self, measured, measured <= self.bound)
-        if self.scope == "refused" and not tally.refused.count:
+        if self.scope == "refused" and not stats.refused.count:
             return Verdict(self, None, True)
-        measured = self._duration(tally)
+        measured = self._duration(stats)
         return Verdict(self, measured, measured <= self.bound)
 
-    def _duration(self, tally: Tally) -> float:
-        histograms = {"refused": tally.refused, "service": tally.service}
-        histogram = histograms.get(self.scope or "", tally.latency)
-        lost = 0 if self.scope in _SCOPES else tally.failed
+    def _duration(self, stats: Stats) -> float:
+        histograms = {"refused": stats.refused, "service": stats.service}
+        histogram = histograms.get(self.scope or "", stats.latency)
+        lost = 0 if self.scope in _SCOPES else stats.failed
         if self.metric == "mean":
             return histogram.mean if histogram.count and not lost else float("inf")
         return histogram.percentile(self.percentile or 0.0, lost)

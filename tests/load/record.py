@@ -20,7 +20,7 @@ UNANSWERED = (CONNECT_TIMEOUT, CONNECT_FAILED, READ_TIMEOUT, WRITE_TIMEOUT, LOST
 
 
 @dataclass(slots=True)
-class Tally:
+class Stats:
     """Outcomes of the requests that were due in the measured time, with their durations."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -52,8 +52,8 @@ class Tally:
         """Requests without a right answer."""
         return self.count - self.outcomes[RIGHT]
 
-    def merge(self, other: Tally) -> None:
-        """Add another tally."""
+    def merge(self, other: Stats) -> None:
+        """Add what another one counted."""
         self.outcomes.update(other.outcomes)
         self.latency.merge(other.latency)
         self.service.merge(other.service)
@@ -101,23 +101,23 @@ class Record:
     interrupted: bool = False
     cut_off: int = 0
     """Requests on their way at the interruption; they are counted nowhere else."""
-    kinds: dict[str, Tally] = field(default_factory=dict)
-    seconds: dict[int, Tally] = field(default_factory=dict)
+    kinds: dict[str, Stats] = field(default_factory=dict)
+    seconds: dict[int, Stats] = field(default_factory=dict)
     """By the second in which the request was due, from the start of the measured time."""
     own: Own = field(default_factory=Own)
     samples: dict[str, str] = field(default_factory=dict)
     """One message for each outcome other than a right answer."""
 
-    def kind(self, name: str) -> Tally:
-        """The tally of a part of the mix."""
-        return self.kinds.setdefault(name, Tally())
+    def kind(self, name: str) -> Stats:
+        """Statistics of a part of the mix."""
+        return self.kinds.setdefault(name, Stats())
 
-    def second(self, number: int) -> Tally:
-        """The tally of a second."""
-        return self.seconds.setdefault(number, Tally())
+    def second(self, number: int) -> Stats:
+        """Statistics of a second."""
+        return self.seconds.setdefault(number, Stats())
 
     @property
-    def total(self) -> Tally:
+    def total(self) -> Stats:
         """All parts of the mix together."""
         return _sum(self.kinds.values())
 
@@ -126,16 +126,16 @@ class Record:
         self.window = min(self.window, other.window)
         self.interrupted |= other.interrupted
         self.cut_off += other.cut_off
-        for name, tally in other.kinds.items():
-            self.kind(name).merge(tally)
-        for number, tally in other.seconds.items():
-            self.second(number).merge(tally)
+        for name, stats in other.kinds.items():
+            self.kind(name).merge(stats)
+        for number, stats in other.seconds.items():
+            self.second(number).merge(stats)
         self.own.merge(other.own)
         self.samples = other.samples | self.samples
 
 
-def _sum(tallies: Iterable[Tally]) -> Tally:
-    total = Tally()
-    for tally in tallies:
-        total.merge(tally)
+def _sum(each: Iterable[Stats]) -> Stats:
+    total = Stats()
+    for stats in each:
+        total.merge(stats)
     return total

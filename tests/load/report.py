@@ -12,7 +12,7 @@ import httpx
 
 from tests.load.histogram import Histogram
 from tests.load.objective import Verdict
-from tests.load.record import OWN_FAULTS, RIGHT, UNANSWERED, Record, Tally
+from tests.load.record import OWN_FAULTS, RIGHT, UNANSWERED, Record, Stats
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 
@@ -37,8 +37,8 @@ def figures(
             "sent": _rate(own.sent, record),
             "answered": _rate(total.arrived, record),
         },
-        "total": _tally(total),
-        "kinds": {kind: _tally(tally) for kind, tally in sorted(record.kinds.items())},
+        "total": _stats(total),
+        "kinds": {kind: _stats(stats) for kind, stats in sorted(record.kinds.items())},
         "answers": _among(total, lambda name: name not in {*UNANSWERED, *OWN_FAULTS}),
         "unanswered": _among(total, lambda name: name in UNANSWERED),
         "client_side": {name: total.outcomes[name] for name in OWN_FAULTS},
@@ -60,12 +60,12 @@ def figures(
         "distorted": list(distorted),
         "by_second": {
             str(second): {
-                "latency_ms": _durations(tally.latency),
-                "right": tally.outcomes[RIGHT],
-                "refused": tally.refused.count,
-                "failed": tally.failed - tally.refused.count,
+                "latency_ms": _durations(stats.latency),
+                "right": stats.outcomes[RIGHT],
+                "refused": stats.refused.count,
+                "failed": stats.failed - stats.refused.count,
             }
-            for second, tally in sorted(record.seconds.items())
+            for second, stats in sorted(record.seconds.items())
         },
     }
 
@@ -82,7 +82,7 @@ def text(found: dict[str, Any]) -> str:
         _line("from the actual send", found["total"]["service_ms"]),
     ]
     if len(found["kinds"]) > 1:
-        lines += [_line(f"  {kind}", tally["latency_ms"]) for kind, tally in found["kinds"].items()]
+        lines += [_line(f"  {kind}", stats["latency_ms"]) for kind, stats in found["kinds"].items()]
     if found["total"]["refused_ms"]["count"]:
         lines.append(_line("refused (429)", found["total"]["refused_ms"]))
     lines += [
@@ -132,16 +132,16 @@ def _listed(counts: dict[str, int]) -> str:
     return ", ".join(shown) or "none"
 
 
-def _tally(tally: Tally) -> dict[str, Any]:
+def _stats(stats: Stats) -> dict[str, Any]:
     return {
-        "requests": tally.count,
-        "right": tally.outcomes[RIGHT],
-        "refused": tally.refused.count,
-        "failed": tally.failed - tally.refused.count,
-        "outcomes": dict(sorted(tally.outcomes.items())),
-        "latency_ms": _durations(tally.latency),
-        "service_ms": _durations(tally.service),
-        "refused_ms": _durations(tally.refused),
+        "requests": stats.count,
+        "right": stats.outcomes[RIGHT],
+        "refused": stats.refused.count,
+        "failed": stats.failed - stats.refused.count,
+        "outcomes": dict(sorted(stats.outcomes.items())),
+        "latency_ms": _durations(stats.latency),
+        "service_ms": _durations(stats.service),
+        "refused_ms": _durations(stats.refused),
     }
 
 
@@ -156,8 +156,8 @@ def _durations(histogram: Histogram) -> dict[str, Any]:
     }
 
 
-def _among(tally: Tally, wanted: Callable[[str], bool]) -> dict[str, int]:
-    return {name: count for name, count in sorted(tally.outcomes.items()) if wanted(name)}
+def _among(stats: Stats, wanted: Callable[[str], bool]) -> dict[str, int]:
+    return {name: count for name, count in sorted(stats.outcomes.items()) if wanted(name)}
 
 
 def _rate(count: int, record: Record) -> float:

@@ -15,7 +15,7 @@ from app.remote.address import Address
 from app.remote.link import Link, open_link
 from app.remote.redis_layout import SlotKeys, published_slots, text_of
 from app.remote.vocabulary import CONNECTIONS, Fallback, RemoteVocabulary
-from app.workers.shared_numbers import Cells
+from app.workers.shared_numbers import SharedNumbers
 from model.publish import Published, publish
 
 Rows = dict[int | str, int]
@@ -71,7 +71,9 @@ async def remote_vocabulary(
 ) -> AsyncIterator[RemoteVocabulary]:
     """A vocabulary as a service reads it; ``wait`` until it has been found in Redis."""
     link = open_link(Address.parse(url), CONNECTIONS)
-    remote = RemoteVocabulary(bundle, link, fallback, cache_entries, seconds, RemoteCounts(Cells()))
+    remote = RemoteVocabulary(
+        bundle, link, fallback, cache_entries, seconds, RemoteCounts(SharedNumbers())
+    )
     encoder = Encoder(bundle.spec, bundle.vocabulary, remote.cache.tables)
     remote.learn(bundle, encoder)
     for table in remote.cache.tables.values():

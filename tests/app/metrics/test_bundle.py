@@ -11,7 +11,7 @@ import pytest
 
 from app.bundle.bundle import Bundle
 from app.metrics.bundle import SCORE_BUCKETS, ScoreCounts
-from app.workers.shared_numbers import Cells
+from app.workers.shared_numbers import SharedNumbers
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def samples(counts: ScoreCounts) -> dict[str, float]:
 
 def test_scores_fall_into_their_buckets(bundle: Bundle) -> None:
     """A score counts up to the bound that it does not pass; one that is no number never does."""
-    counts = ScoreCounts(Cells(), bundle)
+    counts = ScoreCounts(SharedNumbers(), bundle)
     counts.observe(np.array([0.5, 0.25, 0.75, np.nan, np.inf], np.float32))
     counts.observe(np.array([], np.float32))
     counts.observe(np.array([SCORE_BUCKETS[0], 1.0], np.float64).astype(np.float32))
@@ -42,21 +42,21 @@ def test_scores_fall_into_their_buckets(bundle: Bundle) -> None:
 
 def test_another_bundle_begins_from_nothing(bundle: Bundle) -> None:
     """Scores of the one before are not its own, nor are those of workers that still serve that."""
-    cells = Cells(2)
+    shared = SharedNumbers(2)
     other = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, id="f" * 64))
     half = np.array([0.5], np.float32)
-    old = ScoreCounts(cells, bundle)
+    old = ScoreCounts(shared, bundle)
     old.observe(half)
-    cells.become(1)
-    behind = ScoreCounts(cells, bundle)
+    shared.begin_worker(1)
+    behind = ScoreCounts(shared, bundle)
     behind.observe(half)
     assert samples(old)["count"] == samples(behind)["count"] == 2
-    cells.become(0)
-    new = ScoreCounts(cells, other)
+    shared.begin_worker(0)
+    new = ScoreCounts(shared, other)
     assert samples(new)["count"] == 0
     new.observe(half)
     old.observe(half)
     behind.observe(half)
     assert samples(new)["count"] == 1
     assert samples(behind)["count"] == 2
-    assert samples(ScoreCounts(cells, other))["count"] == 1, "a worker's successor counts on"
+    assert samples(ScoreCounts(shared, other))["count"] == 1, "a worker's successor counts on"

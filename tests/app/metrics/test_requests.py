@@ -1,4 +1,4 @@
-"""Whatever a request comes to, its route's meter has a place for it."""
+"""Every outcome of a request has a counter of its route."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from app.errors import (
     ServiceError,
     Unauthorized,
 )
-from app.metrics.requests import OUTCOMES, REFUSALS, Requests, ScoringMeter
-from app.workers.shared_numbers import Cells
+from app.metrics.requests import OUTCOMES, REFUSALS, RequestsCollector, ScoringMetrics
+from app.workers.shared_numbers import SharedNumbers
 
 
 def kinds(root: type[ServiceError]) -> Iterator[type[ServiceError]]:
@@ -35,11 +35,11 @@ SCORING_ERRORS = sorted(set(kinds(ServiceError)) - ELSEWHERE, key=lambda kind: k
 def test_every_error_has_its_counters(kind: type[ServiceError]) -> None:
     """Each error that a scoring request can end with is counted by status and by reason."""
     error = kind("a message")
-    meter = ScoringMeter(Cells(), "predict")
-    meter.count(error.status)
-    meter.refused(error.reason)
-    meter.took(error.status, 0.1)
-    assert meter.outcomes[str(error.status)] == meter.refusals[error.reason] == 1
+    metrics = ScoringMetrics(SharedNumbers(), "predict")
+    metrics.count_answer(error.status)
+    metrics.count_refusal(error.reason)
+    metrics.observe_latency(error.status, 0.1)
+    assert metrics.outcomes[str(error.status)] == metrics.refusals[error.reason] == 1
 
 
 def test_no_counter_is_for_nothing() -> None:
@@ -53,9 +53,9 @@ def test_no_counter_is_for_nothing() -> None:
 
 def test_stages_are_shown_by_route() -> None:
     """Stages that a request came through are counted, the others are not."""
-    requests = Requests(Cells())
-    requests.scoring["rank"].passed(0.001, 0.002, None)
-    requests.scoring["rank"].passed(0.001, 0.002, 0.5)
+    requests = RequestsCollector(SharedNumbers())
+    requests.scoring["rank"].observe_stages(0.001, 0.002, None)
+    requests.scoring["rank"].observe_stages(0.001, 0.002, 0.5)
     shown = {
         (sample.name, sample.labels["route"]): sample.value
         for family in requests.collect()

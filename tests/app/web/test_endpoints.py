@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from app.metrics.requests import Meter
+from app.metrics.requests import RequestMetrics
 from app.scoring.scorer import Scorer
 from app.web.endpoints import LONG_BODY, Exchange, Header, Route, ScoringEndpoints
 from app.web.slow_requests import SlowRequests
@@ -38,8 +38,10 @@ def test_one_long_body_is_begun_in_a_turn_of_the_loop(size: int, at_once: int) -
 
     async def scene() -> None:
         state = cast(Any, SimpleNamespace(scorer=SimpleNamespace(version="1")))
-        endpoints = ScoringEndpoints(state, lambda _: Meter(), SlowRequests(0), 60, 2**20, 60)
-        route = Route(cast(Any, prepare), lambda *_: "", "rank", Meter(), SlowRequests(0))
+        endpoints = ScoringEndpoints(
+            state, lambda _: RequestMetrics(), SlowRequests(0), 60, 2**20, 60
+        )
+        route = Route(cast(Any, prepare), lambda *_: "", "rank", RequestMetrics(), SlowRequests(0))
         exchanges = [Asked(route) for _ in range(LISTS)]
         for exchange in exchanges:
             exchange.deadline = asyncio.get_running_loop().time() + 60

@@ -18,14 +18,14 @@ def record(
 ) -> Record:
     """What was seen: latencies of right and refused answers in ms, and requests lost."""
     seen = Record(window)
-    tally = seen.kind("predict:1")
+    stats = seen.kind("predict:1")
     for latency in right:
-        tally.count_one(RIGHT, latency * 1000, latency * 500)
-        tally.arrived += 1
+        stats.count_one(RIGHT, latency * 1000, latency * 500)
+        stats.arrived += 1
     for latency in refused or []:
-        tally.count_one(REFUSED, latency * 1000, latency * 1000)
+        stats.count_one(REFUSED, latency * 1000, latency * 1000)
     for _ in range(lost):
-        tally.count_one(LOST, 10**7, 10**7)
+        stats.count_one(LOST, 10**7, 10**7)
     return seen
 
 
