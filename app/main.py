@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 from app.errors import CtrError
 from app.metrics.registry import Metrics
 from app.metrics.requests import OPERATION, RequestMetrics
+from app.scoring.limits import Limits
 from app.serving.loading import Opened
 from app.serving.state import State
 from app.settings import Settings
@@ -23,7 +24,7 @@ from app.web import asgi
 from app.web.docs_page import page
 from app.web.endpoints import ScoringEndpoints
 from app.web.error_responses import answer_errors
-from app.web.openapi import Limits, complete
+from app.web.openapi import complete
 from app.web.operations import build_router
 from app.web.slow_requests import SlowRequests
 from app.workers.shared_numbers import SharedNumbers
@@ -83,14 +84,21 @@ def create_app(
     A worker among others is given the numbers that they share, and a bundle that is opened.
     """
     metrics = Metrics(shared or SharedNumbers(), settings.metrics == "on")
-    state = State(settings, metrics, opened)
+    limits = Limits(
+        max_body_bytes=settings.max_body_bytes,
+        max_row_bytes=settings.max_row_bytes,
+        max_instances=settings.max_instances,
+        max_candidates=settings.max_candidates,
+        known_fields_only=settings.unknown_fields == "error",
+        receive_seconds=settings.receive_seconds,
+        deadline_seconds=settings.deadline_ms / 1000,
+    )
+    state = State(settings, limits, metrics, opened)
     endpoints = ScoringEndpoints(
         state,
         metrics.for_route,
         SlowRequests(settings.slow_request_ms),
-        settings.deadline_ms / 1000,
-        settings.max_body_bytes,
-        settings.receive_seconds,
+        limits,
     )
 
     async def load() -> None:
@@ -131,9 +139,7 @@ def create_app(
         return HTMLResponse(page(app.openapi()))
 
     app.scoring, app.serving, app.request_metrics = endpoints, state, metrics.for_route(OPERATION)
-    app.limits = Limits(
-        settings.max_instances, settings.max_candidates, settings.unknown_fields == "error"
-    )
+    app.limits = limits
     app.include_router(build_router(state, endpoints, metrics))
 
     answer_errors(app)

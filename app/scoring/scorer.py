@@ -14,10 +14,9 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import msgspec
-import numpy as np
 
-from app.bundle.bundle import STEEPEST, Bundle, Precision
-from app.errors import BundleError, Detail, Invalid, TooLarge, ValueProblem
+from app.bundle.bundle import Bundle
+from app.errors import Detail, Invalid, TooLarge, ValueProblem
 from app.features.encoder import Encoder, Fetched, FieldProblems, Misses, SideEncoder, settle
 from app.scoring.decoding import (
     MAX_DETAILS,
@@ -33,7 +32,8 @@ from app.scoring.decoding import (
     predict_decoder,
     rank_decoder,
 )
-from app.scoring.job import Batch, Caller, Floats, Job, Packed, Scoring
+from app.scoring.job import Caller, Job, Packed
+from app.scoring.limits import Limits
 from app.scoring.wire import Columns
 
 log = logging.getLogger(__name__)
@@ -138,10 +138,7 @@ class Scorer:
         bundle: Bundle,
         encoder: Encoder,
         batcher: Batching,
-        max_instances: int,
-        max_candidates: int,
-        max_row_bytes: int,
-        refuse_unknown: bool = False,
+        limits: Limits,
         count_unknown: Callable[[int], None] = lambda count: None,
         vocabulary: Fetches | None = None,
     ) -> None:
@@ -149,10 +146,8 @@ class Scorer:
         self.admit = batcher.admit
         self._batcher = batcher
         self._encoder = encoder
-        self._max_instances = max_instances
-        self._max_candidates = max_candidates
-        self._max_row_bytes = max_row_bytes
-        self._refuse_unknown = refuse_unknown
+        self._limits = limits
+        self._max_row_bytes = limits.max_row_bytes
         self._count_unknown = count_unknown
         self._vocabulary = vocabulary
         self._named: set[str] = set()
@@ -164,8 +159,8 @@ class Scorer:
             ServiceError: the request is refused.
         """
         instances = decode(predict_decoder, body).instances
-        if len(instances) > self._max_instances:
-            raise TooLarge(f"more than {self._max_instances} instances")
+        if len(instances) > self._limits.max_instances:
+            raise TooLarge(f"more than {self._limits.max_instances} instances")
         caller.rows = len(instances)
         known = self._encoder.fields
         encode_context, encode_candidate = self._encoder.context.row, self._encoder.candidate.row
@@ -391,8 +386,8 @@ class Scorer:
             problems.add(f"{path}.{name}", problem)
 
     def _check_count(self, candidates: int) -> None:
-        if candidates > self._max_candidates:
-            raise TooLarge(f"more than {self._max_candidates} candidates")
+        if candidates > self._limits.max_candidates:
+            raise TooLarge(f"more than {self._limits.max_candidates} candidates")
 
     @staticmethod
     def _misplaced(
@@ -410,7 +405,7 @@ class Scorer:
         """Refuse, or count and once name, fields that the spec does not know."""
         # A name may be as long as the body; its start is enough to tell it by.
         found = [name[:NAME_LENGTH] for name in names if name not in known]
-        if self._refuse_unknown:
+        if self._limits.known_fields_only:
             for name in found:
                 problems.note(partial(_unknown_field, path, name, known))
             return
@@ -434,58 +429,3 @@ def _unknown_field(path: str, name: str, known: frozenset[str]) -> Detail:
     near = get_close_matches(name, known, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return Detail(f"{path}.{name}", f"unknown field{hint}")
-
-
-def verify_examples(
-    bundle: Bundle,
-    encoder: Encoder,
-    engine: Scoring,
-    tolerance: float,
-    precision: Precision = "float32",
-) -> float:
-    """Check that the golden requests still encode and score as they did for the trainer.
-
-    Returns the largest difference of a logit.
-
-    Raises:
-        BundleError: they do not; it says which and by how much.
-    """
-    if not bundle.examples:
-        raise BundleError(f"{bundle.version}: no golden examples")
-    worst = 0.0
-    for number, example in enumerate(bundle.examples, 1):
-        context = np.frombuffer(encoder.context.row(example.context), np.int32)
-        candidates = b"".join(map(encoder.candidate.row, example.candidates))
-        matrix = np.frombuffer(candidates, np.int32).reshape(-1, encoder.candidate.shape.width)
-        if context.tolist() != example.context_row or matrix.tolist() != example.candidate_rows:
-            raise BundleError(f"{bundle.version}: golden example {number} encodes to other indices")
-        rows = len(matrix)
-        scores = engine.score(Batch(context.reshape(1, -1), matrix, np.zeros(rows, np.int32)))
-        expected = np.array(example.expected(precision), np.float32)
-        if len(expected) != rows:
-            raise BundleError(
-                f"{bundle.version}: golden example {number} has no {precision} logits"
-            )
-        difference = np.abs(scores.logit - expected)
-        largest = float(difference.max(initial=0.0))
-        worst = max(worst, largest)
-        # Asked this way round, a difference that is no number is refused too.
-        if not largest <= tolerance:
-            raise BundleError(
-                f"{bundle.version}: golden example {number} scores {largest:.2g} away from the"
-                f" trainer's logit; {tolerance:g} is allowed"
-            )
-        calibrated = example.expected_scores(precision)
-        if calibrated is not None and not _alike(scores.score, calibrated, tolerance):
-            raise BundleError(
-                f"{bundle.version}: golden example {number} has another calibrated score than the"
-                " trainer's"
-            )
-    return worst
-
-
-def _alike(score: Floats, expected: list[float], tolerance: float) -> bool:
-    """Whether calibrated scores are as near as their logits have to be."""
-    away = np.abs(score - np.array(expected, np.float32))
-    allowed = STEEPEST * tolerance * np.array(expected, np.float32) + np.finfo(np.float32).eps
-    return len(score) == len(expected) and bool((away <= allowed).all())

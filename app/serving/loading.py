@@ -15,7 +15,7 @@ from app.remote.address import Address
 from app.remote.link import open_link
 from app.remote.vocabulary import CONNECTIONS, RemoteVocabulary
 from app.scoring.engine import Engine, cpu_quota, refuse_mixed_distributions
-from app.scoring.scorer import verify_examples
+from app.serving.golden import verify_examples
 from app.settings import Settings
 
 

@@ -20,6 +20,7 @@ from app.remote.vocabulary import RemoteVocabulary
 from app.scoring.batcher import MicroBatcher
 from app.scoring.engine import cpu_quota
 from app.scoring.job import Batch, Closed, Scores
+from app.scoring.limits import Limits
 from app.scoring.scorer import Scorer
 from app.serving.loading import Loaded, Opened, load, open_bundle, start_engine
 from app.serving.versions import Attempt, Versions
@@ -45,8 +46,11 @@ log = logging.getLogger(__name__)
 class State:
     """What the service has in use now; not ready until a bundle is loaded."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, opened: Opened | None) -> None:
+    def __init__(
+        self, settings: Settings, limits: Limits, metrics: Metrics, opened: Opened | None
+    ) -> None:
         self._settings = settings
+        self._limits = limits
         self._metrics = metrics
         self._opened = opened
         self.versions = Versions(settings.bundle)
@@ -193,10 +197,7 @@ class State:
             bundle,
             encoder,
             batcher,
-            settings.max_instances,
-            settings.max_candidates,
-            settings.max_row_bytes,
-            settings.unknown_fields == "error",
+            self._limits,
             count_unknown,
             remote,
         )

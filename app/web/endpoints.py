@@ -33,6 +33,7 @@ from app.errors import (
 )
 from app.metrics.requests import RequestMetrics
 from app.scoring.job import Scores
+from app.scoring.limits import Limits
 from app.scoring.scorer import Ids, Scorer, Steps, Wait
 from app.web.slow_requests import SlowRequests
 
@@ -202,14 +203,12 @@ class ScoringEndpoints:
         state: HasScorer,
         metrics_for: Callable[[str], RequestMetrics],
         slow: SlowRequests,
-        deadline: float,
-        max_body_bytes: int,
-        receive_seconds: float,
+        limits: Limits,
     ) -> None:
         self._state = state
-        self._deadline = deadline
-        self.max_body_bytes = max_body_bytes
-        self.receive_seconds = receive_seconds
+        self._deadline = limits.deadline_seconds
+        self.max_body_bytes = limits.max_body_bytes
+        self.receive_seconds = limits.receive_seconds
         self._prefix = os.urandom(6).hex().encode()
         self._number = count(1)
         self.expecting: set[Exchange] = set()

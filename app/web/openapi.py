@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
 from app.bundle.bundle import Bundle, Example
 from app.features import json_schema
+from app.scoring.limits import Limits
 from app.web.schemas import PredictRequest, RankRequest
 
 PREDICT_PATHS = ("/predict", "/v1/models/{name}:predict")
@@ -43,14 +44,6 @@ _RETRY_AFTER: dict[str, Any] = {
     "description": "Seconds after which another try makes sense.",
     "schema": {"type": "integer", "minimum": 1},
 }
-
-
-class Limits(NamedTuple):
-    """Which requests a service refuses that another may take."""
-
-    max_instances: int
-    max_candidates: int
-    refuse_unknown: bool
 
 
 def complete(document: dict[str, Any], bundle: Bundle | None, limits: Limits) -> dict[str, Any]:
@@ -88,7 +81,7 @@ def _schemas(bundle: Bundle | None, limits: Limits) -> dict[str, Any]:
     rows = schemas["RankRequest"]["properties"]["candidates"]["anyOf"][0]
     rows["maxItems"] = limits.max_candidates
     if bundle is not None:
-        spec, closed = bundle.spec, limits.refuse_unknown
+        spec, closed = bundle.spec, limits.known_fields_only
         places: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
             "Instance": (instances, "items", json_schema.instance(spec, closed)),
             "Context": (

@@ -22,7 +22,7 @@ from app.errors import EngineFailed
 from app.features.encoder import Encoder
 from app.scoring.engine import CPU, CUDA, TOLERANCE, Engine, cuda_problem
 from app.scoring.job import Batch
-from app.scoring.scorer import verify_examples
+from app.serving.golden import verify_examples
 from tests.bench.serving.shape import make
 
 ROOT = Path(__file__).resolve().parents[2]

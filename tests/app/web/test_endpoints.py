@@ -10,11 +10,21 @@ from typing import Any, cast
 import pytest
 
 from app.metrics.requests import RequestMetrics
+from app.scoring.limits import Limits
 from app.scoring.scorer import Scorer
 from app.web.endpoints import LONG_BODY, Exchange, Header, Route, ScoringEndpoints
 from app.web.slow_requests import SlowRequests
 
 LISTS = 5
+LIMITS = Limits(
+    max_body_bytes=2**20,
+    max_row_bytes=2**16,
+    max_instances=5_000,
+    max_candidates=5_000,
+    known_fields_only=False,
+    receive_seconds=60.0,
+    deadline_seconds=60.0,
+)
 
 
 class Asked(Exchange):
@@ -38,9 +48,7 @@ def test_one_long_body_is_begun_in_a_turn_of_the_loop(size: int, at_once: int) -
 
     async def scene() -> None:
         state = cast(Any, SimpleNamespace(scorer=SimpleNamespace(version="1")))
-        endpoints = ScoringEndpoints(
-            state, lambda _: RequestMetrics(), SlowRequests(0), 60, 2**20, 60
-        )
+        endpoints = ScoringEndpoints(state, lambda _: RequestMetrics(), SlowRequests(0), LIMITS)
         route = Route(cast(Any, prepare), lambda *_: "", "rank", RequestMetrics(), SlowRequests(0))
         exchanges = [Asked(route) for _ in range(LISTS)]
         for exchange in exchanges:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from app.bundle.bundle import STEEPEST, Bundle, Precision
 from app.errors import BundleError
 from app.features.encoder import Encoder
-from app.scoring.scorer import verify_examples
+from app.serving.golden import verify_examples
 from model.config import ConfigError, TrainConfig
 from model.data.dataset import Dataset
 from model.data.inputs import Inputs
