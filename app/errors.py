@@ -11,7 +11,8 @@ CtrError
 └── ServiceError         an answer to a caller: carries its HTTP status and code as data
     ├── Undecodable 400, TooLarge 413, WrongMediaType 415, Invalid 422
     ├── HeadTooLarge 431
-    ├── NotFound 404, MethodNotAllowed 405; of the admin port Unauthorized 401, Refused 409
+    ├── NotFound 404, MethodNotAllowed 405
+    ├── Unauthorized 401, ActivationRefused 409: on the admin port
     ├── Overloaded 429
     └── NotReady 503, EngineFailed 503, VocabularyUnavailable 503, DeadlinePassed 504
 """
@@ -140,7 +141,7 @@ class Unauthorized(ServiceError):
     headers: Mapping[str, str] = {"www-authenticate": "Bearer"}
 
 
-class Refused(ServiceError):
+class ActivationRefused(ServiceError):
     """A bundle cannot take the place of the one in use; the message says why."""
 
     status, code = 409, "refused"

@@ -18,8 +18,8 @@ import numpy as np
 
 from app.bundle.bundle import Bundle
 from app.errors import CtrError
+from app.features.graph_inputs import Batch
 from app.scoring.engine import Engine
-from app.scoring.job import Batch
 from model.config import NETWORKS, ConfigError, Settings, TrainConfig
 from model.data.dataset import Dataset
 from model.data.inputs import hash_of

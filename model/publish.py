@@ -23,7 +23,7 @@ from tqdm import tqdm
 from app.bundle.bundle import Bundle
 from app.errors import CtrError
 from app.features.vocabulary import Integers, Texts
-from app.remote.link import Command, Link, Refused, Reply
+from app.remote.link import Command, ErrorReply, Link, Reply
 from app.remote.redis_layout import REGISTER, SENTINEL, Entry, SlotKeys, in_use, published_slots
 
 SECONDS = 30.0
@@ -241,7 +241,7 @@ async def _eviction(link: Link) -> tuple[str, ...]:
     """Warn of servers that throw keys away when memory is short."""
     policies = set()
     for reply in await link.ask_all(("INFO", "memory"), SECONDS):
-        if isinstance(reply, Refused):
+        if isinstance(reply, ErrorReply):
             return (f"the eviction policy could not be read: {reply}",)
         found = re.search(rb"maxmemory_policy:(\S+)", reply)
         policies.add(found[1].decode() if found else "unknown")
@@ -257,6 +257,6 @@ async def _ask(link: Link, commands: Sequence[Command], keep_refusals: bool = Fa
         return []
     replies = await link.ask(commands, SECONDS)
     for reply in replies:
-        if isinstance(reply, Refused) and not keep_refusals:
+        if isinstance(reply, ErrorReply) and not keep_refusals:
             raise PublishError(f"Redis refuses: {reply}")
     return replies

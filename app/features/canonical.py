@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import ValueProblem
-from app.features.spec import Part
+from app.features.spec import TimePart
 
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**64 - 1
 INTEGER_TEXT = re.compile(r"(-?(?:0|[1-9][0-9]{0,19}))(?:\.0+)?", re.ASCII)
@@ -231,7 +231,7 @@ def _to_seconds(moment: datetime, zone: ZoneInfo) -> int:
 
 
 @lru_cache(maxsize=65_536)
-def time_parts(second: int, zone: ZoneInfo, parts: tuple[Part, ...]) -> tuple[int, ...]:
+def time_parts(second: int, zone: ZoneInfo, parts: tuple[TimePart, ...]) -> tuple[int, ...]:
     """The wanted parts of the local date and hour at ``second`` (weekday 0 is Monday)."""
     shown: timezone | ZoneInfo = UTC if zone.key == "UTC" else zone
     try:

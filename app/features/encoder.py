@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import ValueProblem
+from app.features.arrays import Indices
 from app.features.canonical import (
     FLOAT32_BOUND,
     INTEGER_MAX,
@@ -39,7 +40,6 @@ from app.features.layout import PADDING, RowShape, Slot
 from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Side, Time
 from app.features.vocabulary import Edges, Scale, Vocabulary
 
-Indices = NDArray[np.int32]
 Row = Mapping[str, Any]
 Misses = dict[tuple[str, Any], int]
 """Values that a table does not hold although the vocabulary may: slot and key, each with its place.

@@ -19,7 +19,7 @@ from msgspec import Meta
 from app.errors import SpecError
 
 Side = Literal["context", "candidate"]
-Part = Literal["hour", "weekday", "day", "month", "year"]
+TimePart = Literal["hour", "weekday", "day", "month", "year"]
 DataPart = Literal["train", "validation", "test"]
 MAX_LIST_VALUES = 256
 MAX_ROW_PAIRS = 256
@@ -73,7 +73,7 @@ class Time(_Field, frozen=True, kw_only=True, tag_field="kind", tag="time"):
     ISO 8601.
     """
 
-    parts: Annotated[tuple[Part, ...], Meta(min_length=1)]
+    parts: Annotated[tuple[TimePart, ...], Meta(min_length=1)]
     timezone: str = "UTC"
     format: str | None = None
 

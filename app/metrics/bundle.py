@@ -14,10 +14,11 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from app.bundle.bundle import Bundle
+from app.features.arrays import Floats, Indices
 from app.features.encoder import Encoder, SideEncoder
+from app.features.graph_inputs import Batch, Scores
 from app.features.layout import Slot
 from app.metrics.counters import shown
-from app.scoring.job import Batch, Floats, Indices, Scores
 from app.workers.shared_numbers import SharedNumbers
 
 KEPT_ROWS = 1024

@@ -42,10 +42,10 @@ from app.remote.address import Address
 
 Command = tuple[bytes | str | int, ...]
 Reply = Any
-"""What redis-py makes of a reply: bytes, int, list or None; an error reply is :class:`Refused`."""
+"""A reply as redis-py decodes it: bytes, int, list or None; or an :class:`ErrorReply`."""
 
 
-class Refused(Exception):
+class ErrorReply(Exception):
     """Redis answered a command with an error; its code is the error's first word."""
 
     def __init__(self, message: str) -> None:
@@ -194,7 +194,7 @@ async def _read(connection: AbstractConnection) -> Reply:
     except ResponseError as error:
         # redis-py keeps the error's code where it knows it apart from the message.
         code = getattr(error, "status_code", None)
-        return Refused(f"{code} {error}" if code else str(error)).with_traceback(None)
+        return ErrorReply(f"{code} {error}" if code else str(error)).with_traceback(None)
 
 
 class _ServerLink:
@@ -274,7 +274,7 @@ class _ClusterLink:
         async def ask_node(node: ClusterNode, places: list[int]) -> None:
             found = await _ask_node(node, [commands[place] for place in places])
             for place, reply in zip(places, found, strict=True):
-                if isinstance(reply, Refused) and reply.code in ("MOVED", "ASK", "TRYAGAIN"):
+                if isinstance(reply, ErrorReply) and reply.code in ("MOVED", "ASK", "TRYAGAIN"):
                     reply = await self._follow(commands[place])
                 replies[place] = reply
 
@@ -290,7 +290,7 @@ class _ClusterLink:
         except (MovedError, AskError, TryAgainError) as error:
             raise LinkError("connection", "a key is being moved", str(error)) from error
         except ResponseError as error:
-            return Refused(str(error))
+            return ErrorReply(str(error))
 
     async def close(self) -> None:
         await self._cluster.aclose()

@@ -21,13 +21,14 @@ import numpy as np
 from app.bundle.bundle import Bundle
 from app.errors import LinkError, Problem, VocabularyUnavailable
 from app.features.encoder import Encoder, Fetched, Misses
+from app.features.graph_inputs import Batch
 from app.features.layout import Slot
 from app.features.vocabulary import Integers, Texts
 from app.metrics.registry import RemoteCounts
 from app.remote.breaker import Breaker
 from app.remote.cache import Cache
 from app.remote.gatherer import ROUND_KEYS, ROUNDS_AT_ONCE, Answers, Gatherer, Miss
-from app.remote.link import Command, Link, Refused, Reply
+from app.remote.link import Command, ErrorReply, Link, Reply
 from app.remote.redis_layout import (
     IN_USE_SECONDS,
     REGISTER,
@@ -39,7 +40,6 @@ from app.remote.redis_layout import (
     published_slots,
     text_of,
 )
-from app.scoring.job import Batch
 
 Fallback = Literal["snapshot", "oov", "reject"]
 
@@ -240,7 +240,7 @@ class RemoteVocabulary:
         answers = Answers({}, set())
         replies = await self._link.ask(commands, seconds)
         for miss, (keys, bucket), reply in zip(misses, questions, replies, strict=True):
-            if isinstance(reply, Refused):
+            if isinstance(reply, ErrorReply):
                 self.counts.errors["refused"] += 1
                 continue
             sentinel, content = reply
@@ -272,11 +272,11 @@ class RemoteVocabulary:
             problem = self._wrong_entry(entry)
             if problem is not None:
                 return problem
-            if self._may_mark and isinstance(refused := sentinels.pop(), Refused):
+            if self._may_mark and isinstance(refused := sentinels.pop(), ErrorReply):
                 log.warning("the vocabulary cannot be marked as in use: %s", refused)
                 self._may_mark = False
             for (keys, bucket), reply in zip(buckets, sentinels, strict=True):
-                if isinstance(reply, Refused):
+                if isinstance(reply, ErrorReply):
                     return reply.problem
                 if reply != [keys.sentinel(bucket)]:
                     return Problem(f"values of {keys.slot.name!r} are not all there any more")
@@ -288,7 +288,7 @@ class RemoteVocabulary:
         return None
 
     def _wrong_entry(self, raw: Reply) -> Problem | None:
-        if isinstance(raw, Refused):
+        if isinstance(raw, ErrorReply):
             return raw.problem
         if raw is None:
             return Problem(f"vocabulary {self.hash[:12]} is not published")

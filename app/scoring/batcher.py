@@ -18,7 +18,9 @@ from types import TracebackType
 import numpy as np
 
 from app.errors import DeadlinePassed, EngineFailed, NotReady, Overloaded
-from app.scoring.job import Batch, Closed, Job, Packed, Scores, Scoring
+from app.features.arrays import Packed
+from app.features.graph_inputs import Batch, Scores
+from app.scoring.job import Closed, Job, Scoring
 
 SWEEP_SECONDS = 0.05
 LEARNING_RUNS = 3

@@ -14,8 +14,9 @@ import onnxruntime as ort
 
 from app.bundle.bundle import Precision
 from app.errors import BundleError, EngineFailed, ProviderError
+from app.features.arrays import Floats, Indices
+from app.features.graph_inputs import Batch, Scores, feed, graph_inputs
 from app.features.layout import Layout, RowShape
-from app.scoring.job import Batch, Floats, Indices, Scores
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _largest = np.maximum.reduce
@@ -118,7 +119,7 @@ class Engine:
             self.fallback = "onnxruntime could not create a CUDA session; its log says why"
             if provider == "cuda":
                 raise ProviderError(f"CUDA was asked for and cannot be used: {self.fallback}")
-        self._inputs = self._input_names(layout)
+        self._check_inputs(layout)
 
     @property
     def provider(self) -> str:
@@ -144,18 +145,13 @@ class Engine:
         except Exception as error:
             raise BundleError(f"{graph.name} cannot be loaded: {error}") from error
 
-    def _input_names(self, layout: Layout) -> frozenset[str]:
-        wanted = {"context", "candidate", "row_context"}
-        wanted |= {f"context_list_{i}" for i in range(len(layout.context_lists))}
-        wanted |= {f"candidate_list_{i}" for i in range(len(layout.candidate_lists))}
-        wanted |= {"context_value"} if layout.context_values else set()
-        wanted |= {"candidate_value"} if layout.candidate_values else set()
+    def _check_inputs(self, layout: Layout) -> None:
+        wanted = {each.name for each in graph_inputs(layout)}
         present = {node.name for node in self._session.get_inputs()}
         if present != wanted:
             raise BundleError(
                 f"the graph's inputs {sorted(present)} are not the spec's {sorted(wanted)}"
             )
-        return frozenset(wanted)
 
     def score(self, batch: Batch) -> Scores:
         """Score a batch; every index is checked against the table first.
@@ -174,11 +170,8 @@ class Engine:
         return Scores(logit, score)
 
     def feed(self, batch: Batch) -> dict[str, Indices | Floats]:
-        """Return the graph's inputs by name."""
-        feed: dict[str, Indices | Floats] = {"row_context": batch.row_context}
-        self._split(feed, "context", batch.context, self._context)
-        self._split(feed, "candidate", batch.candidate, self._candidate)
-        return feed
+        """Return the arrays that the graph takes, by input."""
+        return feed(batch, self._context, self._candidate)
 
     def _check_bounds(self, batch: Batch) -> None:
         # As unsigned numbers, negative indices are the largest of all: one comparison.
@@ -188,26 +181,6 @@ class Engine:
             and _below(batch.row_context, len(batch.context))
         ):
             raise EngineFailed("an index is outside the table")
-
-    @staticmethod
-    def _split(
-        feed: dict[str, Indices | Floats],
-        side: str,
-        rows: Indices,
-        shape: RowShape,
-    ) -> None:
-        if shape.width == shape.single:
-            feed[side] = rows
-            return
-        feed[side] = np.ascontiguousarray(rows[:, : shape.single])
-        if shape.values:
-            values = np.ascontiguousarray(rows[:, shape.indices :])
-            feed[f"{side}_value"] = values.view(np.float32)
-        for number, (start, end) in enumerate(shape.lists):
-            places = rows[:, start:end]
-            used = np.flatnonzero(places.any(axis=0))
-            longest = int(used[-1]) + 1 if len(used) else 0
-            feed[f"{side}_list_{number}"] = np.ascontiguousarray(places[:, :longest])
 
     def warm_up(self, rows: Sequence[int] = (1, 2, 3, 16, 64, 256, 1000)) -> None:
         """Run once at several sizes, so that the first caller does not pay for them."""

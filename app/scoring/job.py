@@ -1,40 +1,19 @@
-"""What goes into an engine run, what comes out, and the callers who wait for it."""
+"""Jobs, the rows that callers wait for, and what they need of an engine."""
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-Indices = NDArray[np.int32]
-Floats = NDArray[np.float32]
-Packed = bytes | bytearray | memoryview
-"""Rows of indices one after the other, as the machine holds them."""
+from app.features.arrays import Floats, Packed
+from app.features.graph_inputs import Batch, Scores
+
 Closed = Literal["alone", "full", "shared", "drained"]
 CLOSED: tuple[Closed, ...] = get_args(Closed)
 """Why a batch took no more rows: its job ran at once, waiting for nobody; it had as many as it
 may; it had as many as a run of long lists may while short requests come in; no more rows of its
 class were there."""
-
-
-class Batch(NamedTuple):
-    """U contexts [U, Wc], N candidates [N, Wi], and the context [N] of each candidate.
-
-    A row holds the single-valued slots, then the padded places of the list slots, then the
-    scaled slots' numbers, the bits of each float32 as an int32.
-    """
-
-    context: Indices
-    candidate: Indices
-    row_context: Indices
-
-
-class Scores(NamedTuple):
-    """One logit and one score for each candidate row, in their order."""
-
-    logit: Floats
-    score: Floats
 
 
 class Scoring(Protocol):
@@ -105,8 +84,8 @@ class Job:
         self.answered = False
         self.taken = 0
         self.done = 0
-        self.logit: NDArray[np.float32] | None = None
-        self.score: NDArray[np.float32] | None = None
+        self.logit: Floats | None = None
+        self.score: Floats | None = None
 
     def deliver(self, start: int, scores: Scores) -> None:
         """Take the finite scores of the rows from ``start`` on; answer when all are there."""

@@ -17,6 +17,7 @@ import msgspec
 
 from app.bundle.bundle import Bundle
 from app.errors import Detail, Invalid, TooLarge, ValueProblem
+from app.features.arrays import Packed
 from app.features.encoder import Encoder, Fetched, FieldProblems, Misses, SideEncoder, settle
 from app.scoring.decoding import (
     MAX_DETAILS,
@@ -32,9 +33,9 @@ from app.scoring.decoding import (
     predict_decoder,
     rank_decoder,
 )
-from app.scoring.job import Caller, Job, Packed
+from app.scoring.job import Caller, Job
 from app.scoring.limits import Limits
-from app.scoring.wire import Columns
+from app.scoring.wire import CandidateColumns
 
 log = logging.getLogger(__name__)
 _NAMED_LIMIT = 1_000
@@ -210,7 +211,7 @@ class Scorer:
         yield None
         candidates = request.candidates
         encode: EncodePart
-        if isinstance(candidates, Columns):
+        if isinstance(candidates, CandidateColumns):
             caller.ids = candidates.id
             columns, rows = yield from self._decode_columns(candidates, body, problems)
             encode = partial(self._encode_columns, columns, problems, misses)
@@ -322,7 +323,7 @@ class Scorer:
         return b"".join(packed)
 
     def _decode_columns(
-        self, raw: Columns, body: bytes, problems: Problems
+        self, raw: CandidateColumns, body: bytes, problems: Problems
     ) -> Steps[tuple[Mapping[str, list[Any]], int]]:
         """Decode columns and check their names and lengths; return them and their length."""
         side = self._encoder.candidate

@@ -23,7 +23,7 @@ class Candidate(msgspec.Struct, frozen=True):
     id: int | str | None = None
 
 
-class Columns(msgspec.Struct, frozen=True):
+class CandidateColumns(msgspec.Struct, frozen=True):
     """A candidate list in columnar form; a column is decoded in its turn."""
 
     features: dict[str, msgspec.Raw]
@@ -35,5 +35,5 @@ class RankBody(msgspec.Struct, frozen=True):
     turn."""
 
     context: msgspec.Raw
-    candidates: list[msgspec.Raw] | Columns
+    candidates: list[msgspec.Raw] | CandidateColumns
     top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None

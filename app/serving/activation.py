@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from app.bundle.bundle import CURRENT, complete_bundles, read_manifest
-from app.errors import BundleError, NotFound, NotReady, Refused
+from app.errors import ActivationRefused, BundleError, NotFound, NotReady
 from app.serving.state import State
 from app.serving.versions import point, pointer
 
@@ -63,7 +63,7 @@ class Activation:
         """Look at every bundle; it reads the disk.
 
         Raises:
-            Refused: the directory cannot be read.
+            ActivationRefused: the directory cannot be read.
         """
         serving = self._state.loaded.bundle.path if self._state.loaded else None
         if serving == self._directory:
@@ -85,7 +85,7 @@ class Activation:
         try:
             return complete_bundles(self._directory)
         except BundleError as error:
-            raise Refused(str(error)) from error
+            raise ActivationRefused(str(error)) from error
 
     def _listed(self, path: Path, serving: Path | None) -> Listed:
         try:
@@ -110,7 +110,8 @@ class Activation:
         Raises:
             NotFound: there is none of that version.
             NotReady: no bundle is served yet.
-            Refused: it cannot be served, and the one before still is; or another one is on its way.
+            ActivationRefused: it cannot be served, and the one before still is; or another
+                activation is under way.
         """
         loaded = self._state.loaded
         if loaded is None:
@@ -124,7 +125,7 @@ class Activation:
         if version not in {path.name for path in found}:
             raise NotFound("there is no such bundle")
         if self._busy.locked():
-            raise Refused("another activation is under way")
+            raise ActivationRefused("another activation is under way")
         async with self._busy:
             log.info("bundle %s is asked for; %s is in use", version, before.name)
             await self._point(version)
@@ -136,7 +137,7 @@ class Activation:
             kept = await asyncio.to_thread(pointer, self._directory)
             pinned = await asyncio.to_thread(point, self._directory, f"{version}\n".encode())
         except OSError as error:
-            raise Refused(f"{CURRENT} cannot be written: {error.strerror}") from error
+            raise ActivationRefused(f"{CURRENT} cannot be written: {error.strerror}") from error
         try:
             async with asyncio.timeout(ACTIVATION_SECONDS):
                 await self._served(self._directory / version, pinned)
@@ -144,19 +145,21 @@ class Activation:
             await asyncio.to_thread(point, self._directory, kept)
             self._state.look()
             if isinstance(error, TimeoutError):
-                raise Refused(f"it was not served within {ACTIVATION_SECONDS:g} s") from None
+                raise ActivationRefused(
+                    f"it was not served within {ACTIVATION_SECONDS:g} s"
+                ) from None
             raise
 
     async def _served(self, path: Path, pinned: int) -> None:
         """Wait until a bundle is served by all.
 
         Raises:
-            Refused: it was refused after ``CURRENT`` had been written.
+            ActivationRefused: it was refused after ``CURRENT`` had been written.
         """
         state = self._state
         state.look()
         while state.loaded is None or state.loaded.bundle.path != path or not state.agreed:
             refusal = state.versions.refusals.get(path)
             if refusal is not None and refusal.attempt.pinned == pinned:
-                raise Refused(refusal.reason)
+                raise ActivationRefused(refusal.reason)
             await asyncio.sleep(LOOK_SECONDS)

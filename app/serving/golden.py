@@ -6,8 +6,10 @@ import numpy as np
 
 from app.bundle.bundle import STEEPEST, Bundle, Precision
 from app.errors import BundleError
+from app.features.arrays import Floats
 from app.features.encoder import Encoder
-from app.scoring.job import Batch, Floats, Scoring
+from app.features.graph_inputs import Batch
+from app.scoring.job import Scoring
 
 
 def verify_examples(

@@ -15,11 +15,12 @@ from typing import Any
 
 from app.bundle.bundle import newest
 from app.errors import BundleError, CtrError, NotReady
+from app.features.graph_inputs import Batch, Scores
 from app.metrics.registry import Metrics
 from app.remote.vocabulary import RemoteVocabulary
 from app.scoring.batcher import MicroBatcher
 from app.scoring.engine import cpu_quota
-from app.scoring.job import Batch, Closed, Scores
+from app.scoring.job import Closed
 from app.scoring.limits import Limits
 from app.scoring.scorer import Scorer
 from app.serving.loading import Loaded, Opened, load, open_bundle, start_engine

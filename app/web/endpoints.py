@@ -31,8 +31,8 @@ from app.errors import (
     Undecodable,
     WrongMediaType,
 )
+from app.features.graph_inputs import Scores
 from app.metrics.requests import RequestMetrics
-from app.scoring.job import Scores
 from app.scoring.limits import Limits
 from app.scoring.scorer import Ids, Scorer, Steps, Wait
 from app.web.slow_requests import SlowRequests

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from app.features.arrays import Floats, Indices
 from app.features.layout import RowShape
 from model.networks.network import Inputs
 
-Indices = NDArray[np.int32]
-Floats = NDArray[np.float32]
 Shapes = tuple[RowShape, RowShape]
 """How the encoder's rows of context and candidate divide."""
 

@@ -6,10 +6,11 @@ import numpy as np
 import polars as pl
 
 from app.bundle.bundle import SlotStatistics
+from app.features.arrays import Indices
 from app.features.encoder import Encoder, SideEncoder
 from app.features.layout import Layout
 from app.features.spec import FeatureSpec
-from model.data.dataset import Dataset, Indices
+from model.data.dataset import Dataset
 from model.data.reader import field_values, labels
 
 

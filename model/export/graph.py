@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from app.bundle.bundle import Example
 from app.errors import CtrError, ValueProblem
+from app.features.arrays import Indices
 from app.features.encoder import Encoder
+from app.features.graph_inputs import CONTEXTS, ROWS, Batch, Scores, graph_inputs
 from app.features.layout import Layout
 from app.scoring.engine import Engine
-from app.scoring.job import Batch, Indices
 from model.data.dataset import Dataset
 from model.export.serving_form import serving_form, trained_deepfm
 from model.networks.network import Inputs, Network
@@ -90,19 +91,6 @@ class ScoreGraph(nn.Module):
         return logit, 1 / (1 + torch.exp(-self.calibrated(logit)))
 
 
-def input_names(layout: Layout) -> list[str]:
-    """The graph's inputs in order."""
-    return [
-        "context",
-        "candidate",
-        "row_context",
-        *(f"context_list_{i}" for i in range(len(layout.context_lists))),
-        *(f"candidate_list_{i}" for i in range(len(layout.candidate_lists))),
-        *(["context_value"] if layout.context_values else []),
-        *(["candidate_value"] if layout.candidate_values else []),
-    ]
-
-
 def read_weights(graph: Path, network: str, layout: Layout) -> dict[str, Tensor]:
     """Return the weights of an exported network by the names that it has for them.
 
@@ -137,23 +125,15 @@ def write_graph(
     weights alone: no paths, times or generated names of this run.
     """
     graph = ScoreGraph(network, layout, calibration).eval()
-    u, n = 2, 3
-    others = [torch.ones(u, 2, dtype=torch.int32) for _ in layout.context_lists]
-    others += [torch.ones(n, 2, dtype=torch.int32) for _ in layout.candidate_lists]
-    shapes = [{0: "contexts", 1: f"context_places_{i}"} for i in range(len(layout.context_lists))]
-    shapes += [{0: "rows", 1: f"candidate_places_{i}"} for i in range(len(layout.candidate_lists))]
-    for rows, name, values in (
-        (u, "contexts", layout.context_values), (n, "rows", layout.candidate_values),
-    ):  # fmt: skip
-        if values:
-            others.append(torch.ones(rows, values))
-            shapes.append({0: name})
-    example = (
-        torch.ones(u, len(layout.context), dtype=torch.int32),
-        torch.ones(n, len(layout.candidate), dtype=torch.int32),
-        torch.zeros(n, dtype=torch.int32),
-        others,
-    )
+    inputs = graph_inputs(layout)
+    example = [
+        torch.ones([_size(axis) for axis in each.axes], dtype=getattr(torch, each.dtype))
+        for each in inputs
+    ]
+    shapes = [
+        {place: axis for place, axis in enumerate(each.axes) if isinstance(axis, str)}
+        for each in inputs
+    ]
     level = logging.getLogger("torch.onnx").level
     with warnings.catch_warnings():
         # The exporter warns of its own internals; what it made is checked row by row below.
@@ -161,11 +141,11 @@ def write_graph(
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             graph,
-            example,
+            (*example[:3], example[3:]),
             dynamo=True,
-            input_names=input_names(layout),
-            output_names=["logit", "score"],
-            dynamic_shapes=({0: "contexts"}, {0: "rows"}, {0: "rows"}, shapes),
+            input_names=[each.name for each in inputs],
+            output_names=Scores._fields,
+            dynamic_shapes=(*shapes[:3], shapes[3:]),
             external_data=False,
             verbose=False,
         )
@@ -175,6 +155,11 @@ def write_graph(
     model = program.model_proto
     _strip(model)
     save_graph(model, path)
+
+
+def _size(axis: str | int) -> int:
+    """Return the size of an axis in the example that a graph is exported with."""
+    return {CONTEXTS: 2, ROWS: 3}.get(axis, 2) if isinstance(axis, str) else axis
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:

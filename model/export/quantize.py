@@ -27,8 +27,8 @@ from onnxruntime.quantization import (
 )
 
 from app.bundle.bundle import Example
+from app.features.graph_inputs import Batch, Scores
 from app.scoring.engine import Engine
-from app.scoring.job import Batch, Scores
 from model.data.dataset import Dataset
 from model.export.graph import data_of, save_graph
 from model.quality.figures import evaluate_scores

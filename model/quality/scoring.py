@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from app.features.graph_inputs import Batch, Scores
 from app.scoring.engine import Engine
-from app.scoring.job import Batch, Scores
 from model.data.dataset import Dataset
 
 ROWS_PER_RUN = 4096

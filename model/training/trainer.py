@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from app.features.arrays import Indices
 from app.features.layout import PADDING, Layout
 from model.config import TrainConfig
-from model.data.dataset import Dataset, Indices
+from model.data.dataset import Dataset
 from model.disk.arrays import Arrays
 from model.group import ALONE, Group
 from model.networks import build

@@ -20,8 +20,8 @@ import numpy as np
 from app.bundle.bundle import Bundle
 from app.errors import EngineFailed
 from app.features.encoder import Encoder
+from app.features.graph_inputs import Batch
 from app.scoring.engine import CPU, CUDA, TOLERANCE, Engine, cuda_problem
-from app.scoring.job import Batch
 from app.serving.golden import verify_examples
 from tests.bench.serving.shape import make
 

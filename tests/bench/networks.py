@@ -23,11 +23,11 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
+from app.features.graph_inputs import Batch
 from app.features.layout import Layout, RowShape, Slot
 from app.features.spec import FeatureSpec
 from app.features.vocabulary import arrange
 from app.scoring.engine import Engine
-from app.scoring.job import Batch
 from model.config import NETWORKS, TrainConfig
 from model.export.graph import write_graph
 from model.networks import build

@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from app.scoring.job import Batch
+from app.features.graph_inputs import Batch
 from model.data.encode import encode_side
 from model.data.reader import Reader, raw_rows
 from model.quality.calibration import calibrated

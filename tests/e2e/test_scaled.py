@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from app.bundle.bundle import Bundle
-from app.scoring.job import Batch
+from app.features.graph_inputs import Batch
 from model.config import NETWORKS, TrainConfig
 from model.data.inputs import Inputs
 from model.data.prepare import Prepared, prepare

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from app.__main__ import main
+from app.features.graph_inputs import Batch, Scores
 from app.scoring.engine import Engine
-from app.scoring.job import Batch, Scores
 
 VARIABLE = "FAIL_WHILE"
 FAILING = (sys.executable, "-m", "tests.support.failing_service")

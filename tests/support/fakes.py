@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from app.scoring.job import Batch, Floats, Scores
+from app.features.arrays import Floats
+from app.features.graph_inputs import Batch, Scores
 
 Spoil = Callable[[Batch, Scores], Scores]
 """Changes a run's scores, or raises in their place."""

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from app.errors import (
+    ActivationRefused,
     HeadTooLarge,
     MethodNotAllowed,
     NotFound,
     Overloaded,
-    Refused,
     ServiceError,
     Unauthorized,
 )
@@ -27,7 +27,7 @@ def kinds(root: type[ServiceError]) -> Iterator[type[ServiceError]]:
 
 
 # Of a request that is none, of other routes, and of the admin port.
-ELSEWHERE = {HeadTooLarge, NotFound, MethodNotAllowed, Unauthorized, Refused}
+ELSEWHERE = {HeadTooLarge, NotFound, MethodNotAllowed, Unauthorized, ActivationRefused}
 SCORING_ERRORS = sorted(set(kinds(ServiceError)) - ELSEWHERE, key=lambda kind: kind.code)
 
 

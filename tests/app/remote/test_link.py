@@ -15,7 +15,7 @@ import pytest
 
 from app.errors import AddressError, LinkError
 from app.remote.address import Address
-from app.remote.link import Link, Refused, open_link
+from app.remote.link import ErrorReply, Link, open_link
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer, binaries
 from tests.support.serving import free_port, wait_until
@@ -58,10 +58,13 @@ async def test_replies_come_in_order(redis_server: RedisServer) -> None:
             ],
             LATER,
         )
-    assert [reply for reply in replies if not isinstance(reply, Refused)] == [
+    assert [reply for reply in replies if not isinstance(reply, ErrorReply)] == [
         b"OK", b"value", 2, [b"2", None], None,
     ]  # fmt: skip
-    assert [reply.code for reply in replies if isinstance(reply, Refused)] == ["WRONGTYPE", "ERR"]
+    assert [reply.code for reply in replies if isinstance(reply, ErrorReply)] == [
+        "WRONGTYPE",
+        "ERR",
+    ]
 
 
 async def test_many_commands_in_one_round_trip(redis_server: RedisServer) -> None:
@@ -327,7 +330,7 @@ async def test_cluster(cluster: list[RedisServer]) -> None:
         assert await link.ask(gets, LATER) == [key.encode() for key in keys]
         assert len(await link.ask_all(("INFO", "memory"), LATER)) == 3
         wrong = await link.ask([("LPUSH", keys[0], "x"), ("GET", keys[1])], LATER)
-        assert isinstance(wrong[0], Refused)
+        assert isinstance(wrong[0], ErrorReply)
         assert wrong[1:] == [keys[1].encode()]
         # {key}-less keys of one slot move to another node.
         slot = int(first.command("CLUSTER", "KEYSLOT", keys[0]).removeprefix(":"))

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from app.errors import DeadlinePassed, EngineFailed, NotReady, Overloaded, ServiceError
+from app.features.graph_inputs import Batch, Scores
 from app.scoring.batcher import LEARNING_RUNS, SHARED_SECONDS, CostModel, MicroBatcher
-from app.scoring.job import Batch, Closed, Job, Scores
+from app.scoring.job import Closed, Job
 from tests.support.fakes import FakeEngine
 
 pytestmark = pytest.mark.anyio

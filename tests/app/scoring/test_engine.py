@@ -12,9 +12,9 @@ import pytest
 from app.bundle.bundle import Bundle
 from app.errors import BundleError, EngineFailed, ProviderError
 from app.features.encoder import Encoder
+from app.features.graph_inputs import Batch
 from app.scoring import engine as module
 from app.scoring.engine import CPU, CUDA, TOLERANCE, Engine, cpu_quota
-from app.scoring.job import Batch
 
 NO_CUDA = module.cuda_problem()
 TABLE_END = "first index behind the table"

@@ -18,7 +18,7 @@ from app.scoring.decoding import (
     predict_decoder,
     rank_decoder,
 )
-from app.scoring.wire import Columns, PredictBody
+from app.scoring.wire import CandidateColumns, PredictBody
 from app.web.schemas import ErrorBody, PredictRequest, RankRequest
 
 PREDICT: list[tuple[str, bool]] = [
@@ -114,7 +114,7 @@ def whole(decoder: Any, body: str) -> Any:
                 for row, part in enumerate(found.instances)
             ]
         candidates: Any
-        if isinstance(found.candidates, Columns):
+        if isinstance(found.candidates, CandidateColumns):
             candidates = {
                 name: decode_part(column_decoder, raw, part, "candidates.features", name)
                 for name, part in found.candidates.features.items()

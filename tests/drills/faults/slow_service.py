@@ -11,8 +11,8 @@ import sys
 import time
 
 from app.__main__ import main
+from app.features.graph_inputs import Batch, Scores
 from app.scoring.engine import Engine
-from app.scoring.job import Batch, Scores
 
 VARIABLE = "SLOW_RUN_MS"
 SLOW = (sys.executable, "-m", "tests.drills.faults.slow_service")

@@ -11,10 +11,10 @@ import onnx
 import pytest
 import torch
 
+from app.features.graph_inputs import Batch
 from app.features.layout import Layout, RowShape, Slot
 from app.features.spec import FeatureSpec
 from app.scoring.engine import Engine
-from app.scoring.job import Batch
 from model.config import NETWORKS, TrainConfig
 from model.data import cross_counts as module
 from model.data.cross_counts import CrossError, learn_crosses

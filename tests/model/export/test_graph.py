@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from app.errors import BundleError, EngineFailed
+from app.features.graph_inputs import Batch
 from app.features.layout import Layout, RowShape, Slot
 from app.scoring.engine import Engine
-from app.scoring.job import Batch
 from model.config import NETWORKS, TrainConfig
 from model.data.dataset import Dataset
 from model.export.graph import (

@@ -12,8 +12,8 @@ import pytest
 from app.bundle.bundle import GRAPH, INT8_GRAPH, Bundle
 from app.errors import BundleError, ProviderError
 from app.features.encoder import Encoder
+from app.features.graph_inputs import Batch, Scores
 from app.scoring.engine import INT8_TOLERANCE, Engine
-from app.scoring.job import Batch, Scores
 from model.data.dataset import Dataset
 from model.data.encode import encode
 from model.export.quantize import LARGEST_AUC_LOSS, LARGEST_MEAN_CHANGE, Loss, loss, write_int8

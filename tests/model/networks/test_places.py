@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from app.features.arrays import Indices
+from app.features.graph_inputs import Batch, Scores
 from app.features.layout import Layout, RowShape, Slot
 from app.features.spec import Categorical, Cross, FeatureSpec
 from app.scoring.engine import Engine
-from app.scoring.job import Batch, Indices, Scores
 from model.config import NETWORKS, TrainConfig
 from model.data.cross_counts import learn_crosses
 from model.data.dataset import Dataset

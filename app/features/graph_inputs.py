@@ -1,0 +1,101 @@
+"""The exported graph's signature: its inputs, their axes, and the arrays that they take.
+
+The trainer exports a graph with these inputs, and the engine checks a loaded graph against them
+and cuts a batch into them. Axes: U contexts, N candidate rows, L places of a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from app.features.arrays import Floats, Indices
+from app.features.layout import Layout, RowShape
+from app.features.spec import Side
+
+CONTEXTS, ROWS = "contexts", "rows"
+"""Names of the axes U and N."""
+
+
+class Batch(NamedTuple):
+    """Encoded rows for one run: U contexts [U, Wc], N candidates [N, Wi], the context of each [N].
+
+    A row holds the single-valued slots, then the padded places of the list slots, then the
+    scaled slots' numbers, the bits of each float32 as an int32.
+    """
+
+    context: Indices
+    candidate: Indices
+    row_context: Indices
+
+
+class Scores(NamedTuple):
+    """The graph's outputs: one logit and one score for each candidate row, in their order."""
+
+    logit: Floats
+    score: Floats
+
+
+class GraphInput(NamedTuple):
+    """One input of the graph. An axis is a name where its size varies, else its size."""
+
+    name: str
+    axes: tuple[str | int, ...]
+    dtype: Literal["int32", "float32"] = "int32"
+
+
+def graph_inputs(layout: Layout) -> Sequence[GraphInput]:
+    """Return the inputs in the order in which the graph has them."""
+    sides: tuple[tuple[Side, str], ...] = ("context", CONTEXTS), ("candidate", ROWS)
+    single = {"context": layout.context, "candidate": layout.candidate}
+    lists = {"context": layout.context_lists, "candidate": layout.candidate_lists}
+    scaled = {"context": layout.context_values, "candidate": layout.candidate_values}
+    return (
+        *(GraphInput(side, (axis, len(single[side]))) for side, axis in sides),
+        GraphInput("row_context", (ROWS,)),
+        *(
+            GraphInput(_list_input(side, number), (axis, f"{side}_places_{number}"))
+            for side, axis in sides
+            for number in range(len(lists[side]))
+        ),
+        *(
+            GraphInput(_value_input(side), (axis, scaled[side]), "float32")
+            for side, axis in sides
+            if scaled[side]
+        ),
+    )
+
+
+def feed(batch: Batch, context: RowShape, candidate: RowShape) -> dict[str, Indices | Floats]:
+    """Return the arrays that the graph takes, by input; a list is as long as its longest row."""
+    arrays: dict[str, Indices | Floats] = {"row_context": batch.row_context}
+    _cut(arrays, "context", batch.context, context)
+    _cut(arrays, "candidate", batch.candidate, candidate)
+    return arrays
+
+
+def _list_input(side: Side, number: int) -> str:
+    return f"{side}_list_{number}"
+
+
+def _value_input(side: Side) -> str:
+    return f"{side}_value"
+
+
+def _cut(arrays: dict[str, Indices | Floats], side: Side, rows: Indices, shape: RowShape) -> None:
+    """Cut the rows of one side into the graph's inputs."""
+    if shape.width == shape.single:
+        # The hot path: no lists and no numbers, so nothing is copied.
+        arrays[side] = rows
+        return
+    arrays[side] = np.ascontiguousarray(rows[:, : shape.single])
+    if shape.values:
+        values = np.ascontiguousarray(rows[:, shape.indices :])
+        arrays[_value_input(side)] = values.view(np.float32)
+    for number, (start, stop) in enumerate(shape.lists):
+        places = rows[:, start:stop]
+        used = np.flatnonzero(places.any(axis=0))
+        longest = int(used[-1]) + 1 if len(used) else 0
+        arrays[_list_input(side, number)] = np.ascontiguousarray(places[:, :longest])
