@@ -1,16 +1,16 @@
-"""The log's format: one line of JSON for each event."""
+"""The log: one line of JSON for each event, and a limit for lines that callers can cause."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from math import inf
 from time import monotonic
 
 FIELDS = "fields"
-"""The ``extra`` of a log call under which it gives a dict of more fields for its line."""
+"""The ``extra`` of a log call that holds a dict of more fields for its line."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -29,40 +29,47 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-class Seldom:
-    """Lets through one line per ``seconds``, so that a flood of problems is none of the log's."""
+class LogLimit:
+    """Writes at most one line per ``seconds``; its field ``left_out`` counts those before it."""
 
     def __init__(self, seconds: float = 1.0, clock: Callable[[], float] = monotonic) -> None:
         self._seconds, self._clock = seconds, clock
         self._next = -inf
-        self._held_back = 0
+        self._left_out = 0
 
-    def passes(self) -> int | None:
-        """Say how many lines were held back since the last, if the next one may be written."""
-        now = self._clock()
-        if now < self._next:
-            self._held_back += 1
-            return None
-        self._next = now + self._seconds
-        held_back, self._held_back = self._held_back, 0
-        return held_back
-
-
-class SeldomWarnings(logging.Filter):
-    """Lets a logger's warnings through as :class:`Seldom` does, with how many were held back."""
-
-    def __init__(self, seldom: Seldom) -> None:
-        super().__init__()
-        self._seldom = seldom
+    def log(
+        self,
+        logger: logging.Logger,
+        level: int,
+        message: str,
+        *args: object,
+        fields: Mapping[str, object] | None = None,
+    ) -> None:
+        """Write a line with these fields, unless the last one was less than ``seconds`` ago."""
+        left_out = self._admit()
+        if left_out is not None:
+            extra = {FIELDS: {**(fields or {}), "left_out": left_out}}
+            logger.log(level, message, *args, extra=extra)
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Limit a logger's warnings: for ``Logger.addFilter``."""
         if record.levelno != logging.WARNING:
             return True
-        held_back = self._seldom.passes()
-        if held_back:
-            record.msg = f"{record.getMessage()} (and {held_back} times more)"
-            record.args = None
-        return held_back is not None
+        left_out = self._admit()
+        if left_out is None:
+            return False
+        setattr(record, FIELDS, {**getattr(record, FIELDS, {}), "left_out": left_out})
+        return True
+
+    def _admit(self) -> int | None:
+        """Return how many lines were left out since the last one, or None to leave this one out."""
+        now = self._clock()
+        if now < self._next:
+            self._left_out += 1
+            return None
+        self._next = now + self._seconds
+        left_out, self._left_out = self._left_out, 0
+        return left_out
 
 
 def set_up(level: str) -> None:
@@ -70,5 +77,5 @@ def set_up(level: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # What uvicorn warns of, strangers can cause: bytes that are no HTTP.
-    logging.getLogger("uvicorn.error").addFilter(SeldomWarnings(Seldom()))
+    # Callers can cause uvicorn's warnings: with bytes that are not HTTP.
+    logging.getLogger("uvicorn.error").addFilter(LogLimit().filter)

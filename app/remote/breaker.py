@@ -7,10 +7,12 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
+from app.backoff import Backoff
 from app.errors import Problem
+from app.logs import LogLimit
 
-PAUSES = (0.0, 0.25, 0.5, 1.0)
-"""Seconds from a failure to the next probe, by the number of failures without a success between."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 1.0
+"""Seconds between probes while they fail; the first failure is followed by a probe at once."""
 REFRESH_SECONDS = 30.0
 """Time between probes while all is well."""
 LOG_SECONDS = 10.0
@@ -31,11 +33,10 @@ class Breaker:
         self._wake = asyncio.Event()
         self._probed = asyncio.Event()
         self._reached = asyncio.Event()
-        self.failures = 0
-        self._told = -LOG_SECONDS
+        self.backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, at_once=True)
+        self._limit = LogLimit(LOG_SECONDS)
         self.closed = False
         self.problem: Problem | None = Problem("Redis has not been asked yet")
-        self.opened = 0
 
     async def probed(self) -> None:
         """Wait for the end of the first probe, whatever came of it."""
@@ -47,7 +48,7 @@ class Breaker:
 
     def succeed(self) -> None:
         """Note that requests get their answers."""
-        self.failures = 0
+        self.backoff.reset()
 
     def trip(self, problem: Problem) -> None:
         """Open, as a question failed, and probe soon."""
@@ -80,13 +81,12 @@ class Breaker:
                     continue
                 if self.closed:
                     # Only suspected: that may happen with every answer, so it waits its turn.
-                    await asyncio.sleep(PAUSES[1])
+                    await asyncio.sleep(FIRST_PAUSE)
                     continue
             else:
                 self._open(problem)
                 self._probed.set()
-            pause = PAUSES[max(0, min(self.failures, len(PAUSES)) - 1)]
-            await asyncio.sleep(pause * random.uniform(0.8, 1.2))
+            await asyncio.sleep(self.backoff.pause * random.uniform(0.8, 1.2))
 
     def close(self) -> None:
         """Let nothing through any more, and let go of who probes: see ``Gatherer.close``."""
@@ -95,25 +95,17 @@ class Breaker:
         self._probe = _no_probe
 
     def _open(self, problem: Problem) -> None:
-        self.failures += 1
+        self.backoff.fail()
         self.problem = problem
-        if self.closed:
-            self.closed = False
-            self.opened += 1
-        self._tell(logging.WARNING, "not asking Redis: %s", problem)
+        self.closed = False
+        self._limit.log(log, logging.WARNING, "not asking Redis: %s", problem)
 
     def _close(self) -> None:
         if not self.closed:
             self.closed = True
             self.problem = None
             self._reached.set()
-            self._tell(logging.INFO, "Redis answers")
-
-    def _tell(self, level: int, message: str, *args: object) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._told >= LOG_SECONDS:
-            self._told = now
-            log.log(level, message, *args)
+            self._limit.log(log, logging.INFO, "Redis answers")
 
 
 _ENDED = Problem("Redis is not asked any more")

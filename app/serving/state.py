@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from app.backoff import Backoff
 from app.bundle.bundle import newest
 from app.errors import BundleError, CtrError, NotReady
 from app.features.graph_inputs import Batch, Scores
@@ -314,7 +315,7 @@ class State:
 
     async def _heal(self) -> None:
         """Build the engine anew until one works, or the old one works again."""
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while self._failures >= FAILURES:
             assert self.loaded is not None
             old, batcher = self.loaded, self._batchers[-1]
@@ -324,8 +325,7 @@ class State:
                 )
             except Exception as error:
                 log.error("the engine cannot be built anew: %s", error)
-                await asyncio.sleep(pause)
-                pause = min(LONGEST_PAUSE, 2 * pause)
+                await asyncio.sleep(backoff.fail())
                 continue
             if self.loaded is old:
                 await self._serve(replace(old, engine=engine, worst_difference=worst))

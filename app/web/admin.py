@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, FastAPI, Header
 
 from app.errors import KeyFileError, Unauthorized
-from app.logs import Seldom
+from app.logs import LogLimit
 from app.serving.activation import Activated, Activation, Listing
 from app.serving.state import State
 from app.web.admin_keys import Keys
@@ -20,19 +20,17 @@ log = logging.getLogger(__name__)
 def create_admin(state: State, keys: Keys) -> FastAPI:
     """Build the application over the state of the service that runs beside it."""
     activation = Activation(state)
-    seldom = Seldom()
+    limit = LogLimit()
 
     async def authorize(authorization: Annotated[str, Header()] = "") -> None:
         """Let only those in who hold a key."""
         try:
             if keys.admit(authorization):
                 return
-            problem = "without a valid key"
+            problem = "it has no valid key"
         except KeyFileError as error:
-            problem = f"while there are no keys: {error}"
-        held_back = seldom.passes()
-        if held_back is not None:
-            log.warning("the admin port was asked %s (and %d times more)", problem, held_back)
+            problem = f"no keys can be read: {error}"
+        limit.log(log, logging.WARNING, "admin request refused: %s", problem)
         raise Unauthorized("this takes a valid key: Authorization: Bearer …")
 
     router = APIRouter(prefix="/admin", dependencies=[Depends(authorize)])

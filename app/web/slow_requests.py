@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from math import inf
 
-from app.logs import FIELDS, Seldom
+from app.logs import LogLimit
 
 log = logging.getLogger(__name__)
 
@@ -17,12 +17,8 @@ class SlowRequests:
     def __init__(self, milliseconds: int) -> None:
         """``milliseconds`` is the bound; 0 means that no request is slow."""
         self.seconds = milliseconds / 1000 or inf
-        self._seldom = Seldom()
+        self._limit = LogLimit()
 
     def tell(self, fields: Mapping[str, object]) -> None:
         """Write a slow request's line, unless there was one just now."""
-        held_back = self._seldom.passes()
-        if held_back is not None:
-            log.warning(
-                "slow request", extra={FIELDS: {**fields, "slow_requests_not_told": held_back}}
-            )
+        self._limit.log(log, logging.WARNING, "slow request", fields=fields)

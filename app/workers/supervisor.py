@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import NamedTuple
 
+from app.backoff import Backoff
 from app.workers.shared_numbers import SharedNumbers
 
 STEADY_SECONDS = 30.0
@@ -47,7 +48,9 @@ class _Worker:
     listener: socket.socket
     pid: int = 0
     started: float = 0.0
-    failures: int = 0
+    backoff: Backoff = field(
+        default_factory=lambda: Backoff(FIRST_PAUSE, LONGEST_PAUSE, at_once=True)
+    )
     due: float = field(default_factory=monotonic)
 
 
@@ -188,10 +191,11 @@ class Supervisor:
             self._code = 1
             self._stop()
             return
-        steady = monotonic() - worker.started >= STEADY_SECONDS
-        worker.failures = 0 if steady else worker.failures + 1
-        doublings = worker.failures - 2
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**doublings) if doublings >= 0 else 0.0
+        if monotonic() - worker.started >= STEADY_SECONDS:
+            worker.backoff.reset()
+            pause = 0.0
+        else:
+            pause = worker.backoff.fail()
         worker.due = monotonic() + pause
         log.error(
             "worker %d ended %s; its successor starts in %.1f s", worker.number + 1, how, pause

@@ -1,4 +1,4 @@
-"""A line of the log is one JSON object; a flood of problems is not a flood of lines."""
+"""Each log line is one JSON object; a flood of problems is limited to a line a second."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from app.logs import FIELDS, JsonFormatter, Seldom, SeldomWarnings
+from app.logs import FIELDS, JsonFormatter, LogLimit
 
 
 def test_fields_and_tracebacks_stay_in_their_line() -> None:
@@ -25,23 +25,25 @@ def test_fields_and_tracebacks_stay_in_their_line() -> None:
     assert "ValueError: a\nb" in line["traceback"]
 
 
-def test_seldom_counts_what_it_holds_back() -> None:
-    """One a second passes; the next one says how many did not."""
+def test_a_limit_counts_what_it_leaves_out(caplog: pytest.LogCaptureFixture) -> None:
+    """One line a second is written; it says how many before it were not."""
+    caplog.set_level(logging.INFO)
     now = 0.0
-    seldom = Seldom(1.0, lambda: now)
-    assert [seldom.passes() for _ in range(4)] == [0, None, None, None]
-    now = 1.0
-    assert [seldom.passes() for _ in range(2)] == [3, None]
-    now = 2.5
-    assert seldom.passes() == 1
+    logger, limit = logging.getLogger("tests.limited"), LogLimit(1.0, lambda: now)
+    for moment, lines in ((0.0, 4), (1.0, 2), (2.5, 1)):
+        now = moment
+        for number in range(lines):
+            limit.log(logger, logging.INFO, "line %d", number, fields={"rows": 7})
+    assert [(record.getMessage(), getattr(record, FIELDS)) for record in caplog.records] == [
+        ("line 0", {"rows": 7, "left_out": left_out}) for left_out in (0, 3, 1)
+    ]
 
 
-def test_warnings_of_a_logger_are_seldom(caplog: pytest.LogCaptureFixture) -> None:
-    """A flood of warnings is a line with their number; errors are all told."""
+def test_a_loggers_warnings_are_limited(caplog: pytest.LogCaptureFixture) -> None:
+    """A flood of warnings is a line with their number; every error is written."""
     now = 0.0
-    logger = logging.getLogger("tests.flood")
-    told = SeldomWarnings(Seldom(1.0, lambda: now))
-    logger.addFilter(told)
+    logger, limit = logging.getLogger("tests.flood"), LogLimit(1.0, lambda: now)
+    logger.addFilter(limit.filter)
     try:
         for second in range(3):
             now = float(second)
@@ -50,7 +52,8 @@ def test_warnings_of_a_logger_are_seldom(caplog: pytest.LogCaptureFixture) -> No
         logger.error("broken")
         logger.error("broken")
     finally:
-        logger.removeFilter(told)
-    assert [record.getMessage() for record in caplog.records] == [
-        "odd 0", "odd 0 (and 9 times more)", "odd 0 (and 9 times more)", "broken", "broken",
-    ]  # fmt: skip
+        logger.removeFilter(limit.filter)
+    warnings, errors = caplog.records[:3], caplog.records[3:]
+    assert [record.getMessage() for record in warnings] == ["odd 0"] * 3
+    assert [getattr(record, FIELDS)["left_out"] for record in warnings] == [0, 9, 9]
+    assert [record.getMessage() for record in errors] == ["broken", "broken"]

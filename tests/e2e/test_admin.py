@@ -272,7 +272,7 @@ def test_nothing_works_without_a_key(
             method, f"/admin{path}", headers={"authorization": f"Bearer {KEY}"}
         )
         assert error_of(answer, 404)["code"] == "not_found"
-    told = [e["message"] for e in admin.service.events() if "admin port was asked" in e["message"]]
+    told = [e["message"] for e in admin.service.events() if "admin request refused" in e["message"]]
     assert 1 <= len(told) < 2 * 7
     assert KEY not in admin.service.log()
     assert not (both / CURRENT).exists()

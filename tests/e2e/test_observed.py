@@ -144,7 +144,7 @@ def test_a_flood_of_slow_requests_is_no_flood_of_lines(slow: Service, sample: Sa
         nonlocal answered
         answered += 1
         lines = lines_of(slow)
-        left_out = sum(line["slow_requests_not_told"] for line in lines)
+        left_out = sum(line["left_out"] for line in lines)
         return len(lines) < answered / 4 and len(lines) + left_out >= answered
 
     wait_until(all_told, "lines and what they left out are all requests")
