@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from tests.support.serving import APP, Service
 
 
 class StartService(Protocol):
-    """Starts a service and waits until it is ready."""
+    """Starts a service, usually over ``tiny_bundle``, and waits until it is ready."""
 
     def __call__(
         self,
@@ -38,7 +39,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle trained on ``sample``, once for all tests; it has an int8 graph."""
+    """A bundle trained on ``sample``, which no test changes; it has an int8 graph."""
     return train_tiny(sample, tmp_path_factory.mktemp("bundles"))
 
 
@@ -47,7 +48,7 @@ def other_bundle(
     sample: Sample, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A later version than ``tiny_bundle``: other rows for the same values, and fewer users."""
-    return train_other(sample, tmp_path_factory.mktemp("later") / "other")
+    return train_other(sample, tiny_bundle, tmp_path_factory.mktemp("later") / "other")
 
 
 @pytest.fixture(params=sorted(binaries()))
@@ -64,11 +65,9 @@ def valkey() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
-def start_service(
-    tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[StartService]:
-    """Start services with settings of the test's own; all end with 0 after SIGTERM."""
+@contextmanager
+def services(default: Path, directory: Callable[[str], Path]) -> Iterator[StartService]:
+    """Start services that end together; each must end with 0 after SIGTERM."""
     started: list[Service] = []
 
     def start(
@@ -77,19 +76,42 @@ def start_service(
         program: Sequence[str] = APP,
         **settings: object,
     ) -> Service:
-        log = tmp_path_factory.mktemp("service") / "log"
-        service = Service(bundle or tiny_bundle, log, env or {}, program, **settings)
+        log = directory("service") / "log"
+        service = Service(bundle or default, log, env or {}, program, **settings)
         started.append(service)
         service.wait_ready()
         return service
 
-    yield start
-    codes = [service.stop() for service in started]
+    try:
+        yield start
+    finally:
+        for service in started:
+            service.ask_to_end()
+        codes = [service.exit_code() for service in started]
     for service, code in zip(started, codes, strict=True):
         assert code == 0, f"exit code {code}:\n{service.log()}"
 
 
+@pytest.fixture
+def start_service(
+    tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StartService]:
+    """Start services with settings of the test's own; they end with the test."""
+    with services(tiny_bundle, tmp_path_factory.mktemp) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_shared_service(
+    tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StartService]:
+    """Start services for fixtures of a module; they end with the module."""
+    with services(tiny_bundle, tmp_path_factory.mktemp) as start:
+        yield start
+
+
 @pytest.fixture(scope="session")
-def service(start_service: StartService) -> Service:
-    """A service with default settings over ``tiny_bundle``."""
-    return start_service()
+def service(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service with default settings over ``tiny_bundle``, which no test stops or changes."""
+    with services(tiny_bundle, tmp_path_factory.mktemp) as start:
+        yield start()

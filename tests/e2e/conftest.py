@@ -19,10 +19,12 @@ def rows(sample: Sample) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def expected(
-    start_service: StartService, tiny_bundle: Path, other_bundle: Path, rows: list[Any]
+    start_shared_service: StartService, tiny_bundle: Path, other_bundle: Path, rows: list[Any]
 ) -> dict[str, list[float]]:
     """The scores of the rows by each bundle, out of services that only know that one."""
-    found = {each.name: start_service(each).predict(rows) for each in (tiny_bundle, other_bundle)}
+    found = {
+        each.name: start_shared_service(each).predict(rows) for each in (tiny_bundle, other_bundle)
+    }
     first, second = found.values()
     assert first != pytest.approx(second, abs=1e-3)
     return found

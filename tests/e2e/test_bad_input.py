@@ -38,9 +38,9 @@ def row(sample: Sample) -> Row:
 
 
 @pytest.fixture(scope="module")
-def small(start_service: StartService) -> Service:
+def small(start_shared_service: StartService) -> Service:
     """A service with small limits, which refuses unknown fields."""
-    return start_service(
+    return start_shared_service(
         max_body_bytes=20_000, max_instances=5, max_candidates=5, unknown_fields="error"
     )
 

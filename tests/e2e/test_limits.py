@@ -21,9 +21,9 @@ Row = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def small(start_service: StartService) -> Service:
+def small(start_shared_service: StartService) -> Service:
     """A service that takes small rows only."""
-    return start_service(max_row_bytes=ROW_BYTES)
+    return start_shared_service(max_row_bytes=ROW_BYTES)
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,9 @@ Answers = list[tuple[int, bytes]]
 
 
 @pytest.fixture(scope="module")
-def slow(start_service: StartService) -> Service:
+def slow(start_shared_service: StartService) -> Service:
     """A service whose runs take 20 ms for at most 4 rows, and whose queue holds 50."""
-    return start_service(
+    return start_shared_service(
         program=SLOW, env={VARIABLE: "20"}, max_batch_rows=4, max_queue_rows=50, deadline_ms=30_000
     )
 

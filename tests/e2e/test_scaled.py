@@ -53,8 +53,8 @@ def bundle(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def service(bundle: Path, start_service: StartService) -> Service:
-    return start_service(bundle, unknown_fields="error")
+def service(bundle: Path, start_shared_service: StartService) -> Service:
+    return start_shared_service(bundle, unknown_fields="error")
 
 
 @pytest.mark.parametrize("name", NETWORKS)

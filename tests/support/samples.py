@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tests.support.trained import trained
+
 SPEC = """\
 label = "click"
 timestamp = "time"
@@ -178,28 +180,20 @@ class Sample:
         return cls(spec, data, read_rows(data))
 
 
-def train_tiny(sample: Sample, out: Path) -> Path:
-    """Train a small network on the sample; return its bundle, which has an int8 graph too."""
-    import torch
-
+def train_tiny(sample: Sample, out: Path, after: str = "") -> Path:
+    """Return a bundle of a small network trained on the sample, which has an int8 graph too."""
     from model.config import TrainConfig
-    from model.data.inputs import Inputs
-    from model.pipeline import train
 
     config = TrainConfig(
         embedding_size=4, hidden=(16,), batch_size=256, epochs=3, learning_rate=0.02, threads=1,
         seed=4,  # With which int8 happens to lose nothing on the few validation rows.
     )  # fmt: skip
-    threads = torch.get_num_threads()
-    try:
-        return train(sample.spec, Inputs([sample.data]), config, out, progress=False, int8=True)
-    finally:
-        torch.set_num_threads(threads)
+    return trained(sample.spec, sample.data, config, out, int8=True, after=after)
 
 
-def train_other(sample: Sample, directory: Path) -> Path:
-    """A later version than :func:`train_tiny`'s: other rows for the same values, fewer users."""
+def train_other(sample: Sample, tiny: Path, directory: Path) -> Path:
+    """Return a later version than ``tiny``: other rows for the same values, fewer users."""
     directory.mkdir()
     spec = directory / "other.toml"
     spec.write_text(with_rare_users_unseen(), encoding="utf-8")
-    return train_tiny(replace(sample, spec=spec), directory / "bundles")
+    return train_tiny(replace(sample, spec=spec), directory / "bundles", tiny.name)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import math
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -19,17 +22,35 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.children import ending_with_us
+
 ROOT = Path(__file__).resolve().parents[2]
 APP = (sys.executable, "-m", "app")
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
+PORTS = (15_000, 32_000)
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens on and that no other test process is given.
+
+    A port of the range that the kernel gives to outgoing connections could be taken before the
+    server binds it. So these lie below that range, each under a lock until this process ends.
+    """
+    directory = Path(tempfile.gettempdir(), "ctr-test-ports")
+    directory.mkdir(exist_ok=True)
+    while True:
+        port = random.SystemRandom().randrange(*PORTS)
+        lock = os.open(directory / str(port), os.O_CREAT | os.O_WRONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            os.close(lock)
+        else:
+            return port
 
 
 def wait_until(holds: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
@@ -158,7 +179,7 @@ class Service:
         self.log_path = log
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                command(bundle, self.port, settings, program),
+                ending_with_us(command(bundle, self.port, settings, program)),
                 cwd=ROOT,
                 env=environment(env),
                 stdout=file,
@@ -263,11 +284,19 @@ class Service:
         """Send SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
 
-    def stop(self) -> int:
-        """Send SIGTERM unless it has ended, and return the exit code."""
+    def ask_to_end(self) -> None:
+        """Close the client, and send SIGTERM unless the process has ended."""
         self.client.close()
         if self.process.poll() is None:
             self.terminate()
+
+    def stop(self) -> int:
+        """End the service and return its exit code."""
+        self.ask_to_end()
+        return self.exit_code()
+
+    def exit_code(self) -> int:
+        """Wait until a service that was asked to end has done so, and return its exit code."""
         try:
             return self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -29,7 +29,7 @@ class Stage:
     @cached_property
     def other(self) -> Path:
         """A later version of the bundle, with other scores."""
-        return train_other(self._sample, self._directory / "other")
+        return train_other(self._sample, self.bundle, self._directory / "other")
 
     @contextmanager
     def service(

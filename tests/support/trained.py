@@ -1,0 +1,107 @@
+"""Bundles that tests train, kept between runs while everything that decides them is the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    from model.config import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+KEPT = ROOT / ".pytest_cache" / "d" / "trained"
+"""Emptied by ``pytest --cache-clear``."""
+UNUSED_SECONDS = 7 * 86_400.0
+"""Age of its last use from which a kept bundle is removed."""
+PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxscript", "polars", "torch")
+KERNELS = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
+"""Environment variables that choose the processor's instructions, and so the last bits."""
+
+
+def trained(
+    spec: Path, data: Path, config: TrainConfig, out: Path, int8: bool = False, after: str = ""
+) -> Path:
+    """Return a bundle below ``out``, trained on ``data`` by ``config``.
+
+    It is a copy of the caller's own. The training itself is done once on this machine: its result
+    is kept under a key of the files, the settings, the code of ``app`` and ``model``, the
+    versions of packages and the processor. So this is for tests of what is done with a bundle.
+    Tests of training train.
+
+    Args:
+        after: the name of a bundle that this one must be younger than.
+    """
+    words = [repr(config), str(int8), after, *_surroundings()]
+    key = _digest([*(word.encode() for word in words), spec.read_bytes(), data.read_bytes()])
+    home = KEPT / key
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with FileLock(KEPT / f"{key}.lock"):
+        if not home.is_dir():
+            unfinished = KEPT / f"{key}.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            _train(spec, data, config, unfinished, int8)
+            unfinished.rename(home)
+            _remove_unused()
+        os.utime(home)
+        shutil.copytree(home, out, dirs_exist_ok=True)
+    return next(path for path in out.iterdir() if path.suffix != ".report")
+
+
+def _train(spec: Path, data: Path, config: TrainConfig, out: Path, int8: bool) -> None:
+    import torch
+
+    from model.data.inputs import Inputs
+    from model.pipeline import train
+
+    threads = torch.get_num_threads()
+    try:
+        train(spec, Inputs([data]), config, out, progress=False, int8=int8)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _remove_unused() -> None:
+    for path in KEPT.iterdir():
+        if path.is_dir() and path.stat().st_mtime < time.time() - UNUSED_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@cache
+def _surroundings() -> tuple[str, ...]:
+    """Everything beside its own input that decides what a training gives."""
+    versions = [f"{name} {version(name)}" for name in PACKAGES]
+    kernels = [f"{name}={os.environ.get(name)}" for name in KERNELS]
+    return (_code(), sys.version, *versions, *kernels, *_processor())
+
+
+def _code() -> str:
+    paths = sorted(path for name in ("app", "model") for path in (ROOT / name).rglob("*.py"))
+    return _digest(part for path in paths for part in (str(path).encode(), path.read_bytes()))
+
+
+def _processor() -> list[str]:
+    """The processor's name and instructions."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    told = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
+    return sorted({platform.machine(), platform.processor(), *told})
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    """A hash of parts that keeps their borders."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(b"%d:" % len(part))
+        found.update(part)
+    return found.hexdigest()[:32]
