@@ -49,9 +49,9 @@ class Service(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
-            route = self.scoring.find(scope["path"])
-            if route is not None:
-                await asgi.serve(self.scoring, route, scope, receive, send)
+            endpoint = self.scoring.find(scope["path"])
+            if endpoint is not None:
+                await asgi.serve(self.scoring, endpoint, scope, receive, send)
                 return
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)

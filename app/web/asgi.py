@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from starlette.types import Receive, Scope, Send
 
 from app.errors import NotReady, ServiceError
-from app.web.endpoints import Exchange, Header, Route, ScoringEndpoints
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+from app.web.endpoints import ScoringEndpoints
+from app.web.exchange import Endpoint, Exchange, Header
 
 
 class _ClientGone(Exception):
-    """The caller closed its connection; nobody waits for an answer."""
+    """The caller closed its connection before its body was complete."""
 
 
 class _AsgiExchange(Exchange):
@@ -24,13 +21,13 @@ class _AsgiExchange(Exchange):
 
     uvicorn's ``receive`` belongs to an object that knows whether the caller has gone; asking it
     costs nothing, while waiting for ``http.disconnect`` would cost a task for each request.
-    Behind another server nobody counts as departed before their deadline.
+    Behind another server no caller counts as departed before its deadline.
     """
 
     __slots__ = ("_cycle", "answer", "gone")
 
-    def __init__(self, route: Route, receive: Receive) -> None:
-        super().__init__(route)
+    def __init__(self, endpoint: Endpoint, receive: Receive) -> None:
+        super().__init__(endpoint)
         self._cycle = getattr(receive, "__self__", None)
         self.gone = False
         self.answer: asyncio.Future[tuple[int, bytes, Sequence[Header]]] = (
@@ -45,13 +42,13 @@ class _AsgiExchange(Exchange):
 
 
 async def serve(
-    endpoints: ScoringEndpoints, route: Route, scope: Scope, receive: Receive, send: Send
+    endpoints: ScoringEndpoints, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Answer one request."""
-    exchange = _AsgiExchange(route, receive)
+    exchange = _AsgiExchange(endpoint, receive)
     if endpoints.open(exchange, scope["headers"]):
         try:
-            async with asyncio.timeout(endpoints.receive_seconds):
+            async with asyncio.timeout(endpoints.limits.receive_seconds):
                 body = await _read(receive, endpoints)
             endpoints.begin(exchange, body)
             await asyncio.wait((exchange.answer,))
@@ -88,7 +85,7 @@ async def _read(receive: Receive, endpoints: ScoringEndpoints) -> bytes:
             raise _ClientGone
         part: bytes = message.get("body", b"")
         size += len(part)
-        if size > endpoints.max_body_bytes:
+        if size > endpoints.limits.max_body_bytes:
             raise endpoints.too_large()
         parts.append(part)
         more = message.get("more_body", False)

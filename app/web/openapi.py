@@ -1,8 +1,7 @@
 """The scoring endpoints' part of the OpenAPI document.
 
-They read their bodies themselves, so FastAPI cannot know them; the pydantic models that
-describe those bodies are put in here, with the fields of the bundle in use and a golden request
-of it as the example.
+They read their bodies themselves, so FastAPI does not know them. This adds the pydantic models of
+the bodies, with the fields of the bundle in use and one of its golden requests as the example.
 """
 
 from __future__ import annotations
@@ -16,11 +15,8 @@ from pydantic.json_schema import models_json_schema
 from app.bundle.bundle import Bundle, Example
 from app.features import json_schema
 from app.scoring.limits import Limits
+from app.web.endpoints import ROUTES
 from app.web.schemas import PredictRequest, RankRequest
-
-PREDICT_PATHS = ("/predict", "/v1/models/{name}:predict")
-RANK_PATH = "/rank"
-
 
 _HEADERS: list[dict[str, Any]] = [
     {
@@ -51,26 +47,33 @@ def complete(document: dict[str, Any], bundle: Bundle | None, limits: Limits) ->
     document = deepcopy(document)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(_schemas(bundle, limits))
-    for path in (*PREDICT_PATHS, RANK_PATH):
-        model = RankRequest if path == RANK_PATH else PredictRequest
-        operation = document["paths"][path]["post"]
-        content: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
-        operation["requestBody"] = {"required": True, "content": {"application/json": content}}
-        operation.setdefault("parameters", []).extend(_HEADERS)
-        for status, response in operation["responses"].items():
-            response["headers"] = {"X-Request-Id": _REQUEST_ID}
-            if status == "429":
-                response["headers"]["Retry-After"] = _RETRY_AFTER
+    for route in ROUTES:
+        example = None
         if bundle is not None:
-            form = _rank if path == RANK_PATH else _predict
-            request, answer = form(bundle.examples[0], bundle.version)
-            content["example"] = request
-            operation["responses"]["200"]["content"]["application/json"]["example"] = answer
+            example = _EXAMPLES[route.name](bundle.examples[0], bundle.version)
+        for path in route.paths:
+            _complete(document["paths"][path]["post"], route.request.__name__, example)
     return document
 
 
+def _complete(
+    operation: dict[str, Any], request: str, example: tuple[dict[str, Any], dict[str, Any]] | None
+) -> None:
+    """Add to one operation the schema of its body, its headers and an example of both bodies."""
+    content: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/{request}"}}
+    operation["requestBody"] = {"required": True, "content": {"application/json": content}}
+    operation.setdefault("parameters", []).extend(_HEADERS)
+    for status, response in operation["responses"].items():
+        response["headers"] = {"X-Request-Id": _REQUEST_ID}
+        if status == "429":
+            response["headers"]["Retry-After"] = _RETRY_AFTER
+    if example is not None:
+        content["example"], answer = example
+        operation["responses"]["200"]["content"]["application/json"]["example"] = answer
+
+
 def _schemas(bundle: Bundle | None, limits: Limits) -> dict[str, Any]:
-    """The bodies' schemas; without a bundle its fields are any."""
+    """The bodies' schemas; without a bundle they name no fields."""
     _, generated = models_json_schema(
         [(PredictRequest, "validation"), (RankRequest, "validation")],
         ref_template="#/components/schemas/{model}",
@@ -108,12 +111,12 @@ def _scores(example: Example) -> list[float]:
     return [round(score, 6) for score in scores]
 
 
-def _predict(example: Example, version: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _predict_example(example: Example, version: str) -> tuple[dict[str, Any], dict[str, Any]]:
     instances = [{**example.context, **candidate} for candidate in example.candidates]
     return {"instances": instances}, {"predictions": _scores(example), "version": version}
 
 
-def _rank(example: Example, version: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _rank_example(example: Example, version: str) -> tuple[dict[str, Any], dict[str, Any]]:
     candidates = [
         {"id": f"candidate-{index}", "features": features}
         for index, features in enumerate(example.candidates)
@@ -125,3 +128,6 @@ def _rank(example: Example, version: str) -> tuple[dict[str, Any], dict[str, Any
     ]
     request = {"context": example.context, "candidates": candidates}
     return request, {"ranking": ranking, "version": version}
+
+
+_EXAMPLES = {"predict": _predict_example, "rank": _rank_example}

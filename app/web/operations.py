@@ -1,7 +1,9 @@
-"""The application's other endpoints, and the documentation of the scoring ones."""
+"""The operation endpoints (/live, /ready, /model, /metrics), and the scoring paths' entries in
+the router, for the OpenAPI document and for applications that mount this one."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -12,8 +14,9 @@ from app.errors import NotFound, NotReady
 from app.metrics.registry import Metrics
 from app.serving.state import State
 from app.web import asgi
-from app.web.endpoints import Route, ScoringEndpoints
-from app.web.schemas import ErrorBody, PredictResponse, RankResponse
+from app.web.endpoints import ROUTES, ScoringEndpoints
+from app.web.exchange import Endpoint
+from app.web.schemas import ErrorBody
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The body cannot be decoded."},
@@ -27,44 +30,52 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-class _Handed(Response):
+class _ScoringResponse(Response):
     """A response that a scoring endpoint writes.
 
-    Requests meet the scoring endpoints before they get here; only where this application is
-    mounted below another path do they come this way.
+    ``Service`` hands requests to the scoring endpoints before the router sees them; only where
+    the application is mounted below another path do they come this way.
     """
 
-    def __init__(self, endpoints: ScoringEndpoints, path: str) -> None:
+    def __init__(self, endpoints: ScoringEndpoints, endpoint: Endpoint) -> None:
         super().__init__()
-        self._endpoints = endpoints
-        self._route: Route = endpoints.routes[path]
+        self._endpoints, self._endpoint = endpoints, endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await asgi.serve(self._endpoints, self._route, scope, receive, send)
+        await asgi.serve(self._endpoints, self._endpoint, scope, receive, send)
+
+
+def _scoring(endpoints: ScoringEndpoints, path: str) -> Callable[..., Awaitable[Response]]:
+    """The function behind a scoring path of the router."""
+    endpoint = endpoints.find(path.replace("{name}", "name"))
+    assert endpoint is not None
+
+    async def score() -> Response:
+        return _ScoringResponse(endpoints, endpoint)
+
+    async def score_named(name: str) -> Response:
+        return await score()
+
+    return score_named if "{name}" in path else score
 
 
 def build_router(state: State, endpoints: ScoringEndpoints, metrics: Metrics) -> APIRouter:
     """Build the routes over the objects they show."""
     router = APIRouter()
 
-    @router.post("/predict", response_model=PredictResponse, responses=ERRORS, tags=["scoring"],
-        )  # fmt: skip
-    async def predict() -> Response:
-        """Score rows: one click probability for each instance, in their order."""
-        return _Handed(endpoints, "/predict")
-
-    @router.post("/v1/models/{name}:predict", response_model=PredictResponse, responses=ERRORS,
-                 tags=["scoring"],
-        )  # fmt: skip
-    async def kserve_predict(name: str) -> Response:
-        """The same as /predict, at the path of TensorFlow Serving's and KServe's protocol."""
-        return _Handed(endpoints, "/predict")
-
-    @router.post("/rank", response_model=RankResponse, responses=ERRORS, tags=["scoring"],
-        )  # fmt: skip
-    async def rank() -> Response:
-        """Order candidates for one context by their predicted click probability."""
-        return _Handed(endpoints, "/rank")
+    for route in ROUTES:
+        for path, documentation in route.paths.items():
+            router.add_api_route(
+                path,
+                _scoring(endpoints, path),
+                methods=["POST"],
+                # Generated clients are named after it.
+                name=f"kserve_{route.name}" if "{name}" in path else route.name,
+                description=documentation,
+                response_model=route.response,
+                responses=ERRORS,
+                tags=["scoring"],
+            )
 
     @router.get("/live", tags=["operation"])
     async def live() -> dict[str, str]:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from app.bundle.bundle import CURRENT
-from app.web.bounded_head import HEAD_BYTES
+from app.web.bounded_protocol import HEAD_BYTES
 from tests.conftest import StartService
 from tests.support.failing_service import FAILING, VARIABLE
 from tests.support.redis_server import RedisServer

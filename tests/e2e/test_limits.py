@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.scoring.decoding import MAX_VALUES
-from app.web.bounded_head import HEAD_BYTES, HEADERS
+from app.web.bounded_protocol import HEAD_BYTES, HEADERS
 from tests.conftest import StartService
 from tests.support.samples import Sample, candidate_of, context_of
 from tests.support.serving import Service, strict

@@ -12,7 +12,9 @@ import pytest
 from app.metrics.requests import RequestMetrics
 from app.scoring.limits import Limits
 from app.scoring.scorer import Scorer
-from app.web.endpoints import LONG_BODY, Exchange, Header, Route, ScoringEndpoints
+from app.web.endpoints import LONG_BODY, ScoringEndpoints
+from app.web.exchange import Endpoint, Exchange, Header, Route
+from app.web.schemas import RankRequest, RankResponse
 from app.web.slow_requests import SlowRequests
 
 LISTS = 5
@@ -49,8 +51,9 @@ def test_one_long_body_is_begun_in_a_turn_of_the_loop(size: int, at_once: int) -
     async def scene() -> None:
         state = cast(Any, SimpleNamespace(scorer=SimpleNamespace(version="1")))
         endpoints = ScoringEndpoints(state, lambda _: RequestMetrics(), SlowRequests(0), LIMITS)
-        route = Route(cast(Any, prepare), lambda *_: "", "rank", RequestMetrics(), SlowRequests(0))
-        exchanges = [Asked(route) for _ in range(LISTS)]
+        route = Route("rank", {}, cast(Any, prepare), lambda *_: "", RankRequest, RankResponse)
+        endpoint = Endpoint(route, RequestMetrics(), SlowRequests(0))
+        exchanges = [Asked(endpoint) for _ in range(LISTS)]
         for exchange in exchanges:
             exchange.deadline = asyncio.get_running_loop().time() + 60
             endpoints.begin(exchange, bytes(size))

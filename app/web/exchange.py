@@ -1,0 +1,161 @@
+"""One scoring request on its way: its times, its answer, and what is counted of it."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import msgspec
+from pydantic import BaseModel
+
+from app.errors import ServiceError
+from app.features.graph_inputs import Scores
+from app.metrics.requests import RequestMetrics
+from app.scoring.scorer import Ids, Scorer, Steps
+from app.web.slow_requests import SlowRequests
+
+Header = tuple[bytes, bytes]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A scoring endpoint as it is in every service: its paths, and its way from body to body."""
+
+    name: str
+    """The label of its metrics."""
+    paths: Mapping[str, str]
+    """The documentation of each path; ``{name}`` in one stands for any word without / and :."""
+    prepare: Callable[[Scorer, bytes, Exchange], Steps[None]]
+    render: Callable[[Exchange, Scores], str]
+    request: type[BaseModel]
+    response: type[BaseModel]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Endpoint:
+    """A route of one service, with what counts and logs its requests."""
+
+    route: Route
+    metrics: RequestMetrics
+    slow_requests: SlowRequests
+
+
+class Exchange(ABC):
+    """One request and its answer; an ``app.scoring.scorer.Asker``.
+
+    An adapter gives ``write``, which is called exactly once, and ``departed``, and calls ``sent``
+    when the answer has been handed to the connection. The first answer counts: an engine may fail
+    a list, or its deadline pass, while the rest of it is being read.
+
+    All of it is touched on the event loop only. ``ScoringEndpoints`` sets the request's head and
+    ``received``, the scorer ``encoded``, ``rows``, ``ids``, ``top_k`` and ``degraded``, the batcher
+    ``begun`` and ``ended``.
+    """
+
+    __slots__ = (
+        "_start", "_status", "answered", "begun", "deadline", "degraded", "encoded", "ended",
+        "endpoint", "ids", "received", "request_id", "rows", "top_k", "version",
+    )  # fmt: skip
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._start = perf_counter()
+        self.received = self.encoded = self.begun = self.ended = 0.0
+        self._status = 0
+        self.request_id = b"-"
+        self.deadline = 0.0
+        self.version = ""
+        self.answered = False
+        self.degraded = False
+        self.rows = 0
+        self.ids: Ids | None = None
+        self.top_k: int | None = None
+
+    @abstractmethod
+    def departed(self) -> bool:
+        """Whether the caller has closed its connection."""
+
+    @abstractmethod
+    def write(self, status: int, body: bytes, headers: Sequence[Header]) -> None:
+        """Send the answer, with these headers besides the usual ones."""
+
+    def scored(self, scores: Scores) -> None:
+        """Answer with scores."""
+        if self.answered:
+            return
+        try:
+            body = self.endpoint.route.render(self, scores).encode()
+        except Exception as error:
+            self.failed(error)
+        else:
+            self._answer(200, body, ())
+
+    def failed(self, error: BaseException) -> None:
+        """Answer with an error; an unforeseen one is logged and told as an internal error."""
+        if self.answered:
+            return
+        if not isinstance(error, ServiceError):
+            log.error("request %s failed", self.request_id.decode(), exc_info=error)
+            error = ServiceError("internal error")
+        headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+        if not self.departed():
+            self.endpoint.metrics.count_refusal(error.reason)
+        self._answer(error.status, msgspec.json.encode(error.body()), headers)
+
+    def _answer(self, status: int, body: bytes, headers: Sequence[Header]) -> None:
+        self.answered = True
+        if self.departed():
+            self.endpoint.metrics.count_departed()
+        else:
+            self._status = status
+            self.endpoint.metrics.count_answer(status)
+        self.write(status, body, headers)
+
+    def sent(self) -> None:
+        """Count and log the request's times, now that its answer is on the connection."""
+        status, endpoint = self._status, self.endpoint
+        if not status:
+            return
+        now = perf_counter()
+        taken = now - self._start
+        endpoint.metrics.observe_latency(status, taken)
+        if self.encoded:
+            endpoint.metrics.observe_stages(
+                self.encoded - self.received,
+                max(0.0, (self.begun or now) - self.encoded),
+                now - self.ended if status == 200 else None,
+            )
+        if taken > endpoint.slow_requests.seconds:
+            endpoint.slow_requests.log(self._log_fields(now))
+
+    def _log_fields(self, now: float) -> dict[str, object]:
+        """The log line of a slow request: its times, and nothing out of its body."""
+        stage_ends = {
+            "read": self.received,
+            "encode": self.encoded,
+            # The engine may have begun with the first rows while others were encoded.
+            "queue": max(self.begun, self.encoded) if self.begun else 0.0,
+            "engine": self.ended,
+            "response": now,
+        }
+        fields: dict[str, object] = {
+            "request": self.request_id.decode(),
+            "route": self.endpoint.route.name,
+            "status": self._status,
+            "rows": self.rows,
+            "version": self.version,
+            "total_ms": round(1000 * (now - self._start), 3),
+        }
+        before = self._start
+        for stage, end in stage_ends.items():
+            # A stage without an end is the one in which the request was answered: it has the rest.
+            unfinished = end < before
+            fields[f"{stage}_ms"] = round(1000 * ((now if unfinished else end) - before), 3)
+            if unfinished:
+                break
+            before = end
+        return fields
