@@ -23,7 +23,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 
 from app import logs
-from app.bundle.bundle import newest
+from app.bundle.directory import newest
 from app.errors import CtrError, KeyFileError
 from app.main import create_app
 from app.serving.loading import Opened, open_bundle

@@ -14,23 +14,24 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
-from app.bundle.bundle import Bundle, newest
+from app.bundle.bundle import Bundle
+from app.bundle.directory import newest
 from app.errors import CtrError
+from app.files import write_file
 from app.remote.address import Address
 from app.remote.link import Link, open_link
 from model import publish as publishing
 from model.compare import CompareError, chosen, compare
 from model.compare_report import TABLE, write_pages, write_summary
-from model.config import MANY_ROWS, NETWORKS, ConfigError, Settings
+from model.config import MANY_ROWS, NETWORKS, Settings
 from model.data.inputs import Inputs
 from model.data.prepare import prepare, prepare_together
 from model.data.split import Part
-from model.fetch import FetchError, fetch
+from model.fetch import fetch
 from model.group import joined
 from model.pipeline import Often, export, learn
 from model.progress import say
 from model.score_files import Offline, show
-from model.training.trainer import TrainingError
 from model.training.warm_start import Start
 from model.tune import NAMES, require_own, tune
 
@@ -277,7 +278,7 @@ def evaluate(
     kept = offline.bundle.spec.kept(part.value if part else "test")
     metrics = offline.evaluate(frames, kept if negatives_kept is None else negatives_kept)
     if json_file is not None:
-        json_file.write_text(json.dumps(metrics.to_dict(), indent=1) + "\n")
+        write_file(json_file, (json.dumps(metrics.to_dict(), indent=1) + "\n").encode())
     print(show(metrics))
 
 
@@ -378,7 +379,7 @@ def main() -> int:
     try:
         # typer turns Ctrl-C into the exit code 130, which it returns when not standalone.
         code: int = cli(standalone_mode=False) or 0
-    except (CtrError, ConfigError, FetchError, TrainingError, OSError) as error:
+    except (CtrError, OSError) as error:
         say(f"error: {error}")
         return 1
     except (Interrupted, typer.Abort):

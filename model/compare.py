@@ -19,12 +19,12 @@ import numpy as np
 from app.bundle.bundle import Bundle
 from app.errors import CtrError
 from app.features.graph_inputs import Batch
+from app.files import write_file
 from app.scoring.engine import Engine
 from model.config import NETWORKS, ConfigError, Settings, TrainConfig
 from model.data.dataset import Dataset
 from model.data.inputs import hash_of
 from model.data.prepare import Prepared
-from model.files import write_atomically
 from model.pipeline import run
 from model.progress import say
 from model.quality.calibration import Calibration, calibrated
@@ -193,7 +193,7 @@ def _measure(
         fingerprint, bundle.name, row, config.to_dict(), bins.predicted.tolist(),
         bins.observed.tolist(),
     )  # fmt: skip
-    write_atomically(_path(out, Member(row.network, row.seed)), msgspec.json.encode(record))
+    write_file(_path(out, Member(row.network, row.seed)), msgspec.json.encode(record))
     return record
 
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from app.files import write_file
 from model.compare import Comparison, Record, Row
 from model.data.split import Part
-from model.files import write_atomically
 
 SUMMARY, TABLE, PAGE = "summary.csv", "summary.md", "report.html"
 
@@ -55,7 +55,7 @@ def write_summary(out: Path, comparison: Comparison) -> Path:
     for record in comparison.records:
         values = (getattr(record.row, name) for name in Row.__struct_fields__)
         writer.writerow("" if value is None else _plain(value) for value in values)
-    write_atomically(out / SUMMARY, file.getvalue().encode())
+    write_file(out / SUMMARY, file.getvalue().encode())
     return out / SUMMARY
 
 
@@ -66,8 +66,8 @@ def _plain(value: object) -> object:
 def write_pages(out: Path, title: str, rows: Mapping[Part, int], comparison: Comparison) -> Path:
     """Write the Markdown table and the page; ``rows`` are each part's. Return the page."""
     text = markdown(title, rows, comparison)
-    write_atomically(out / TABLE, text.encode())
-    write_atomically(out / PAGE, page(title, rows, comparison).encode())
+    write_file(out / TABLE, text.encode())
+    write_file(out / PAGE, page(title, rows, comparison).encode())
     return out / PAGE
 
 

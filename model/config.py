@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from app.errors import CtrError
+
 NETWORKS = (
     "lr", "fm", "ffm", "fnn", "ipnn", "opnn", "pnn_star", "wide_deep", "deepfm",
 )  # fmt: skip
@@ -43,7 +45,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
 starts from, is lost under an L2 that suits the other deep networks."""
 
 
-class ConfigError(ValueError):
+class ConfigError(CtrError):
     """A training setting is unknown, of the wrong type or out of range; the message names it."""
 
 

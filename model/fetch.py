@@ -6,7 +6,6 @@ None of them is part of this project or may be copied into it: each folder gets 
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import zipfile
@@ -17,8 +16,11 @@ from tempfile import TemporaryDirectory
 
 import polars as pl
 
+from app.errors import CtrError
+from app.files import write_file
 
-class FetchError(RuntimeError):
+
+class FetchError(CtrError):
     """A data set could not be made; the message says what to do about it."""
 
 
@@ -53,12 +55,9 @@ def fetch(name: str, directory: Path) -> Path:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".fetch-", dir=folder) as temporary:
-        scratch = Path(temporary)
-        contents = data_set.prepare(scratch)
+        contents = data_set.prepare(Path(temporary))
         for file in data_set.files:
-            partial = scratch / file
-            partial.write_bytes(contents[file].encode())
-            os.replace(partial, folder / file)
+            write_file(folder / file, contents[file].encode())
     return folder
 
 

@@ -11,16 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.bundle.bundle import (
-    EXAMPLES,
-    GRAPH,
-    INT8_GRAPH,
-    SPEC,
-    VOCABULARY,
-    Bundle,
-    newest,
-    write_bundle,
-)
+from app.bundle.bundle import Bundle
+from app.bundle.directory import newest
+from app.bundle.manifest import EXAMPLES, GRAPH, INT8_GRAPH, SPEC, VOCABULARY
+from app.bundle.writing import write_bundle
 from model.config import TrainConfig
 from model.data.encode import statistics
 from model.data.inputs import Inputs, hash_of
@@ -224,7 +218,7 @@ def export(
         if float(np.ptp(logits["test"])) < FLAT_LOGITS:
             say("warning: the scores of the test part are all alike: nothing was learnt")
 
-    def describe(_: Path) -> dict[str, Any]:
+    def describe() -> dict[str, Any]:
         return {
             "network": config.network,
             "metrics": {part: figures.to_dict() for part, figures in metrics.items()},

@@ -10,9 +10,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import polars as pl
 
-from app.bundle.bundle import Bundle, Precision, newest
+from app.bundle.bundle import Bundle, Precision
+from app.bundle.directory import newest
 from app.features.encoder import Encoder
 from app.features.layout import Layout
+from app.files import partial_directory, put_in_place
 from app.scoring.engine import Engine, cpu_quota
 from model.data.encode import encode
 from model.data.files import FILE, LINE, DataError
@@ -118,11 +120,10 @@ class Offline:
         spec = self.bundle.spec
         reader = Reader(spec, paths, max_bad_lines, label=False, progress=True)
         rows, pieces = 0, []
-        # Beside the result, so that it takes its place whole or not at all.
-        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as directory:
+        with partial_directory(out.parent) as directory:
             for number, frame in enumerate(reader.frames()):
                 scores = score_dataset(self.engine, encode(spec, self.encoder, frame, label=False))
-                pieces.append(Path(directory) / f"{number}.parquet")
+                pieces.append(directory / f"{number}.parquet")
                 frame.select(pl.col(FILE).alias("file"), pl.col(LINE).alias("line")).with_columns(
                     pl.Series("logit", scores.logit),
                     pl.Series("score", scores.score),
@@ -130,9 +131,9 @@ class Offline:
                 ).write_parquet(pieces[-1])
                 rows += frame.height
             _warn(reader.warnings)
-            whole = Path(directory) / "whole.parquet"
+            whole = directory / "whole.parquet"
             pl.scan_parquet(pieces).sink_parquet(whole)
-            whole.rename(out)
+            put_in_place(whole, out)
         return rows
 
 

@@ -19,10 +19,10 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from app.errors import CtrError
+from app.files import write_file
 from model.config import SHALLOW, Metric, TrainConfig
 from model.data.inputs import hash_of
 from model.data.prepare import Prepared
-from model.files import write_atomically
 from model.pipeline import FEW_BATCHES
 from model.progress import say
 from model.training.fit import Evaluation, fit
@@ -287,4 +287,4 @@ def write_settings(out: Path, name: str, found: Found) -> None:
         f"# {NAMES[found.metric]} {found.value:.4f} on the validation part{before}.",
         *(f"{key} = {json.dumps(value)}" for key, value in found.config.to_dict().items()),
     ]
-    write_atomically(out, "\n".join([*lines, ""]).encode())
+    write_file(out, "\n".join([*lines, ""]).encode())

@@ -11,10 +11,10 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from app.bundle.bundle import CURRENT, complete_bundles, read_manifest
+from app.bundle.directory import CURRENT, complete_bundles, read_current, write_current
+from app.bundle.manifest import read_manifest
 from app.errors import ActivationRefused, BundleError, NotFound, NotReady
 from app.serving.state import State
-from app.serving.versions import point, pointer
 
 ACTIVATION_SECONDS = 180.0
 """How long a bundle may take to be loaded, and agreed on by all workers."""
@@ -74,7 +74,7 @@ class Activation:
         found.sort(key=lambda each: (each.created or "", each.version), reverse=True)
         current = None
         with suppress(OSError):
-            current = pointer(self._directory)
+            current = read_current(self._directory)
         return Listing(
             serving=serving.name if serving else None,
             current=None if current is None else current[:80].decode("utf-8", "replace").strip(),
@@ -134,15 +134,17 @@ class Activation:
     async def _point(self, version: str) -> None:
         """Write ``CURRENT`` and wait; put back what it was if that comes to nothing."""
         try:
-            kept = await asyncio.to_thread(pointer, self._directory)
-            pinned = await asyncio.to_thread(point, self._directory, f"{version}\n".encode())
+            kept = await asyncio.to_thread(read_current, self._directory)
+            pinned = await asyncio.to_thread(
+                write_current, self._directory, f"{version}\n".encode()
+            )
         except OSError as error:
             raise ActivationRefused(f"{CURRENT} cannot be written: {error.strerror}") from error
         try:
             async with asyncio.timeout(ACTIVATION_SECONDS):
                 await self._served(self._directory / version, pinned)
         except BaseException as error:
-            await asyncio.to_thread(point, self._directory, kept)
+            await asyncio.to_thread(write_current, self._directory, kept)
             self._state.look()
             if isinstance(error, TimeoutError):
                 raise ActivationRefused(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from app.backoff import Backoff
-from app.bundle.bundle import newest
+from app.bundle.directory import newest
 from app.errors import BundleError, CtrError, NotReady
 from app.features.graph_inputs import Batch, Scores
 from app.metrics.registry import Metrics

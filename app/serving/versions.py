@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from app.bundle.bundle import CURRENT, candidates, sync
+from app.bundle.directory import current_written, preferred_bundles
 from app.errors import BundleError
 
 Fingerprint = tuple[tuple[str, int, int], ...]
@@ -52,7 +50,7 @@ class Versions:
     def wanted(self, current: Path) -> Attempt | None:
         """Return the bundle that should take the place of ``current``, if any should."""
         try:
-            found = candidates(self.directory)
+            found = preferred_bundles(self.directory)
         except BundleError as error:
             if str(error) != self._problem:
                 self._problem = str(error)
@@ -62,7 +60,7 @@ class Versions:
         for path in found:
             if path.name == current.name:
                 return None
-            attempt = Attempt(path, _fingerprint(path), written(self.directory))
+            attempt = Attempt(path, _fingerprint(path), current_written(self.directory))
             refusal = self.refusals.get(path)
             if refusal is None or _differs(attempt, refusal.attempt):
                 return attempt
@@ -76,47 +74,6 @@ class Versions:
 def _differs(attempt: Attempt, refused: Attempt) -> bool:
     """Whether there is a reason to try again."""
     return attempt.files != refused.files or attempt.pinned not in (0, refused.pinned)
-
-
-def written(directory: Path) -> int:
-    """When ``CURRENT`` was written, in nanoseconds; 0 if it is not there."""
-    try:
-        return (directory / CURRENT).stat().st_mtime_ns
-    except OSError:
-        return 0
-
-
-def pointer(directory: Path) -> bytes | None:
-    """Return what ``CURRENT`` holds, if it is there."""
-    try:
-        return (directory / CURRENT).read_bytes()
-    except FileNotFoundError:
-        return None
-
-
-def point(directory: Path, content: bytes | None) -> int:
-    """Write ``CURRENT``, whole or not at all, or remove it; return :func:`written`.
-
-    Raises:
-        OSError: the directory cannot be written to.
-    """
-    target = directory / CURRENT
-    if content is None:
-        target.unlink(missing_ok=True)
-    else:
-        descriptor, name = tempfile.mkstemp(prefix=".current-", dir=directory)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(file.fileno(), 0o644)
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(name, target)
-        except BaseException:
-            os.unlink(name)
-            raise
-    sync(directory)
-    return written(directory)
 
 
 def _fingerprint(path: Path) -> Fingerprint:

@@ -23,6 +23,7 @@ from app.features import canonical, encoder, layout, spec, vocabulary
 from app.features.encoder import Encoder
 from app.features.spec import FeatureSpec
 from app.features.vocabulary import Vocabulary
+from model.arrays import Arrays, DamagedError, read_arrays, write_arrays
 from model.data import dataset, files, inputs, spill, split
 from model.data import encode as encoding
 from model.data import vocabulary as learning
@@ -32,7 +33,6 @@ from model.data.files import Source
 from model.data.inputs import Raw
 from model.data.reader import raw_rows
 from model.data.split import PARTS, Part
-from model.disk.arrays import Arrays, DamagedError, read_arrays, written
 from model.progress import bar
 
 DECIDING: Sequence[ModuleType] = (
@@ -79,7 +79,7 @@ def write_encoded(
     rows: list[dict[str, Any]] = []
     tested = 0
     with (
-        written(directory) as entry,
+        write_arrays(directory) as entry,
         bar("encoding", len(raw.spill), "row", progress) as shown,
     ):
         for where, frame in raw.spill.frames():
@@ -96,7 +96,7 @@ def write_encoded(
         (entry.directory / VOCABULARY).mkdir()
         vocabulary.save(entry.directory / VOCABULARY)
         (entry.directory / ROWS).write_bytes(msgspec.json.Encoder().encode_lines(rows))
-        entry.described = {
+        entry.description = {
             "kept": {part: spec.kept(part) for part in raw.parts},
             "sources": {
                 part: [asdict(source) for source in sources]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from app.bundle.bundle import SlotStatistics
+from app.bundle.manifest import SlotStatistics
 from app.features.arrays import Indices
 from app.features.encoder import Encoder, SideEncoder
 from app.features.layout import Layout

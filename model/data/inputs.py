@@ -14,11 +14,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from app.features.spec import FeatureSpec
+from app.files import sha256
 from model.data.files import DataError, Source
 from model.data.reader import MOMENT, Reader
 from model.data.spill import Spill
 from model.data.split import PARTS, SHARES, Part, SplitMode, split
-from model.files import sha256
 
 
 @dataclass(frozen=True, slots=True)

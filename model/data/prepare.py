@@ -15,6 +15,8 @@ from app.bundle.bundle import Bundle
 from app.features.encoder import Encoder
 from app.features.spec import FeatureSpec
 from app.features.vocabulary import Vocabulary
+from app.files import partial_directory, remove_abandoned
+from model.arrays import DamagedError
 from model.config import TrainConfig
 from model.data.cache import Encoded, program, read_encoded, write_encoded
 from model.data.cross_counts import learn_crosses
@@ -23,8 +25,6 @@ from model.data.files import DataError, Source
 from model.data.inputs import Inputs, hash_of
 from model.data.split import Part
 from model.data.vocabulary import learn
-from model.disk.arrays import DamagedError
-from model.disk.scratch import remove_abandoned, scratch
 from model.group import Group
 from model.networks.crosses import Cross
 from model.progress import Stopwatch, say
@@ -164,7 +164,7 @@ def _encode(
     spec: FeatureSpec, inputs: Inputs, before: Bundle | None, entry: Path, progress: bool
 ) -> None:
     remove_abandoned(entry.parent)
-    with scratch(entry.parent) as directory:
+    with partial_directory(entry.parent) as directory:
         watch = Stopwatch()
         raw = inputs.read(spec, directory, progress)
         say(f"read {len(raw.spill):,} rows in {watch.lap():.1f} s")

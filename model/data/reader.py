@@ -22,8 +22,8 @@ from app.features.canonical import integer_key, seconds
 from app.features.encoder import ColumnProblem, FieldEncoder, field_encoder
 from app.features.spec import FeatureSpec, Field, MultiCategorical, Numeric, Time, is_scaled
 from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Vocabulary, arrange
+from app.files import sha256
 from model.data.files import FILE, LINE, BadLines, DataError, Source, pieces
-from model.files import sha256
 from model.progress import bar
 
 MOMENT = "__moment__"

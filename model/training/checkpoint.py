@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from model.disk.arrays import Arrays, DamagedError, read_arrays, written
-from model.disk.scratch import remove_abandoned
+from app.files import remove_abandoned
+from model.arrays import Arrays, DamagedError, read_arrays, write_arrays
 
 KEPT = 2
 """How many checkpoints stay: the one before is there if the newest is broken."""
@@ -64,8 +64,8 @@ class Checkpoints:
 
     def write(self, step: int, values: Mapping[str, Any], arrays: Arrays) -> None:
         """Write a state, and then remove all but the last ones."""
-        with written(self.directory / f"step-{step}") as checkpoint:
-            checkpoint.described = values
+        with write_arrays(self.directory / f"step-{step}") as checkpoint:
+            checkpoint.description = values
             for name, array in arrays.items():
                 checkpoint.save(name, array)
         for path in self._newest_first()[KEPT:]:

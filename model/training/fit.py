@@ -17,9 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from app.features.layout import Layout
+from model.arrays import Arrays
 from model.config import TrainConfig
 from model.data.dataset import Dataset
-from model.disk.arrays import Arrays
 from model.group import ALONE, Group
 from model.networks import weight_bytes
 from model.networks.crosses import Cross

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from app.errors import CtrError
 from app.features.arrays import Indices
 from app.features.layout import PADDING, Layout
+from model.arrays import Arrays
 from model.config import TrainConfig
 from model.data.dataset import Dataset
-from model.disk.arrays import Arrays
 from model.group import ALONE, Group
 from model.networks import build
 from model.networks.crosses import Cross
@@ -33,7 +34,7 @@ Rows = NDArray[np.int64]
 _COUNTED_AT_ONCE = 2**17
 
 
-class TrainingError(RuntimeError):
+class TrainingError(CtrError):
     """Training cannot go on; the message says at which step and why."""
 
 

@@ -30,7 +30,7 @@ import numpy as np
 import redis
 import torch
 
-from app.bundle.bundle import newest
+from app.bundle.directory import newest
 from app.features.encoder import Encoder
 from app.features.layout import Slot
 from app.features.spec import FeatureSpec

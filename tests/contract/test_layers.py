@@ -15,13 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # One line a folder (or a module beside the folders), from the edge down to the floor: what it may
 # import of ours. Inside a folder the modules may import each other, but not in a circle.
-FLOOR = {"app.backoff", "app.errors", "app.logs"}
+FLOOR = {"app.backoff", "app.errors", "app.files", "app.logs"}
 FEATURES = FLOOR | {"app.features"}
 BUNDLE = FEATURES | {"app.bundle"}
 ENGINE = BUNDLE | {"app.scoring"}
 SERVICE = ENGINE | {"app.workers", "app.metrics", "app.remote", "app.serving", "app.settings"}
 DATA = {
-    "model.config", "model.data", "model.disk", "model.files", "model.group", "model.networks",
+    "model.arrays", "model.config", "model.data", "model.group", "model.networks",
     "model.progress",
 }  # fmt: skip
 TRAINER = DATA | {
@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app": set(),
     "app.backoff": set(),
     "app.errors": set(),
+    "app.files": set(),
     "app.logs": set(),
     "app.settings": set(),
     "app.workers": FLOOR,
@@ -48,13 +49,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The trainer takes from the service what turns values into indices and what runs a graph, so
     # that training and serving share both.
     "model": set(),
+    "model.arrays": {"app.errors", "app.files"},
     "model.config": {"app.errors"},
-    "model.files": set(),
     "model.group": set(),
     "model.progress": set(),
-    "model.fetch": {"app.errors"},
+    "model.fetch": {"app.errors", "app.files"},
     "model.networks": FEATURES | {"model.config"},
-    "model.disk": BUNDLE | {"model.files"},
     "model.data": BUNDLE | DATA,
     "model.quality": ENGINE | DATA,
     "model.export": ENGINE | DATA | {"model.quality"},
@@ -64,7 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.pipeline": ENGINE | TRAINER - {"model.pipeline"},
     "model.tune": BUNDLE | TRAINER,
     "model.compare": ENGINE | TRAINER,
-    "model.compare_report": TRAINER | {"model.compare"},
+    "model.compare_report": TRAINER | {"app.files", "model.compare"},
     "model.publish": BUNDLE | {"app.remote"},
     "model.__main__": BUNDLE
     | TRAINER

@@ -23,7 +23,7 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from app.bundle.bundle import CURRENT
+from app.bundle.directory import CURRENT
 from tests.drills.faults.drive import Request, ask, leave_after, run
 from tests.drills.faults.figures import Figure, Found, as_json, failures, percentile, table
 from tests.drills.faults.lists import COMPANY

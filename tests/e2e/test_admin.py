@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.bundle.bundle import CURRENT
+from app.bundle.directory import CURRENT
 from app.web.bounded_protocol import HEAD_BYTES
 from tests.conftest import StartService
 from tests.support.failing_service import FAILING, VARIABLE

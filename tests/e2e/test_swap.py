@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from app.bundle.bundle import CURRENT, EXAMPLES, MANIFEST
+from app.bundle.directory import CURRENT
+from app.bundle.manifest import EXAMPLES, MANIFEST
 from tests.conftest import StartService
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer

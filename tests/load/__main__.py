@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bundle.bundle import Bundle, newest
+from app.bundle.bundle import Bundle
+from app.bundle.directory import newest
 from app.errors import CtrError
 from tests.load import plot, report
 from tests.load.arguments import Options, parse

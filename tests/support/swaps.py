@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from app.bundle.bundle import MANIFEST, FileRecord, bundle_id
+from app.bundle.manifest import MANIFEST, FileRecord, bundle_id
 from tests.support.serving import Service, strict, wait_until
 
 POLL = {"bundle_poll_seconds": 0.1, "deadline_ms": 500}

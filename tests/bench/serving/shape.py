@@ -20,16 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.bundle.bundle import (
-    EXAMPLES,
-    GRAPH,
-    INT8_GRAPH,
-    SPEC,
-    VOCABULARY,
-    Bundle,
-    Example,
-    write_bundle,
-)
+from app.bundle.bundle import Bundle, Example
+from app.bundle.manifest import EXAMPLES, GRAPH, INT8_GRAPH, SPEC, VOCABULARY
+from app.bundle.writing import write_bundle
 from app.features.encoder import Encoder
 from app.features.spec import FeatureSpec
 from app.features.vocabulary import SlotVocabulary, Texts, Vocabulary, arrange
@@ -172,7 +165,7 @@ def write_untrained(
 
     described = {"network": "deepfm", "metrics": {}, "data": [], "statistics": {},
                  "training": {"parity": {"worst_logit_difference": 0.0}}}  # fmt: skip
-    return write_bundle(directory, fill, lambda _: described)
+    return write_bundle(directory, fill, lambda: described)
 
 
 def _sources() -> str:

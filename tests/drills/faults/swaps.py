@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from app.bundle.bundle import CURRENT
+from app.bundle.directory import CURRENT
 from tests.drills.faults.drive import Answer, ask_in_turn, offer, run
 from tests.drills.faults.figures import Figure, p99
 from tests.drills.faults.lists import COMPANY

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from app.bundle.bundle import Bundle
+from app.files import PARTIAL, partial_directory
+from model.arrays import INDEX
 from model.config import TrainConfig
 from model.data.files import DataError
 from model.data.inputs import Inputs
 from model.data.prepare import Prepared, prepare
 from model.data.split import Part
-from model.disk.arrays import INDEX
-from model.disk.scratch import PARTIAL, scratch
 from model.pipeline import run
 from tests.support import samples
 
@@ -207,7 +207,7 @@ def test_what_is_half_written_is_never_used(
     (entry,) = cached.entries()
     taken()
     entry.rename(cached.cache / f"{PARTIAL}killed")
-    with scratch(cached.cache) as running:
+    with partial_directory(cached.cache) as running:
         cached()
         assert not taken()
         # What a killed run has left is gone, what another one still writes is not.

@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from app.bundle.bundle import GRAPH, INT8_GRAPH, Bundle
+from app.bundle.bundle import Bundle
+from app.bundle.manifest import GRAPH, INT8_GRAPH
 from app.errors import BundleError, ProviderError
 from app.features.encoder import Encoder
 from app.features.graph_inputs import Batch, Scores

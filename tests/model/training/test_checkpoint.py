@@ -20,11 +20,11 @@ import torch
 
 from app.bundle.bundle import Bundle
 from app.features.layout import Layout, Slot
+from model.arrays import INDEX, DamagedError, read_arrays, write_arrays
 from model.config import NETWORKS, TrainConfig
 from model.data.dataset import Dataset
 from model.data.inputs import Inputs
 from model.data.prepare import prepare
-from model.disk.arrays import INDEX, DamagedError, read_arrays, written
 from model.pipeline import CHECKPOINTS, Often, run
 from model.training.checkpoint import KEPT, Checkpoints
 from model.training.fit import FitResult, fit
@@ -210,7 +210,7 @@ def test_without_resume_nothing_is_taken_over(tmp_path: Path) -> None:
 def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
     """Kinds, shapes and any names are kept; an interrupted write leaves what was there."""
     arrays = {"a/b": np.float32(3), "c": np.zeros((0, 4), np.int32), "d": np.array([2**63], "u8")}
-    with written(tmp_path / "x") as writing:
+    with write_arrays(tmp_path / "x") as writing:
         writing.described = {"big": 2**100, "none": None}
         for name, array in arrays.items():
             writing.save(name, array)
@@ -218,7 +218,7 @@ def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
             writing.append("grown", np.full((rows, 3), rows, np.int16))
 
     def interrupted() -> None:
-        with written(tmp_path / "x") as writing:
+        with write_arrays(tmp_path / "x") as writing:
             writing.save("c", np.ones(9))
             writing.append("grown", np.ones(9))
             raise Killed

@@ -1,7 +1,7 @@
-"""Arrays and what is said of them, on disk whole or not at all; damage is noticed.
+"""Named arrays and their description on disk, whole or not at all; damage is noticed.
 
-A directory holds one ``.npy`` file for each array, others that its writer adds, and an index with
-all their hashes and its own. It is written under another name, made durable and then renamed.
+A directory holds one ``.npy`` file for each array, further files that its writer adds, and an
+index with the hashes of all of them and its own.
 """
 
 from __future__ import annotations
@@ -17,61 +17,57 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bundle.bundle import sync
-from model.disk.scratch import scratch
-from model.files import sha256
+from app.errors import CtrError
+from app.files import partial_directory, put_in_place, sha256
 
 Arrays = dict[str, NDArray[Any]]
 INDEX = "index.json"
 
 
-class DamagedError(ValueError):
-    """What is there is not what was written; the message names the file."""
+class DamagedError(CtrError):
+    """A file is not what was written; the message names it."""
 
 
-class Writing:
-    """What :func:`written` gives: takes arrays by any names, whole or growing row by row.
+class ArrayWriter:
+    """Takes arrays by any names, whole or growing row by row.
 
-    Further files may be put into ``directory``. ``described`` is anything that JSON can hold.
+    Further files may be put into ``directory``. ``description`` is anything that JSON can hold.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.described: Mapping[str, Any] = {}
+        self.description: Mapping[str, Any] = {}
         self._files: dict[str, Path] = {}
-        self._growing: dict[str, _Growing] = {}
+        self._growing: dict[str, _GrowingArray] = {}
 
     def save(self, name: str, array: Any) -> None:
         """Write a whole array."""
         np.save(self._new(name), np.asarray(array), allow_pickle=False)
 
     def append(self, name: str, rows: NDArray[Any]) -> None:
-        """Write the next rows of an array; no more of it is held in memory."""
+        """Write the next rows of an array; only these are held in memory."""
         if name not in self._growing:
-            self._growing[name] = _Growing(self._new(name), rows)
+            self._growing[name] = _GrowingArray(self._new(name), rows)
         self._growing[name].append(rows)
 
     def close(self) -> None:
-        """End the growing arrays."""
+        """Complete the growing arrays."""
         for array in self._growing.values():
             array.close()
 
-    def finish(self) -> None:
-        """Make all durable, and then write the index."""
+    def write_index(self) -> None:
+        """Complete the growing arrays and write the index of all files."""
         self.close()
         files = {name: {"file": p.name, "sha256": sha256(p)} for name, p in self._files.items()}
-        ours = {record["file"] for record in files.values()}
-        others = {}
-        for path in sorted(self.directory.rglob("*")):
-            if path.is_file():
-                if path.name not in ours:
-                    others[path.relative_to(self.directory).as_posix()] = sha256(path)
-                sync(path)
-        body = json.dumps({"described": self.described, "files": files, "others": others})
+        arrays = {record["file"] for record in files.values()}
+        others = {
+            path.relative_to(self.directory).as_posix(): sha256(path)
+            for path in sorted(self.directory.rglob("*"))
+            if path.is_file() and path.name not in arrays
+        }
+        body = json.dumps({"described": self.description, "files": files, "others": others})
         digest = hashlib.sha256(body.encode()).hexdigest()
         (self.directory / INDEX).write_text(f"{digest}\n{body}\n", encoding="utf-8")
-        sync(self.directory / INDEX)
-        sync(self.directory)
 
     def _new(self, name: str) -> Path:
         path = self.directory / f"{len(self._files)}.npy"
@@ -79,8 +75,8 @@ class Writing:
         return path
 
 
-class _Growing:
-    """An array on disk that gets longer; its header is put right at the end."""
+class _GrowingArray:
+    """An array on disk that gets longer; closing it corrects the header."""
 
     def __init__(self, path: Path, like: NDArray[Any]) -> None:
         self._file = path.open("wb")
@@ -98,36 +94,35 @@ class _Growing:
             self._file.close()
 
     def _write_header(self) -> None:
-        # NumPy leaves room in it for any number of rows.
+        # NumPy pads the header so that any number of rows fits into it.
         header = np.lib.format.header_data_from_array_1_0(self._like)
         header["shape"] = (self._rows, *self._like.shape[1:])
         np.lib.format.write_array_header_1_0(self._file, header)
 
 
 @contextmanager
-def written(directory: Path) -> Iterator[Writing]:
-    """Give a place to write arrays to; on leaving it becomes ``directory``, whole or not at all.
+def write_arrays(directory: Path) -> Iterator[ArrayWriter]:
+    """Yield a writer of arrays; on leaving, they become ``directory``, whole or not at all.
 
-    What is there already is replaced.
+    A directory of that name is replaced.
     """
-    with scratch(directory.parent) as partial:
-        writing = Writing(partial)
+    with partial_directory(directory.parent) as partial:
+        writer = ArrayWriter(partial)
         try:
-            yield writing
-            writing.finish()
+            yield writer
+            writer.write_index()
         finally:
-            writing.close()
+            writer.close()
         if directory.exists():
             shutil.rmtree(directory)
-        partial.rename(directory)
-        sync(directory.parent)
+        put_in_place(partial, directory)
 
 
 def read_arrays(directory: Path, mapped: bool = False) -> tuple[dict[str, Any], Arrays]:
-    """Return the description and the arrays; all other files are verified too.
+    """Return the description and the arrays, every file verified.
 
-    ``mapped`` leaves the arrays on disk, to be paged in as they are looked at; the files may be
-    removed meanwhile.
+    ``mapped`` leaves the arrays on disk, to be paged in as they are read; the files may be removed
+    in the meantime.
 
     Raises:
         DamagedError: a file is absent, cut off or altered.

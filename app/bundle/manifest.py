@@ -1,0 +1,105 @@
+"""The manifest: a bundle's description, with the name, size and hash of every other file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from app.errors import BundleError
+from app.files import sha256
+
+FORMAT_VERSION = 1
+READABLE_FORMATS = (1,)
+MANIFEST = "manifest.json"
+SPEC = "features.toml"
+VOCABULARY = "vocabulary"
+GRAPH = "score.onnx"
+INT8_GRAPH = "score.int8.onnx"
+EXAMPLES = "examples.jsonl"
+
+
+class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file's SHA-256 and its size in bytes."""
+
+    sha256: str
+    size: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """Return the record of a file as it is on disk."""
+        return cls(sha256(path), path.stat().st_size)
+
+
+class SlotStatistics(msgspec.Struct, frozen=True):
+    """Shares of the training part's rows in which a slot was missing or OOV; its table rows."""
+
+    missing: float
+    oov: float
+    values: int
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """Description of a bundle; every other file is in ``files``, by its path in the bundle."""
+
+    format_version: int
+    id: str
+    created: str
+    network: str
+    vocabulary_hash: str
+    metrics: dict[str, Any]
+    training: dict[str, Any]
+    data: list[dict[str, Any]]
+    statistics: dict[str, SlotStatistics]
+    files: dict[str, FileRecord]
+
+    @property
+    def version(self) -> str:
+        """The bundle's name: its UTC time of creation and the start of its id."""
+        return f"{datetime.fromisoformat(self.created):%Y%m%dT%H%M%SZ}-{self.id[:12]}"
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Read a bundle's description, without comparing the files with it.
+
+    Raises:
+        BundleError: the manifest is absent, damaged, or of another format version.
+    """
+    try:
+        content = (bundle / MANIFEST).read_bytes()
+        version = msgspec.json.decode(content, type=dict[str, Any]).get("format_version")
+        if version not in READABLE_FORMATS:
+            raise BundleError(
+                f"{bundle.name}: format version {version!r} cannot be read, "
+                f"only {', '.join(map(str, READABLE_FORMATS))}"
+            )
+        return msgspec.json.decode(content, type=Manifest)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BundleError(f"{bundle.name}: {MANIFEST} cannot be read: {error}") from error
+
+
+def described_files(bundle: Path) -> Iterator[tuple[str, Path]]:
+    """Yield every file of a bundle but the manifest, with its path in the bundle."""
+    for path in sorted(bundle.rglob("*")):
+        name = path.relative_to(bundle).as_posix()
+        if path.is_file() and name != MANIFEST:
+            yield name, path
+
+
+def bundle_id(files: Mapping[str, FileRecord]) -> str:
+    """Return the SHA-256 over the sorted (path, SHA-256) pairs of files."""
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name}\0{files[name].sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def vocabulary_hash(files: Mapping[str, FileRecord]) -> str:
+    """Return the id of the vocabulary's files alone: equal vocabularies have equal hashes."""
+    return bundle_id(
+        {name: record for name, record in files.items() if name.startswith(f"{VOCABULARY}/")}
+    )
