@@ -18,7 +18,8 @@ import msgspec
 from app.bundle.bundle import Bundle
 from app.errors import Detail, Invalid, TooLarge, ValueProblem
 from app.features.arrays import Packed
-from app.features.encoder import Encoder, Fetched, FieldProblems, Misses, SideEncoder, settle
+from app.features.encoder import Encoder, Fetched, FieldProblems, SideEncoder, settle
+from app.features.field_encoders import Misses
 from app.scoring.decoding import (
     MAX_DETAILS,
     candidate_decoder,

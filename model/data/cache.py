@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from app.errors import BundleError
-from app.features import canonical, encoder, layout, spec, vocabulary
+from app.features import canonical, encoder, field_encoders, layout, row_compiler, spec, vocabulary
 from app.features.encoder import Encoder
 from app.features.spec import FeatureSpec
 from app.features.vocabulary import Vocabulary
@@ -36,7 +36,7 @@ from model.data.split import PARTS, Part
 from model.progress import bar
 
 DECIDING: Sequence[ModuleType] = (
-    canonical, encoder, layout, spec, vocabulary,
+    canonical, encoder, field_encoders, layout, row_compiler, spec, vocabulary,
     dataset, encoding, files, inputs, spill, split, learning,
 )  # fmt: skip
 """Whose code decides what raw values become."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from app.errors import ValueProblem
 from app.features.canonical import integer_key, seconds
-from app.features.encoder import ColumnProblem, FieldEncoder, field_encoder
+from app.features.field_encoders import ColumnProblem, FieldEncoder, field_encoder
 from app.features.spec import FeatureSpec, Field, MultiCategorical, Numeric, Time, is_scaled
 from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Vocabulary, arrange
 from app.files import sha256

@@ -9,7 +9,7 @@ import jsonschema_rs
 import pytest
 
 from app.errors import ValueProblem
-from app.features.encoder import field_encoder
+from app.features.field_encoders import field_encoder
 from app.features.json_schema import columns, features, instance, value
 from app.features.spec import FeatureSpec
 from tests.support.frames import learned, read

@@ -13,9 +13,11 @@ import pytest
 
 from app.bundle.bundle import Bundle
 from app.errors import VocabularyUnavailable
-from app.features.encoder import Encoder, Misses, settle
+from app.features.encoder import Encoder, settle
+from app.features.field_encoders import Misses
 from app.remote.redis_layout import REGISTER, Entry, in_use
 from app.remote.vocabulary import RemoteVocabulary
+from tests.support.encoding import encoded_columns
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
 from tests.support.samples import KNOWN_USER, Sample, candidate_of, context_of
@@ -112,7 +114,7 @@ async def test_rows_encoded_through_redis_are_those_of_memory(
             contexts = [through.context.row(context_of(row), misses) for row in rows]
             packed = [through.candidate.row(candidate_of(row), misses) for row in rows]
             columns = {name: [row.get(name) for row in rows] for name in through.candidate.fields}
-            matrix = through.candidate.columns(columns, len(rows), misses)
+            matrix = encoded_columns(through.candidate, columns, len(rows), misses)
             deadline = asyncio.get_running_loop().time() + LATER
             found, degraded = await remote.fetch(misses, deadline)
             assert not degraded

@@ -34,6 +34,7 @@ from model.export.quantize import CALIBRATION_ROWS, with_int8_logits, write_int8
 from model.networks import deepfm, mlp, network
 from model.networks.deepfm import DeepFM
 from model.score_files import open_engine
+from tests.support.encoding import encoded_columns
 
 CONTEXT_FIELDS, CANDIDATE_FIELDS = 24, 15
 FIELDS = CONTEXT_FIELDS + CANDIDATE_FIELDS
@@ -126,8 +127,8 @@ def make(directory: Path) -> tuple[Path, Path]:
         engine = open_engine(path / GRAPH, encoder, layout)
         rows = [draws.columns(side, CALIBRATION_ROWS) for side in (True, False)]
         data = Dataset(
-            encoder.context.columns(rows[0], CALIBRATION_ROWS),
-            encoder.candidate.columns(rows[1], CALIBRATION_ROWS),
+            encoded_columns(encoder.context, rows[0], CALIBRATION_ROWS),
+            encoded_columns(encoder.candidate, rows[1], CALIBRATION_ROWS),
             (), (), np.zeros(CALIBRATION_ROWS, np.uint8),
         )  # fmt: skip
         write_int8(path / GRAPH, path / INT8_GRAPH, engine, data, seed=1)

@@ -1,0 +1,389 @@
+"""Field encoders: the values of one field → 32-bit words, one class for each kind of field.
+
+Each encodes one value at a time (``one``, for a request's few rows) and a column at once
+(``many``, for columnar lists and training files). Both give the same words.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from struct import Struct
+from types import MappingProxyType
+from typing import Any, Protocol
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import ValueProblem
+from app.features.arrays import Indices
+from app.features.canonical import (
+    FLOAT32_BOUND,
+    float32_thresholds,
+    integer_key,
+    kind_of,
+    log_squared_key,
+    log_squared_keys,
+    number,
+    scaled,
+    scaled_column,
+    seconds,
+    string_key,
+    time_parts,
+)
+from app.features.layout import PADDING, Slot
+from app.features.spec import Categorical, Field, MultiCategorical, Numeric, Time
+from app.features.vocabulary import Edges, Scale, Vocabulary
+
+Misses = dict[tuple[str, Any], int]
+"""Values that a table lacks although the vocabulary may hold them: (slot, key) → place.
+
+Until the row of a miss is known, the complement of its place, a negative number, stands for it in
+the encoded row. Without a ``Misses`` the tables are complete: a value that they lack is OOV.
+"""
+Tables = Mapping[str, dict[Any, int]]
+"""Key → row, by slot."""
+NO_TABLES: Tables = MappingProxyType({})
+_INTEGER_OR_NONE = frozenset((int, type(None)))
+_HASHABLE = str, int, type(None)
+"""Types of which a value can be looked up; others, lists among them, are errors."""
+_NUMBER, _BITS = Struct("=f"), Struct("=i")
+
+
+class FieldEncoder(Protocol):
+    """Encodes the values of one field into ``width`` words each.
+
+    The words are indices; of a scaled field the second is the number's bits.
+    """
+
+    name: str
+    width: int
+
+    def one(self, value: Any, misses: Misses | None = None) -> tuple[int, ...]:
+        """Encode a JSON value.
+
+        Raises:
+            ValueProblem: the value breaks a rule of the field.
+        """
+        ...
+
+    def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
+        """Encode a column of JSON values into [N, width].
+
+        Raises:
+            ColumnProblem: at least one value breaks a rule; it names all of them.
+        """
+        ...
+
+
+class ColumnProblem(ValueProblem):
+    """A column with values that break a rule: the row and the problem of each."""
+
+    def __init__(self, problems: Sequence[tuple[int, ValueProblem]]) -> None:
+        row, first = problems[0]
+        super().__init__(f"row {row}: {first.problem}")
+        self.problems = tuple(problems)
+
+
+def _one_by_one(
+    encoder: FieldEncoder,
+    values: Sequence[Any],
+    misses: Misses | None,
+    settled: Sequence[int | None] | None = None,
+) -> Indices:
+    """Encode a column value by value and collect the problems with their rows.
+
+    ``settled`` holds the row of each value that is known already, and None for the others.
+    """
+    result = np.empty((len(values), encoder.width), np.int32)
+    problems: list[tuple[int, ValueProblem]] = []
+    for row, value in enumerate(values):
+        if settled is not None and (index := settled[row]) is not None:
+            result[row] = index
+            continue
+        try:
+            result[row] = encoder.one(value, misses)
+        except ValueProblem as problem:
+            problems.append((row, problem))
+    if problems:
+        raise ColumnProblem(problems)
+    return result
+
+
+class _Lookup:
+    """Value → row of one vocabulary slot, by the rules of its field.
+
+    ``known`` also has the row of *missing* under each value that counts as missing, so that one
+    look-up settles most values.
+    """
+
+    def __init__(
+        self, field: Categorical | MultiCategorical, slot: Slot, lookup: dict[Any, int]
+    ) -> None:
+        self.known: dict[Any, int] = lookup
+        self.integer = field.dtype == "integer"
+        self.empty_is_missing = field.empty_is_missing
+        self.slot = slot
+
+    def row(self, value: Any, misses: Misses | None) -> int:
+        """Return the row of a value that is not missing, after checking it."""
+        key = integer_key(value) if self.integer else string_key(value)
+        row = self.known.get(key)
+        if row is not None:
+            return row
+        if misses is None:
+            return self.slot.oov
+        return ~misses.setdefault((self.slot.name, key), len(misses))
+
+
+class CategoricalEncoder:
+    """One index: the row of the value, of *missing*, or of *OOV*."""
+
+    width = 1
+
+    def __init__(self, field: Categorical, slot: Slot, lookup: dict[Any, int]) -> None:
+        self.name = field.name
+        self.lookup = _Lookup(field, slot, lookup)
+        self.integer = self.lookup.integer
+        self.absent: tuple[Any, ...] = (None, "") if field.empty_is_missing else (None,)
+        self.required = field.required
+        if not field.required:
+            for value in self.absent:
+                lookup[value] = slot.missing
+
+    def index(self, value: Any, misses: Misses | None) -> int:
+        """Encode a value that is not in the table of known values."""
+        if value is None or (value == "" and self.lookup.empty_is_missing):
+            if self.required:
+                raise ValueProblem("required")
+            return self.lookup.slot.missing
+        return self.lookup.row(value, misses)
+
+    def one(self, value: Any, misses: Misses | None = None) -> tuple[int, ...]:
+        return (self.index(value, misses),)
+
+    def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
+        # True == 1 == 1.0, so a table of integers would take all three. No other type equals text.
+        if self.integer and not _INTEGER_OR_NONE.issuperset(map(type, values)):
+            return _one_by_one(self, values, misses)
+        known = self.lookup.known.get
+        try:
+            found = np.fromiter(map(known, values), np.int32, len(values))
+        except TypeError:
+            # A value is unknown (its None is not an int32), or it is a list or an object.
+            settled = [known(v) if isinstance(v, _HASHABLE) else None for v in values]
+            return _one_by_one(self, values, misses, settled)
+        return found.reshape(-1, 1)
+
+
+class ListEncoder:
+    """``max_values`` indices: the first values of a list, then padding."""
+
+    def __init__(self, field: MultiCategorical, slot: Slot, lookup: dict[Any, int]) -> None:
+        self.name = field.name
+        self.width = field.max_values
+        self.lookup = _Lookup(field, slot, lookup)
+        self.required = field.required
+        self._missing = self._pad((slot.missing,))
+
+    def _pad(self, rows: tuple[int, ...]) -> tuple[int, ...]:
+        return rows + (PADDING,) * (self.width - len(rows))
+
+    def _value(self, value: Any, position: int, misses: Misses | None) -> int:
+        if value is None:
+            raise ValueProblem("null inside a list", position)
+        try:
+            return self.lookup.row(value, misses)
+        except ValueProblem as problem:
+            raise ValueProblem(problem.problem, position) from None
+
+    def one(self, value: Any, misses: Misses | None = None) -> tuple[int, ...]:
+        if value is None:
+            if self.required:
+                raise ValueProblem("required")
+            return self._missing
+        if type(value) is not list:
+            raise ValueProblem(f"expected a list, got {kind_of(value)}")
+        drop_empty = self.lookup.empty_is_missing
+        rows: list[int] = []
+        for position, item in enumerate(value):
+            if drop_empty and item == "":
+                continue
+            rows.append(self._value(item, position, misses))
+            # Values after the last place are not even checked, so long lists cost nothing.
+            if len(rows) == self.width:
+                break
+        return self._pad(tuple(rows))
+
+    def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
+        return _one_by_one(self, values, misses)
+
+
+class _NumberEncoder:
+    """The checks that all numeric fields share: missing, type, range."""
+
+    width = 1
+
+    def __init__(self, field: Numeric, slot: Slot) -> None:
+        self.name = field.name
+        self.required = field.required
+        self.slot = slot
+
+    def bucket(self, value: float) -> int:
+        raise NotImplementedError
+
+    def buckets(self, values: NDArray[np.float64]) -> Indices:
+        raise NotImplementedError
+
+    def index(self, value: Any) -> int:
+        """Encode one value."""
+        if value is None:
+            if self.required:
+                raise ValueProblem("required")
+            return self.slot.missing
+        return self.bucket(number(value))
+
+    def one(self, value: Any, misses: Misses | None = None) -> tuple[int, ...]:
+        return (self.index(value),)
+
+    def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
+        kinds = set(map(type, values))
+        if not kinds <= {int, float, type(None)} or (self.required and type(None) in kinds):
+            return _one_by_one(self, values, misses)
+        try:
+            numbers = np.array([0 if value is None else value for value in values], np.float64)
+        except OverflowError:
+            return _one_by_one(self, values, misses)
+        if not (np.abs(numbers) < FLOAT32_BOUND).all():
+            return _one_by_one(self, values, misses)
+        return self.words(numbers, np.array([value is None for value in values], np.bool_))
+
+    def words(self, values: NDArray[np.float64], missing: NDArray[np.bool_]) -> Indices:
+        """Encode checked numbers; those that are ``missing`` may be anything."""
+        buckets = self.buckets(values)
+        buckets[missing] = self.slot.missing
+        return buckets.reshape(-1, 1)
+
+
+class BucketEncoder(_NumberEncoder):
+    """One index: the bucket between two edges that holds float32(x)."""
+
+    def __init__(self, field: Numeric, slot: Slot, edges: NDArray[np.float32]) -> None:
+        super().__init__(field, slot)
+        self._array = float32_thresholds(edges)
+        self.thresholds: list[float] = self._array.tolist()
+        self.base = slot.oov + 1
+
+    def bucket(self, value: float) -> int:
+        return self.base + bisect_right(self.thresholds, value)
+
+    def buckets(self, values: NDArray[np.float64]) -> Indices:
+        found = np.searchsorted(self._array, values, side="right")
+        return (found + self.base).astype(np.int32)
+
+
+class LogSquaredEncoder(_NumberEncoder):
+    """One index: the vocabulary row of floor(ln(x)²) for x > 2, else of the integer part."""
+
+    def __init__(self, field: Numeric, slot: Slot, lookup: dict[Any, int]) -> None:
+        super().__init__(field, slot)
+        self.known = lookup
+        self.memo: dict[int | float | None, int] = {} if field.required else {None: slot.missing}
+
+    def bucket(self, value: float) -> int:
+        return self.known.get(log_squared_key(value), self.slot.oov)
+
+    def buckets(self, values: NDArray[np.float64]) -> Indices:
+        keys, inverse = np.unique(log_squared_keys(values), return_inverse=True)
+        rows = [self.known.get(key, self.slot.oov) for key in keys.tolist()]
+        return np.array(rows, np.int32)[inverse]
+
+
+class ScaledEncoder(_NumberEncoder):
+    """Two words: an index that says whether there is a number, and the scaled number's bits.
+
+    A missing number is 1 times an embedding of its own.
+    """
+
+    width = 2
+
+    def __init__(self, field: Numeric, slot: Slot, scale: Scale) -> None:
+        super().__init__(field, slot)
+        self._mean, self._std = scale.mean, scale.std
+        self._present = slot.oov + 1
+
+    def pair(self, value: Any) -> tuple[int, float]:
+        """Return the index and the scaled number of one value."""
+        if value is None:
+            return self.index(value), 1.0
+        return self._present, scaled(number(value), self._mean, self._std)
+
+    def one(self, value: Any, misses: Misses | None = None) -> tuple[int, ...]:
+        index, value = self.pair(value)
+        return index, *_BITS.unpack(_NUMBER.pack(value))
+
+    def words(self, values: NDArray[np.float64], missing: NDArray[np.bool_]) -> Indices:
+        result = np.empty((len(values), 2), np.int32)
+        result[:, 0] = np.where(missing, self.slot.missing, self._present)
+        numbers = scaled_column(values, self._mean, self._std)
+        numbers[missing] = 1.0
+        result[:, 1] = numbers.view(np.int32)
+        return result
+
+
+class TimeEncoder:
+    """One index for each part of the local date and hour that the spec names."""
+
+    def __init__(
+        self, field: Time, slots: Sequence[Slot], lookups: Sequence[dict[Any, int]]
+    ) -> None:
+        self.name = field.name
+        self.width = len(slots)
+        self.required = field.required
+        self._parts = field.parts
+        self._zone = ZoneInfo(field.timezone)
+        self._format = field.format
+        self._known = [(lookup, slot.oov) for lookup, slot in zip(lookups, slots, strict=True)]
+        self._missing = tuple(slot.missing for slot in slots)
+
+    def one(self, value: Any, misses: Misses | None = None) -> tuple[int, ...]:
+        if value is None or value == "":
+            if self.required:
+                raise ValueProblem("required")
+            return self._missing
+        parts = time_parts(seconds(value, self._zone, self._format), self._zone, self._parts)
+        return tuple(
+            known.get(part, oov) for part, (known, oov) in zip(parts, self._known, strict=True)
+        )
+
+    def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
+        return _one_by_one(self, values, misses)
+
+
+def field_encoder(field: Field, vocabulary: Vocabulary, tables: Tables = NO_TABLES) -> FieldEncoder:
+    """Return the encoder of one field.
+
+    Its tables come from the vocabulary, but for those that ``tables`` holds.
+    """
+    by_name = {slot.name: slot for slot in vocabulary.layout.slots}
+    slots = [by_name[name] for name in field.slot_names]
+    parts = [vocabulary.slots[name] for name in field.slot_names]
+    lookups = [
+        tables[name] if name in tables else {} if isinstance(part, Edges | Scale) else part.lookup()
+        for name, part in zip(field.slot_names, parts, strict=True)
+    ]
+    match field:
+        case Categorical():
+            return CategoricalEncoder(field, slots[0], lookups[0])
+        case MultiCategorical():
+            return ListEncoder(field, slots[0], lookups[0])
+        case Time():
+            return TimeEncoder(field, slots, lookups)
+        case Numeric():
+            (part,) = parts
+            if isinstance(part, Edges):
+                return BucketEncoder(field, slots[0], part.edges)
+            if isinstance(part, Scale):
+                return ScaledEncoder(field, slots[0], part)
+            return LogSquaredEncoder(field, slots[0], lookups[0])
