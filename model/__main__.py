@@ -17,22 +17,22 @@ import typer
 from app.bundle.bundle import Bundle
 from app.bundle.directory import newest
 from app.errors import CtrError
+from app.features.spec import DataPart
 from app.files import write_file
 from app.remote.address import Address
 from app.remote.link import Link, open_link
 from model import publish as publishing
 from model.compare import CompareError, chosen, compare
 from model.compare_report import TABLE, write_pages, write_summary
-from model.config import MANY_ROWS, NETWORKS, Settings
-from model.data.inputs import Inputs
+from model.config import MANY_ROWS, NETWORKS, SettingsFile
+from model.data.input_files import InputFiles
 from model.data.prepare import prepare, prepare_together
-from model.data.split import Part
 from model.fetch import fetch
 from model.group import joined
 from model.pipeline import Often, export, learn
 from model.progress import say
 from model.score_files import Offline, show
-from model.training.warm_start import Start
+from model.training.warm_start import WarmStart
 from model.tune import NAMES, require_own, tune
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -59,7 +59,7 @@ PasswordFile = Annotated[
     ),
 ]
 Result = TypeVar("Result")
-SettingsFile = Annotated[
+SettingsOption = Annotated[
     Path | None, typer.Option(help="Training settings; default: <spec>.train.toml beside the spec.")
 ]
 Network = Annotated[
@@ -120,7 +120,7 @@ def train_command(
     validation_files: ValidationFiles = None,
     test_files: TestFiles = None,
     network: Network = None,
-    config: SettingsFile = None,
+    config: SettingsOption = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Overrides the settings' seed.")] = None,
     init_from: InitFrom = None,
     split: SplitOption = Split.auto,
@@ -142,14 +142,14 @@ def train_command(
 
     Under torchrun all its processes train the network together.
     """
-    settings = Settings.beside(spec, config)
+    settings = SettingsFile.beside(spec, config)
     name = network or settings.network
     given = {} if seed is None else {"seed": seed}
     # What is wrong with the settings is said before the data is read.
     seed = settings.config(name, MANY_ROWS, **given).seed
     parts = part_files(train_files, validation_files, test_files)
     before = Bundle.open(newest(init_from)) if init_from else None
-    inputs = Inputs(data or (), parts, split.value, seed, max_bad_lines)
+    inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines)
     often = Often(checkpoint_seconds, checkpoint_steps, resume)
     with joined() as group:
         prepared = prepare_together(group, spec, inputs, before, cache)
@@ -170,7 +170,7 @@ def compare_command(
         str, typer.Option(help=f"all, or some of {', '.join(NETWORKS)}, with commas between.")
     ] = "all",
     seeds: Annotated[int, typer.Option(min=1, help="Each network is trained with so many.")] = 5,
-    config: SettingsFile = None,
+    config: SettingsOption = None,
     split: SplitOption = Split.auto,
     max_bad_lines: BadLines = 0.0,
     cache: CacheDirectory = None,
@@ -182,10 +182,10 @@ def compare_command(
 
     What is done stays: the same command goes on where it was cut off.
     """
-    settings, names = Settings.beside(spec, config), chosen(networks)
+    settings, names = SettingsFile.beside(spec, config), chosen(networks)
     parts = part_files(train_files, validation_files, test_files)
     seed = settings.config(names[0], MANY_ROWS).seed
-    inputs = Inputs(data or (), parts, split.value, seed, max_bad_lines)
+    inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines)
     prepared = prepare(spec, inputs, cache=cache)
     found = compare(prepared, settings, names, seeds, out, lambda sofar: write_summary(out, sofar))
     rows = {part: len(encoded) for part, encoded in prepared.data.items()}
@@ -205,7 +205,7 @@ def tune_command(
     validation_files: ValidationFiles = None,
     network: Network = None,
     trials: Annotated[int, typer.Option(min=1, help="In all, those of the study included.")] = 50,
-    config: SettingsFile = None,
+    config: SettingsOption = None,
     init_from: InitFrom = None,
     split: SplitOption = Split.auto,
     max_bad_lines: BadLines = 0.0,
@@ -219,18 +219,20 @@ def tune_command(
 
     The test part is not read. The same command goes on where it was cut off.
     """
-    settings = Settings.beside(spec, config)
+    settings = SettingsFile.beside(spec, config)
     name = network or settings.network
     seed = settings.config(name, MANY_ROWS).seed
     require_own(out)
-    wanted: tuple[Part, ...] = ("train", "validation")
+    wanted: tuple[DataPart, ...] = ("train", "validation")
     parts = part_files(train_files, validation_files, None)
     before = Bundle.open(newest(init_from)) if init_from else None
-    inputs = Inputs(data or (), parts, split.value, seed, max_bad_lines, wanted)
+    inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines, wanted)
     prepared = prepare(spec, inputs, before, cache)
     base = settings.config(name, prepared.train_rows)
     start = (
-        Start.read(before, prepared.vocabulary, prepared.data["train"], base) if before else None
+        WarmStart.read(before, prepared.vocabulary, prepared.data["train"], base)
+        if before
+        else None
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     found = tune(prepared, base, trials, study or out.with_name(f"{out.name}.study"), out, start)
@@ -245,9 +247,9 @@ def part_files(
     train_files: list[Path] | None,
     validation_files: list[Path] | None,
     test_files: list[Path] | None,
-) -> dict[Part, Sequence[Path]] | None:
+) -> dict[DataPart, Sequence[Path]] | None:
     """Return the files given for each part, if any were."""
-    files: dict[Part, list[Path] | None] = {
+    files: dict[DataPart, list[Path] | None] = {
         "train": train_files, "validation": validation_files, "test": test_files,
     }  # fmt: skip
     return {part: paths for part, paths in files.items() if paths} or None

@@ -21,10 +21,10 @@ from app.errors import CtrError
 from app.features.graph_inputs import Batch
 from app.files import write_file
 from app.scoring.engine import Engine
-from model.config import NETWORKS, ConfigError, Settings, TrainConfig
+from model.config import NETWORKS, ConfigError, SettingsFile, TrainConfig
 from model.data.dataset import Dataset
-from model.data.inputs import hash_of
 from model.data.prepare import Prepared
+from model.fingerprint import fingerprint_of
 from model.pipeline import run
 from model.progress import say
 from model.quality.calibration import Calibration, calibrated
@@ -112,7 +112,7 @@ def chosen(networks: str) -> list[str]:
 
 def compare(
     prepared: Prepared,
-    settings: Settings,
+    settings: SettingsFile,
     networks: Sequence[str],
     seeds: int,
     out: Path,
@@ -133,7 +133,7 @@ def compare(
     for number, member in enumerate(members, start=1):
         try:
             config = settings.config(member.network, prepared.train_rows, seed=member.seed)
-            fingerprint = hash_of(data, config.to_dict())
+            fingerprint = fingerprint_of(data, config.to_dict())
             record = _done(out, member, fingerprint)
             if record is None:
                 left = _left(perf_counter() - started, trained, len(members) - number + 1)

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from app.features.spec import DataPart
 from app.files import write_file
 from model.compare import Comparison, Record, Row
-from model.data.split import Part
 
 SUMMARY, TABLE, PAGE = "summary.csv", "summary.md", "report.html"
 
@@ -63,7 +63,9 @@ def _plain(value: object) -> object:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def write_pages(out: Path, title: str, rows: Mapping[Part, int], comparison: Comparison) -> Path:
+def write_pages(
+    out: Path, title: str, rows: Mapping[DataPart, int], comparison: Comparison
+) -> Path:
     """Write the Markdown table and the page; ``rows`` are each part's. Return the page."""
     text = markdown(title, rows, comparison)
     write_file(out / TABLE, text.encode())
@@ -117,12 +119,12 @@ def settings_table(comparison: Comparison) -> list[list[str]]:
     return lines if len(lines) > 1 else []
 
 
-def about(rows: Mapping[Part, int]) -> str:
+def about(rows: Mapping[DataPart, int]) -> str:
     """Say how many rows each part has."""
     return ", ".join(f"{count:,} rows to {part}" for part, count in rows.items())
 
 
-def markdown(title: str, rows: Mapping[Part, int], comparison: Comparison) -> str:
+def markdown(title: str, rows: Mapping[DataPart, int], comparison: Comparison) -> str:
     """Return the comparison as Markdown."""
     parts = [f"# {title}", about(rows) + ".", _markdown_table(table(comparison)), NOTE]
     if settings := settings_table(comparison):
@@ -138,7 +140,7 @@ def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([rows[0], "|---" * len(lines[0]) + "|", *rows[1:]])
 
 
-def page(title: str, rows: Mapping[Part, int], comparison: Comparison) -> str:
+def page(title: str, rows: Mapping[DataPart, int], comparison: Comparison) -> str:
     """Return the comparison as one HTML file that needs no other."""
     plots = [auc_plot, auc_by_time_plot, reliability_plot] if comparison.records else []
     figures = "".join(f"<figure>{svg(plot(comparison))}</figure>" for plot in plots)

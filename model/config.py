@@ -53,7 +53,7 @@ class ConfigError(CtrError):
 class TrainConfig:
     """Everything that decides a training run, the data aside.
 
-    The defaults here suit a deep network and some 10^5 rows; ``Settings`` has those of other
+    The defaults here suit a deep network and some 10^5 rows; ``SettingsFile`` has those of other
     networks and sizes. ``embedding_l2`` is the knob that depends on the data most: .003 to .1
     for small vocabularies and several epochs, 0 and a single epoch for huge sparse ones.
     ``oov_rate`` teaches what to say of values never trained on; 0 where there are next to none.
@@ -146,7 +146,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class SettingsFile:
     """What a settings file says: keys for all networks, and a section for each that differs.
 
     Where it is silent, the defaults are those of the network and of the number of training

@@ -17,16 +17,17 @@ from app.bundle.manifest import EXAMPLES, GRAPH, INT8_GRAPH, SPEC, VOCABULARY
 from app.bundle.writing import write_bundle
 from model.config import TrainConfig
 from model.data.encode import statistics
-from model.data.inputs import Inputs, hash_of
+from model.data.input_files import InputFiles
 from model.data.prepare import Prepared, prepare
 from model.data.split import PARTS
 from model.export.graph import check_parity, golden_examples, remove_graph, write_graph
 from model.export.quantize import Loss, loss, with_int8_logits, write_int8
+from model.fingerprint import fingerprint_of
 from model.group import ALONE, Group
-from model.networks.crosses import Cross
+from model.networks.crosses import CrossWeights
 from model.progress import say
 from model.quality.calibration import Calibration, CalibrationError, calibrated
-from model.quality.figures import Metrics, evaluate_scores
+from model.quality.figures import Quality, evaluate_scores
 from model.quality.scoring import score_dataset
 from model.report import write_report
 from model.score_files import open_engine, show
@@ -34,7 +35,7 @@ from model.training.checkpoint import Checkpoints
 from model.training.fit import FitResult, fit, predict
 from model.training.sampling import Sampling
 from model.training.trainer import TrainingError
-from model.training.warm_start import Start
+from model.training.warm_start import WarmStart
 
 FEW_BATCHES = 10
 """Steps of an epoch below which training is hardly under way."""
@@ -55,7 +56,7 @@ class Often:
 
 def train(
     spec_path: Path,
-    inputs: Inputs,
+    inputs: InputFiles,
     config: TrainConfig,
     out: Path,
     progress: bool = True,
@@ -70,8 +71,8 @@ class Learnt:
     """What a run has learnt, before it is exported."""
 
     result: FitResult
-    start: Start | None
-    crosses: tuple[Cross, ...]
+    start: WarmStart | None
+    crosses: tuple[CrossWeights, ...]
     checkpoints: Checkpoints | None
     processes: int
 
@@ -126,14 +127,14 @@ def learn(
     start = None
     if init_from is not None:
         before = Bundle.open(newest(init_from))
-        start = Start.read(before, vocabulary, data["train"], config)
+        start = WarmStart.read(before, vocabulary, data["train"], config)
         say(str(start))
     elif config.network == "fnn":
         say("warning: this FNN starts from random weights; --init-from takes a trained FM's")
 
     checkpoints = None
     if often is not None:
-        run_id = hash_of(
+        run_id = fingerprint_of(
             prepared.fingerprint(), config.to_dict(), start and start.bundle.manifest.id, group.size
         )
         directory = out / CHECKPOINTS / run_id[:16]
@@ -183,7 +184,7 @@ def export(
         except CalibrationError as error:
             say(f"warning: {config.calibration} calibration is left out: {error}")
 
-    metrics: dict[str, Metrics] = {}
+    metrics: dict[str, Quality] = {}
     parity: dict[str, Any] = {}
     logits: dict[str, NDArray[np.floating[Any]]] = {}
     losses: list[Loss] = []

@@ -40,7 +40,7 @@ class PublishError(CtrError):
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedVocabulary:
     """A vocabulary in the register, and whether a service says that it uses it."""
 
     entry: Entry
@@ -87,7 +87,7 @@ async def publish(link: Link, bundle: Bundle, progress: bool = True) -> Publishe
     return Published(found if found is not None and visible else entry, written, warnings)
 
 
-async def listed(link: Link) -> list[Listed]:
+async def listed(link: Link) -> list[ListedVocabulary]:
     """The vocabularies in the register, those published last first.
 
     Raises:
@@ -97,7 +97,7 @@ async def listed(link: Link) -> list[Listed]:
     [flat] = await _ask(link, [("HGETALL", REGISTER)])
     entries = [Entry.decode(raw) for raw in flat[1::2]]
     used = await _ask(link, [("EXISTS", in_use(entry.hash)) for entry in entries])
-    found = [Listed(entry, bool(mark)) for entry, mark in zip(entries, used, strict=True)]
+    found = [ListedVocabulary(entry, bool(mark)) for entry, mark in zip(entries, used, strict=True)]
     return sorted(found, key=lambda each: each.entry.published, reverse=True)
 
 

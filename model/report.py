@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model.config import TrainConfig
 from model.data.dataset import Dataset
-from model.quality.figures import Metrics, reliability
+from model.quality.figures import Quality, reliability
 from model.training.fit import FitResult
 
 
@@ -22,7 +22,7 @@ def write_report(
     title: str,
     config: TrainConfig,
     result: FitResult,
-    metrics: Mapping[str, Metrics],
+    metrics: Mapping[str, Quality],
     data: Dataset,
     logit: NDArray[np.floating[Any]],
     remark: str = "",
@@ -45,7 +45,7 @@ def markdown(
     title: str,
     config: TrainConfig,
     result: FitResult,
-    metrics: Mapping[str, Metrics],
+    metrics: Mapping[str, Quality],
     remark: str = "",
 ) -> str:
     """Return the page's text."""

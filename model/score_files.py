@@ -14,16 +14,17 @@ from app.bundle.bundle import Bundle, Precision
 from app.bundle.directory import newest
 from app.features.encoder import Encoder
 from app.features.layout import Layout
+from app.features.spec import DataPart
 from app.files import partial_directory, put_in_place
 from app.scoring.engine import Engine, cpu_quota
 from model.data.encode import encode
-from model.data.files import FILE, LINE, DataError
-from model.data.inputs import Inputs
+from model.data.input_files import InputFiles
+from model.data.log_files import FILE, LINE, DataError
 from model.data.reader import Reader
-from model.data.split import PARTS, Part
+from model.data.split import PARTS
 from model.progress import say
 from model.quality.calibration import Calibration, calibrated
-from model.quality.figures import Metrics, evaluate_scores
+from model.quality.figures import Quality, evaluate_scores
 from model.quality.scoring import score_dataset
 
 
@@ -39,7 +40,7 @@ def open_engine(
     return Engine(graph, layout, *shapes, "cpu", threads or cpu_quota(), precision)
 
 
-def show(metrics: Metrics) -> str:
+def show(metrics: Quality) -> str:
     """The figures in one line."""
     auc = "none (one class)" if metrics.auc is None else f"{metrics.auc:.4f}"
     calibration = "none" if metrics.calibration is None else f"{metrics.calibration:.3f}"
@@ -66,7 +67,7 @@ class Offline:
         return cls(bundle, encoder, engine)
 
     def frames(
-        self, paths: Sequence[Path], part: Part | None = None, max_bad_lines: float = 0.0
+        self, paths: Sequence[Path], part: DataPart | None = None, max_bad_lines: float = 0.0
     ) -> Iterator[pl.DataFrame]:
         """Read files, or of the files that the bundle was trained on the rows of one part.
 
@@ -82,7 +83,9 @@ class Offline:
         described = manifest.training["split"]
         if described["mode"] == "files":
             raise DataError("this bundle's parts are files of their own: give those of one")
-        inputs = Inputs(paths, None, described["mode"], described["seed"], max_bad_lines, [part])
+        inputs = InputFiles(
+            paths, None, described["mode"], described["seed"], max_bad_lines, [part]
+        )
         with TemporaryDirectory(prefix="ctr-") as directory:
             raw = inputs.read(spec, Path(directory))
             _warn(raw.warnings)
@@ -93,7 +96,7 @@ class Offline:
                 chosen = np.flatnonzero(raw.part[where] == PARTS.index(part))
                 yield frame[chosen.tolist()]
 
-    def evaluate(self, frames: Iterable[pl.DataFrame], kept: float = 1.0) -> Metrics:
+    def evaluate(self, frames: Iterable[pl.DataFrame], kept: float = 1.0) -> Quality:
         """The figures over labelled rows, which hold a share ``kept`` of all without a click."""
         label, logit = [np.zeros(0, np.uint8)], [np.zeros(0, np.float32)]
         for frame in frames:

@@ -21,12 +21,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from app.errors import CtrError
 from app.files import write_file
 from model.config import SHALLOW, Metric, TrainConfig
-from model.data.inputs import hash_of
 from model.data.prepare import Prepared
+from model.fingerprint import fingerprint_of
 from model.pipeline import FEW_BATCHES
 from model.progress import say
 from model.training.fit import Evaluation, fit
-from model.training.warm_start import Start
+from model.training.warm_start import WarmStart
 
 FIRST_LINE = "# Found by `python -m model tune`"
 NAMES = {"auc": "AUC", "log_loss": "log loss"}
@@ -43,7 +43,7 @@ class TuneError(CtrError):
     """The search cannot begin, or came to nothing."""
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
     """What came of a search."""
 
     config: TrainConfig
@@ -66,9 +66,9 @@ def tune(
     trials: int,
     study_file: Path,
     out: Path,
-    start: Start | None = None,
+    start: WarmStart | None = None,
     progress: bool = True,
-) -> Found:
+) -> SearchResult:
     """Try settings until there are ``trials`` trials, and keep the best in ``out``.
 
     The first trial has the settings ``base`` itself. A trial that falls behind the median of
@@ -82,7 +82,7 @@ def tune(
     label = prepared.data["validation"].label
     if base.metric == "auc" and label.min() == label.max():
         raise TuneError("the validation labels are all of one class: set metric to log_loss")
-    fingerprint = hash_of(
+    fingerprint = fingerprint_of(
         prepared.fingerprint(), base.to_dict(), start and start.bundle.manifest.id
     )
     with open_study(study_file, base.metric, fingerprint) as study:
@@ -142,7 +142,7 @@ def _try(
     prepared: Prepared,
     base: TrainConfig,
     number: int,
-    start: Start | None,
+    start: WarmStart | None,
     progress: bool,
 ) -> str:
     """Run a trial, whatever comes of it, and say it in a line."""
@@ -249,7 +249,7 @@ def _done(study: optuna.Study) -> list[FrozenTrial]:
     ]
 
 
-def _found(study: optuna.Study, metric: Metric) -> Found | None:
+def _found(study: optuna.Study, metric: Metric) -> SearchResult | None:
     """Return the best trial so far, if one came to its end."""
     done = _done(study)
     states = [trial.state for trial in done]
@@ -257,7 +257,7 @@ def _found(study: optuna.Study, metric: Metric) -> Found | None:
         return None
     best, first = study.best_trial, done[0]
     assert best.value is not None
-    return Found(
+    return SearchResult(
         config=TrainConfig.from_dict(best.user_attrs["config"]),
         number=best.user_attrs["number"],
         value=best.value,
@@ -279,7 +279,7 @@ def require_own(out: Path) -> None:
         raise TuneError(f"out: {out} was not written by tune; it is left as it is")
 
 
-def write_settings(out: Path, name: str, found: Found) -> None:
+def write_settings(out: Path, name: str, found: SearchResult) -> None:
     """Write the best settings so far as a file that ``train`` takes."""
     before = "" if found.first is None else f", {found.first:.4f} before"
     lines = [

@@ -9,7 +9,7 @@ from app.errors import CtrError
 from app.features.layout import PADDING, Layout
 from app.features.spec import FeatureSpec
 from model.data.dataset import Dataset
-from model.networks.crosses import RARE, Cross, Operand, Pairs
+from model.networks.crosses import RARE, CrossWeights, Operand, Pairs
 
 MAX_NUMBERS = 2**24
 """Pairs of known values that a cross may have: it keeps four bytes for each, in the graph too."""
@@ -20,7 +20,7 @@ class CrossError(CtrError):
     """A cross that is too large; the message names it."""
 
 
-def learn_crosses(spec: FeatureSpec, layout: Layout, train: Dataset) -> tuple[Cross, ...]:
+def count_crosses(spec: FeatureSpec, layout: Layout, train: Dataset) -> tuple[CrossWeights, ...]:
     """Give a weight to every pair that the rows have as often as the cross' ``min_count`` asks.
 
     All other pairs share one weight. Missing and OOV values are values like others here.
@@ -44,7 +44,7 @@ def learn_crosses(spec: FeatureSpec, layout: Layout, train: Dataset) -> tuple[Cr
         weight_of = np.full(pairs.numbers, RARE, np.int32)
         weight_of[padding] = PADDING
         weight_of[kept] = np.arange(RARE + 1, RARE + 1 + len(kept))
-        crosses.append(Cross(pairs, weight_of, RARE + 1 + len(kept)))
+        crosses.append(CrossWeights(pairs, weight_of, RARE + 1 + len(kept)))
     return tuple(crosses)
 
 

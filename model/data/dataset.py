@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from app.features.arrays import Floats, Indices
 from app.features.layout import RowShape
-from model.networks.network import Inputs
+from model.networks.network import NetworkInputs
 
 Shapes = tuple[RowShape, RowShape]
 """How the encoder's rows of context and candidate divide."""
@@ -64,9 +64,9 @@ class Dataset:
             self.kept,
         )
 
-    def inputs(self) -> Inputs:
+    def inputs(self) -> NetworkInputs:
         """Return all rows as a network's inputs, each row being its own context."""
-        return Inputs(
+        return NetworkInputs(
             torch.tensor(self.context),
             torch.tensor(self.candidate),
             None,

@@ -13,24 +13,23 @@ from typing import Any
 
 from app.bundle.bundle import Bundle
 from app.features.encoder import Encoder
-from app.features.spec import FeatureSpec
+from app.features.spec import DataPart, FeatureSpec
 from app.features.vocabulary import Vocabulary
 from app.files import partial_directory, remove_abandoned
-from model.arrays import DamagedError
+from model.array_files import DamagedError
 from model.config import TrainConfig
-from model.data.cache import Encoded, program, read_encoded, write_encoded
-from model.data.cross_counts import learn_crosses
+from model.data.cross_counts import count_crosses
 from model.data.dataset import Dataset
-from model.data.files import DataError, Source
-from model.data.inputs import Inputs, hash_of
-from model.data.split import Part
-from model.data.vocabulary import learn
+from model.data.encoded_data import EncodedData, code_hash, read_encoded, write_encoded
+from model.data.input_files import InputFiles
+from model.data.log_files import DataError, Source
+from model.data.vocabulary_learning import learn_vocabulary, reused_numbers
+from model.fingerprint import fingerprint_of
 from model.group import Group
-from model.networks.crosses import Cross
+from model.networks.crosses import CrossWeights
 from model.progress import Stopwatch, say
-from model.training.warm_start import learned_before
 
-PURPOSES: Mapping[Part, str] = {
+PURPOSES: Mapping[DataPart, str] = {
     "train": "to train on", "validation": "to validate", "test": "to test",
 }  # fmt: skip
 
@@ -43,11 +42,11 @@ class Prepared:
     """The spec file's name without its ending."""
     text: str
     spec: FeatureSpec
-    inputs: Inputs
-    sources: Mapping[Part, Sequence[Source]]
+    inputs: InputFiles
+    sources: Mapping[DataPart, Sequence[Source]]
     vocabulary: Vocabulary
     encoder: Encoder
-    data: Mapping[Part, Dataset]
+    data: Mapping[DataPart, Dataset]
     test_rows: Sequence[Mapping[str, Any]]
     """What a caller would send for some rows of the test part."""
     before: str | None = None
@@ -55,10 +54,10 @@ class Prepared:
 
     @property
     def train_rows(self) -> int:
-        """Rows to learn from."""
+        """Rows of the training part."""
         return len(self.data["train"])
 
-    def crosses(self, config: TrainConfig) -> tuple[Cross, ...]:
+    def crosses(self, config: TrainConfig) -> tuple[CrossWeights, ...]:
         """Learn the crosses of the spec for a network that has any.
 
         Raises:
@@ -66,18 +65,20 @@ class Prepared:
         """
         if config.network != "wide_deep":
             return ()
-        return learn_crosses(self.spec, self.vocabulary.layout, self.data["train"])
+        return count_crosses(self.spec, self.vocabulary.layout, self.data["train"])
 
     def fingerprint(self) -> str:
         """Return a hash of all that decides the rows of each part."""
         sources = [[source.sha256 for source in found] for found in self.sources.values()]
         rows = [len(part) for part in self.data.values()]
-        return hash_of(self.text, self.inputs.describe(self.spec), sources, rows, self.before)
+        return fingerprint_of(
+            self.text, self.inputs.describe(self.spec), sources, rows, self.before
+        )
 
 
 def prepare(
     spec_path: Path,
-    inputs: Inputs,
+    inputs: InputFiles,
     before: Bundle | None = None,
     cache: Path | None = None,
     progress: bool = True,
@@ -136,7 +137,7 @@ def prepare(
 def prepare_together(
     group: Group,
     spec_path: Path,
-    inputs: Inputs,
+    inputs: InputFiles,
     before: Bundle | None = None,
     cache: Path | None = None,
 ) -> Prepared:
@@ -155,27 +156,27 @@ def prepare_together(
     return prepared
 
 
-def _key(inputs: Inputs, text: str, spec: FeatureSpec, before: Bundle | None) -> str:
+def _key(inputs: InputFiles, text: str, spec: FeatureSpec, before: Bundle | None) -> str:
     """Return the name of the cache's entry: content, rules and code decide it."""
-    return inputs.key(text, spec, program(), before and before.manifest.id)[:32]
+    return inputs.key(text, spec, code_hash(), before and before.manifest.id)[:32]
 
 
 def _encode(
-    spec: FeatureSpec, inputs: Inputs, before: Bundle | None, entry: Path, progress: bool
+    spec: FeatureSpec, inputs: InputFiles, before: Bundle | None, entry: Path, progress: bool
 ) -> None:
     remove_abandoned(entry.parent)
     with partial_directory(entry.parent) as directory:
         watch = Stopwatch()
         raw = inputs.read(spec, directory, progress)
         say(f"read {len(raw.spill):,} rows in {watch.lap():.1f} s")
-        settled = learned_before(spec, before) if before else None
-        vocabulary = learn(spec, raw.train, settled)
+        reused = reused_numbers(spec, before) if before else None
+        vocabulary = learn_vocabulary(spec, raw.train, reused)
         say(f"learnt their values in {watch.lap():.1f} s")
         write_encoded(entry, spec, vocabulary, raw, progress)
         say(f"encoded in {watch.lap():.1f} s")
 
 
-def _kept(entry: Path, spec: FeatureSpec) -> Encoded | None:
+def _kept(entry: Path, spec: FeatureSpec) -> EncodedData | None:
     """Return what is kept, if it is there and whole."""
     if not entry.exists():
         return None
@@ -186,7 +187,7 @@ def _kept(entry: Path, spec: FeatureSpec) -> Encoded | None:
         return None
 
 
-def _warn_of_flat_labels(data: Mapping[Part, Dataset]) -> None:
+def _warn_of_flat_labels(data: Mapping[DataPart, Dataset]) -> None:
     for part, rows in data.items():
         if rows.label.min() == rows.label.max():
             say(f"warning: the {part} part's labels are all {rows.label[0]}: it has no AUC")

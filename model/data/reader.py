@@ -23,7 +23,7 @@ from app.features.field_encoders import ColumnProblem, FieldEncoder, field_encod
 from app.features.spec import FeatureSpec, Field, MultiCategorical, Numeric, Time, is_scaled
 from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Vocabulary, arrange
 from app.files import sha256
-from model.data.files import FILE, LINE, BadLines, DataError, Source, pieces
+from model.data.log_files import FILE, LINE, BadLines, DataError, Source, pieces
 from model.progress import bar
 
 MOMENT = "__moment__"
@@ -173,7 +173,7 @@ def _cell(spec_field: Field, text: str | None) -> Any:
     return text
 
 
-def raw_rows(spec: FeatureSpec, frame: pl.DataFrame) -> list[dict[str, Any]]:
+def json_rows(spec: FeatureSpec, frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Return each row as the JSON object that a caller would send; missing values are left out."""
     rows: list[dict[str, Any]] = [{} for _ in range(frame.height)]
     for field in spec.fields:

@@ -7,11 +7,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from model.data.files import DataError
+from app.features.spec import DataPart
+from model.data.log_files import DataError
 
 SplitMode = Literal["auto", "time", "random"]
-Part = Literal["train", "validation", "test"]
-PARTS: tuple[Part, ...] = ("train", "validation", "test")
+PARTS: tuple[DataPart, ...] = ("train", "validation", "test")
 SHARES = (0.8, 0.1, 0.1)
 
 

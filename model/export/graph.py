@@ -27,7 +27,7 @@ from app.features.layout import Layout
 from app.scoring.engine import Engine
 from model.data.dataset import Dataset
 from model.export.serving_form import serving_form, trained_deepfm
-from model.networks.network import Inputs, Network
+from model.networks.network import Network, NetworkInputs
 from model.quality.calibration import CalibratedLogit, Calibration, calibrated
 from model.quality.figures import sigmoid
 
@@ -81,7 +81,7 @@ class ScoreGraph(nn.Module):
         context_lists = list(islice(rest, self.context_lists))
         candidate_lists = list(islice(rest, self.candidate_lists))
         context_value = next(rest) if self.context_values else None
-        inputs = Inputs(
+        inputs = NetworkInputs(
             context, candidate, row_context, context_lists, candidate_lists,
             context_value, next(rest, None),
         )  # fmt: skip

@@ -22,8 +22,8 @@ from torch.nn import functional
 from app.features.layout import Layout
 from model.networks.deepfm import DeepFM
 from model.networks.network import (
-    Inputs,
     Network,
+    NetworkInputs,
     mean_of_list,
     single_fields,
     sum_of_fields,
@@ -111,7 +111,7 @@ class ServingDeepFM(nn.Module):
         weight_HFK = weight_HZ.reshape(hidden, width // size, size)
         return functional.pad(weight_HFK, (1, 0)).flatten(1)
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: NetworkInputs) -> Tensor:
         """Return the logit float32 [N] of every row."""
         context_UH, context_UK = self._side(
             inputs.context, inputs.context_lists, inputs.context_value,

@@ -8,7 +8,7 @@ import torch
 
 from app.features.layout import Layout
 from model.config import TrainConfig
-from model.networks.crosses import Cross, CrossTerm
+from model.networks.crosses import CrossTerm, CrossWeights
 from model.networks.deepfm import DeepFM
 from model.networks.ffm import FFM
 from model.networks.fm import FM
@@ -34,7 +34,10 @@ FAMILY: Mapping[str, Callable[[Layout, TrainConfig, float], Network]] = {
 
 
 def build(
-    layout: Layout, config: TrainConfig, base_rate: float = 0.5, crosses: Sequence[Cross] = ()
+    layout: Layout,
+    config: TrainConfig,
+    base_rate: float = 0.5,
+    crosses: Sequence[CrossWeights] = (),
 ) -> Network:
     """Make the network that the settings name, with new weights from torch's generator.
 
@@ -45,7 +48,7 @@ def build(
     return FAMILY[config.network](layout, config, base_rate)
 
 
-def weight_bytes(layout: Layout, config: TrainConfig, crosses: Sequence[Cross] = ()) -> int:
+def weight_bytes(layout: Layout, config: TrainConfig, crosses: Sequence[CrossWeights] = ()) -> int:
     """Return how large the weights would be, and what finds those of pairs, without making them."""
     with torch.device("meta"):
         network = build(layout, config, crosses=crosses)

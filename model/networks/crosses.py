@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from app.features.layout import PADDING, Layout, Slot
-from model.networks.network import Inputs, mean_of_list
+from model.networks.network import NetworkInputs, mean_of_list
 from model.networks.rows import of_rows
 
 RARE = 1
@@ -50,7 +50,7 @@ class Operand:
         """How many values :meth:`values` may give, padding included."""
         return self.slot.size + 1
 
-    def values(self, inputs: Inputs) -> Tensor:
+    def values(self, inputs: NetworkInputs) -> Tensor:
         """Return a row's values as numbers [R, L] from 1 on, missing and OOV too; 0 is padding."""
         if self.listed:
             lists = inputs.context_lists if self.context else inputs.candidate_lists
@@ -79,12 +79,12 @@ class Pairs:
         """How many numbers :meth:`find` may give."""
         return self.left.numbers * self.right.numbers
 
-    def find(self, inputs: Inputs) -> Tensor:
+    def find(self, inputs: NetworkInputs) -> Tensor:
         """Return the numbers of all pairs of a row [N, L], or of a context [U, L] if its own."""
         left_RL, right_RL = (self._values(operand, inputs) for operand in (self.left, self.right))
         return (left_RL.unsqueeze(2) * self.right.numbers + right_RL.unsqueeze(1)).flatten(1)
 
-    def _values(self, operand: Operand, inputs: Inputs) -> Tensor:
+    def _values(self, operand: Operand, inputs: NetworkInputs) -> Tensor:
         value_RL = operand.values(inputs)
         if operand.context and not self.of_context:
             return of_rows(value_RL, inputs.row_context)
@@ -92,7 +92,7 @@ class Pairs:
 
 
 @dataclass(frozen=True, slots=True)
-class Cross:
+class CrossWeights:
     """Which of its weights each pair has: ``weight_of`` int32 [numbers] by the pair's number.
 
     Weight 0 is padding's and stays zero; ``weights`` is how many there are.
@@ -113,7 +113,7 @@ class CrossTerm(nn.Module):
 
     weight_of: Tensor
 
-    def __init__(self, cross: Cross) -> None:
+    def __init__(self, cross: CrossWeights) -> None:
         """Start from zero weights."""
         super().__init__()
         self.pairs = cross.pairs
@@ -121,7 +121,7 @@ class CrossTerm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(cross.weights, 1))
         self.register_buffer("weight_of", torch.from_numpy(cross.weight_of), persistent=False)
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: NetworkInputs) -> Tensor:
         """Return the term [N] of every row."""
         pair_RL = self.pairs.find(inputs)
         number_RL = self.weight_of.index_select(0, pair_RL.flatten()).reshape(pair_RL.shape)

@@ -10,7 +10,13 @@ from model.config import TrainConfig
 from model.networks.fm import pairs_within, pairwise
 from model.networks.lr import first_order
 from model.networks.mlp import Mlp
-from model.networks.network import Inputs, Network, field_counts, new_table, weights_and_vectors
+from model.networks.network import (
+    Network,
+    NetworkInputs,
+    field_counts,
+    new_table,
+    weights_and_vectors,
+)
 from model.networks.rows import RowContext
 
 
@@ -28,7 +34,7 @@ class DeepFM(Network):
         contexts, candidates = field_counts(layout)
         self.mlp = Mlp(size * contexts, size * candidates, config)
 
-    def logit(self, table_TC: Tensor, place: Inputs, inputs: Inputs) -> Tensor:
+    def logit(self, table_TC: Tensor, place: NetworkInputs, inputs: NetworkInputs) -> Tensor:
         beside = (*place.context_lists, *place.candidate_lists, place.row_context,
                   place.context_value, place.candidate_value)  # fmt: skip
         if self.training and all(each is None for each in beside):

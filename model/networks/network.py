@@ -23,7 +23,7 @@ from model.networks.mlp import Mlp
 from model.networks.rows import RowContext
 
 
-class Inputs(NamedTuple):
+class NetworkInputs(NamedTuple):
     """Indices into the table, 0 being padding.
 
     ``context`` [U, F] and ``candidate`` [N, F] hold the single-valued slots, the lists [U, L]
@@ -64,11 +64,11 @@ class Network(nn.Module):
         """Return the logit [N] of fields that have been looked up: the network's formula."""
         raise NotImplementedError
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: NetworkInputs) -> Tensor:
         """Return the logit float32 [N] of every row."""
         return self.logit(self.table, inputs, inputs)
 
-    def logit(self, table_TC: Tensor, place: Inputs, inputs: Inputs) -> Tensor:
+    def logit(self, table_TC: Tensor, place: NetworkInputs, inputs: NetworkInputs) -> Tensor:
         """Return the logit [N] with ``table_TC`` in the table's place, and ``place`` in it.
 
         Training passes the few rows that its batch names and where they are among those.

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from app.features.layout import Layout
 from model.config import TrainConfig
-from model.networks.crosses import Cross, CrossTerm
+from model.networks.crosses import CrossTerm, CrossWeights
 from model.networks.lr import first_order
 from model.networks.mlp import Mlp
 from model.networks.network import (
-    Inputs,
     Network,
+    NetworkInputs,
     field_counts,
     new_table,
     weights_and_vectors,
@@ -35,7 +35,7 @@ class WideDeep(Network):
         layout: Layout,
         config: TrainConfig,
         base_rate: float = 0.5,
-        crosses: Sequence[Cross] = (),
+        crosses: Sequence[CrossWeights] = (),
     ) -> None:
         size = config.embedding_size
         super().__init__(new_table(layout, config, 1, size), base_rate)
@@ -46,7 +46,7 @@ class WideDeep(Network):
     def cross_parameters(self) -> Iterator[nn.Parameter]:
         return self.crosses.parameters()
 
-    def logit(self, table_TC: Tensor, place: Inputs, inputs: Inputs) -> Tensor:
+    def logit(self, table_TC: Tensor, place: NetworkInputs, inputs: NetworkInputs) -> Tensor:
         logit_N = super().logit(table_TC, place, inputs)
         for cross in self.crosses:
             logit_N = logit_N + cross(inputs)

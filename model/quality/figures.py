@@ -17,7 +17,7 @@ Labels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class Metrics:
+class Quality:
     """Quality of R scores. ``None`` where the labels leave a figure undefined."""
 
     rows: int
@@ -45,7 +45,7 @@ class Reliability:
     """Rows that each bin stands for."""
 
 
-def evaluate_scores(label: Labels, logit: NDArray[np.floating[Any]], kept: float = 1.0) -> Metrics:
+def evaluate_scores(label: Labels, logit: NDArray[np.floating[Any]], kept: float = 1.0) -> Quality:
     """Return every figure for labels [R] in {0, 1} and logits [R], R being 1 or more."""
     if len(label) != len(logit) or len(label) == 0:
         raise ValueError(
@@ -55,7 +55,7 @@ def evaluate_scores(label: Labels, logit: NDArray[np.floating[Any]], kept: float
     promised = float((sigmoid(logit) * weights(label, kept)).sum())
     bins = reliability(label, logit, kept=kept)
     gap = np.abs(bins.predicted - bins.observed)
-    return Metrics(
+    return Quality(
         rows=len(label),
         positives=positives,
         auc=auc(label, logit),

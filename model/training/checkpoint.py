@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.files import remove_abandoned
-from model.arrays import Arrays, DamagedError, read_arrays, write_arrays
+from model.array_files import Arrays, DamagedError, read_arrays, write_arrays
 
 KEPT = 2
 """How many checkpoints stay: the one before is there if the newest is broken."""
 
 
-class State(NamedTuple):
+class TrainingState(NamedTuple):
     """All that a run needs to go on after ``step``: plain values and arrays."""
 
     step: int
@@ -38,7 +38,7 @@ class Checkpoints:
     seconds: float = 600.0
     steps: int = 0
     resume: bool = False
-    state: State | None = None
+    state: TrainingState | None = None
     """What to go on from, after :meth:`begin`."""
     _written: float = field(default_factory=time.monotonic)
 
@@ -54,7 +54,7 @@ class Checkpoints:
             except DamagedError as error:
                 warnings.warn(f"a broken checkpoint is passed over: {error}", stacklevel=2)
                 continue
-            self.state = State(_step(path), values, arrays)
+            self.state = TrainingState(_step(path), values, arrays)
             return
 
     def due(self, step: int) -> bool:

@@ -17,15 +17,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from app.features.layout import Layout
-from model.arrays import Arrays
+from model.array_files import Arrays
 from model.config import TrainConfig
 from model.data.dataset import Dataset
 from model.group import ALONE, Group
 from model.networks import weight_bytes
-from model.networks.crosses import Cross
+from model.networks.crosses import CrossWeights
 from model.networks.network import Network
 from model.quality.figures import auc, log_loss
-from model.training.checkpoint import Checkpoints, State
+from model.training.checkpoint import Checkpoints, TrainingState
 from model.training.memory import available_memory
 from model.training.sampling import Sampling
 from model.training.trainer import Trainer, TrainingError, named, not_finite, unnamed
@@ -123,7 +123,7 @@ class Progress:
         return {"progress": values}, named("best", self.best_weights)
 
     @classmethod
-    def of(cls, state: State) -> Progress:
+    def of(cls, state: TrainingState) -> Progress:
         """Return what a checkpoint holds."""
         values = dict(state.values["progress"])
         history = [Evaluation(**evaluation) for evaluation in values.pop("history")]
@@ -137,7 +137,7 @@ def fit(
     config: TrainConfig,
     progress: bool = True,
     begin: Callable[[Network], object] | None = None,
-    crosses: Sequence[Cross] = (),
+    crosses: Sequence[CrossWeights] = (),
     after: Callable[[Evaluation], object] | None = None,
     checkpoints: Checkpoints | None = None,
     group: Group = ALONE,
@@ -307,7 +307,9 @@ def require_rows(rows: int, validation: Dataset, config: TrainConfig, group: Gro
         )
 
 
-def require_memory(layout: Layout, config: TrainConfig, crosses: Sequence[Cross] = ()) -> None:
+def require_memory(
+    layout: Layout, config: TrainConfig, crosses: Sequence[CrossWeights] = ()
+) -> None:
     """Refuse a network whose weights and what training keeps beside them do not fit."""
     needed, available = COPIES * weight_bytes(layout, config, crosses), available_memory()
     if available is not None and needed > available:

@@ -20,14 +20,14 @@ from torch.nn import functional
 from app.errors import CtrError
 from app.features.arrays import Indices
 from app.features.layout import PADDING, Layout
-from model.arrays import Arrays
+from model.array_files import Arrays
 from model.config import TrainConfig
 from model.data.dataset import Dataset
 from model.group import ALONE, Group
 from model.networks import build
-from model.networks.crosses import Cross
-from model.networks.network import Inputs, Network
-from model.training.checkpoint import State
+from model.networks.crosses import CrossWeights
+from model.networks.network import Network, NetworkInputs
+from model.training.checkpoint import TrainingState
 from model.training.sampling import Sampling
 
 Rows = NDArray[np.int64]
@@ -50,13 +50,13 @@ class Trainer:
         layout: Layout,
         train: Dataset,
         config: TrainConfig,
-        crosses: Sequence[Cross] = (),
+        crosses: Sequence[CrossWeights] = (),
         group: Group = ALONE,
     ) -> None:
         self._group = group
         self._sampling = Sampling.of(train, config.negative_rate)
         self.network = build(layout, config, self._sampling.base_rate, crosses)
-        self._columns = Columns(layout, train)
+        self._columns = IndexColumns(layout, train)
         self._label = train.label
         self._named_rows = NamedRows(layout.table_rows, group)
         l2 = self._columns.row_l2(config, self._sampling) if config.embedding_l2 else None
@@ -104,7 +104,7 @@ class Trainer:
             arrays[f"torch_random.{rank}"] = random
         return values, arrays
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: TrainingState) -> None:
         """Take over what :meth:`state` gave."""
         self.steps = state.values["steps"]
         self._random.bit_generator.state = state.values["random"]
@@ -177,7 +177,7 @@ def cut(pieces: Iterable[Rows], rows: int, batches: int) -> Iterator[Rows]:
         waiting = waiting[start:]
 
 
-class Columns:
+class IndexColumns:
     """Every index of the training rows, batch by batch: the data may be larger than memory.
 
     There are C columns: the single-valued slots of both sides, then each list's places.
@@ -201,14 +201,14 @@ class Columns:
         """Return the indices [N, C] of some rows."""
         return np.concatenate([part[rows] for part in self._parts], axis=1)
 
-    def inputs(self, index: Tensor, rows: NDArray[np.int64]) -> Inputs:
+    def inputs(self, index: Tensor, rows: NDArray[np.int64]) -> NetworkInputs:
         """Cut indices [N, C] of ``rows`` into a network's inputs, every row its own context."""
         context, candidate, *lists = torch.split(index, self._widths, dim=1)
         split = self._context_lists
         values = (
             None if value is None else torch.from_numpy(value[rows]) for value in self._values
         )
-        return Inputs(context, candidate, None, lists[:split], lists[split:], *values)
+        return NetworkInputs(context, candidate, None, lists[:split], lists[split:], *values)
 
     def row_l2(self, config: TrainConfig, sampling: Sampling) -> Tensor:
         """Return the decay [T] per named row that stands in for lambda on every row and step.

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from app.bundle.bundle import Bundle
 from app.features.layout import PADDING, RESERVED_ROWS, Layout, Slot
-from app.features.spec import FeatureSpec
 from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Texts, Vocabulary
 from model.config import TrainConfig
 from model.data.dataset import Dataset
@@ -38,7 +37,7 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class WarmStart:
     """An exported network, and where today's values are in it."""
 
     bundle: Bundle
@@ -53,7 +52,7 @@ class Start:
     @classmethod
     def read(
         cls, bundle: Bundle, vocabulary: Vocabulary, data: Dataset, config: TrainConfig
-    ) -> Start:
+    ) -> WarmStart:
         """Read a bundle's network for training on ``data``.
 
         Raises:
@@ -189,21 +188,6 @@ def old_rows(new: Vocabulary, old: Vocabulary) -> Rows:
         for key, row in vocabulary.lookup().items():
             rows[row] = known.get(key, past.oov)
     return rows
-
-
-def learned_before(spec: FeatureSpec, bundle: Bundle) -> dict[str, SlotVocabulary]:
-    """Return the buckets and scales that fields keep for a warm start, by the field's name.
-
-    A weight of a bucket means what the bucket's edges were; a field that the spec describes
-    otherwise than before learns its own.
-    """
-    fields = {field.name: field for field in bundle.spec.fields}
-    return {
-        field.name: vocabulary
-        for field in spec.fields
-        if fields.get(field.name) == field
-        and isinstance(vocabulary := bundle.vocabulary.slots.get(field.name), Edges | Scale)
-    }
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from model.networks import build
 from model.networks.ffm import FFM, within
 from model.networks.fnn import FNN
 from model.networks.mlp import Mlp
-from model.networks.network import Inputs, Network, look_up, sum_of_rest
+from model.networks.network import Network, NetworkInputs, look_up, sum_of_rest
 from model.networks.products import KernelProducts, ProductNetwork
 
 
@@ -42,7 +42,7 @@ class PlainGraph(nn.Module):
             logit = self._ffm(self.network, index)
         else:
             none = torch.zeros((1, 0), dtype=index.dtype)
-            logit = self.network(Inputs(none, index, torch.zeros_like(index[:, 0])))
+            logit = self.network(NetworkInputs(none, index, torch.zeros_like(index[:, 0])))
         return logit, torch.sigmoid(logit)
 
     @staticmethod

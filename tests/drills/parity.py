@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from app.features.graph_inputs import Batch
 from model.data.encode import encode_side
-from model.data.reader import Reader, raw_rows
+from model.data.reader import Reader, json_rows
 from model.quality.calibration import calibrated
 from model.score_files import Offline
 
@@ -39,7 +39,7 @@ class Check:
         self.client = client
         self.engine = offline.engine
         self.calibration = offline.calibration
-        self.raw = raw_rows(spec, frame)
+        self.raw = json_rows(spec, frame)
         self.context = encode_side(spec, offline.encoder.context, frame)
         self.candidate = encode_side(spec, offline.encoder.candidate, frame)
         self.context_fields = offline.encoder.context.fields

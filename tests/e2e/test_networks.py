@@ -10,7 +10,7 @@ import pytest
 
 from app.bundle.bundle import Bundle
 from model.config import NETWORKS, TrainConfig
-from model.data.inputs import Inputs
+from model.data.input_files import InputFiles
 from model.data.prepare import Prepared, prepare
 from model.networks import build
 from model.pipeline import run
@@ -27,7 +27,7 @@ ROWS = 200
 
 @pytest.fixture(scope="module")
 def prepared(sample: Sample) -> Prepared:
-    return prepare(sample.spec, Inputs([sample.data]))
+    return prepare(sample.spec, InputFiles([sample.data]))
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "deepfm"])
@@ -75,7 +75,7 @@ def test_crosses_score_the_same_offline_and_online(
     """A service that knows nothing of crosses serves them: of both sides, of one, of a list."""
     spec = tmp_path / "crossed.toml"
     spec.write_text(sample.spec.read_text(encoding="utf-8") + CROSSES, encoding="utf-8")
-    crossed = prepare(spec, Inputs([sample.data]))
+    crossed = prepare(spec, InputFiles([sample.data]))
     config = replace(QUICK, network="wide_deep")
     bundle = run(crossed, config, tmp_path, progress=False)
     training = Bundle.open(bundle).manifest.training
@@ -96,7 +96,7 @@ def test_other_networks_leave_crosses_alone(sample: Sample, tmp_path: Path) -> N
     spec.write_text(sample.spec.read_text(encoding="utf-8") + CROSSES, encoding="utf-8")
     files = []
     for path in (sample.spec, spec):
-        found = prepare(path, Inputs([sample.data]))
+        found = prepare(path, InputFiles([sample.data]))
         bundle = Bundle.open(run(found, replace(QUICK, network="lr"), tmp_path, progress=False))
         assert bundle.manifest.training["crosses"] == []
         files.append({name: record.sha256 for name, record in bundle.manifest.files.items()})

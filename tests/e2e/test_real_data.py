@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from model.config import TrainConfig
-from model.data.inputs import Inputs
+from model.data.input_files import InputFiles
 from model.pipeline import train
 from model.score_files import Offline
 from tests.conftest import StartService
@@ -26,7 +26,7 @@ def test_real_rows_score_the_same_offline_and_online(
     """1,000 real rows agree within the tolerance, alone, in batches, shuffled, ranked."""
     files = realdata.files(name, tmp_path)
     spec = realdata.SPECS / f"{name}.toml"
-    bundle = train(spec, Inputs(files[-1:], mode="random"), QUICK, tmp_path, progress=False)
+    bundle = train(spec, InputFiles(files[-1:], mode="random"), QUICK, tmp_path, progress=False)
     offline = Offline.open(bundle)
     service = start_service(bundle)
     with httpx.Client(base_url=service.url, timeout=30) as client:

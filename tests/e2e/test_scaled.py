@@ -13,7 +13,7 @@ import pytest
 from app.bundle.bundle import Bundle
 from app.features.graph_inputs import Batch
 from model.config import NETWORKS, TrainConfig
-from model.data.inputs import Inputs
+from model.data.input_files import InputFiles
 from model.data.prepare import Prepared, prepare
 from model.pipeline import run
 from model.score_files import Offline, open_engine
@@ -37,7 +37,7 @@ COMPANY = 1e-6
 def prepared(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     spec = tmp_path_factory.mktemp("scaled") / "scaled.toml"
     spec.write_text(with_scaled_numbers(), encoding="utf-8")
-    found = prepare(spec, Inputs([sample.data]))
+    found = prepare(spec, InputFiles([sample.data]))
     layout = found.vocabulary.layout
     assert (layout.context_values, layout.candidate_values) == (1, 1)
     return found

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from app.bundle.bundle import Bundle
+from app.features.spec import DataPart
 from model.compare import (
     BUNDLES,
     MEMBERS,
@@ -24,10 +25,9 @@ from model.compare import (
     time_scoring,
 )
 from model.compare_report import SUMMARY, markdown, page, spread, write_pages, write_summary
-from model.config import NETWORKS, ConfigError, Settings
-from model.data.inputs import Inputs
+from model.config import NETWORKS, ConfigError, SettingsFile
+from model.data.input_files import InputFiles
 from model.data.prepare import Prepared, prepare
-from model.data.split import Part
 from model.score_files import Offline
 from tests.conftest import Sample
 
@@ -36,15 +36,15 @@ COLUMNS = (
     "bundle_bytes,score_1_us,score_1000_us"
 )
 SMALL = {"embedding_size": 4, "hidden": [8], "batch_size": 64, "epochs": 1, "threads": 1}
-BROKEN = Settings(SMALL, {"fm": {"learning_rate": 1e30}})
+BROKEN = SettingsFile(SMALL, {"fm": {"learning_rate": 1e30}})
 """FM's loss stops being finite."""
-WHOLE = Settings(SMALL)
-ROWS: dict[Part, int] = {"train": 240, "validation": 30, "test": 30}
+WHOLE = SettingsFile(SMALL)
+ROWS: dict[DataPart, int] = {"train": 240, "validation": 30, "test": 30}
 
 
 @pytest.fixture(scope="module")
 def prepared(few: Sample) -> Prepared:
-    return prepare(few.spec, Inputs([few.data]))
+    return prepare(few.spec, InputFiles([few.data]))
 
 
 class Run:
@@ -54,7 +54,7 @@ class Run:
         self.prepared, self.out = prepared, out
         self.lines: list[int] = []
 
-    def __call__(self, settings: Settings) -> Comparison:
+    def __call__(self, settings: SettingsFile) -> Comparison:
         return compare(
             self.prepared, settings, ["lr", "fm", "fnn"], 1, self.out, self._note, progress=False
         )
@@ -163,7 +163,7 @@ def test_a_record_that_cannot_be_trusted_is_made_anew(
     bundle.rename(bundle.with_name("gone"))
     run(WHOLE)
     assert "lr, seed 1: its bundle is gone" in capsys.readouterr().err
-    changed = Settings({**SMALL, "epochs": 2}, {"fm": {"epochs": 1}, "fnn": {"epochs": 1}})
+    changed = SettingsFile({**SMALL, "epochs": 2}, {"fm": {"epochs": 1}, "fnn": {"epochs": 1}})
     capsys.readouterr()
     again = run(changed)
     assert "lr, seed 1: data or settings have changed" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from model.config import FEW, MANY_ROWS, OWN, ConfigError, Settings, TrainConfig
+from model.config import FEW, MANY_ROWS, OWN, ConfigError, SettingsFile, TrainConfig
 
 SPECS = Path(__file__).parents[2] / "model" / "specs"
 
@@ -19,11 +19,11 @@ def test_settings_survive_a_round_trip() -> None:
     assert TrainConfig.from_dict(config.to_dict()) == config
 
 
-def settings(directory: Path, text: str) -> Settings:
+def settings(directory: Path, text: str) -> SettingsFile:
     """Read settings from a file with the given text."""
     path = directory / "train.toml"
     path.write_text(text)
-    return Settings.read(path)
+    return SettingsFile.read(path)
 
 
 def test_a_file_overrides_only_what_it_names(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_an_l2_for_all_spares_the_networks_without_hidden_layers(tmp_path: Path)
 
 def test_the_settings_of_a_run_repeat_it(tmp_path: Path) -> None:
     """A file that names its network is for that one alone, so that every key of it counts."""
-    config = Settings().config("ffm", 100, embedding_l2=0.25, seed=3)
+    config = SettingsFile().config("ffm", 100, embedding_l2=0.25, seed=3)
     text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in config.to_dict().items())
     found = settings(tmp_path, text)
     assert found.network == "ffm"
@@ -69,11 +69,11 @@ def test_few_rows_have_defaults_of_their_own(tmp_path: Path) -> None:
 def test_without_a_file_beside_the_spec_the_defaults_hold(tmp_path: Path) -> None:
     """The file given wins over the one beside the spec; none at all is no mistake."""
     spec = tmp_path / "clicks.toml"
-    assert Settings.beside(spec, None) == Settings()
+    assert SettingsFile.beside(spec, None) == SettingsFile()
     (tmp_path / "clicks.train.toml").write_text("epochs = 3\n")
-    assert Settings.beside(spec, None).config("lr", MANY_ROWS).epochs == 3
+    assert SettingsFile.beside(spec, None).config("lr", MANY_ROWS).epochs == 3
     (tmp_path / "other.toml").write_text("epochs = 4\n")
-    assert Settings.beside(spec, tmp_path / "other.toml").config("lr", MANY_ROWS).epochs == 4
+    assert SettingsFile.beside(spec, tmp_path / "other.toml").config("lr", MANY_ROWS).epochs == 4
 
 
 @pytest.mark.parametrize(
@@ -140,4 +140,4 @@ def test_zero_threads_means_every_core_allowed() -> None:
 @pytest.mark.parametrize("name", ["movielens-100k", "frappe", "criteo", "avazu"])
 def test_the_shipped_settings_are_valid(name: str) -> None:
     """Every settings file beside a spec can be read."""
-    assert Settings.read(SPECS / f"{name}.train.toml").network == "deepfm"
+    assert SettingsFile.read(SPECS / f"{name}.train.toml").network == "deepfm"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from model.data.inputs import Inputs
+from model.data.input_files import InputFiles
 from model.data.prepare import prepare
 from tests.conftest import Sample, StartService
 from tests.support.serving import ROOT, strict, wait_until
@@ -45,7 +45,7 @@ def train(
 @pytest.fixture
 def cache(sample: Sample, tmp_path: Path) -> Path:
     """Where the encoded rows are already, so that only the bundle is short of room."""
-    prepare(sample.spec, Inputs([sample.data]), cache=tmp_path / "cache")
+    prepare(sample.spec, InputFiles([sample.data]), cache=tmp_path / "cache")
     return tmp_path / "cache"
 
 

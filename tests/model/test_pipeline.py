@@ -18,12 +18,12 @@ import pytest
 import torch
 
 from app.bundle.bundle import Bundle
+from app.features.spec import DataPart
 from model.__main__ import main
 from model.config import TrainConfig
-from model.data.files import DataError
-from model.data.inputs import Inputs
+from model.data.input_files import InputFiles
+from model.data.log_files import DataError
 from model.data.prepare import Prepared, prepare
-from model.data.split import Part
 from model.export.graph import read_weights
 from model.pipeline import run, train
 from model.score_files import Offline
@@ -76,7 +76,7 @@ def test_the_commands_give_what_the_pipeline_gives(
     few: Sample, tmp_path: Path, run_command: RunCommand
 ) -> None:
     """Seed and data decide every file, in any process; the commands take what train printed."""
-    expected = Bundle.open(train(few.spec, Inputs([few.data]), CONFIG, tmp_path / "a", False))
+    expected = Bundle.open(train(few.spec, InputFiles([few.data]), CONFIG, tmp_path / "a", False))
     config, out = tmp_path / "short.toml", tmp_path / "b"
     settings = CONFIG.to_dict()
     config.write_text("".join(f"{key} = {json.dumps(settings[key])}\n" for key in settings))
@@ -167,17 +167,17 @@ def test_predict_says_at_once_where_it_cannot_write(
 
 def test_only_the_parts_that_are_wanted_are_read(few: Sample) -> None:
     """The rows of a part do not depend on which others are wanted; files must be of these."""
-    two = prepare(few.spec, Inputs([few.data], wanted=("train", "validation")))
-    three = prepare(few.spec, Inputs([few.data]))
+    two = prepare(few.spec, InputFiles([few.data], wanted=("train", "validation")))
+    three = prepare(few.spec, InputFiles([few.data]))
     assert set(two.data) == {"train", "validation"}
     assert two.test_rows == []
     assert len(three.test_rows) == len(three.data["test"])
     for part, data in two.data.items():
         np.testing.assert_array_equal(data.candidate_rows, three.data[part].candidate_rows)
     assert two.fingerprint() != three.fingerprint()
-    files: dict[Part, list[Path]] = {"train": [few.data], "test": [few.data]}
+    files: dict[DataPart, list[Path]] = {"train": [few.data], "test": [few.data]}
     with pytest.raises(DataError, match=r"or files for each part: train, validation$"):
-        prepare(few.spec, Inputs(parts=files, wanted=("train", "validation")))
+        prepare(few.spec, InputFiles(parts=files, wanted=("train", "validation")))
 
 
 def test_a_failed_run_leaves_nothing(
@@ -190,13 +190,13 @@ def test_a_failed_run_leaves_nothing(
 
     monkeypatch.setattr("model.pipeline.golden_examples", fail)
     with pytest.raises(RuntimeError, match="disk"):
-        train(few.spec, Inputs([few.data]), CONFIG, tmp_path, progress=False)
+        train(few.spec, InputFiles([few.data]), CONFIG, tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture(scope="module")
 def few_prepared(few: Sample) -> Prepared:
-    return prepare(few.spec, Inputs([few.data]))
+    return prepare(few.spec, InputFiles([few.data]))
 
 
 @pytest.fixture(scope="module")

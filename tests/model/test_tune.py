@@ -14,13 +14,13 @@ from optuna.trial import TrialState
 
 from app.bundle.bundle import Bundle
 from model import tune as tuning
-from model.config import NETWORKS, SHALLOW, Settings, TrainConfig
-from model.data.inputs import Inputs
+from model.config import NETWORKS, SHALLOW, SettingsFile, TrainConfig
+from model.data.input_files import InputFiles
 from model.data.prepare import Prepared, prepare
 from model.pipeline import run
 from model.training.fit import fit
-from model.training.warm_start import Start
-from model.tune import FIRST_LINE, Found, TuneError, suggest, tune
+from model.training.warm_start import WarmStart
+from model.tune import FIRST_LINE, SearchResult, TuneError, suggest, tune
 from tests.support import samples
 
 BASE = TrainConfig(
@@ -33,7 +33,7 @@ def prepared_log(directory: Path, rows: int = ROWS) -> Prepared:
     spec, data = directory / "few.toml", directory / "few.csv"
     spec.write_text(samples.SPEC, encoding="utf-8")
     samples.write_log(data, rows)
-    return prepare(spec, Inputs([data], wanted=("train", "validation")))
+    return prepare(spec, InputFiles([data], wanted=("train", "validation")))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,9 @@ class Search:
         self.prepared = prepared
         self.study, self.out = directory / "study", directory / "found.train.toml"
 
-    def __call__(self, trials: int, base: TrainConfig = BASE, start: Start | None = None) -> Found:
+    def __call__(
+        self, trials: int, base: TrainConfig = BASE, start: WarmStart | None = None
+    ) -> SearchResult:
         return tune(self.prepared, base, trials, self.study, self.out, start, progress=False)
 
     @contextmanager
@@ -89,7 +91,7 @@ def test_the_file_has_the_settings_of_the_best_trial(search: Search, prepared: P
     values = [value for _, value in search.outcomes() if value is not None]
     assert found.value == max(values) > 0.6
     assert (found.first, found.trials, found.failed) == (values[0], 12, 0)
-    settings = Settings.read(search.out)
+    settings = SettingsFile.read(search.out)
     assert settings.network == "deepfm"
     config = settings.config("deepfm", ROWS)
     assert config == found.config
@@ -173,7 +175,7 @@ def test_the_test_part_is_not_read(search: Search, prepared: Prepared, tmp_path:
         line, label = lines[number].rsplit(",", 1)
         lines[number] = f"{line},{1 - int(label)}"
     data.write_text("\n".join([header, *lines, ""]))
-    other = Search(prepare(spec, Inputs([data], wanted=("train", "validation"))), tmp_path)
+    other = Search(prepare(spec, InputFiles([data], wanted=("train", "validation"))), tmp_path)
     other(4)
     assert other.outcomes() == search.outcomes()[:4]
 
@@ -200,12 +202,12 @@ def test_an_fnn_starts_from_the_same_fm_in_every_trial(prepared: Prepared, tmp_p
     spec, data = tmp_path / "few.toml", tmp_path / "few.csv"
     spec.write_text(samples.SPEC, encoding="utf-8")
     samples.write_log(data, ROWS)
-    everything = prepare(spec, Inputs([data]))
+    everything = prepare(spec, InputFiles([data]))
     shallow = TrainConfig.from_dict(BASE.to_dict() | {"network": "fm", "epochs": 1})
     fm = Bundle.open(run(everything, shallow, tmp_path / "bundles", progress=False))
     base = TrainConfig.from_dict(BASE.to_dict() | {"network": "fnn"})
     search = Search(prepared, tmp_path)
-    found = search(4, base, Start.read(fm, prepared.vocabulary, prepared.data["train"], base))
+    found = search(4, base, WarmStart.read(fm, prepared.vocabulary, prepared.data["train"], base))
     sizes = {config["embedding_size"] for config, _ in search.outcomes()}  # type: ignore[index]
     assert (found.trials, sizes) == (4, {4})
     with pytest.raises(TuneError, match="study: "):
@@ -240,7 +242,7 @@ def test_without_both_labels_there_is_no_auc_to_search_for(tmp_path: Path) -> No
     validation = tmp_path / "validation.csv"
     validation.write_text("\n".join([header, *(f"{x.rsplit(',', 1)[0]},0" for x in lines), ""]))
     parts = {"train": [data], "validation": [validation]}
-    one_class = prepare(spec, Inputs(parts=parts, wanted=("train", "validation")))  # type: ignore[arg-type]
+    one_class = prepare(spec, InputFiles(parts=parts, wanted=("train", "validation")))  # type: ignore[arg-type]
     search = Search(one_class, tmp_path)
     with pytest.raises(TuneError, match="metric"):
         search(1)
@@ -273,7 +275,7 @@ def test_the_command_tunes_and_train_takes_what_it_found(
     code, printed, _ = command("train", spec, data, "--config", out, "--out", tmp_path / "bundles")
     assert code == 0
     trained = Bundle.open(Path(printed.strip())).manifest.training["config"]
-    assert trained == Settings.read(out).config("fm", 300).to_dict()
+    assert trained == SettingsFile.read(out).config("fm", 300).to_dict()
     code, _, told = command("tune", spec, data, "--config", base, "--out", base)
     assert (code, told.splitlines()[-1]) == (
         1,

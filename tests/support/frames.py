@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from app.features.spec import FeatureSpec
+from app.features.spec import DataPart, FeatureSpec
 from app.features.vocabulary import Vocabulary
-from model.data.inputs import Inputs
+from model.data.input_files import InputFiles
 from model.data.reader import Reader
-from model.data.split import PARTS, Part
-from model.data.vocabulary import learn
+from model.data.split import PARTS
+from model.data.vocabulary_learning import learn_vocabulary
 
 
 def read(spec: FeatureSpec, paths: Sequence[Path], **options: Any) -> pl.DataFrame:
@@ -23,7 +23,7 @@ def read(spec: FeatureSpec, paths: Sequence[Path], **options: Any) -> pl.DataFra
     return pl.concat(Reader(spec, paths, **options).frames(), how="vertical_relaxed")
 
 
-def part_of(spec: FeatureSpec, inputs: Inputs, part: Part) -> pl.DataFrame:
+def part_of(spec: FeatureSpec, inputs: InputFiles, part: DataPart) -> pl.DataFrame:
     """All rows of a part."""
     with TemporaryDirectory() as directory:
         raw = inputs.read(spec, Path(directory))
@@ -33,4 +33,4 @@ def part_of(spec: FeatureSpec, inputs: Inputs, part: Part) -> pl.DataFrame:
 
 def learned(spec: FeatureSpec, frame: pl.DataFrame) -> Vocabulary:
     """What the rows of one frame teach."""
-    return learn(spec, lambda name: [frame[name]])
+    return learn_vocabulary(spec, lambda name: [frame[name]])

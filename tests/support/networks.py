@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from app.features.layout import Layout, Slot
 from model.config import TrainConfig
 from model.networks import build
-from model.networks.network import Inputs, Network
+from model.networks.network import Network, NetworkInputs
 
 CONFIG = TrainConfig(embedding_size=4, hidden=(8, 5), init_std=0.5)
 LAYOUT = Layout(
@@ -55,7 +55,9 @@ def trained(
     return network.eval()
 
 
-def inputs(contexts: int, rows: int, length: int, seed: int = 0, layout: Layout = LAYOUT) -> Inputs:
+def inputs(
+    contexts: int, rows: int, length: int, seed: int = 0, layout: Layout = LAYOUT
+) -> NetworkInputs:
     """Return random indices, padding among them in the lists."""
     random = np.random.default_rng(seed)
 
@@ -75,7 +77,7 @@ def inputs(contexts: int, rows: int, length: int, seed: int = 0, layout: Layout 
         found = random.normal(size=(count, slots)).astype(np.float32)
         return torch.from_numpy(found) if slots else None
 
-    return Inputs(
+    return NetworkInputs(
         single(layout.context, contexts),
         single(layout.candidate, rows),
         torch.from_numpy(random.integers(0, max(contexts, 1), rows).astype(np.int32)),

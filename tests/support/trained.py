@@ -61,12 +61,12 @@ def trained(
 def _train(spec: Path, data: Path, config: TrainConfig, out: Path, int8: bool) -> None:
     import torch
 
-    from model.data.inputs import Inputs
+    from model.data.input_files import InputFiles
     from model.pipeline import train
 
     threads = torch.get_num_threads()
     try:
-        train(spec, Inputs([data]), config, out, progress=False, int8=int8)
+        train(spec, InputFiles([data]), config, out, progress=False, int8=int8)
     finally:
         torch.set_num_threads(threads)
 

@@ -21,10 +21,10 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from app.features.spec import FeatureSpec
-from model.data.inputs import Inputs
+from model.data.input_files import InputFiles
 from model.data.split import PARTS
 from model.fetch import fetch
-from model.quality.figures import Metrics, evaluate_scores
+from model.quality.figures import Quality, evaluate_scores
 from tests.support.frames import part_of
 
 Split = Literal["random", "time"]
@@ -50,14 +50,14 @@ class Parts:
 class Baseline:
     """A logistic regression's figures on the test part, and the C that validation chose."""
 
-    metrics: Metrics
+    metrics: Quality
     inverse_regularisation: float
 
 
 def read_parts(data: Path, mode: Split) -> Parts:
     """Return the rows that ``python -m model train --split MODE`` learns from and is tested on."""
     spec = FeatureSpec.load(SPEC)
-    inputs = Inputs([data], mode=mode, seed=SEED)
+    inputs = InputFiles([data], mode=mode, seed=SEED)
     return Parts(*(part_of(spec, inputs, part) for part in PARTS))
 
 

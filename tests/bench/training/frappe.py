@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from app.features.layout import Layout
-from model.config import MANY_ROWS, Settings
+from app.features.spec import DataPart
+from model.config import MANY_ROWS, SettingsFile
 from model.data.dataset import Dataset
-from model.data.inputs import Inputs
+from model.data.input_files import InputFiles
 from model.data.prepare import Prepared, prepare
-from model.data.split import Part
 from tests.bench.training.running import BFLOAT16, FUXICTR, PRODUCT, Figures, in_turn
 from tests.bench.training.work import Rows, Work, write_rows
 from tests.support.realdata import DATA, SPECS
 
-FILES: Mapping[Part, str] = {
+FILES: Mapping[DataPart, str] = {
     "train": "train_reconstructed",
     "validation": "valid",
     "test": "test",
@@ -41,8 +41,8 @@ def _file(name: str) -> Path:
 
 def prepared() -> Prepared:
     """Read and encode the data as the product does."""
-    parts: dict[Part, list[Path]] = {part: [_file(name)] for part, name in FILES.items()}
-    return prepare(SPECS / "frappe.toml", Inputs(parts=parts), progress=False)
+    parts: dict[DataPart, list[Path]] = {part: [_file(name)] for part, name in FILES.items()}
+    return prepare(SPECS / "frappe.toml", InputFiles(parts=parts), progress=False)
 
 
 def rows_of(layout: Layout, data: Dataset) -> Rows:
@@ -60,7 +60,7 @@ def works(scratch: Path, threads: int, seed: int) -> dict[str, Work]:
         epochs=100, batch_size=4096, embedding_size=10, hidden=(400, 400, 400),
         learning_rate=0.001, embedding_l2=0.05, dropout=0.2, batch_norm=True, seed=seed,
     )  # fmt: skip
-    shipped = Settings.read(SPECS / "frappe.train.toml").config("deepfm", MANY_ROWS)
+    shipped = SettingsFile.read(SPECS / "frappe.train.toml").config("deepfm", MANY_ROWS)
     ours = replace(
         theirs, epochs=shipped.epochs, batch_size=shipped.batch_size, hidden=shipped.hidden,
         embedding_size=shipped.embedding_size, learning_rate=shipped.learning_rate,

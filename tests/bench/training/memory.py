@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from app.bundle.bundle import Bundle
-from model.config import Settings
+from model.config import SettingsFile
 from model.networks import weight_bytes
 from model.training.fit import COPIES
 from tests.bench.training.running import Failed
@@ -60,7 +60,7 @@ def measure(scratch: Path, rows: int, threads: int, tell: Callable[[str], None])
         tell(f"memory: {path.name} of {FILES} is written")
     found = watched(scratch, files, threads, tell)
     bundle = Bundle.open(found.bundle)
-    config = Settings({**SETTINGS}).config("deepfm", rows)
+    config = SettingsFile({**SETTINGS}).config("deepfm", rows)
     own = COPIES * weight_bytes(bundle.vocabulary.layout, config)
     split = {"read": rows, "count": rows, "encode": rows, "train": rows * 8 // 10}
     return {

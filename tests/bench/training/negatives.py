@@ -12,7 +12,7 @@ from dataclasses import replace
 from statistics import mean, stdev
 from typing import Any
 
-from model.config import Settings, TrainConfig
+from model.config import SettingsFile, TrainConfig
 from model.data.prepare import Prepared
 from model.quality.figures import auc, sigmoid
 from model.training.fit import fit, predict
@@ -28,7 +28,7 @@ LIGHT = "a tenth, as many steps, a quarter of the L2"
 def measure(seeds: int, threads: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """Train with every seed in each of the four ways; return what :func:`summary` does."""
     data = prepared()
-    settings = Settings.read(SPECS / "frappe.train.toml").config("deepfm", data.train_rows)
+    settings = SettingsFile.read(SPECS / "frappe.train.toml").config("deepfm", data.train_rows)
     base = replace(settings, threads=threads, patience=0)
     found: dict[str, list[dict[str, float]]] = {}
     for seed in range(1, seeds + 1):

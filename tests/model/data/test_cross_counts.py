@@ -17,13 +17,13 @@ from app.features.spec import FeatureSpec
 from app.scoring.engine import Engine
 from model.config import NETWORKS, TrainConfig
 from model.data import cross_counts as module
-from model.data.cross_counts import CrossError, learn_crosses
+from model.data.cross_counts import CrossError, count_crosses
 from model.data.dataset import Dataset
 from model.export.graph import network_logits, write_graph
 from model.networks import build, weight_bytes
-from model.networks.crosses import Cross, CrossTerm
+from model.networks.crosses import CrossTerm, CrossWeights
 from model.networks.mlp import Mlp
-from model.networks.network import Inputs
+from model.networks.network import NetworkInputs
 from model.networks.wide_deep import WideDeep
 from model.quality.figures import auc
 from model.training.fit import fit, predict
@@ -79,9 +79,9 @@ def rows(
 
 def inputs(
     gender: int = 1, genre: int = 10, likes: Sequence[int] = (), tags: Sequence[int] = ()
-) -> Inputs:
+) -> NetworkInputs:
     """One row, lists with a place of padding after their values."""
-    return Inputs(
+    return NetworkInputs(
         torch.tensor([[gender, 5]]),
         torch.tensor([[genre]]),
         torch.tensor([0]),
@@ -91,7 +91,7 @@ def inputs(
 
 
 @torch.no_grad()
-def term(learnt: Cross, weights: Sequence[float]) -> CrossTerm:
+def term(learnt: CrossWeights, weights: Sequence[float]) -> CrossTerm:
     """A term with the given weights of rare pairs and of the kept ones, by their numbers."""
     result = CrossTerm(learnt)
     assert len(result.weight) == 1 + len(weights)
@@ -99,8 +99,8 @@ def term(learnt: Cross, weights: Sequence[float]) -> CrossTerm:
     return result
 
 
-def learn(data: Dataset, *crosses: str) -> tuple[Cross, ...]:
-    return learn_crosses(spec(*crosses), LAYOUT, data)
+def learn(data: Dataset, *crosses: str) -> tuple[CrossWeights, ...]:
+    return count_crosses(spec(*crosses), LAYOUT, data)
 
 
 @torch.no_grad()
@@ -181,7 +181,7 @@ def test_a_cross_of_too_many_values_is_refused() -> None:
     """The error names the cross and tells what would make it smaller."""
     layout = replace(LAYOUT, context=(Slot("gender", "gender", 100, 2**22), LAYOUT.context[1]))
     with pytest.raises(CrossError, match=r"cross 'gender x genre'.*larger min_count"):
-        learn_crosses(spec(cross("gender", "genre")), layout, rows([MEN], [ACTION]))
+        count_crosses(spec(cross("gender", "genre")), layout, rows([MEN], [ACTION]))
 
 
 def test_the_memory_needed_counts_the_crosses() -> None:

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
-from model.data import files
-from model.data.files import BadLines, DataError
+from model.data import log_files
+from model.data.log_files import BadLines, DataError
 from model.data.reader import MOMENT, Reader, field_values, labels
 from tests.support.frames import read
 
@@ -372,8 +372,8 @@ def test_large_files_are_read_in_pieces(
         text = (HEADER + "\n".join(lines)).encode()
         path.write_bytes(gzip.compress(text) if ending == ".csv.gz" else text)
     whole, bad = read_with_bad(path, 0.1)
-    monkeypatch.setattr(files, "ROWS_AT_ONCE", 4)
-    monkeypatch.setattr(files, "_BYTES_AT_ONCE", 40)
+    monkeypatch.setattr(log_files, "ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(log_files, "_BYTES_AT_ONCE", 40)
     reader = Reader(SPEC, [path], 0.1)
     frames = list(reader.frames())
     assert len(frames) > 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model.data.files import DataError
+from model.data.log_files import DataError
 from model.data.split import PARTS, split
 
 

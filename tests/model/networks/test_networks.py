@@ -17,21 +17,21 @@ from model.networks import FAMILY, build
 from model.networks.ffm import FFM
 from model.networks.fnn import FNN
 from model.networks.mlp import Mlp
-from model.networks.network import Inputs, Network
+from model.networks.network import Network, NetworkInputs
 from model.networks.products import InnerProducts, KernelProducts, ProductNetwork
 from tests.support.networks import CONFIG, LAYOUT, SCALED, inputs, trained
 
 THREE = Layout((Slot("a", "a", 1, 2), Slot("b", "b", 3, 2)), (Slot("c", "c", 5, 2),), (), ())
 A, B, C = (2, 4, 6)
 """One row of each of the three fields."""
-ABC = Inputs(torch.tensor([[A, B]]), torch.tensor([[C]]), torch.tensor([0]))
+ABC = NetworkInputs(torch.tensor([[A, B]]), torch.tensor([[C]]), torch.tensor([0]))
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
 
 # The formulas, for one row and in float64: pair by pair and unfactored.
 
 
-def plain_logit(name: str, network: Network, values: Inputs, row: int) -> float:
+def plain_logit(name: str, network: Network, values: NetworkInputs, row: int) -> float:
     """Return one row's logit by the formula in the network's docstring."""
     home = int(values.row_context[row])
     table = network.table.double()
@@ -326,7 +326,7 @@ def test_a_single_field_has_no_pairs(name: str, side: str) -> None:
     network.table[1:, 1:].normal_()
     one, none = torch.tensor([[2], [3]]), torch.zeros((2, 0), dtype=torch.int64)
     context, candidate = (one, none) if side == "context" else (none, one)
-    assert network(Inputs(context, candidate, torch.arange(2))).tolist() == [0.0, 0.0]
+    assert network(NetworkInputs(context, candidate, torch.arange(2))).tolist() == [0.0, 0.0]
 
 
 @torch.no_grad()
@@ -341,7 +341,7 @@ def test_a_single_field_has_no_products(name: str, side: str) -> None:
     assert network.mlp.first.in_features == CONFIG.embedding_size
     one, none = torch.tensor([[2], [3]]), torch.zeros((2, 0), dtype=torch.int64)
     context, candidate = (one, none) if side == "context" else (none, one)
-    assert network(Inputs(context, candidate, torch.arange(2))).isfinite().all()
+    assert network(NetworkInputs(context, candidate, torch.arange(2))).isfinite().all()
 
 
 @torch.no_grad()
@@ -384,7 +384,7 @@ def test_a_row_scores_alone_as_in_a_batch(name: str) -> None:
     for row in (0, 17, 63):
         home = slice(int(values.row_context[row]), int(values.row_context[row]) + 1)
         alone = network(
-            Inputs(
+            NetworkInputs(
                 values.context[home],
                 values.candidate[row : row + 1],
                 torch.zeros(1, dtype=torch.int32),
@@ -463,7 +463,7 @@ def test_whole_rows_are_learnt_from_as_shared_ones_are() -> None:
     found = []
     for row_context in (None, torch.arange(3)):
         network.zero_grad()
-        place = Inputs(context, candidate, row_context)
+        place = NetworkInputs(context, candidate, row_context)
         logit = network.logit(network.table, place, place)
         (logit * torch.tensor([1.0, -2.0, 0.5])).sum().backward()
         gradients = [parameter.grad.clone() for parameter in network.parameters()]

@@ -15,7 +15,7 @@ from app.features.layout import Layout, RowShape, Slot
 from app.features.spec import Categorical, Cross, FeatureSpec
 from app.scoring.engine import Engine
 from model.config import NETWORKS, TrainConfig
-from model.data.cross_counts import learn_crosses
+from model.data.cross_counts import count_crosses
 from model.data.dataset import Dataset
 from model.export.graph import write_graph
 from model.networks import build
@@ -83,7 +83,7 @@ def network(name: str, data: Dataset) -> Network:
     )  # fmt: skip
     found = trained(name, LAYOUT, CONFIG)
     config = replace(CONFIG, network=name)
-    crossed = build(LAYOUT, config, 0.2, learn_crosses(spec, LAYOUT, data))
+    crossed = build(LAYOUT, config, 0.2, count_crosses(spec, LAYOUT, data))
     crossed.load_state_dict(found.state_dict(), strict=False)
     with torch.no_grad():
         for weight in crossed.cross_parameters():

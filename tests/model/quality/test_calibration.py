@@ -19,7 +19,7 @@ from app.features.encoder import Encoder
 from app.serving.golden import verify_examples
 from model.config import ConfigError, TrainConfig
 from model.data.dataset import Dataset
-from model.data.inputs import Inputs
+from model.data.input_files import InputFiles
 from model.data.prepare import Prepared, prepare
 from model.pipeline import run
 from model.quality.calibration import BINS, CalibratedLogit, Calibration, CalibrationError
@@ -153,7 +153,7 @@ def test_an_unknown_method_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def prepared(sample: Sample) -> Prepared:
-    return prepare(sample.spec, Inputs([sample.data]))
+    return prepare(sample.spec, InputFiles([sample.data]))
 
 
 MakeBundle = Callable[[str], Path]

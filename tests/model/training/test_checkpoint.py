@@ -20,10 +20,10 @@ import torch
 
 from app.bundle.bundle import Bundle
 from app.features.layout import Layout, Slot
-from model.arrays import INDEX, DamagedError, read_arrays, write_arrays
+from model.array_files import INDEX, DamagedError, read_arrays, write_arrays
 from model.config import NETWORKS, TrainConfig
 from model.data.dataset import Dataset
-from model.data.inputs import Inputs
+from model.data.input_files import InputFiles
 from model.data.prepare import prepare
 from model.pipeline import CHECKPOINTS, Often, run
 from model.training.checkpoint import KEPT, Checkpoints
@@ -249,7 +249,7 @@ def test_a_killed_command_goes_on_to_the_same_bundle(tmp_path: Path) -> None:
     spec.write_text(samples.SPEC, encoding="utf-8")
     samples.write_log(data, 400)
     config = replace(CONFIG, embedding_size=8, epochs=60, batch_size=16, learning_rate=0.003)
-    prepared = prepare(spec, Inputs([data]))
+    prepared = prepare(spec, InputFiles([data]))
     expected = Bundle.open(run(prepared, config, tmp_path / "whole", progress=False))
 
     settings = tmp_path / "short.toml"
@@ -303,7 +303,7 @@ def test_other_settings_are_another_run(tmp_path: Path, capsys: pytest.CaptureFi
     spec, data, out = tmp_path / "few.toml", tmp_path / "few.csv", tmp_path / "bundles"
     spec.write_text(samples.SPEC, encoding="utf-8")
     samples.write_log(data, 300)
-    prepared = prepare(spec, Inputs([data]))
+    prepared = prepare(spec, InputFiles([data]))
     config = replace(CONFIG, network="lr", epochs=1)
 
     def end(*_: Any) -> None:

@@ -17,7 +17,7 @@ from model.networks.mlp import Mlp
 from model.quality.figures import auc, log_loss
 from model.training.fit import Evaluation, batch_count, fit, learning_rate, predict
 from model.training.sampling import Sampling
-from model.training.trainer import Columns, NamedRows, Trainer, TrainingError
+from model.training.trainer import IndexColumns, NamedRows, Trainer, TrainingError
 
 LAYOUT = Layout(
     context=(Slot("user", "user", 1, 6),),
@@ -371,7 +371,7 @@ def test_rare_rows_are_decayed_as_much_as_common_ones() -> None:
         label=np.zeros(rows, np.uint8),
     )
     config = replace(CONFIG, embedding_l2=0.5, batch_size=50)
-    l2 = Columns(LAYOUT, data).row_l2(config, Sampling.of(data, 1.0))
+    l2 = IndexColumns(LAYOUT, data).row_l2(config, Sampling.of(data, 1.0))
     assert l2[3].item() == pytest.approx(0.5)
     assert l2[9].item() == pytest.approx(0.5 / (1 - 0.99**50))
     assert l2[11].item() == 0.0

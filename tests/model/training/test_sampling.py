@@ -12,13 +12,12 @@ import pytest
 
 from app.errors import SpecError
 from app.features.layout import Layout, Slot
-from app.features.spec import FeatureSpec
+from app.features.spec import DataPart, FeatureSpec
 from model.config import NETWORKS, SHALLOW, TrainConfig
 from model.data.dataset import Dataset
-from model.data.files import DataError
-from model.data.inputs import Inputs
+from model.data.input_files import InputFiles
+from model.data.log_files import DataError
 from model.data.prepare import prepare
-from model.data.split import Part
 from model.pipeline import run
 from model.quality.figures import auc, log_loss, sigmoid
 from model.score_files import Offline
@@ -199,10 +198,10 @@ def test_the_spec_says_which_parts_are_thinned(sample: Sample, tmp_path: Path) -
     spec = tmp_path / "thinned.toml"
     spec.write_text(SPEC + '[negatives]\nkept = 0.25\nparts = ["train"]\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"negatives: .* give files for each part"):
-        prepare(spec, Inputs([sample.data]))
+        prepare(spec, InputFiles([sample.data]))
 
     lines = sample.data.read_text(encoding="utf-8").splitlines()
-    files: dict[Part, list[Path]] = {}
+    files: dict[DataPart, list[Path]] = {}
     for part, rows in (
         ("train", lines[1:2401]),
         ("validation", lines[2401:2701]),
@@ -213,7 +212,7 @@ def test_the_spec_says_which_parts_are_thinned(sample: Sample, tmp_path: Path) -
             rows = [row for row in rows if row.endswith(",1")] + others[::4]
         files[part] = [tmp_path / f"{part}.csv"]
         files[part][0].write_text("\n".join([lines[0], *rows]) + "\n", encoding="utf-8")
-    prepared = prepare(spec, Inputs(parts=files))
+    prepared = prepare(spec, InputFiles(parts=files))
     assert [prepared.data[part].kept for part in files] == [0.25, 1.0, 1.0]
     config = replace(CONFIG, batch_size=64, epochs=6, negative_rate=0.5, learning_rate=0.01)
     bundle = run(prepared, config, tmp_path / "bundles", progress=False)

@@ -18,7 +18,7 @@ from app.features.spec import FeatureSpec
 from app.features.vocabulary import Edges, Integers, Texts, Vocabulary, arrange
 from model.config import NETWORKS, TrainConfig
 from model.data.encode import encode
-from model.data.inputs import Inputs
+from model.data.input_files import InputFiles
 from model.data.prepare import Prepared, prepare
 from model.networks import build
 from model.networks.crosses import Operand, Pairs
@@ -27,7 +27,7 @@ from model.quality.scoring import score_dataset
 from model.score_files import Offline
 from model.training.fit import FitResult, fit, predict
 from model.training.trainer import TrainingError
-from model.training.warm_start import NEW, Start, old_rows
+from model.training.warm_start import NEW, WarmStart, old_rows
 from tests.support import samples
 from tests.support.frames import part_of
 
@@ -79,7 +79,7 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
 
 @pytest.fixture(scope="module")
 def first(days: Days) -> Prepared:
-    return prepare(days.spec, Inputs([days.first]))
+    return prepare(days.spec, InputFiles([days.first]))
 
 
 MakeBundle = Callable[[str], Bundle]
@@ -100,9 +100,9 @@ def yesterday(first: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Make
     return make
 
 
-def begun(bundle: Bundle, today: Prepared, config: TrainConfig) -> tuple[Start, Any]:
+def begun(bundle: Bundle, today: Prepared, config: TrainConfig) -> tuple[WarmStart, Any]:
     """Return the start and a network that has begun from it."""
-    start = Start.read(bundle, today.vocabulary, today.data["train"], config)
+    start = WarmStart.read(bundle, today.vocabulary, today.data["train"], config)
     torch.manual_seed(3)
     network = build(today.vocabulary.layout, config, 0.3, today.crosses(config))
     start.begin(network)
@@ -113,7 +113,7 @@ def begun(bundle: Bundle, today: Prepared, config: TrainConfig) -> tuple[Start, 
 def test_a_network_begins_as_the_bundle_ended(name: str, days: Days, yesterday: MakeBundle) -> None:
     """Rows without a value that has gone score as in yesterday's graph, new values as OOV."""
     bundle = yesterday(name)
-    today = prepare(days.spec, Inputs([days.second]), bundle)
+    today = prepare(days.spec, InputFiles([days.second]), bundle)
     config = replace(CONFIG, network=name)
     start, network = begun(bundle, today, config)
     assert start.obstacle(network) is None
@@ -140,7 +140,7 @@ def test_a_network_begins_as_the_bundle_ended(name: str, days: Days, yesterday: 
         np.testing.assert_allclose(logit, expected, atol=1e-4)
 
 
-def kept_pairs(start: Start, today: Prepared, network: Any, new: Any, old: Any) -> Any:
+def kept_pairs(start: WarmStart, today: Prepared, network: Any, new: Any, old: Any) -> Any:
     """Rows whose pairs had a weight of their own on both days, or on none."""
     same = np.ones(len(new), bool)
     for place, term in enumerate(network.crosses):
@@ -151,7 +151,7 @@ def kept_pairs(start: Start, today: Prepared, network: Any, new: Any, old: Any) 
     return same
 
 
-def old_pairs(start: Start, term: Any, old: Any) -> Any:
+def old_pairs(start: WarmStart, term: Any, old: Any) -> Any:
     """The pairs of rows that yesterday's encoder has encoded, by yesterday's numbers."""
     layout = start.bundle.vocabulary.layout
     left, right = term.pairs.left.slot.name, term.pairs.right.slot.name
@@ -165,9 +165,9 @@ def test_the_second_day_starts_where_the_first_ended_and_learns_faster(
     """Before the first step the AUC is the old bundle's; a cold start takes longer to get there."""
     config = replace(CONFIG, network="fm", embedding_l2=1e-4, patience=0, learning_rate=0.1)
     bundle = Bundle.open(run(first, replace(config, epochs=10), tmp_path, progress=False))
-    today = prepare(days.spec, Inputs([days.second]), bundle)
+    today = prepare(days.spec, InputFiles([days.second]), bundle)
     config = replace(config, evaluations_per_epoch=4, epochs=2, learning_rate=0.01)
-    start = Start.read(bundle, today.vocabulary, today.data["train"], config)
+    start = WarmStart.read(bundle, today.vocabulary, today.data["train"], config)
 
     def trained(begin: Any = None) -> FitResult:
         data = today.data["train"], today.data["validation"]
@@ -195,7 +195,7 @@ def test_a_run_that_learns_nothing_keeps_what_was(
 ) -> None:
     """Steps that only harm leave yesterday's weights; the manifest says what was started from."""
     bundle = yesterday("lr")
-    today = prepare(days.spec, Inputs([days.second]), bundle)
+    today = prepare(days.spec, InputFiles([days.second]), bundle)
     config = replace(CONFIG, network="lr", learning_rate=30.0, epochs=1, metric="log_loss")
     found = Bundle.open(run(today, config, tmp_path, progress=False, init_from=bundle.path))
     training = found.manifest.training
@@ -211,8 +211,8 @@ def test_a_run_that_learns_nothing_keeps_what_was(
 def test_numbers_keep_their_buckets_and_scale(days: Days, yesterday: MakeBundle) -> None:
     """Edges and scale are yesterday's for a warm start, today's for a cold one."""
     bundle = yesterday("lr")
-    warm = prepare(days.spec, Inputs([days.second]), bundle)
-    cold = prepare(days.spec, Inputs([days.second]))
+    warm = prepare(days.spec, InputFiles([days.second]), bundle)
+    cold = prepare(days.spec, InputFiles([days.second]))
     for name in ("price", "age"):
         before, after, other = (
             vocabulary.slots[name]
@@ -232,7 +232,7 @@ def test_other_layers_or_fields_begin_anew(
 ) -> None:
     """Where hidden layers do not fit, only they begin anew, and a warning says why."""
     bundle = yesterday("deepfm")
-    today = prepare(days.spec, Inputs([days.second]), bundle)
+    today = prepare(days.spec, InputFiles([days.second]), bundle)
     for config, why in (
         (replace(CONFIG, hidden=(12, 8)), r"mlp.first.weight is [16, 40] there and [12, 40] here"),
         (replace(CONFIG, hidden=(16,)), "mlp.output.weight is [1, 8] there and [1, 16] here"),
@@ -246,12 +246,12 @@ def test_other_layers_or_fields_begin_anew(
     fewer = days.spec.with_name("fewer.toml")
     fields = SPEC.split("[[fields]]")
     fewer.write_text("[[fields]]".join(f for f in fields if 'name = "quality"' not in f))
-    less = prepare(fewer, Inputs([days.second]), bundle)
+    less = prepare(fewer, InputFiles([days.second]), bundle)
     run(less, replace(CONFIG, epochs=1), tmp_path, progress=False, init_from=bundle.path)
     assert "warning: the hidden layers began anew: the fields are others" in capsys.readouterr().err
     ffm = yesterday("ffm")
     with pytest.raises(TrainingError, match="has other fields"):
-        Start.read(ffm, less.vocabulary, less.data["train"], replace(CONFIG, network="ffm"))
+        WarmStart.read(ffm, less.vocabulary, less.data["train"], replace(CONFIG, network="ffm"))
 
 
 def vocabulary(users: list[int], countries: list[str], edges: list[float]) -> Vocabulary:

@@ -1,8 +1,8 @@
-"""Encoded data on disk, used again while the files, the spec and this program are the same.
+"""Encoded data on disk, used again while the files, the spec and the code are the same.
 
-An entry lies under the hash of all that decides it, is written whole or not at all and verified
-when it is read, so it can be out of date or damaged without being used. Its arrays stay on disk:
-what training looks at is paged in, and out again where memory is short.
+An entry lies under a fingerprint of all that decides it, is written whole or not at all, and is
+verified when it is read, so neither stale nor damaged data are used. Its arrays stay on disk: the
+pages that training reads are loaded, and dropped again where memory is short.
 """
 
 from __future__ import annotations
@@ -11,64 +11,63 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import msgspec
 import numpy as np
 import polars as pl
 
+import app.features
+import model.data
 from app.errors import BundleError
-from app.features import canonical, encoder, field_encoders, layout, row_compiler, spec, vocabulary
 from app.features.encoder import Encoder
-from app.features.spec import FeatureSpec
+from app.features.spec import DataPart, FeatureSpec
 from app.features.vocabulary import Vocabulary
-from model.arrays import Arrays, DamagedError, read_arrays, write_arrays
-from model.data import dataset, files, inputs, spill, split
-from model.data import encode as encoding
-from model.data import vocabulary as learning
+from model.array_files import Arrays, DamagedError, read_arrays, write_arrays
 from model.data.dataset import Dataset
 from model.data.encode import encode
-from model.data.files import Source
-from model.data.inputs import Raw
-from model.data.reader import raw_rows
-from model.data.split import PARTS, Part
+from model.data.input_files import SplitRows
+from model.data.log_files import Source
+from model.data.reader import json_rows
+from model.data.split import PARTS
 from model.progress import bar
 
-DECIDING: Sequence[ModuleType] = (
-    canonical, encoder, field_encoders, layout, row_compiler, spec, vocabulary,
-    dataset, encoding, files, inputs, spill, split, learning,
-)  # fmt: skip
-"""Whose code decides what raw values become."""
+DECIDING = tuple(Path(path) for package in (app.features, model.data) for path in package.__path__)
+"""Folders whose code decides which indices the cells of a file become."""
 VOCABULARY, ROWS = "vocabulary", "test.jsonl"
 SAMPLE = 1024
-"""Raw rows of the test part that are kept."""
+"""Rows of the test part that are kept as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """What files have become: the rows of each part, and some of the test part as they were."""
+class EncodedData:
+    """The encoded rows of each part, and a sample of the test part as JSON."""
 
     vocabulary: Vocabulary
-    data: Mapping[Part, Dataset]
-    sources: Mapping[Part, Sequence[Source]]
+    data: Mapping[DataPart, Dataset]
+    sources: Mapping[DataPart, Sequence[Source]]
     warnings: Sequence[str]
     test_rows: Sequence[Mapping[str, Any]]
-    """What a caller would send for some rows of the test part; none if that was not wanted."""
+    """Rows of the test part as a caller would send them; empty if that part was not read."""
 
 
-def program() -> str:
-    """Return a hash of the code that reads and encodes, and of what it reads with."""
+def code_hash(folders: Sequence[Path] = DECIDING) -> str:
+    """Return the SHA-256 of every module of some folders, and of polars' version."""
     digest = hashlib.sha256(pl.__version__.encode())
-    for module in DECIDING:
-        assert module.__file__ is not None
-        digest.update(Path(module.__file__).read_bytes())
-    digest.update(Path(__file__).read_bytes())
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            content = path.read_bytes()
+            digest.update(f"\0{path.relative_to(folder)}\0{len(content)}\0".encode())
+            digest.update(content)
     return digest.hexdigest()
 
 
 def write_encoded(
-    directory: Path, spec: FeatureSpec, vocabulary: Vocabulary, raw: Raw, progress: bool = False
+    directory: Path,
+    spec: FeatureSpec,
+    vocabulary: Vocabulary,
+    raw: SplitRows,
+    progress: bool = False,
 ) -> None:
     """Encode raw rows, a frame at a time, into a directory of their own."""
     encoder = Encoder(spec, vocabulary)
@@ -90,7 +89,7 @@ def write_encoded(
                     entry.append(f"{part}.{name}", array)
                 if part == "test":
                     wanted = sample[(sample >= tested) & (sample < tested + len(chosen))] - tested
-                    rows += raw_rows(spec, frame[chosen[wanted].tolist()])
+                    rows += json_rows(spec, frame[chosen[wanted].tolist()])
                     tested += len(chosen)
             shown.update(frame.height)
         (entry.directory / VOCABULARY).mkdir()
@@ -106,7 +105,7 @@ def write_encoded(
         }
 
 
-def read_encoded(directory: Path, spec: FeatureSpec) -> Encoded:
+def read_encoded(directory: Path, spec: FeatureSpec) -> EncodedData:
     """Return what :func:`write_encoded` has kept; its files may be removed then.
 
     Raises:
@@ -117,13 +116,13 @@ def read_encoded(directory: Path, spec: FeatureSpec) -> Encoded:
         vocabulary = Vocabulary.load(directory / VOCABULARY, spec)
     except BundleError as error:
         raise DamagedError(str(error)) from error
-    sources: dict[Part, Sequence[Source]] = {
+    sources: dict[DataPart, Sequence[Source]] = {
         part: tuple(Source(**source) for source in found)
         for part, found in described["sources"].items()
     }
     data = {part: _dataset(part, arrays, described["kept"][part]) for part in sources}
     rows = msgspec.json.Decoder().decode_lines((directory / ROWS).read_bytes())
-    return Encoded(vocabulary, data, sources, described["warnings"], rows)
+    return EncodedData(vocabulary, data, sources, described["warnings"], rows)
 
 
 def _columns(data: Dataset) -> Arrays:
@@ -137,7 +136,7 @@ def _columns(data: Dataset) -> Arrays:
     return arrays
 
 
-def _dataset(part: Part, arrays: Arrays, kept: float) -> Dataset:
+def _dataset(part: DataPart, arrays: Arrays, kept: float) -> Dataset:
     def lists(name: str) -> Arrays:
         return {key: array for key, array in arrays.items() if key.startswith(f"{part}.{name}.")}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -11,16 +12,31 @@ import numpy as np
 import pytest
 
 from app.bundle.bundle import Bundle
+from app.features.spec import DataPart
 from app.files import PARTIAL, partial_directory
-from model.arrays import INDEX
+from model.array_files import INDEX
 from model.config import TrainConfig
-from model.data.files import DataError
-from model.data.inputs import Inputs
+from model.data.encoded_data import DECIDING, code_hash
+from model.data.input_files import InputFiles
+from model.data.log_files import DataError
 from model.data.prepare import Prepared, prepare
-from model.data.split import Part
 from model.pipeline import run
+from tests.contract.test_layers import imports, modules
 from tests.support import samples
 
+NOT_DECIDING = {
+    "app.bundle.bundle",
+    "app.bundle.manifest",
+    "app.errors",
+    "app.files",
+    "model.array_files",
+    "model.config",
+    "model.fingerprint",
+    "model.group",
+    "model.networks.crosses",
+    "model.networks.network",
+    "model.progress",
+}
 CONFIG = TrainConfig(network="lr", embedding_size=4, batch_size=64, epochs=1, threads=1)
 
 
@@ -34,7 +50,7 @@ class Cached:
         samples.write_log(self.data, 300)
 
     def __call__(self, **changed: Any) -> Prepared:
-        return prepare(self.spec, Inputs([self.data], **changed), cache=self.cache)
+        return prepare(self.spec, InputFiles([self.data], **changed), cache=self.cache)
 
     def entries(self) -> list[Path]:
         return sorted(self.cache.iterdir())
@@ -86,8 +102,8 @@ def test_the_second_time_nothing_is_read(
     def refuse(*_: object) -> None:
         raise AssertionError("the files were parsed again")
 
-    monkeypatch.setattr("model.data.prepare.learn", refuse)
-    monkeypatch.setattr("model.data.inputs.Reader", refuse)
+    monkeypatch.setattr("model.data.prepare.learn_vocabulary", refuse)
+    monkeypatch.setattr("model.data.input_files.Reader", refuse)
     second = cached()
     assert taken()
     assert_same(second, first)
@@ -126,13 +142,14 @@ def test_whatever_has_changed_is_read_anew(
     cached.data = cached.data.rename(tmp_path / "other.csv")
     cached()
     assert not taken()
-    monkeypatch.setattr("model.data.prepare.program", lambda: "another version")
-    cached()
-    assert not taken()
-    files: dict[Part, list[Path]] = {
+    with monkeypatch.context() as patched:
+        patched.setattr("model.data.prepare.code_hash", lambda: "another version")
+        cached()
+        assert not taken()
+    files: dict[DataPart, list[Path]] = {
         "train": [cached.data], "validation": [cached.data], "test": [cached.data],
     }  # fmt: skip
-    parts = Inputs(parts=files)
+    parts = InputFiles(parts=files)
     for used in (False, True):
         prepare(cached.spec, parts, cache=cached.cache)
         assert taken() == used
@@ -145,7 +162,7 @@ def test_a_warm_start_has_an_entry_of_its_own(
     bundle = Bundle.open(run(cached(), CONFIG, tmp_path / "out", progress=False))
     taken()
     for used in (False, True):
-        prepare(cached.spec, Inputs([cached.data]), bundle, cached.cache)
+        prepare(cached.spec, InputFiles([cached.data]), bundle, cached.cache)
         assert taken() == used
 
 
@@ -155,7 +172,7 @@ def test_damage_is_noticed_and_mended(
 ) -> None:
     """Whatever part of an entry is broken: a warning is given, and it is made anew."""
     # Not from the cache, whose files are mapped: what is changed in them would change.
-    first = prepare(cached.spec, Inputs([cached.data]))
+    first = prepare(cached.spec, InputFiles([cached.data]))
     cached()
     (entry,) = cached.entries()
     arrays = sorted(entry.glob("*.npy"), key=lambda path: path.stat().st_size)
@@ -236,3 +253,40 @@ def test_a_file_that_cannot_be_read_is_named(cached: Cached) -> None:
     cached.data = cached.data.with_name("absent.csv")
     with pytest.raises(DataError, match=r"cannot read .*absent\.csv"):
         cached()
+
+
+def test_every_module_of_the_deciding_folders_changes_the_key(tmp_path: Path) -> None:
+    """A changed, new, renamed or removed module makes earlier entries stale."""
+    folders = [tmp_path / str(number) for number in range(len(DECIDING))]
+    for folder, own in zip(folders, DECIDING, strict=True):
+        shutil.copytree(own, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    before = code_hash(folders)
+    assert before == code_hash()
+    modules = [module for folder in folders for module in sorted(folder.rglob("*.py"))]
+    assert {"canonical.py", "encoder.py", "reader.py"} <= {module.name for module in modules}
+    for module in modules:
+        content = module.read_bytes()
+        module.write_bytes(content + b"\n")
+        assert code_hash(folders) != before, module.name
+        renamed = module.with_name("renamed.py")
+        module.write_bytes(content)
+        module.rename(renamed)
+        assert code_hash(folders) != before, module.name
+        renamed.unlink()
+        assert code_hash(folders) != before, module.name
+        module.write_bytes(content)
+    (folders[0] / "new.py").touch()
+    assert code_hash(folders) != before
+
+
+def test_what_reads_and_encodes_lies_in_the_deciding_folders() -> None:
+    """Each module that these folders import from elsewhere is known not to decide an index."""
+    paths = modules()
+    found = {
+        each.target
+        for name, path in paths.items()
+        if path.parent in DECIDING
+        for each in imports(name, path.read_text())
+        if each.target in paths and paths[each.target].parent not in DECIDING
+    }
+    assert found == NOT_DECIDING

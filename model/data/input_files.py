@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,24 +11,25 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from app.features.spec import FeatureSpec
+from app.features.spec import DataPart, FeatureSpec
 from app.files import sha256
-from model.data.files import DataError, Source
+from model.data.frames_on_disk import FramesOnDisk
+from model.data.log_files import DataError, Source
 from model.data.reader import MOMENT, Reader
-from model.data.spill import Spill
-from model.data.split import PARTS, SHARES, Part, SplitMode, split
+from model.data.split import PARTS, SHARES, SplitMode, split
+from model.fingerprint import fingerprint_of
 
 
 @dataclass(frozen=True, slots=True)
-class Raw:
+class SplitRows:
     """Rows as they were read, in the order of the files."""
 
-    spill: Spill
+    spill: FramesOnDisk
     part: NDArray[np.uint8]
     """The place in ``PARTS`` of each row's part."""
-    parts: Sequence[Part]
+    parts: Sequence[DataPart]
     """Those that are wanted."""
-    sources: Mapping[Part, Sequence[Source]]
+    sources: Mapping[DataPart, Sequence[Source]]
     warnings: Sequence[str]
 
     def train(self, name: str) -> Iterator[pl.Series]:
@@ -39,18 +38,18 @@ class Raw:
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
+class InputFiles:
     """The files of a run: either ``data`` to be split, or one list for each part."""
 
     data: Sequence[Path] = ()
-    parts: Mapping[Part, Sequence[Path]] | None = None
+    parts: Mapping[DataPart, Sequence[Path]] | None = None
     mode: SplitMode = "auto"
     seed: int = 1
     max_bad_lines: float = 0.0
-    wanted: Sequence[Part] = PARTS
+    wanted: Sequence[DataPart] = PARTS
     """The parts that are read, or kept of what is split."""
 
-    def read(self, spec: FeatureSpec, directory: Path, progress: bool = False) -> Raw:
+    def read(self, spec: FeatureSpec, directory: Path, progress: bool = False) -> SplitRows:
         """Read the files into a directory and find each row's part.
 
         Raises:
@@ -67,14 +66,14 @@ class Inputs:
         if timed and spec.timestamp is None:
             raise DataError("the spec has no `timestamp` to split along")
         reader = Reader(spec, self.data, self.max_bad_lines, moment=timed, progress=progress)
-        spill = Spill(directory)
+        spill = FramesOnDisk(directory)
         moments = []
         for frame in reader.frames():
             spill.add(frame)
             if timed:
                 moments.append(frame[MOMENT].to_numpy())
         part = split(len(spill), np.concatenate(moments) if timed else None, self.seed)
-        return Raw(
+        return SplitRows(
             spill, part, self.wanted, dict.fromkeys(self.wanted, reader.sources),
             reader.warnings,
         )  # fmt: skip
@@ -83,15 +82,15 @@ class Inputs:
         self,
         spec: FeatureSpec,
         directory: Path,
-        files: Mapping[Part, Sequence[Path]],
+        files: Mapping[DataPart, Sequence[Path]],
         progress: bool,
-    ) -> Raw:
+    ) -> SplitRows:
         if self.data or set(files) != set(self.wanted):
             parts = ", ".join(self.wanted)
             raise DataError(f"give either data files, or files for each part: {parts}")
-        spill = Spill(directory)
+        spill = FramesOnDisk(directory)
         part: list[NDArray[np.uint8]] = []
-        sources: dict[Part, Sequence[Source]] = {}
+        sources: dict[DataPart, Sequence[Source]] = {}
         warnings: list[str] = []
         for name in self.wanted:
             reader = Reader(spec, files[name], self.max_bad_lines, progress=progress)
@@ -100,7 +99,7 @@ class Inputs:
                 part.append(np.full(frame.height, PARTS.index(name), np.uint8))
             sources[name] = reader.sources
             warnings += reader.warnings
-        return Raw(spill, np.concatenate(part), self.wanted, sources, warnings)
+        return SplitRows(spill, np.concatenate(part), self.wanted, sources, warnings)
 
     def _mode(self, spec: FeatureSpec) -> SplitMode:
         if self.mode == "auto":
@@ -121,7 +120,7 @@ class Inputs:
             }
         except OSError as error:
             raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
-        return hash_of(
+        return fingerprint_of(
             text, content, self.describe(spec), list(self.wanted), self.max_bad_lines, *others
         )  # fmt: skip
 
@@ -130,8 +129,3 @@ class Inputs:
         if self.parts is not None:
             return {"mode": "files"}
         return {"mode": self._mode(spec), "seed": self.seed, "shares": list(SHARES)}
-
-
-def hash_of(*parts: object) -> str:
-    """Return the SHA-256 of values that JSON can hold."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 
 from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
 from app.features.vocabulary import Edges, Scale, Vocabulary
-from model.data.vocabulary import distinct_numbers, learn, mean_std, quantile_edges
+from model.data.vocabulary_learning import (
+    distinct_numbers,
+    learn_vocabulary,
+    mean_std,
+    quantile_edges,
+)
 
 OTHER = Categorical(name="other", side="candidate")
 
@@ -33,9 +38,11 @@ def learned(field: Field, values: Sequence[Any]) -> Vocabulary:
     frame = pl.DataFrame({field.name: values}, strict=False)
     spec = FeatureSpec(label="click", fields=(field, OTHER))
     frame = frame.with_columns(pl.lit(None, pl.String).alias("other"))
-    whole = learn(spec, lambda name: [frame[name]])
+    whole = learn_vocabulary(spec, lambda name: [frame[name]])
     # However the rows are cut into pieces, they teach the same.
-    pieces = learn(spec, lambda name: (frame[name][i : i + 2] for i in range(0, len(values), 2)))
+    pieces = learn_vocabulary(
+        spec, lambda name: (frame[name][i : i + 2] for i in range(0, len(values), 2))
+    )
     assert list(map(repr, whole.slots.values())) == list(map(repr, pieces.slots.values()))
     assert whole.layout == pieces.layout
     return whole
@@ -222,7 +229,7 @@ def test_only_the_given_rows_teach() -> None:
     )
     spec = FeatureSpec(label="click", fields=fields)
     frame = pl.DataFrame({"user": ["a", "b", "c"], "n": [1.0, 2.0, 1000.0]})
-    vocabulary = learn(spec, lambda name: [frame[name][:2]])
+    vocabulary = learn_vocabulary(spec, lambda name: [frame[name][:2]])
     users, numbers = vocabulary.slots["user"], vocabulary.slots["n"]
     assert not isinstance(users, Edges)
     assert isinstance(numbers, Edges)

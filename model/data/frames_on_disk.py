@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 
-class Spill:
+class FramesOnDisk:
     """Frames that were added, in their order, in a directory that the caller removes."""
 
     def __init__(self, directory: Path) -> None:

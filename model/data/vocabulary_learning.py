@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from app.bundle.bundle import Bundle
 from app.features.canonical import integer_key, log_squared_keys, seconds, string_key, time_parts
 from app.features.layout import RESERVED_ROWS
 from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
@@ -30,25 +31,25 @@ Weighed = tuple[Sequence[Any], NDArray[np.int64]]
 """Values, and in how many rows each is."""
 
 
-Columns = Callable[[str], Iterable[pl.Series]]
+FieldColumns = Callable[[str], Iterable[pl.Series]]
 """Gives the raw values of a field by its name, in pieces of any length and as often as asked."""
 
 
-def learn(
-    spec: FeatureSpec, columns: Columns, settled: Mapping[str, SlotVocabulary] | None = None
+def learn_vocabulary(
+    spec: FeatureSpec, columns: FieldColumns, reused: Mapping[str, SlotVocabulary] | None = None
 ) -> Vocabulary:
     """Learn every slot's values from the ``columns`` of the training part, and nothing else.
 
     Values rarer than the field's ``min_count`` are left out: they are OOV. The more frequent a
     value, the earlier its row: what is looked up most lies close together, in the table and in
     the service's memory. The same rows in any order give the same vocabulary. Buckets and
-    scales that are ``settled``, by the field's name, are taken as they are. In memory are the
+    scales that are ``reused``, by the field's name, are taken as they are. In memory are the
     distinct values of the categorical fields, and of one numeric field at a time.
     """
     known: dict[str, Counts] = {}
     fixed: dict[str, Edges | Scale] = {}
     for field in spec.fields:
-        before = (settled or {}).get(field.name)
+        before = (reused or {}).get(field.name)
         if isinstance(before, Edges | Scale):
             fixed[field.name] = before
         elif isinstance(field, Numeric) and field.encoding != "log_squared":
@@ -73,7 +74,22 @@ def learn(
     return Vocabulary(layout, slots)
 
 
-def _weighed(field: Field, columns: Columns) -> Iterator[Weighed]:
+def reused_numbers(spec: FeatureSpec, before: Bundle) -> dict[str, SlotVocabulary]:
+    """Return the buckets and scales that a warm start keeps from a bundle, by the field's name.
+
+    The weight of a bucket has its meaning from the bucket's edges. A field that the spec describes
+    otherwise than the bundle learns its own.
+    """
+    fields = {field.name: field for field in before.spec.fields}
+    return {
+        field.name: vocabulary
+        for field in spec.fields
+        if fields.get(field.name) == field
+        and isinstance(vocabulary := before.vocabulary.slots.get(field.name), Edges | Scale)
+    }
+
+
+def _weighed(field: Field, columns: FieldColumns) -> Iterator[Weighed]:
     """Yield each piece's distinct values and the number of rows that have each."""
     for column in columns(field.name):
         values, codes = field_values(field, column)
