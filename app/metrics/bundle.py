@@ -1,4 +1,4 @@
-"""What passes through a bundle: values that are missing or unseen, and scores."""
+"""Counts of a bundle: its missing and unseen values, and its scores."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from app.features.arrays import Floats, Indices
 from app.features.encoder import Encoder, SideEncoder
 from app.features.graph_inputs import Batch, Scores
 from app.features.layout import Slot
-from app.metrics.counters import shown
+from app.metrics.counters import cumulative
 from app.workers.shared_numbers import SharedNumbers
 
 KEPT_ROWS = 1024
-SCORE_BUCKETS = (0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7,
-                 0.9)  # fmt: skip
+SCORE_BUCKETS = (
+    *(0.0001, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02),
+    *(0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9),
+)
 
 
 class BundleCounts(Collector):
     """Missing and OOV values by slot beside their shares in training, and scores.
 
-    A list counts as OOV if any value of it is; padding counts as nothing. Batches are kept
-    until there are enough rows to be worth an array operation, or :meth:`poll`.
+    A list counts as OOV if any value of it is; padding does not count. Batches are kept
+    until they have enough rows for one array operation, or until :meth:`poll`.
     """
 
     def __init__(self, shared: SharedNumbers, bundle: Bundle, encoder: Encoder) -> None:
@@ -46,14 +48,14 @@ class BundleCounts(Collector):
         self._rows = shared.region("rows", 1)
 
     def observe(self, batch: Batch, scores: Scores) -> None:
-        """Count what a run read, a context once for each of its rows, and what it gave."""
+        """Count a run's values, a context's once for each of its rows, and its scores."""
         self._kept.append((batch, scores))
         self._kept_rows += len(batch.candidate)
         if self._kept_rows >= KEPT_ROWS:
             self.poll()
 
     def poll(self) -> None:
-        """Count what has been kept."""
+        """Count the batches that were kept."""
         kept, self._kept, self._kept_rows = self._kept, [], 0
         if kept:
             context, candidate = self._sides
@@ -86,7 +88,7 @@ class BundleCounts(Collector):
                     trained_oov.add_metric([slot.name], trained.oov)
         rows = CounterMetricFamily("ctr_rows", "Rows scored")
         rows.add_metric([], sum(self._rows.total()))
-        return [missing, oov, trained_missing, trained_oov, rows, self._scores.shown()]
+        return [missing, oov, trained_missing, trained_oov, rows, self._scores.family()]
 
 
 class ScoreCounts:
@@ -104,17 +106,18 @@ class ScoreCounts:
             self._region.own[0] = self._number
 
     def observe(self, scores: Floats) -> None:
-        """Count scores, unless another bundle has taken the place of theirs."""
+        """Count scores, unless another bundle uses the region now."""
         if self._region.own[0] == self._number:
             scores = scores[np.isfinite(scores)]
             places = np.searchsorted(SCORE_BUCKETS, scores)
             self._region.array[1:-1] += np.bincount(places, minlength=len(SCORE_BUCKETS) + 1)
             self._region.array[-1] += scores.sum(dtype=np.float64)
 
-    def shown(self) -> Metric:
+    def family(self) -> Metric:
+        """The scores as Prometheus shows them."""
         family = HistogramMetricFamily("ctr_score", "Scores of the bundle", labels=["version"])
         _, *counts, total = self._region.total_of(self._number)
-        family.add_metric([self._version], *shown(SCORE_BUCKETS, counts, total))
+        family.add_metric([self._version], *cumulative(SCORE_BUCKETS, counts, total))
         return family
 
 
@@ -148,7 +151,7 @@ class _SideCounts:
             self._oov[slot] += (offset == 1).any(1).sum()
 
     def publish(self) -> None:
-        """Add what was counted to what all workers share; slots of other bundles have it too."""
+        """Add the counts to the shared ones, which all bundles with a slot of that name use."""
         counted = zip(self._regions, self._missing.tolist(), self._oov.tolist(), strict=True)
         for region, missing, oov in counted:
             region.own[0] += missing

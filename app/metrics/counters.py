@@ -1,24 +1,25 @@
 """Counters and histograms over the numbers that workers share.
 
-The event loop is the only writer of a worker's numbers, so plain additions do;
+The event loop is the only writer of a worker's numbers, so plain additions are safe;
 prometheus_client's own metrics take a lock and walk their buckets for each observation.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Protocol
+
+from prometheus_client.core import CounterMetricFamily
 
 from app.workers.shared_numbers import SharedNumbers
 
-Shown = tuple[list[tuple[str, float]], float]
+Cumulative = tuple[list[tuple[str, float]], float]
 """A histogram's cumulative counts by their upper bounds, and the sum of all values."""
 
 
 class Counts:
-    """Counters by name: this worker's can be read and written, ``totals`` are everybody's."""
+    """Counters by name: ``add`` counts in this worker, ``totals`` adds up all workers."""
 
     __slots__ = ("_own", "_places", "_region")
 
@@ -27,57 +28,63 @@ class Counts:
         self._region = shared.region(name, len(self._places))
         self._own = self._region.own
 
-    def __getitem__(self, name: str) -> float:
-        return self._own[self._places[name]]
+    def add(self, name: str, amount: float = 1.0) -> None:
+        """Add to a counter."""
+        self._own[self._places[name]] += amount
 
-    def __setitem__(self, name: str, value: float) -> None:
-        self._own[self._places[name]] = value
+    def __getitem__(self, name: str) -> float:
+        """This worker's count."""
+        return self._own[self._places[name]]
 
     def totals(self) -> dict[str, float]:
         """Every counter, added up over the workers."""
         return dict(zip(self._places, self._region.total(), strict=True))
 
-
-class _HasNumbers(Protocol):
-    numbers: Counts
-
-
-class Number:
-    """An attribute that is one of its object's ``numbers``."""
-
-    def __set_name__(self, owner: type[object], name: str) -> None:
-        self._name = name
-
-    def __get__(self, instance: _HasNumbers, owner: type[object]) -> float:
-        return instance.numbers[self._name]
-
-    def __set__(self, instance: _HasNumbers, value: float) -> None:
-        instance.numbers[self._name] = value
+    def labelled(self, metric: str, text: str, label: str) -> CounterMetricFamily:
+        """One Prometheus counter, whose ``label`` is the name of each of these."""
+        return labelled_counter(metric, text, label, self.totals())
 
 
-class Buckets:
+class Histogram:
     """One histogram's counts: a bisection and two additions for each observation."""
 
-    __slots__ = ("_own", "_region", "bounds")
+    __slots__ = ("_bounds", "_own", "_region")
 
     def __init__(self, shared: SharedNumbers, name: str, bounds: Sequence[float]) -> None:
-        self.bounds = tuple(bounds)
+        self._bounds = tuple(bounds)
         self._region = shared.region(name, len(bounds) + 2)
         self._own = self._region.own
 
     def observe(self, value: float) -> None:
         """Count a value."""
         own = self._own
-        own[bisect_left(self.bounds, value)] += 1
+        own[bisect_left(self._bounds, value)] += 1
         own[-1] += value
 
-    def shown(self) -> Shown:
-        """The histogram as Prometheus shows it."""
+    def cumulative(self) -> Cumulative:
+        """The arguments of ``HistogramMetricFamily.add_metric``, added up over the workers."""
         *counts, total = self._region.total()
-        return shown(self.bounds, counts, total)
+        return cumulative(self._bounds, counts, total)
 
 
-def shown(bounds: Sequence[float], counts: Iterable[float], total: float) -> Shown:
+def cumulative(bounds: Sequence[float], counts: Iterable[float], total: float) -> Cumulative:
     """A histogram of these counts, the last one of values above all bounds."""
     names = [*map(str, bounds), "+Inf"]
     return list(zip(names, accumulate(counts), strict=True)), total
+
+
+def counter(metric: str, text: str, value: float) -> CounterMetricFamily:
+    """A Prometheus counter without labels."""
+    family = CounterMetricFamily(metric, text)
+    family.add_metric([], value)
+    return family
+
+
+def labelled_counter(
+    metric: str, text: str, label: str, values: Mapping[str, float]
+) -> CounterMetricFamily:
+    """A Prometheus counter with a value for each value of its label."""
+    family = CounterMetricFamily(metric, text, labels=[label])
+    for name, value in values.items():
+        family.add_metric([name], value)
+    return family

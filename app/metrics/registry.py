@@ -1,4 +1,4 @@
-"""Every metric that the service shows, added up over its workers."""
+"""All metrics of the service, added up over its workers."""
 
 from __future__ import annotations
 
@@ -6,18 +6,13 @@ from collections.abc import Callable, Iterable
 from weakref import WeakSet
 
 from prometheus_client import CollectorRegistry, Gauge
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.bundle.bundle import Bundle
 from app.features.encoder import Encoder
 from app.metrics.bundle import BundleCounts
-from app.metrics.counters import Buckets, Counts, Number
+from app.metrics.counters import Counts, Histogram, counter
 from app.metrics.requests import (
     LATENCY_BUCKETS,
     OPERATION,
@@ -31,97 +26,88 @@ from app.workers.shared_numbers import Region, SharedNumbers
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 REMOTE_ERRORS = ("connection", "timeout", "login", "refused", "sentinel", "value")
 FALLBACKS = ("snapshot", "oov", "reject")
+EVENTS = {
+    "unknown_fields": "Fields in requests that the spec does not know",
+    "refused_bundles": "Bundles that could not take the place of the one in use",
+    "engine_failures": "Engine runs that gave no scores",
+}
+"""Counters without labels, ``ctr_NAME_total``, and their texts."""
+REMOTE_COUNTERS = {
+    "lookups": ("ctr_vocabulary_lookups", "Values looked up"),
+    "misses": ("ctr_vocabulary_misses", "Values that the cache did not hold"),
+    "absences": ("ctr_vocabulary_absences", "Values that Redis does not have"),
+    "evicted": ("ctr_vocabulary_evicted", "Values and absences dropped from the full cache"),
+    "round_trips": ("ctr_redis_round_trips", "Questions to Redis for requests"),
+}
+"""Counters of a vocabulary in Redis: their metrics and texts.
+
+``lookups`` counts a field of a row once, a list as one; ``misses`` the distinct values of a
+request that the cache did not hold.
+"""
 
 
-class Recorder(Collector):
-    """What the engine ran, and what else is worth counting once."""
-
-    unknown_fields, refused_bundles, engine_failures = (Number() for _ in range(3))
+class EngineMetrics(Collector):
+    """Runs of the engine: their rows, their seconds, and why their batch was closed."""
 
     def __init__(self, shared: SharedNumbers) -> None:
-        self.batch_rows = Buckets(shared, "batch rows", ROW_BUCKETS)
-        self.engine_seconds = Buckets(shared, "engine seconds", STAGE_BUCKETS)
-        self.closed = Counts(shared, "batches closed", CLOSED)
-        self.numbers = Counts(
-            shared, "numbers", ["unknown_fields", "refused_bundles", "engine_failures"]
-        )
+        self._rows = Histogram(shared, "batch rows", ROW_BUCKETS)
+        self._seconds = Histogram(shared, "engine seconds", STAGE_BUCKETS)
+        self._closed = Counts(shared, "batches closed", CLOSED)
 
     def observe(self, rows: int, seconds: float, closed: Closed) -> None:
         """Count a run of the engine."""
-        self.batch_rows.observe(rows)
-        self.engine_seconds.observe(seconds)
-        self.closed[closed] += 1
+        self._rows.observe(rows)
+        self._seconds.observe(seconds)
+        self._closed.add(closed)
 
     def collect(self) -> Iterable[Metric]:
         rows = HistogramMetricFamily("ctr_batch_rows", "Rows of one engine run")
-        rows.add_metric([], *self.batch_rows.shown())
+        rows.add_metric([], *self._rows.cumulative())
         runs = HistogramMetricFamily("ctr_engine_seconds", "Time of one engine run")
-        runs.add_metric([], *self.engine_seconds.shown())
-        batches = CounterMetricFamily(
-            "ctr_batches", "Engine runs, by why their batch took no more rows", labels=["closed"]
-        )
-        for closed, number in self.closed.totals().items():
-            batches.add_metric([closed], number)
-        yield from (rows, runs, batches)
-        numbers = self.numbers.totals()
-        for name, text in (
-            ("unknown_fields", "Fields in requests that the spec does not know"),
-            ("refused_bundles", "Bundles that could not take the place of the one in use"),
-            ("engine_failures", "Engine runs that gave no scores"),
-        ):
-            counter = CounterMetricFamily(f"ctr_{name}", text)
-            counter.add_metric([], numbers[name])
-            yield counter
+        runs.add_metric([], *self._seconds.cumulative())
+        text = "Engine runs, by why their batch took no more rows"
+        return [rows, runs, self._closed.labelled("ctr_batches", text, "closed")]
 
 
-class RemoteCounts(Collector):
-    """What was asked of a vocabulary in Redis, and how that went.
+class EventsCollector(Collector):
+    """Shows the counters of ``EVENTS``."""
 
-    ``lookups`` counts a field of a row once, a list as one; ``misses`` the distinct values of
-    a request that the cache did not hold.
-    """
-
-    lookups, misses, absences, evicted, round_trips = (Number() for _ in range(5))
-
-    def __init__(self, shared: SharedNumbers) -> None:
-        names = ["lookups", "misses", "absences", "evicted", "round_trips"]
-        self.numbers = Counts(shared, "remote numbers", names)
-        self.errors = Counts(shared, "remote errors", REMOTE_ERRORS)
-        self.fallbacks = Counts(shared, "remote fallbacks", FALLBACKS)
-        self.seconds = Buckets(shared, "remote seconds", LATENCY_BUCKETS)
+    def __init__(self, events: Counts) -> None:
+        self._events = events
 
     def collect(self) -> Iterable[Metric]:
-        numbers = self.numbers.totals()
-        numbers["hits"] = max(0.0, numbers["lookups"] - numbers["misses"])
-        for name, text in (
-            ("lookups", "Values looked up"),
-            ("hits", "Values that the cache held"),
-            ("misses", "Values that the cache did not hold"),
-            ("absences", "Values of which Redis said that it has none"),
-            ("evicted", "Values and absences that the cache had no more room for"),
-        ):
-            counter = CounterMetricFamily(f"ctr_vocabulary_{name}", text)
-            counter.add_metric([], numbers[name])
-            yield counter
-        fallbacks = CounterMetricFamily(
-            "ctr_vocabulary_fallbacks", "Values that Redis was not there for", labels=["fallback"]
+        totals = self._events.totals()
+        return [counter(f"ctr_{name}", text, totals[name]) for name, text in EVENTS.items()]
+
+
+class RemoteMetrics(Collector):
+    """Requests to a vocabulary in Redis: ``counts`` by ``REMOTE_COUNTERS``, errors, seconds."""
+
+    def __init__(self, shared: SharedNumbers) -> None:
+        self.counts = Counts(shared, "remote numbers", REMOTE_COUNTERS)
+        self.errors = Counts(shared, "remote errors", REMOTE_ERRORS)
+        self.fallbacks = Counts(shared, "remote fallbacks", FALLBACKS)
+        self.seconds = Histogram(shared, "remote seconds", LATENCY_BUCKETS)
+
+    def collect(self) -> Iterable[Metric]:
+        totals = self.counts.totals()
+        for name, (metric, text) in REMOTE_COUNTERS.items():
+            yield counter(metric, text, totals[name])
+        hits = max(0.0, totals["lookups"] - totals["misses"])
+        yield counter("ctr_vocabulary_hits", "Values that the cache held", hits)
+        yield self.fallbacks.labelled(
+            "ctr_vocabulary_fallbacks", "Values looked up without Redis", "fallback"
         )
-        for fallback, value in self.fallbacks.totals().items():
-            fallbacks.add_metric([fallback], value)
-        errors = CounterMetricFamily(
-            "ctr_redis_errors", "Failed round trips and unusable answers", labels=["reason"]
+        yield self.errors.labelled(
+            "ctr_redis_errors", "Failed round trips and unusable answers", "reason"
         )
-        for reason, value in self.errors.totals().items():
-            errors.add_metric([reason], value)
-        trips = CounterMetricFamily("ctr_redis_round_trips", "Questions to Redis for requests")
-        trips.add_metric([], numbers["round_trips"])
         seconds = HistogramMetricFamily("ctr_redis_seconds", "Time of a round trip that succeeded")
-        seconds.add_metric([], *self.seconds.shown())
-        yield from (fallbacks, errors, trips, seconds)
+        seconds.add_metric([], *self.seconds.cumulative())
+        yield seconds
 
 
-class Watched(Collector):
-    """A gauge that a function of each worker gives, whenever it is polled."""
+class PolledGauge(Collector):
+    """A number that a function gives when asked, of all workers together."""
 
     def __init__(
         self,
@@ -147,10 +133,11 @@ class Watched(Collector):
 class Metrics:
     """The service's metrics, in a registry of their own.
 
-    Unless they are ``enabled``, what passes through the service is not counted.
+    Unless they are ``enabled``, requests and their rows are not counted.
 
-    What a worker does not count as it happens it looks up when it is polled: before it shows
-    its metrics, and now and then for the others to show. Another bundle counts on.
+    Numbers that are not counted as they change are looked up by :meth:`poll`: before this worker
+    shows its metrics, and at intervals for the others to show. They are kept when another bundle
+    takes over.
     """
 
     def __init__(self, shared: SharedNumbers, enabled: bool = True) -> None:
@@ -158,56 +145,59 @@ class Metrics:
         self.enabled = enabled
         self.registry = CollectorRegistry()
         self.requests = RequestsCollector(shared)
-        self.recorder = Recorder(shared)
-        for collector in (self.requests, self.recorder):
+        self.engine = EngineMetrics(shared)
+        self.events = Counts(shared, "events", EVENTS)
+        self.remote = RemoteMetrics(shared)
+        for collector in (self.requests, self.engine, EventsCollector(self.events)):
             self.registry.register(collector)
-        self.remote_counts = RemoteCounts(shared)
-        self._shown: BundleCounts | None = None
+        self._bundle: BundleCounts | None = None
         self._counting: WeakSet[BundleCounts] = WeakSet()
-        self._watched: dict[str, Watched] = {}
+        self._gauges: dict[str, PolledGauge] = {}
         self.info = Gauge(
-            "ctr_bundle_info", "The bundle, the execution provider in use, why not CUDA, precision",
-            ["version", "provider", "provider_fallback", "precision"], registry=self.registry,
-        )  # fmt: skip
+            "ctr_bundle_info",
+            "The bundle, the execution provider in use, why not CUDA, precision",
+            ["version", "provider", "provider_fallback", "precision"],
+            registry=self.registry,
+        )
 
     def for_route(self, route: str) -> RequestMetrics:
-        """What counts the requests of a route."""
+        """Return the counters of a route's requests."""
         if not self.enabled:
             return RequestMetrics()
         return self.requests.operation if route == OPERATION else self.requests.scoring[route]
 
     def poll(self) -> None:
-        """Look up what changes on its own."""
+        """Look up the numbers that are not counted as they change."""
         for counts in self._counting:
             counts.poll()
-        for watched in self._watched.values():
-            watched.poll()
+        for gauge in self._gauges.values():
+            gauge.poll()
 
     def count_bundle(self, bundle: Bundle, encoder: Encoder) -> BundleCounts:
         """Show values and scores of a bundle, in the place of another's.
 
-        What still runs on the other one is counted for as long as its counts are in use.
+        Runs of the other bundle are counted for as long as its counts are in use.
         """
-        if self._shown is not None:
-            self._shown.poll()
-            self.registry.unregister(self._shown)
-        self._shown = BundleCounts(self.shared, bundle, encoder)
-        self._counting.add(self._shown)
-        self.registry.register(self._shown)
-        return self._shown
+        if self._bundle is not None:
+            self._bundle.poll()
+            self.registry.unregister(self._bundle)
+        self._bundle = BundleCounts(self.shared, bundle, encoder)
+        self._counting.add(self._bundle)
+        self.registry.register(self._bundle)
+        return self._bundle
 
     def watch_queue(self, rows: Callable[[], int], abandoned: Callable[[], int]) -> None:
-        """Show what waits for the engine, and what is dropped before it."""
+        """Show the rows that wait for the engine, and the requests dropped before it."""
         self._watch("ctr_queued_rows", "Rows waiting for the engine", rows)
         dropped = "Requests dropped before the engine: deadline or departed"
         self._watch("ctr_abandoned_requests", dropped, abandoned)
 
     def watch_remote(self, entries: Callable[[], int], up: Callable[[], bool]) -> None:
-        """Show what becomes of a vocabulary in Redis."""
-        if "ctr_redis_up" not in self._watched:
-            self.registry.register(self.remote_counts)
+        """Show the state of a vocabulary in Redis."""
+        if "ctr_redis_up" not in self._gauges:
+            self.registry.register(self.remote)
         self._watch("ctr_vocabulary_cached", "Values and absences in the cache", entries)
-        asked = "1 while Redis is asked, 0 while any worker gives it time"
+        asked = "1 while every worker asks Redis, 0 while any one waits for it to recover"
         self._watch("ctr_redis_up", asked, up, Region.least)
 
     def _watch(
@@ -217,7 +207,7 @@ class Metrics:
         value: Callable[[], float],
         combine: Callable[[Region], list[float]] = Region.total,
     ) -> None:
-        if name not in self._watched:
-            self._watched[name] = Watched(self.shared, name, text, combine)
-            self.registry.register(self._watched[name])
-        self._watched[name].value = value
+        if name not in self._gauges:
+            self._gauges[name] = PolledGauge(self.shared, name, text, combine)
+            self.registry.register(self._gauges[name])
+        self._gauges[name].value = value

@@ -25,7 +25,7 @@ from app.features.field_encoders import Misses
 from app.features.graph_inputs import Batch
 from app.features.layout import Slot
 from app.features.vocabulary import Integers, Texts
-from app.metrics.registry import RemoteCounts
+from app.metrics.registry import RemoteMetrics
 from app.remote.breaker import Breaker
 from app.remote.cache import Cache
 from app.remote.gatherer import ROUND_KEYS, ROUNDS_AT_ONCE, Answers, Gatherer, Miss
@@ -71,14 +71,13 @@ class RemoteVocabulary:
         fallback: Fallback,
         cache_entries: int,
         seconds: float,
-        counts: RemoteCounts,
+        metrics: RemoteMetrics,
     ) -> None:
         self.hash = bundle.manifest.vocabulary_hash
         self.slots = published_slots(bundle.spec, bundle.vocabulary, self.hash)
         self.fallback = fallback
         self.cache = Cache(self.slots, cache_entries)
-        self.counts = counts
-        self._evicted_before = counts.evicted
+        self.metrics = metrics
         self.breaker = Breaker(self._probe)
         self._snapshot = {name: _part(bundle, name) for name in self.slots}
         self._longest = {name: part.longest for name, part in self._snapshot.items()}
@@ -97,9 +96,9 @@ class RemoteVocabulary:
 
     def count_lookups(self, batch: Batch) -> None:
         """Count the look-ups that were behind a batch: one for each context or row and slot."""
-        self.counts.lookups += (
-            len(batch.context) * self._context_slots + len(batch.candidate) * self._candidate_slots
-        )
+        contexts = len(batch.context) * self._context_slots
+        candidates = len(batch.candidate) * self._candidate_slots
+        self.metrics.counts.add("lookups", contexts + candidates)
 
     def learn(self, bundle: Bundle, encoder: Encoder) -> None:
         """Remember the rows of the golden requests' values, out of the bundle.
@@ -143,7 +142,7 @@ class RemoteVocabulary:
         """
         loop = asyncio.get_running_loop()
         end = min(loop.time() + self._seconds, deadline)
-        self.counts.misses += len(misses)
+        self.metrics.counts.add("misses", len(misses))
         rows = np.empty(len(misses), np.int32)
         degraded = False
         for part in _parts(misses, PART):
@@ -159,8 +158,9 @@ class RemoteVocabulary:
                 degraded |= self.fallback == "oov"
                 found |= await self._fall_back(wanted)
             rows[[misses[miss] for miss in part]] = [found[miss] for miss in part]
+        evicted = self.cache.evicted
         self.cache.trim()
-        self.counts.evicted = self._evicted_before + self.cache.evicted
+        self.metrics.counts.add("evicted", self.cache.evicted - evicted)
         return Fetched(rows, degraded)
 
     def _settled(self, misses: Sequence[Miss]) -> tuple[dict[Miss, int], list[Miss]]:
@@ -180,7 +180,7 @@ class RemoteVocabulary:
         return found, wanted
 
     async def _fall_back(self, misses: Sequence[Miss]) -> dict[Miss, int]:
-        self.counts.fallbacks[self.fallback] += len(misses)
+        self.metrics.fallbacks.add(self.fallback, len(misses))
         if self.fallback == "reject":
             why = self.problem or "Redis did not answer for them"
             raise VocabularyUnavailable(f"values cannot be looked up: {why}")
@@ -212,22 +212,21 @@ class RemoteVocabulary:
         if not self.breaker.closed:
             return Answers({}, set())
         start = perf_counter()
-        self.counts.round_trips += 1
+        self.metrics.counts.add("round_trips")
         try:
             answers = await self._look_up_remotely(misses, self._seconds)
         except LinkError as error:
-            self.counts.errors[error.reason] += 1
+            self.metrics.errors.add(error.reason)
             self.breaker.trip(error.problem)
             return Answers({}, set())
-        self.counts.seconds.observe(perf_counter() - start)
+        self.metrics.seconds.observe(perf_counter() - start)
         if len(answers.rows) + len(answers.bad) == len(misses):
             self.breaker.succeed()
         else:
             self.breaker.suspect()
         self._remember(answers.rows)
-        self.counts.absences += sum(
-            row == self.slots[slot].slot.oov for (slot, _), row in answers.rows.items()
-        )
+        absences = sum(row == self.slots[slot].slot.oov for (slot, _), row in answers.rows.items())
+        self.metrics.counts.add("absences", absences)
         return answers
 
     async def _look_up_remotely(self, misses: Sequence[Miss], seconds: float) -> Answers:
@@ -242,18 +241,18 @@ class RemoteVocabulary:
         replies = await self._link.ask(commands, seconds)
         for miss, (keys, bucket), reply in zip(misses, questions, replies, strict=True):
             if isinstance(reply, ErrorReply):
-                self.counts.errors["refused"] += 1
+                self.metrics.errors.add("refused")
                 continue
             sentinel, content = reply
             if sentinel != keys.sentinel(bucket):
                 # An empty answer without it is no absence: the bucket is not there.
-                self.counts.errors["sentinel"] += 1
+                self.metrics.errors.add("sentinel")
             elif content is None:
                 answers.rows[miss] = keys.slot.oov
             elif (row := keys.row(content)) is not None:
                 answers.rows[miss] = row
             else:
-                self.counts.errors["value"] += 1
+                self.metrics.errors.add("value")
                 answers.bad.add(miss)
         return answers
 
@@ -284,7 +283,7 @@ class RemoteVocabulary:
             if not self.breaker.closed:
                 return await self._wrong_witness()
         except LinkError as error:
-            self.counts.errors[error.reason] += 1
+            self.metrics.errors.add(error.reason)
             return error.problem
         return None
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from app.bundle.bundle import Bundle
 from app.errors import AddressError
 from app.features.encoder import Encoder
-from app.metrics.registry import RemoteCounts
+from app.metrics.registry import RemoteMetrics
 from app.remote.address import Address
 from app.remote.link import open_link
 from app.remote.vocabulary import CONNECTIONS, RemoteVocabulary
@@ -52,7 +52,7 @@ class Loaded:
     remote: RemoteVocabulary | None = None
 
 
-def load(settings: Settings, counts: RemoteCounts, opened: Opened) -> Loaded:
+def load(settings: Settings, remote_metrics: RemoteMetrics, opened: Opened) -> Loaded:
     """Verify a bundle on the provider that will serve, and warm it up.
 
     Raises:
@@ -65,7 +65,7 @@ def load(settings: Settings, counts: RemoteCounts, opened: Opened) -> Loaded:
     remote: RemoteVocabulary | None = None
     bundle, encoder = opened
     if encoder is None:
-        remote = remote_vocabulary(settings, bundle, counts)
+        remote = remote_vocabulary(settings, bundle, remote_metrics)
         encoder = Encoder(bundle.spec, bundle.vocabulary, remote.cache.tables)
         remote.learn(bundle, encoder)
     engine, worst = start_engine(settings, bundle, encoder)
@@ -94,7 +94,9 @@ def start_engine(settings: Settings, bundle: Bundle, encoder: Encoder) -> tuple[
     return engine, worst
 
 
-def remote_vocabulary(settings: Settings, bundle: Bundle, counts: RemoteCounts) -> RemoteVocabulary:
+def remote_vocabulary(
+    settings: Settings, bundle: Bundle, remote_metrics: RemoteMetrics
+) -> RemoteVocabulary:
     """Prepare to read the bundle's vocabulary through Redis; nothing is connected yet.
 
     Raises:
@@ -112,7 +114,7 @@ def remote_vocabulary(settings: Settings, bundle: Bundle, counts: RemoteCounts) 
         settings.vocabulary_fallback,
         settings.vocabulary_cache,
         settings.redis_timeout_ms / 1000,
-        counts,
+        remote_metrics,
     )
 
 

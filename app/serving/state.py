@@ -134,7 +134,7 @@ class State:
         def work() -> Loaded:
             return load(
                 self._settings,
-                self._metrics.remote_counts,
+                self._metrics.remote,
                 opened or open_bundle(self._settings, path),
             )
 
@@ -160,19 +160,19 @@ class State:
         bundle, encoder, engine = loaded.bundle, loaded.encoder, loaded.engine
         if remote is not None:
             self._show(remote)
-        counts, recorder = metrics.count_bundle(bundle, encoder), metrics.recorder
+        counts = metrics.count_bundle(bundle, encoder)
 
         def observe(batch: Batch, scores: Scores, seconds: float, closed: Closed) -> None:
             self._failures = 0
             if not metrics.enabled:
                 return
-            recorder.observe(len(batch.candidate), seconds, closed)
+            metrics.engine.observe(len(batch.candidate), seconds, closed)
             counts.observe(batch, scores)
             if remote is not None:
                 remote.count_lookups(batch)
 
         def count_unknown(fields: int) -> None:
-            recorder.unknown_fields += fields
+            metrics.events.add("unknown_fields", fields)
 
         batcher = MicroBatcher(
             engine,
@@ -268,7 +268,7 @@ class State:
                 "still serving %s: %s is refused: %s", old.bundle.version, path.name, self.refused,
                 exc_info=None if isinstance(error, CtrError) else error,
             )  # fmt: skip
-            self._metrics.recorder.refused_bundles += 1
+            self._metrics.events.add("refused_bundles")
             self._refused.own[0] = attempt.number
             self.versions.refuse(attempt, self.refused)
             self._prepared.own[0] = old.bundle.number
@@ -307,7 +307,7 @@ class State:
             raise BundleError("another worker is not able to serve it yet") from None
 
     def _note_failure(self, error: Exception) -> None:
-        self._metrics.recorder.engine_failures += 1
+        self._metrics.events.add("engine_failures")
         self._failures += 1
         if self._failures == FAILURES:
             log.error("the engine failed %d times in a row: %s", FAILURES, error)

@@ -1,8 +1,7 @@
-"""Numbers that the workers of a service share, so that any of them can show the sum.
+"""Numbers in memory that the workers of a service share, so that any of them can show the sum.
 
-They lie in memory that forked processes have in common, a row for each worker. A worker writes
-its own row only, so counting needs no lock; a row outlives its worker, and whoever takes the
-place of a dead one counts on from there.
+Each worker has a row of its own and writes only that row, so counting needs no lock. A row outlives
+its worker: the successor of a dead worker continues from its numbers.
 """
 
 from __future__ import annotations
@@ -26,10 +25,14 @@ NAMES_BYTES = 2**22
 _NUMBER_BYTES = 8
 _LENGTH = Struct("=Q")
 _Places = dict[str, tuple[int, int]]
+"""The start and the length of each region, by its name."""
 
 
 class Region:
-    """Some of the numbers: ``own`` and ``array`` are this worker's, to be read and written."""
+    """Some of the numbers of all workers, under one name.
+
+    ``own`` and ``array`` are this worker's numbers, to be read and written.
+    """
 
     def __init__(self, rows: NDArray[np.float64], worker: int) -> None:
         self._rows = rows
@@ -38,17 +41,17 @@ class Region:
         self.own: memoryview[float] = memoryview(rows[worker]).cast("B").cast("d")
 
     def total(self) -> list[float]:
-        """The numbers of all workers, added up."""
+        """Each number, added up over the workers."""
         found: list[float] = self._rows.sum(0).tolist()
         return found
 
     def total_of(self, first: float) -> list[float]:
-        """The numbers, added up, of those workers whose first one is ``first``."""
+        """Each number, added up over the workers whose first number is ``first``."""
         found: list[float] = self._rows[self._rows[:, 0] == first].sum(0).tolist()
         return found
 
     def least(self) -> list[float]:
-        """The least of each number that any worker has."""
+        """Each number's minimum over the workers."""
         found: list[float] = self._rows.min(0).tolist()
         return found
 
@@ -58,15 +61,12 @@ class Region:
         return found
 
     def equal(self) -> bool:
-        """Whether all workers have the same numbers."""
+        """True if all workers have the same numbers."""
         return bool((self._rows == self._rows[0]).all())
 
 
 def _nameless_file() -> int:
-    """Open a file for locks: each process that locks it holds a lock of its own.
-
-    Where the system can, it lies in memory: a container may have no place to write.
-    """
+    """Open a file to lock: in memory where the system can, as a container may be read-only."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("lock")
     file, path = tempfile.mkstemp()
@@ -75,7 +75,7 @@ def _nameless_file() -> int:
 
 
 class SharedNumbers:
-    """All of them, by name; ``worker`` says whose process this is."""
+    """The numbers of all workers, in named regions; ``worker`` is this process' worker."""
 
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
@@ -90,7 +90,11 @@ class SharedNumbers:
         self._started = self.region("started", 1)
 
     def region(self, name: str, count: int) -> Region:
-        """Return the ``count`` numbers of a name, the same ones whoever asks for them."""
+        """Return the region of ``count`` numbers with a name, the same one in every worker.
+
+        Raises:
+            MemoryError: there is no room for it.
+        """
         with self._locked():
             (length,) = _LENGTH.unpack_from(self._names)
             known = self._names[_LENGTH.size : _LENGTH.size + length]
@@ -99,11 +103,11 @@ class SharedNumbers:
             if size != count:
                 start = max((first + size for first, size in places.values()), default=0)
                 places[name] = start, count
-                raw = msgspec.msgpack.encode(places)
-                if start + count > MOST_NUMBERS or len(raw) > NAMES_BYTES - _LENGTH.size:
-                    raise MemoryError(f"no more than {MOST_NUMBERS} numbers can be shared")
-                _LENGTH.pack_into(self._names, 0, len(raw))
-                self._names[_LENGTH.size : _LENGTH.size + len(raw)] = raw
+                encoded = msgspec.msgpack.encode(places)
+                if start + count > MOST_NUMBERS or len(encoded) > NAMES_BYTES - _LENGTH.size:
+                    raise MemoryError(f"{name!r} does not fit into {MOST_NUMBERS} shared numbers")
+                _LENGTH.pack_into(self._names, 0, len(encoded))
+                self._names[_LENGTH.size : _LENGTH.size + len(encoded)] = encoded
         return Region(self._rows[:, start : start + count], self.worker)
 
     @contextmanager
@@ -115,18 +119,18 @@ class SharedNumbers:
             fcntl.lockf(self._lock, fcntl.LOCK_UN)
 
     def begin_worker(self, worker: int) -> None:
-        """Be a worker's process from now on, which is not ready yet."""
+        """Make this process, a fork, that of a worker that is not ready yet."""
         self.worker = worker
         self._ready, self._started = self.region("ready", 1), self.region("started", 1)
         self._ready.own[0] = 0
 
     def set_ready(self) -> None:
-        """Say that this worker is ready."""
+        """Note that this worker is ready."""
         self._ready.own[0] = 1
         if all(self._ready.least()):
             self._started.own[0] = 1
 
     @property
     def started(self) -> bool:
-        """Whether all workers have been ready at once; a dead one does not change that."""
+        """True once all workers have been ready at the same time, even if one has died since."""
         return any(self._started.total())

@@ -10,7 +10,7 @@ from pathlib import Path
 from app.bundle.bundle import Bundle
 from app.features.encoder import Encoder
 from app.features.vocabulary import Integers, Texts
-from app.metrics.registry import RemoteCounts
+from app.metrics.registry import RemoteMetrics
 from app.remote.address import Address
 from app.remote.link import Link, open_link
 from app.remote.redis_layout import SlotKeys, published_slots, text_of
@@ -72,7 +72,7 @@ async def remote_vocabulary(
     """A vocabulary as a service reads it; ``wait`` until it has been found in Redis."""
     link = open_link(Address.parse(url), CONNECTIONS)
     remote = RemoteVocabulary(
-        bundle, link, fallback, cache_entries, seconds, RemoteCounts(SharedNumbers())
+        bundle, link, fallback, cache_entries, seconds, RemoteMetrics(SharedNumbers())
     )
     encoder = Encoder(bundle.spec, bundle.vocabulary, remote.cache.tables)
     remote.learn(bundle, encoder)

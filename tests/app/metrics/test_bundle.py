@@ -1,4 +1,4 @@
-"""What passes through a bundle is counted as its own."""
+"""Scores are counted for the bundle that gave them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def bundle(tiny_bundle: Path) -> Bundle:
 def samples(counts: ScoreCounts) -> dict[str, float]:
     """Count, sum, and count up to a half."""
     found = {}
-    for sample in counts.shown().samples:
+    for sample in counts.family().samples:
         if sample.labels.get("le", "0.5") == "0.5":
             found[sample.name.removeprefix("ctr_score_")] = sample.value
     return found
 
 
 def test_scores_fall_into_their_buckets(bundle: Bundle) -> None:
-    """A score counts up to the bound that it does not pass; one that is no number never does."""
+    """A score counts up to the bound that it does not pass; NaN and infinity never do."""
     counts = ScoreCounts(SharedNumbers(), bundle)
     counts.observe(np.array([0.5, 0.25, 0.75, np.nan, np.inf], np.float32))
     counts.observe(np.array([], np.float32))
@@ -37,11 +37,11 @@ def test_scores_fall_into_their_buckets(bundle: Bundle) -> None:
     assert samples(counts) == {
         "count": 5, "sum": pytest.approx(2.5 + SCORE_BUCKETS[0]), "bucket": 3,
     }  # fmt: skip
-    assert {sample.labels["version"] for sample in counts.shown().samples} == {bundle.version}
+    assert {sample.labels["version"] for sample in counts.family().samples} == {bundle.version}
 
 
 def test_another_bundle_begins_from_nothing(bundle: Bundle) -> None:
-    """Scores of the one before are not its own, nor are those of workers that still serve that."""
+    """It has none of the scores of the bundle before it, nor of workers that still serve that."""
     shared = SharedNumbers(2)
     other = replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, id="f" * 64))
     half = np.array([0.5], np.float32)

@@ -1,4 +1,4 @@
-"""Numbers that forked workers share add up, and outlive the worker that counted them."""
+"""Numbers of forked workers add up, and outlive the worker that counted them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import pytest
 
-from app.metrics.counters import Buckets, Counts, Number
 from app.workers.shared_numbers import MOST_NUMBERS, SharedNumbers
 from tests.support.serving import ROOT
 
@@ -28,26 +27,25 @@ def in_worker(shared: SharedNumbers, number: int, work: Callable[[], None]) -> N
     assert os.waitpid(pid, 0)[1] == 0
 
 
-def test_counts_of_all_workers_add_up() -> None:
-    """Each worker writes its own; a successor counts on from what a dead one left."""
+def test_numbers_of_all_workers_add_up() -> None:
+    """Each worker writes its own row; a successor continues from what a dead worker left."""
     shared = SharedNumbers(3)
 
     def work() -> None:
-        counts, buckets = (
-            Counts(shared, "counts", ["a", "b"]),
-            Buckets(shared, "seconds", (1.0, 2.0)),
-        )
-        counts["a"] += 1
-        counts["b"] += 10
-        buckets.observe(1.5)
+        own = shared.region("some", 2).own
+        own[0] += 1
+        own[1] += 10
 
     for number in (1, 2, 2):
         in_worker(shared, number, work)
-    counts, buckets = Counts(shared, "counts", ["a", "b"]), Buckets(shared, "seconds", (1.0, 2.0))
-    assert counts["a"] == 0
-    counts["a"] += 1
-    assert counts.totals() == {"a": 4.0, "b": 30.0}
-    assert buckets.shown() == ([("1.0", 0.0), ("2.0", 3.0), ("+Inf", 3.0)], 4.5)
+    region = shared.region("some", 2)
+    assert region.own.tolist() == [0, 0]
+    region.own[0] = 7
+    assert region.total() == [10, 30]
+    assert region.least() == [1, 0]
+    assert region.each() == [7, 1, 2]
+    assert region.total_of(2) == [2, 20]
+    assert not region.equal()
 
 
 def test_all_have_been_ready_once() -> None:
@@ -62,30 +60,15 @@ def test_all_have_been_ready_once() -> None:
     assert (before, shared.started) == (False, True)
 
 
-def test_a_number_is_an_attribute() -> None:
-    """Reading and writing it is reading and writing this worker's number."""
-
-    class Counted:
-        seen = Number()
-
-        def __init__(self) -> None:
-            self.numbers = Counts(SharedNumbers(), "numbers", ["seen"])
-
-    counted = Counted()
-    counted.seen += 2
-    assert counted.seen == 2
-    assert counted.numbers.totals() == {"seen": 2.0}
-
-
-def test_there_are_only_so_many() -> None:
-    """More than fit are refused, not written over a neighbour's."""
+def test_room_is_limited() -> None:
+    """A region that does not fit is refused, instead of written over another one."""
     shared = SharedNumbers(2)
-    with pytest.raises(MemoryError, match="can be shared"):
+    with pytest.raises(MemoryError, match="does not fit"):
         shared.region("many", MOST_NUMBERS)
 
 
 def test_a_name_has_the_same_numbers_everywhere() -> None:
-    """Whatever else a worker has taken before, and in whatever order."""
+    """The order in which workers ask for regions does not matter."""
     shared = SharedNumbers(2)
     mine = shared.region("mine", 2)
 
