@@ -1,8 +1,8 @@
 """Rows of concurrent callers → few engine runs.
 
-Continuous batching: nothing waits by default; a batch is what has gathered while the engine
-was busy. Rows are counted, not requests. Long lists are cut; while they and short requests
-both wait, their runs alternate, so that neither starves the other.
+Continuous batching: by default no row waits for others; a batch holds the rows that gathered while
+the engine was busy. Limits count rows, not requests. Long lists are cut; while they and short
+requests both wait, their runs alternate, so that neither starves the other.
 """
 
 from __future__ import annotations
@@ -20,67 +20,36 @@ import numpy as np
 from app.errors import DeadlinePassed, EngineFailed, NotReady, Overloaded
 from app.features.arrays import Packed
 from app.features.graph_inputs import Batch, Scores
+from app.scoring.cost import CostModel
 from app.scoring.job import Closed, Job, Scoring
 
 SWEEP_SECONDS = 0.05
 LEARNING_RUNS = 3
-"""Runs on the engine's thread before any is trusted to the event loop."""
+"""Runs on the engine's thread before the first one on the event loop."""
 INLINE_SECONDS = 0.0005
-"""Runs predicted to be shorter than this hold up the event loop less than a thread hop would."""
+"""Runs predicted to be shorter run on the event loop: they hold it up less than a thread hop."""
 SHARED_SECONDS = 0.002
-"""Predicted time of a run of long lists while short requests come in, which may have to wait
-for it; without them, a run has as many rows as it may."""
+"""Predicted time of a run of long lists while short requests come in, because one may have to
+wait for it. Without short requests a run has its largest size."""
 SHARING_SECONDS = 0.1
-"""How long after a short request another one is expected."""
-DOUBT = 1.1
-"""How much longer than predicted the rows before it may take without a request missing its
-deadline: what would end just in time is refused at once rather than given up later."""
-_INT = 4
+"""Time after a short request in which another one is expected."""
+WAIT_MARGIN = 1.1
+"""Factor on the predicted wait. A request that would end just in time is refused at once: a 429
+now is worth more than a 504 after the wait."""
+_WORD_BYTES = 4
 
 
 Piece = tuple[Job, int, int]
 """A job and the range of its rows that a batch holds."""
 Observe = Callable[[Batch, Scores, float, Closed], None]
-"""Sees each run that gave scores, the seconds that it took, and why its batch was closed."""
-
-
-class CostModel:
-    """Predicted seconds of a run, a + b·rows, fitted to what runs took.
-
-    Least squares with exponential forgetting; a and b never go below zero.
-    """
-
-    def __init__(self, decay: float = 0.98) -> None:
-        self._decay = decay
-        self._n = self._x = self._y = self._xx = self._xy = 0.0
-        self.base, self.per_row = 1e-4, 1e-5
-        self.runs = 0
-
-    def observe(self, rows: int, seconds: float) -> None:
-        """Learn from one run."""
-        self.runs += 1
-        keep = self._decay
-        self._n = keep * self._n + 1
-        self._x = keep * self._x + rows
-        self._y = keep * self._y + seconds
-        self._xx = keep * self._xx + rows * rows
-        self._xy = keep * self._xy + rows * seconds
-        spread = self._n * self._xx - self._x * self._x
-        if spread > 1e-9 * self._n * self._xx:
-            slope = (self._n * self._xy - self._x * self._y) / spread
-            self.per_row = max(0.0, slope)
-        self.per_row = min(self.per_row, self._y / self._x)
-        self.base = max(0.0, (self._y - self.per_row * self._x) / self._n)
-
-    def seconds(self, rows: int, runs: int = 1) -> float:
-        """Predict how long ``rows`` rows take in ``runs`` runs."""
-        return self.base * runs + self.per_row * rows
+"""Called after each run that gave scores, with its seconds and the reason why its batch closed."""
 
 
 class MicroBatcher:
     """Gathers rows and gives them to one engine, a batch at a time.
 
-    Use it as an async context manager; leaving it fails what still waits.
+    Use it as an async context manager; leaving it answers all waiting callers with NotReady.
+    ``observe`` sees each run that gave scores, ``failed`` the error of each other run.
     """
 
     def __init__(
@@ -121,7 +90,7 @@ class MicroBatcher:
 
     async def __aenter__(self) -> MicroBatcher:
         self._loop = asyncio.get_running_loop()
-        # A run that never ends may not keep the process from ending.
+        # A daemon: a run that never ends must not keep the process from ending.
         Thread(target=self._work, name="engine", daemon=True).start()
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
         return self
@@ -139,27 +108,28 @@ class MicroBatcher:
         self._runs.put(None)
 
     def admit(self, rows: int, deadline: float) -> None:
-        """Refuse rows that could not be scored in time.
+        """Refuse rows that cannot be scored in time.
 
         Raises:
             Overloaded: the queue is full, or the deadline is out of reach.
         """
         if not (self.queued_rows or self._running):
-            return  # However slow runs were: by this one it is learned whether they still are.
+            # An idle engine takes a request however slow its runs were: the cost model learns
+            # from this one whether they still are.
+            return
         waiting = self.queued_rows + rows
         runs = -(-waiting // self._max_rows)
         now = self._loop.time()
-        wait = DOUBT * (self.cost.seconds(waiting, runs) + max(0.0, self._run_ends - now))
+        wait = WAIT_MARGIN * (self.cost.seconds(waiting, runs) + max(0.0, self._run_ends - now))
         if waiting > self._max_queue_rows and self.queued_rows:
             raise Overloaded("the scoring queue is full", wait)
         if now + wait > deadline:
             raise Overloaded("the deadline is out of reach", wait, "deadline_out_of_reach")
 
     def submit(self, job: Job) -> None:
-        """Score a job's rows along with those of others; its caller is told the outcome.
+        """Score the ready rows of a job along with those of others; its caller is told the outcome.
 
-        A job whose rows are not all ready is submitted again when more of them are, and when it
-        has been answered before that.
+        A job whose rows are not all ready is submitted again whenever more are.
 
         Raises:
             Overloaded: there is no room for it.
@@ -187,6 +157,13 @@ class MicroBatcher:
         if not job.queued and job.taken < job.rows:
             self._enqueue(job)
 
+    def cancel(self, job: Job) -> None:
+        """Give up the rows of a job that are not scored yet; its caller is not told."""
+        job.answered = True
+        # A job that stands in a queue is dropped when a batch comes to it.
+        if job.admitted and not job.queued and job.taken < job.rows:
+            self._drop(job)
+
     def _enqueue(self, job: Job) -> None:
         job.queued = True
         if job.rows <= self._max_rows // 4:
@@ -197,9 +174,10 @@ class MicroBatcher:
         self._schedule()
 
     def _may_run_now(self, job: Job) -> bool:
-        """Whether a job is alone, as jobs lately were: then waiting for others is only a delay.
+        """Tell whether a job may run at once because no others come that could share its run.
 
-        The second job of one turn of the event loop shows that there are others after all.
+        So it is while runs have one job each. At most one job runs so in a turn of the event loop:
+        a second one in the same turn shows that callers come together.
         """
         return (
             self._alone
@@ -212,7 +190,7 @@ class MicroBatcher:
         )
 
     def _is_quick(self, rows: int) -> bool:
-        """Whether a run may hold up the event loop: known, and predicted, to be short."""
+        """Tell whether a run is predicted, from enough runs, to be short enough for the loop."""
         cost = self.cost
         return cost.runs >= LEARNING_RUNS and cost.seconds(rows) <= self._inline_seconds
 
@@ -222,8 +200,8 @@ class MicroBatcher:
     def _schedule(self) -> None:
         """Start a run soon; rows that arrive in the same turn of the loop join it.
 
-        Where only long lists wait it starts at once: a run of theirs is full as it is, and the
-        loop may be encoding the rest of one for a while.
+        Where only long lists wait it starts at once: they fill a run by themselves, and the loop
+        may be encoding the rest of one for a while.
         """
         if self._scheduled or self._running:
             return
@@ -237,7 +215,7 @@ class MicroBatcher:
             self._loop.call_soon(self._run)
 
     def _run(self) -> None:
-        """Score the next batch: here where that is quick, else on the engine's thread."""
+        """Score the next batch: on the loop where that is quick, else on the engine's thread."""
         self._scheduled = False
         pieces = self._gather()
         if not pieces:
@@ -245,13 +223,13 @@ class MicroBatcher:
         self._running = pieces
         self._alone = len(pieces) == 1
         rows = sum(stop - start for _, start, stop in pieces)
-        # While the rest of a list is being encoded, the loop has something better to do.
+        # While the rest of a list is being encoded, the loop has other work to do.
         growing = any(job.ready < job.rows for job, _, _ in pieces)
         if self._is_quick(rows) and not growing:
             self._finish(pieces, *self._score(pieces))
         else:
             self._run_ends = self._loop.time() + self.cost.seconds(rows)
-            # Now, not when it has ended: it may never end.
+            # Set now and not after the run, which may never end.
             begun = perf_counter()
             for job, _, _ in pieces:
                 job.caller.begun = job.caller.begun or begun
@@ -260,7 +238,7 @@ class MicroBatcher:
     def _gather(self) -> list[Piece]:
         """Take the rows of the next run; while both classes wait, they take turns.
 
-        A short request thus waits for the run before it, and never inside a long one.
+        So a short request waits for one run before it, never for a whole list.
         """
         turns = (self._large, self._small) if self._owes_large else (self._small, self._large)
         pieces: list[Piece] = []
@@ -275,7 +253,7 @@ class MicroBatcher:
         return pieces
 
     def _shared_rows(self) -> int:
-        """Rows of a run of long lists: fewer while short requests come in between."""
+        """Return the rows of a run of long lists: fewer while short requests come in."""
         if self._loop.time() - self._short_seen >= SHARING_SECONDS:
             return self._max_rows
         cost = self.cost
@@ -298,7 +276,7 @@ class MicroBatcher:
             self.queued_rows -= stop - start
             room -= stop - start
             if stop == job.ready:
-                # All of it, or all until more are ready.
+                # No more rows are ready: the job is done, or is submitted again.
                 queue.popleft()
                 job.queued = False
             elif queue is self._large:
@@ -307,18 +285,18 @@ class MicroBatcher:
         return room
 
     def _drop(self, job: Job) -> None:
-        """Forget the untaken rows of a job that nobody waits for, or whose time is over."""
+        """Drop the untaken rows of a job that is answered, departed or past its deadline."""
         self.queued_rows -= job.rows - job.taken
         job.taken = job.rows
         job.fail(DeadlinePassed("the deadline passed before the rows were scored"))
         self.abandoned += 1
 
     def _assemble(self, pieces: list[Piece]) -> Batch:
-        """Lay the pieces' rows after each other; equal contexts become one."""
+        """Join the rows of all pieces into one batch; equal contexts become one row."""
         places: dict[bytes, int] = {}
         row_context: list[int] = []
         candidates: list[Packed] = []
-        stride = self._candidate_width * _INT
+        stride = self._candidate_width * _WORD_BYTES
         for job, start, stop in pieces:
             own = [places.setdefault(context, len(places)) for context in job.contexts]
             if job.row_context is None:
@@ -338,16 +316,16 @@ class MicroBatcher:
         )
 
     def _work(self) -> None:
-        """On the engine's thread: score run after run, handing each outcome to the loop."""
+        """Score run after run on the engine's thread; hand each outcome to the loop."""
         while (pieces := self._runs.get()) is not None:
             outcome = self._score(pieces)
             try:
                 self._loop.call_soon_threadsafe(self._finish, pieces, *outcome)
             except RuntimeError:
-                return  # The loop is closed, and whoever waited has been told.
+                return  # The loop is closed; all callers had their answers before that.
 
     def _score(self, pieces: list[Piece]) -> tuple[Batch | None, Scores | Exception, float, float]:
-        """Run the engine on a batch; return it, the outcome, and when that began and ended."""
+        """Run the engine on a batch; return it, the outcome, and when the run began and ended."""
         outcome: Scores | Exception
         batch: Batch | None = None
         begun = perf_counter()
@@ -355,7 +333,7 @@ class MicroBatcher:
             batch = self._assemble(pieces)
             outcome = self._engine.score(batch)
             if not len(outcome.logit) == len(outcome.score) == len(batch.candidate):
-                outcome = EngineFailed("the engine did not give one score for each row")
+                outcome = EngineFailed("the engine did not return one score for each row")
         except Exception as error:
             outcome = error
         return batch, outcome, begun, perf_counter()
@@ -368,7 +346,7 @@ class MicroBatcher:
         begun: float,
         ended: float,
     ) -> None:
-        """Answer every waiter of a run, then start the next one."""
+        """Answer every caller of a run, then start the next one."""
         self._running = []
         for job, _, _ in pieces:
             caller = job.caller
@@ -376,10 +354,7 @@ class MicroBatcher:
         if isinstance(outcome, Exception):
             self._failed(outcome)
             for job, _, _ in pieces:
-                job.fail(
-                    outcome if isinstance(outcome, EngineFailed)
-                    else EngineFailed(f"the engine failed: {type(outcome).__name__}")
-                )  # fmt: skip
+                job.fail(_engine_failed(outcome))
         elif batch is not None:
             row = 0
             logit, score = outcome
@@ -390,16 +365,23 @@ class MicroBatcher:
                 if finite or np.isfinite(logit[part]).all():
                     job.deliver(start, Scores(logit[part], score[part]))
                 else:
-                    job.fail(EngineFailed("the engine gave a score that is no number"))
+                    job.fail(EngineFailed("the engine returned a score that is not a number"))
             self.cost.observe(row, ended - begun)
             self._observe(batch, outcome, ended - begun, self._closing)
         if (self._small or self._large) and not self._closed:
             self._schedule()
 
     def _sweep(self) -> None:
-        """Answer callers whose time ran out while the engine was busy or hung."""
+        """Answer callers whose deadline passed while the engine was busy or hung."""
         now = self._loop.time()
         for job in [*self._small, *self._large, *(piece[0] for piece in self._running)]:
             if now > job.caller.deadline:
                 job.fail(DeadlinePassed("the deadline passed before the rows were scored"))
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+
+def _engine_failed(error: Exception) -> EngineFailed:
+    """Return the error that callers see; an unexpected one is named by its type alone."""
+    if isinstance(error, EngineFailed):
+        return error
+    return EngineFailed(f"the engine failed: {type(error).__name__}")

@@ -1,4 +1,4 @@
-"""Index rows → logits and scores. The only module that knows onnxruntime."""
+"""Index rows → logits and scores, by onnxruntime; no other module of ``app`` imports it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ from app.features.layout import Layout, RowShape
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _largest = np.maximum.reduce
-# What a service runs is nobody else's business.
 ort.disable_telemetry_events()
 TOLERANCE = {CPU: 1e-4, CUDA: 1e-3}
 """Largest difference of a logit from the trainer's, by provider (float32)."""
 INT8_TOLERANCE = 1e-3
-"""Largest difference of an int8 graph's logit from the same graph's at the export."""
+"""Largest difference of an int8 graph's logit from the logit of the same graph at export."""
 
 
 def _below(indices: Indices, bound: int) -> bool:
@@ -81,10 +80,10 @@ def _quota_of_version_1(group: Path) -> float:
 
 
 class Engine:
-    """One onnxruntime session, on the provider that it really runs on.
+    """One onnxruntime session.
 
-    ``provider`` is that provider's name; ``fallback`` says why it is not CUDA where ``auto``
-    would have preferred it.
+    ``provider`` is the execution provider that the session really uses. ``fallback`` is the
+    reason where ``auto`` could not use CUDA, else None.
     """
 
     def __init__(
@@ -100,8 +99,7 @@ class Engine:
         """Load a graph.
 
         Raises:
-            ProviderError: ``cuda`` was asked for and cannot be used; an int8 graph never can
-                on it.
+            ProviderError: ``cuda`` was asked for and cannot be used, as always for int8.
             BundleError: the graph cannot be loaded, or has other inputs than the layout.
         """
         self.threads = threads
@@ -123,12 +121,12 @@ class Engine:
 
     @property
     def provider(self) -> str:
-        """The execution provider in use, as the session itself tells it."""
+        """The execution provider in use, as the session reports it."""
         return str(self._session.get_providers()[0])
 
     @property
     def tolerance(self) -> float:
-        """Largest difference of a logit from the export's on this provider."""
+        """Largest difference of a logit on this provider from the logit at export."""
         return INT8_TOLERANCE if self.precision == "int8" else TOLERANCE[self.provider]
 
     def _load(self, graph: Path, use_cuda: bool) -> ort.InferenceSession:
@@ -166,7 +164,7 @@ class Engine:
         except Exception as error:
             raise EngineFailed(f"the engine failed: {type(error).__name__}") from error
         if logit.shape != (len(batch.candidate),) or score.shape != logit.shape:
-            raise EngineFailed("the engine did not give one score for each row")
+            raise EngineFailed("the engine did not return one score for each row")
         return Scores(logit, score)
 
     def feed(self, batch: Batch) -> dict[str, Indices | Floats]:
@@ -174,7 +172,7 @@ class Engine:
         return feed(batch, self._context, self._candidate)
 
     def _check_bounds(self, batch: Batch) -> None:
-        # As unsigned numbers, negative indices are the largest of all: one comparison.
+        # As unsigned numbers, negative indices are above every bound: one comparison checks both.
         if not (
             _below(_indices(batch.context, self._context), self._table_rows)
             and _below(_indices(batch.candidate, self._candidate), self._table_rows)
@@ -183,7 +181,7 @@ class Engine:
             raise EngineFailed("an index is outside the table")
 
     def warm_up(self, rows: Sequence[int] = (1, 2, 3, 16, 64, 256, 1000)) -> None:
-        """Run once at several sizes, so that the first caller does not pay for them."""
+        """Run once at several sizes, so that the first callers do not wait for allocations."""
         for count in rows:
             for contexts in {1, count}:
                 self.score(
@@ -196,11 +194,7 @@ class Engine:
 
 
 def cuda_problem() -> str | None:
-    """Say why CUDA cannot be used here, or nothing if it can.
-
-    Both onnxruntime distributions install into the same directory, and which one is then
-    imported is an accident of their order: that is an error of its own.
-    """
+    """Return the reason why CUDA cannot be used on this machine; None if it can."""
     if CUDA not in ort.get_available_providers():
         return "this onnxruntime was built without CUDA"
     if hasattr(ort, "preload_dlls"):
@@ -215,6 +209,8 @@ def cuda_problem() -> str | None:
 def refuse_mixed_distributions() -> None:
     """Refuse an environment that has both onnxruntime distributions.
 
+    They install into the same directory, so the one installed last replaces the other's files.
+
     Raises:
         ProviderError: both are installed.
     """
@@ -227,6 +223,6 @@ def refuse_mixed_distributions() -> None:
         found.append(name)
     if len(found) > 1:
         raise ProviderError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other; "
-            "uninstall both, then install the one that is wanted"
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other;"
+            " uninstall both, then install one of them"
         )

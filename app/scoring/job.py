@@ -1,4 +1,4 @@
-"""Jobs, the rows that callers wait for, and what they need of an engine."""
+"""Jobs: the rows of one caller in the queue, and the protocols of caller and engine."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from app.features.graph_inputs import Batch, Scores
 
 Closed = Literal["alone", "full", "shared", "drained"]
 CLOSED: tuple[Closed, ...] = get_args(Closed)
-"""Why a batch took no more rows: its job ran at once, waiting for nobody; it had as many as it
-may; it had as many as a run of long lists may while short requests come in; no more rows of its
-class were there."""
+"""The reasons why a batch takes no more rows.
+
+- alone: its job was the only one and ran at once.
+- full: the batch has its largest size.
+- shared: the batch has the largest size of a run of long lists while short requests come in.
+- drained: no more rows of its class are queued.
+"""
+Ids = list[int | str | None]
+"""The caller's own ids of candidates."""
 
 
 class Scoring(Protocol):
-    """What the batcher needs of an engine: a batch in, scores out; it may block."""
+    """The batcher's view of an engine: a batch in, scores out. A call may block."""
 
     def score(self, batch: Batch) -> Scores:
         """Score every row.
@@ -29,19 +35,19 @@ class Scoring(Protocol):
 
 
 class Caller(Protocol):
-    """Whoever waits for a job's scores; asked and told on the event loop only."""
+    """The caller of a job; asked and told on the event loop only."""
 
     deadline: float
-    """When the answer is worth nothing any more, on the loop's clock."""
+    """Time after which an answer is useless, on the loop's clock."""
     encoded: float
-    """When all its rows were ready, by ``perf_counter``; 0 until then, like the next two."""
+    """Time at which all rows were ready, by ``perf_counter``; 0 until then, like the next two."""
     begun: float
-    """When the first run that had rows of it began."""
+    """Time at which the first run with rows of the job began."""
     ended: float
-    """When the last one so far ended."""
+    """Time at which the last run so far ended."""
 
     def departed(self) -> bool:
-        """Whether nobody waits any longer."""
+        """Tell whether the caller has gone."""
         ...
 
     def scored(self, scores: Scores) -> None:
@@ -49,16 +55,31 @@ class Caller(Protocol):
         ...
 
     def failed(self, error: Exception) -> None:
-        """Take the reason why there are none."""
+        """Take the reason why there are no scores."""
         ...
 
 
+class ScoringRequest(Caller, Protocol):
+    """A caller, with what its answer says besides scores; set before any row is scored."""
+
+    degraded: bool
+    """Values may count as OOV because Redis did not answer."""
+    ids: Ids | None
+    rows: int
+    top_k: int | None
+
+
 class Job:
-    """One caller's rows on their way through the queue; it is answered exactly once.
+    """The rows of one caller on their way through the queue. Each job is answered exactly once.
 
     ``contexts`` holds packed context rows, ``candidates`` the packed candidate rows one after
-    the other, ``row_context`` the context of each row (None: all have the first). Rows up to
-    ``ready`` are there; a batch takes no others.
+    the other, ``row_context`` the context of each row (None: all have the first).
+
+    A job belongs to the event loop: only code on the loop changes its attributes. Two of them are
+    shared with the engine's thread, which reads ``contexts``, ``row_context`` and the rows of
+    ``candidates`` that a batch has taken. Hence the rule for a list that is still being encoded:
+    the scorer writes only rows from ``ready`` on, then raises ``ready``, then submits the job; the
+    batcher takes only rows below ``ready``. No row changes once it is ready.
     """
 
     __slots__ = ("admitted", "answered", "caller", "candidates", "contexts", "done", "logit",
@@ -73,16 +94,18 @@ class Job:
         row_context: list[int] | None = None,
         ready: int | None = None,
     ) -> None:
-        """Take the rows; all of them are ready where nothing else is said."""
+        """Take the rows; all of them are ready unless ``ready`` says how many."""
         self.caller = caller
         self.contexts = contexts
         self.candidates = candidates
         self.rows = rows
         self.row_context = row_context
         self.ready = rows if ready is None else ready
+        # The batcher's: whether its rows count in the queue, whether it stands in a queue, and
+        # how many rows batches have taken.
         self.admitted = self.queued = False
-        self.answered = False
         self.taken = 0
+        self.answered = False
         self.done = 0
         self.logit: Floats | None = None
         self.score: Floats | None = None

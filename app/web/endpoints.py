@@ -31,8 +31,10 @@ from app.errors import (
 )
 from app.features.graph_inputs import Scores
 from app.metrics.requests import RequestMetrics
+from app.scoring.job import Ids
 from app.scoring.limits import Limits
-from app.scoring.scorer import Ids, Scorer, Steps, Wait
+from app.scoring.scorer import Scorer
+from app.scoring.steps import Steps, Wait
 from app.web.exchange import Endpoint, Exchange, Header, Route
 from app.web.schemas import PredictRequest, PredictResponse, RankRequest, RankResponse
 from app.web.slow_requests import SlowRequests

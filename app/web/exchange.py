@@ -14,7 +14,9 @@ from pydantic import BaseModel
 from app.errors import ServiceError
 from app.features.graph_inputs import Scores
 from app.metrics.requests import RequestMetrics
-from app.scoring.scorer import Ids, Scorer, Steps
+from app.scoring.job import Ids
+from app.scoring.scorer import Scorer
+from app.scoring.steps import Steps
 from app.web.slow_requests import SlowRequests
 
 Header = tuple[bytes, bytes]
@@ -45,7 +47,7 @@ class Endpoint:
 
 
 class Exchange(ABC):
-    """One request and its answer; an ``app.scoring.scorer.Asker``.
+    """One request and its answer; an ``app.scoring.job.ScoringRequest``.
 
     An adapter gives ``write``, which is called exactly once, and ``departed``, and calls ``sent``
     when the answer has been handed to the connection. The first answer counts: an engine may fail

@@ -1,0 +1,83 @@
+"""``/predict`` bodies → encoded rows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from app.errors import TooLarge, ValueProblem
+from app.features.encoder import Encoder
+from app.features.field_encoders import Misses
+from app.scoring.decoding import (
+    check_size,
+    decode,
+    decode_part,
+    instance_decoder,
+    predict_decoder,
+)
+from app.scoring.job import ScoringRequest
+from app.scoring.limits import Limits
+from app.scoring.problems import FieldNames, Problems
+from app.scoring.steps import Steps
+
+STEP_ROWS = 8
+"""Rows that one step decodes and encodes."""
+
+
+class Instances(NamedTuple):
+    """The encoded rows of a body. Instances with equal contexts share one context row."""
+
+    contexts: list[bytes]
+    candidates: bytes
+    row_context: list[int] | None
+    """The context of each row; None where all have the same."""
+
+
+class PredictReader:
+    """Decodes, checks and encodes the instances of ``/predict`` bodies."""
+
+    def __init__(self, encoder: Encoder, limits: Limits, names: FieldNames) -> None:
+        self._encoder = encoder
+        self._names = names
+        self._max_instances = limits.max_instances
+        self._max_row_bytes = limits.max_row_bytes
+
+    def read(self, body: bytes, request: ScoringRequest, misses: Misses | None) -> Steps[Instances]:
+        """Return the rows of a body, one for each instance, and tell the request their number.
+
+        Raises:
+            ServiceError: the body is refused.
+        """
+        instances = decode(predict_decoder, body).instances
+        if len(instances) > self._max_instances:
+            raise TooLarge(f"more than {self._max_instances} instances")
+        request.rows = len(instances)
+        encoder = self._encoder
+        known = encoder.fields
+        encode_context, encode_candidate = encoder.context.row, encoder.candidate.row
+        # In a body that is no longer than a row may be, no row is longer.
+        large = len(body) > self._max_row_bytes
+        problems = Problems()
+        candidates: list[bytes] = []
+        places: dict[bytes, int] = {}
+        row_context: list[int] = []
+        for row, part in enumerate(instances):
+            if row % STEP_ROWS == 0 and row:
+                yield None
+            if large:
+                check_size(part, self._max_row_bytes, "instances", row)
+            instance = decode_part(instance_decoder, body, part, "instances", row)
+            if not known.issuperset(instance):
+                self._names.check(instance, f"instances[{row}]", problems)
+            try:
+                candidates.append(encode_candidate(instance, misses))
+                context = encode_context(instance, misses)
+                row_context.append(places.setdefault(context, len(places)))
+            except ValueProblem:
+                for side in (encoder.context, encoder.candidate):
+                    problems.add_row(side, instance, f"instances[{row}]")
+        problems.raise_if_any()
+        return Instances(
+            list(places),
+            b"".join(candidates),
+            row_context if len(places) > 1 else None,
+        )

@@ -1,0 +1,196 @@
+"""``/rank`` bodies → a context row, and candidates that are encoded part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import msgspec
+
+from app.errors import TooLarge, ValueProblem
+from app.features.arrays import Packed
+from app.features.encoder import Encoder, FieldProblems
+from app.features.field_encoders import Misses
+from app.scoring.decoding import (
+    candidate_decoder,
+    check_size,
+    column_decoder,
+    context_decoder,
+    decode,
+    decode_part,
+    item_decoder,
+    items_decoder,
+    rank_decoder,
+)
+from app.scoring.job import Ids, ScoringRequest
+from app.scoring.limits import Limits
+from app.scoring.predict import STEP_ROWS
+from app.scoring.problems import NAME_LENGTH, FieldNames, Problems
+from app.scoring.steps import Steps
+from app.scoring.wire import CandidateColumns
+
+LONG_COLUMN = 128 * 1024
+"""Bytes from which on a column is decoded value by value. Decoding as many bytes of empty lists,
+the slowest values, at once takes about 7 ms."""
+STEP_VALUES = 256
+"""Values of such a column that one step decodes."""
+_COLUMNS = "candidates.features"
+
+
+EncodePart = Callable[[int, int], Steps[Packed]]
+"""Encodes the candidates from one place to another. Their problems are added to the request's; a
+part with a problem is incomplete."""
+
+
+class Ranking(NamedTuple):
+    """A request whose candidates are still to be encoded."""
+
+    context: bytes
+    rows: int
+    encode: EncodePart
+    problems: Problems
+    """The problems of the context, and of the candidates encoded so far."""
+
+
+class RankReader:
+    """Decodes, checks and encodes the contexts and candidates of ``/rank`` bodies."""
+
+    def __init__(self, encoder: Encoder, limits: Limits, names: FieldNames) -> None:
+        self._encoder = encoder
+        self._names = names
+        self._max_candidates = limits.max_candidates
+        self._max_row_bytes = limits.max_row_bytes
+
+    def read(self, body: bytes, request: ScoringRequest, misses: Misses | None) -> Steps[Ranking]:
+        """Encode the context; tell the request what its answer needs of the body.
+
+        Raises:
+            ServiceError: the body is refused.
+        """
+        decoded = decode(rank_decoder, body)
+        problems = Problems()
+        check_size(decoded.context, self._max_row_bytes, "context")
+        features = decode_part(context_decoder, body, decoded.context, "context")
+        context = self._encode_context(features, problems, misses)
+        request.top_k = decoded.top_k
+        yield None
+        candidates = decoded.candidates
+        encode: EncodePart
+        if isinstance(candidates, CandidateColumns):
+            request.ids = candidates.id
+            columns, rows = yield from self._decode_columns(candidates, body, problems)
+            encode = partial(self._encode_columns, columns, problems, misses)
+        else:
+            self._check_count(len(candidates))
+            request.ids = []
+            rows = len(candidates)
+            encode = partial(self._encode_rows, candidates, body, request.ids, problems, misses)
+        request.rows = rows
+        return Ranking(context, rows, encode, problems)
+
+    def _encode_context(
+        self, context: Mapping[str, Any], problems: Problems, misses: Misses | None
+    ) -> bytes:
+        side = self._encoder.context
+        if not side.fields.issuperset(context):
+            self._names.check_side("context", context, "context", problems)
+        try:
+            return side.row(context, misses)
+        except ValueProblem:
+            problems.add_row(side, context, "context")
+            return b""
+
+    def _encode_rows(
+        self,
+        candidates: list[msgspec.Raw],
+        body: bytes,
+        ids: Ids,
+        problems: Problems,
+        misses: Misses | None,
+        start: int,
+        stop: int,
+    ) -> Steps[Packed]:
+        """Decode and encode the candidates from ``start`` to ``stop``; append their ids."""
+        side = self._encoder.candidate
+        encode, known = side.row, side.fields
+        packed: list[bytes] = []
+        # In a body that is no longer than a row may be, no row is longer.
+        large = len(body) > self._max_row_bytes
+        for row in range(start, stop):
+            if row % STEP_ROWS == 0 and row:
+                yield None
+            if large:
+                check_size(candidates[row], self._max_row_bytes, "candidates", row)
+            candidate = decode_part(candidate_decoder, body, candidates[row], "candidates", row)
+            ids.append(candidate.id)
+            features = candidate.features
+            if not known.issuperset(features):
+                path = f"candidates[{row}].features"
+                self._names.check_side("candidate", features, path, problems)
+            try:
+                packed.append(encode(features, misses))
+            except ValueProblem:
+                problems.add_row(side, features, f"candidates[{row}].features")
+        return b"".join(packed)
+
+    def _decode_columns(
+        self, candidates: CandidateColumns, body: bytes, problems: Problems
+    ) -> Steps[tuple[Mapping[str, list[Any]], int]]:
+        """Decode columns; check their names and lengths. Return them and their length."""
+        side = self._encoder.candidate
+        columns: dict[str, list[Any]] = {}
+        for name, part in candidates.features.items():
+            if memoryview(part).nbytes < LONG_COLUMN:
+                columns[name] = decode_part(column_decoder, body, part, _COLUMNS, name)
+            else:
+                columns[name] = yield from self._decode_long_column(name, part, body)
+            yield None
+        lengths = {f"{_COLUMNS}.{name}": len(values) for name, values in columns.items()}
+        if candidates.id is not None:
+            lengths["candidates.id"] = len(candidates.id)
+        rows = next(iter(lengths.values()), 0)
+        for path, length in lengths.items():
+            if length != rows:
+                problems.add(path, ValueProblem(f"{length} values, but the first list has {rows}"))
+        self._check_count(max(lengths.values(), default=0))
+        if not side.fields.issuperset(columns):
+            self._names.check_side("candidate", columns, _COLUMNS, problems)
+        problems.raise_if_any()
+        return columns, rows
+
+    def _decode_long_column(self, name: str, part: msgspec.Raw, body: bytes) -> Steps[list[Any]]:
+        """Decode a column in steps; each of its values is limited like a row."""
+        items = decode_part(items_decoder, body, part, _COLUMNS, name)
+        self._check_count(len(items))
+        where = f"{_COLUMNS}.{name[:NAME_LENGTH]}"
+        values: list[Any] = []
+        for place, item in enumerate(items):
+            if place % STEP_VALUES == 0:
+                yield None
+            check_size(item, self._max_row_bytes, where, place)
+            values.append(decode_part(item_decoder, body, item, where, place))
+        return values
+
+    def _encode_columns(
+        self,
+        columns: Mapping[str, list[Any]],
+        problems: Problems,
+        misses: Misses | None,
+        start: int,
+        stop: int,
+    ) -> Steps[Packed]:
+        """Encode the candidates from ``start`` to ``stop``, a column at a time."""
+        part = {name: values[start:stop] for name, values in columns.items()}
+        try:
+            encoded = yield from self._encoder.candidate.column_steps(part, stop - start, misses)
+        except FieldProblems as wrong:
+            for name, column in wrong.fields.items():
+                for row, problem in column.problems:
+                    problems.add(f"{_COLUMNS}.{name}[{start + row}]", problem)
+            return b""
+        return encoded.data.cast("B")
+
+    def _check_count(self, candidates: int) -> None:
+        if candidates > self._max_candidates:
+            raise TooLarge(f"more than {self._max_candidates} candidates")
