@@ -1,0 +1,89 @@
+"""The examples of the documentation do what the pages say."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.features.spec import FeatureSpec
+from model.config import Settings
+from tests.docs.examples import Reader, check, missing_program
+from tests.support.markdown import ROOT, Block, blocks, pages
+from tests.support.redis_server import RedisServer
+
+FOLLOWED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+"""Pages whose examples run, from top to bottom."""
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tiny bundle of MovieLens' fields, as ``scripts/tiny-bundle`` makes it."""
+    out = tmp_path_factory.mktemp("films")
+    made = subprocess.run(
+        ["scripts/tiny-bundle", str(out)], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert Path(made.stdout.strip()).parent == out, "it prints the bundle's path"
+    return out
+
+
+@pytest.fixture
+def reader(films: Path, tmp_path: Path) -> Iterator[Reader]:
+    """A reader with a bundle and a Redis."""
+    with RedisServer() as redis:
+        someone = Reader(tmp_path, redis.port)
+        shutil.copytree(films, tmp_path / "bundles")
+        yield someone
+        someone.close()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("page", FOLLOWED, ids=lambda page: page.name)
+def test_a_reader_can_follow(page: Path, reader: Reader) -> None:
+    """Commands, requests and programs of a page work, and print what the page shows."""
+    if page.name == "README.md":
+        reader.serve("./ctr serve --bundle bundles/")
+    for block in blocks(page):
+        program = missing_program(block)
+        if program is not None:
+            pytest.skip(f"{program} is not installed; the page was followed to line {block.line}")
+        reader.follow(block)
+
+
+def of_language(*languages: str) -> list[object]:
+    """Return all blocks of languages, named by page and line."""
+    return [
+        pytest.param(block, id=f"{page.relative_to(ROOT)}:{block.line}")
+        for page in pages()
+        for block in blocks(page)
+        if block.language in languages
+    ]
+
+
+@pytest.mark.parametrize("block", of_language("toml"))
+def test_settings_files_are_right(block: Block, tmp_path: Path) -> None:
+    """A TOML block is a feature spec or a file of training settings, or a part of one."""
+    found = tomllib.loads(block.text)
+    if "label" in found:
+        FeatureSpec.parse(block.text)
+    elif found.keys() & {"fields", "negatives", "crosses"}:
+        whole = 'label = "click"\n'
+        sides = {field["side"] for field in found.get("fields", [])}
+        text = whole + block.text
+        for side in {"context", "candidate"} - sides:
+            text += f'\n[[fields]]\nname = "{side}"\nkind = "categorical"\nside = "{side}"\n'
+        FeatureSpec.parse(text)
+    else:
+        file = tmp_path / "some.train.toml"
+        file.write_text(block.text)
+        Settings.read(file)
+
+
+@pytest.mark.parametrize("block", of_language("sh", "bash"))
+def test_commands_exist(block: Block) -> None:
+    """bash parses each block of commands; the commands and their options exist."""
+    check(block)
