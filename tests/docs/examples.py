@@ -32,7 +32,7 @@ RUNNERS = {
     "js": ["node", "--input-type=module", "-e"],
 }
 OUTPUTS = ("text", "json")
-SECONDS = 100
+SECONDS = 300
 VERSION = r"\d{8}T\d{6}Z-[0-9a-f]{12}"
 VARIES = re.compile(rf"{VERSION}|\b[0-9a-f]{{12,}}\b|\d[\d,.]*(?:e[+-]?\d+)?|…|\s+")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from app.features.spec import FeatureSpec
-from model.config import Settings
+from model.config import Settings, TrainConfig
 from tests.docs.examples import Reader, check, missing_program
 from tests.support.markdown import ROOT, Block, blocks, pages
 from tests.support.redis_server import RedisServer
+from tests.support.trained import trained
 
 FOLLOWED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 """Pages whose examples run, from top to bottom."""
@@ -22,13 +25,18 @@ FOLLOWED = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a tiny bundle of MovieLens' fields, as ``scripts/tiny-bundle`` makes it."""
-    out = tmp_path_factory.mktemp("films")
-    made = subprocess.run(
-        ["scripts/tiny-bundle", str(out)], cwd=ROOT, check=True, capture_output=True, text=True
+    """A directory with a bundle like those that ``scripts/tiny-bundle`` makes."""
+    scratch = tmp_path_factory.mktemp("films")
+    spec, log = ROOT / "model/specs/movielens-100k.toml", scratch / "log.csv"
+    subprocess.run(
+        [sys.executable, "scripts/made_up_log.py", spec, log],
+        cwd=ROOT, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    config = TrainConfig(
+        embedding_size=4, hidden=(16,), batch_size=256, epochs=3, learning_rate=0.02, threads=1
     )
-    assert Path(made.stdout.strip()).parent == out, "it prints the bundle's path"
-    return out
+    trained(spec, log, config, scratch / "bundles")
+    return scratch / "bundles"
 
 
 @pytest.fixture
@@ -42,6 +50,7 @@ def reader(films: Path, tmp_path: Path) -> Iterator[Reader]:
 
 
 @pytest.mark.e2e
+@pytest.mark.timeout(600)  # Some pages train.
 @pytest.mark.parametrize("page", FOLLOWED, ids=lambda page: page.name)
 def test_a_reader_can_follow(page: Path, reader: Reader) -> None:
     """Commands, requests and programs of a page work, and print what the page shows."""

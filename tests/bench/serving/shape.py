@@ -33,6 +33,7 @@ from model.export.graph import example, write_graph
 from model.export.quantize import CALIBRATION_ROWS, with_int8_logits, write_int8
 from model.networks import deepfm, mlp, network
 from model.networks.deepfm import DeepFM
+from model.networks.network import Network
 from model.score_files import open_engine
 from tests.support.encoding import encoded_columns
 
@@ -101,18 +102,8 @@ def make(directory: Path) -> tuple[Path, Path]:
     directory.mkdir(parents=True)
     text = spec_text()
     spec = FeatureSpec.parse(text)
-    layout = arrange(spec, {field_name(f): values_of(f) for f in range(FIELDS)})
-    slots: dict[str, SlotVocabulary] = {}
-    for field, slot in enumerate(layout.slots):
-        # As the trainer does it: the more frequent, the earlier its row.
-        ranks = {value(field, rank): rank for rank in reversed(range(values_of(field)))}
-        keys = sorted(ranks)
-        rows = np.empty(len(keys), np.int32)
-        rows[np.argsort([ranks[key] for key in keys])] = np.arange(
-            slot.first + 2, slot.first + 2 + len(keys)
-        )
-        slots[slot.name] = Texts.of(keys, rows)
-    vocabulary = Vocabulary(layout, slots)
+    vocabulary = vocabulary_of(spec)
+    layout = vocabulary.layout
     torch.manual_seed(1)
     config = TrainConfig(hidden=(400, 400, 400), embedding_size=16, init_std=0.1, batch_norm=False)
     network = DeepFM(layout, config, 0.2).eval()
@@ -145,11 +136,26 @@ def make(directory: Path) -> tuple[Path, Path]:
     return bundle, directory / PLAIN_GRAPH
 
 
+def vocabulary_of(spec: FeatureSpec) -> Vocabulary:
+    """Return the vocabulary of the shape; the more frequent a value, the earlier its row."""
+    layout = arrange(spec, {field_name(f): values_of(f) for f in range(FIELDS)})
+    slots: dict[str, SlotVocabulary] = {}
+    for field, slot in enumerate(layout.slots):
+        ranks = {value(field, rank): rank for rank in reversed(range(values_of(field)))}
+        keys = sorted(ranks)
+        rows = np.empty(len(keys), np.int32)
+        rows[np.argsort([ranks[key] for key in keys])] = np.arange(
+            slot.first + 2, slot.first + 2 + len(keys)
+        )
+        slots[slot.name] = Texts.of(keys, rows)
+    return Vocabulary(layout, slots)
+
+
 def write_untrained(
     directory: Path,
     text: str,
     vocabulary: Vocabulary,
-    network: DeepFM,
+    network: Network,
     finish: Callable[[Path], list[Example]],
 ) -> Path:
     """Write a bundle with a network's first weights below ``directory``.
