@@ -121,7 +121,9 @@ def main() -> int:
     for config in configs(names):
         with tempfile.TemporaryDirectory() as scratch:
             bundle = make(config, Path(scratch))
-            service = Service(bundle, Path(scratch) / "log", log_level="warning")
+            service = Service(
+                bundle, Path(scratch) / "log", log_level="warning", deadline_ms=60_000
+            )
             try:
                 service.wait_ready()
                 figures = [cpu_ms(service, "/predict", predict_bodies(), options.seconds)]

@@ -154,7 +154,7 @@ def check(block: Block) -> None:
         if options or name:
             known = help_of(name)
             assert set(options) <= known, f"{name}: {set(options) - known}"
-    for script in re.findall(r"(?<![\w/])scripts/[\w-]+", text):
+    for script in re.findall(r"(?<![\w/])scripts/[\w.-]+", text):
         assert (ROOT / script).is_file(), script
 
 

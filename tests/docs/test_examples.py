@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.features.spec import FeatureSpec
-from model.config import Settings, TrainConfig
+from model.config import SettingsFile, TrainConfig
 from tests.docs.examples import Reader, check, missing_program
 from tests.support.markdown import ROOT, Block, blocks, pages
 from tests.support.redis_server import RedisServer
@@ -89,7 +89,7 @@ def test_settings_files_are_right(block: Block, tmp_path: Path) -> None:
     else:
         file = tmp_path / "some.train.toml"
         file.write_text(block.text)
-        Settings.read(file)
+        SettingsFile.read(file)
 
 
 @pytest.mark.parametrize("block", of_language("sh", "bash"))

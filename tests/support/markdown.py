@@ -80,5 +80,5 @@ def table(page: Path, heading: str) -> list[list[str]]:
     below = re.split(rf"^#+ {re.escape(heading)}$", text, flags=re.MULTILINE)[1]
     lines = re.search(r"(^\|.*\n)+", below, re.MULTILINE)
     assert lines, f"no table below {heading!r}"
-    rows = [line.strip("|").split(" | ") for line in lines[0].splitlines()]
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines[0].splitlines()]
     return [[cell.strip() for cell in row] for row in rows[2:]]
