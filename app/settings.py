@@ -1,21 +1,46 @@
-"""Every knob of the service: a command-line flag and a ``CTR_…`` environment variable."""
+"""Settings of the service: each is a command-line flag and a ``CTR_…`` environment variable."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
+from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Provider = Literal["auto", "cuda", "cpu"]
+Group = Literal[
+    "Bundle",
+    "Network",
+    "Engine",
+    "Batching and limits",
+    "Vocabulary in Redis",
+    "Metrics and logs",
+    "Admin",
+]
+PREFIX = "CTR_"
+_KINDS: dict[type, str] = {Path: "PATH", SecretStr: "URL", str: "TEXT"}
+
+
+def _setting(
+    group: Group, default: object, description: str, unit: str = "", **constraints: Any
+) -> Any:
+    """Describe a setting; ``unit`` is that of its value, and of its default."""
+    return Field(
+        default,
+        description=description,
+        json_schema_extra={"group": group, "unit": unit},
+        **constraints,
+    )
 
 
 class Settings(BaseSettings):
-    """Read once at start, then frozen and handed down as plain values."""
+    """All settings, read once at start and then frozen."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CTR_",
+        env_prefix=PREFIX,
         frozen=True,
         extra="forbid",
         cli_prog_name="python -m app",
@@ -24,77 +49,206 @@ class Settings(BaseSettings):
         cli_implicit_flags=True,
     )
 
-    bundle: Path = Field(description="a bundle, or a directory of them (newest complete one)")
-    bundle_poll_seconds: PositiveFloat = Field(
-        2.0, description="how often a directory of bundles is looked at for another one to serve"
+    bundle: Path = _setting(
+        "Bundle",
+        ...,
+        "The bundle to serve, or a directory of bundles: then the newest complete one, or the one"
+        " that its file CURRENT names",
     )
-    host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    workers: PositiveInt = Field(
-        1, description="processes that serve the port together, each with an engine of its own"
+    bundle_poll_seconds: PositiveFloat = _setting(
+        "Bundle", 2.0, "Time between two looks at a directory for another bundle", "seconds"
     )
-    admin_port: int | None = Field(
-        None, ge=1, le=65535, description="port of the admin endpoints; without it, there are none"
+    unknown_fields: Literal["ignore", "error"] = _setting(
+        "Bundle",
+        "ignore",
+        "Fields in requests that the feature spec does not know: ignore counts them and logs each"
+        " name once, error refuses the request with 422",
     )
-    admin_host: str = Field("127.0.0.1", description="address of the admin endpoints")
-    admin_key_file: Path | None = Field(
-        None, description="a file with the SHA-256 of the admin endpoints' keys, a line for each"
+
+    host: str = _setting("Network", "127.0.0.1", "Address to listen on")
+    port: int = _setting(
+        "Network", 8000, "Port to listen on; 0 takes a free one, which the log names",
+        ge=0, le=65535,
+    )  # fmt: skip
+    workers: PositiveInt = _setting(
+        "Network",
+        1,
+        "Worker processes that share the port, each with an event loop and an engine of its own",
     )
-    provider: Provider = Field(
-        "auto", description="auto, cuda (refuses to start without it), or cpu"
+    receive_seconds: PositiveFloat = _setting(
+        "Network",
+        30.0,
+        "Time limit for a request to arrive in full, and for its answer to be taken",
+        "seconds",
     )
-    precision: Literal["float32", "int8"] = Field(
-        "float32", description="of the matrix products; int8 needs a bundle with such a graph"
+    drain_seconds: PositiveFloat = _setting(
+        "Network", 20.0, "Time that accepted requests have to finish after SIGTERM", "seconds"
     )
-    engine_threads: NonNegativeInt = Field(
+
+    provider: Provider = _setting(
+        "Engine",
+        "auto",
+        "Where the engine runs: auto takes a GPU if it can be used, cuda does not start without"
+        " one, cpu never looks for one",
+    )
+    precision: Literal["float32", "int8"] = _setting(
+        "Engine",
+        "float32",
+        "Precision of the matrix products; int8 is for CPUs and needs a bundle that was trained"
+        " with --quantize int8",
+    )
+    engine_threads: NonNegativeInt = _setting(
+        "Engine",
         0,
-        description="threads of an engine; 0 is a worker's part of the CPU quota less one",
+        "Engine threads per worker; 0 means (CPU quota / workers) - 1, at least 1",
+        "threads",
     )
-    max_batch_rows: PositiveInt = Field(256, description="most rows of one engine run")
-    batch_linger_us: NonNegativeInt = Field(
-        0, description="how long an idle engine waits for more rows, in microseconds"
+
+    max_batch_rows: PositiveInt = _setting(
+        "Batching and limits", 256, "Maximum size of one engine run", "rows"
     )
-    max_queue_rows: PositiveInt = Field(20_000, description="most rows waiting for the engine")
-    deadline_ms: PositiveInt = Field(
-        1_000, description="time a request has; X-Request-Timeout-Ms may shorten it"
+    batch_linger_us: NonNegativeInt = _setting(
+        "Batching and limits",
+        0,
+        "Time that an idle engine waits for more rows before it begins",
+        "microseconds",
     )
-    receive_seconds: PositiveFloat = Field(
-        30.0, description="how long a request may take to arrive, and its answer to be taken"
+    max_queue_rows: PositiveInt = _setting(
+        "Batching and limits",
+        20_000,
+        "Maximum number of rows that wait for the engine; beyond it requests get 429",
+        "rows",
     )
-    max_body_bytes: PositiveInt = Field(8 * 2**20, description="largest request body")
-    max_row_bytes: PositiveInt = Field(
+    deadline_ms: PositiveInt = _setting(
+        "Batching and limits",
+        1_000,
+        "Time limit of a request, 504 after it; a caller may shorten it by X-Request-Timeout-Ms",
+        "milliseconds",
+    )
+    max_body_bytes: PositiveInt = _setting(
+        "Batching and limits", 8 * 2**20, "Maximum size of a request body; 413 above it", "bytes"
+    )
+    max_row_bytes: PositiveInt = _setting(
+        "Batching and limits",
         64 * 2**10,
-        description="largest instance, context or candidate, or value of a column, as JSON",
+        "Maximum size of one instance, context or candidate, or of a value in a column, as JSON",
+        "bytes",
     )
-    max_instances: PositiveInt = Field(5_000, description="most instances of a /predict")
-    max_candidates: PositiveInt = Field(5_000, description="most candidates of a /rank")
-    redis_url: SecretStr | None = Field(
-        None, description="where the vocabulary is published; without it, it is kept in memory"
+    max_instances: PositiveInt = _setting(
+        "Batching and limits", 5_000, "Maximum number of instances in /predict", "rows"
     )
-    redis_password_file: Path | None = Field(
-        None, description="a file with the password, or a user and a password on two lines"
+    max_candidates: PositiveInt = _setting(
+        "Batching and limits", 5_000, "Maximum number of candidates in /rank", "rows"
     )
-    redis_timeout_ms: PositiveInt = Field(
-        100, description="most time of a request that Redis may take"
+
+    redis_url: SecretStr | None = _setting(
+        "Vocabulary in Redis",
+        None,
+        "URL of the Redis to which the vocabulary is published; without it the vocabulary is kept"
+        " in memory",
     )
-    vocabulary_cache: PositiveInt = Field(
-        1_000_000, description="values and absences out of Redis that are remembered"
+    redis_password_file: Path | None = _setting(
+        "Vocabulary in Redis",
+        None,
+        "File with the password of Redis, or with a user and a password on two lines",
     )
-    vocabulary_fallback: Literal["snapshot", "oov", "reject"] = Field(
-        "snapshot", description="what stands in while Redis does not answer"
+    redis_timeout_ms: PositiveInt = _setting(
+        "Vocabulary in Redis", 100, "Maximum time that a request waits for Redis", "milliseconds"
     )
-    unknown_fields: Literal["ignore", "error"] = Field(
-        "ignore", description="what happens to fields that the spec does not know"
+    vocabulary_cache: PositiveInt = _setting(
+        "Vocabulary in Redis",
+        1_000_000,
+        "Maximum number of values, known and unknown to Redis, that are cached",
+        "values",
     )
-    drain_seconds: PositiveFloat = Field(
-        20.0, description="how long accepted requests may take to finish after SIGTERM"
+    vocabulary_fallback: Literal["snapshot", "oov", "reject"] = _setting(
+        "Vocabulary in Redis",
+        "snapshot",
+        "Look-ups while Redis does not answer: snapshot reads the bundle's own copy, oov treats"
+        " every value as unknown, reject answers 503",
     )
-    slow_request_ms: NonNegativeInt = Field(
-        500, description="a request that takes longer is logged with its stages; 0 is never"
+
+    slow_request_ms: NonNegativeInt = _setting(
+        "Metrics and logs",
+        500,
+        "A request that takes longer is logged with its stages; 0 logs none",
+        "milliseconds",
     )
-    metrics: Literal["on", "off"] = Field(
-        "on", description="off: what passes is not counted, and /metrics is not there"
+    metrics: Literal["on", "off"] = _setting(
+        "Metrics and logs", "on", "off counts no requests and removes /metrics"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe log lines that are written"
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "Metrics and logs", "info", "Least severe log lines that are written"
+    )
+
+    admin_port: int | None = _setting(
+        "Admin",
+        None,
+        "Port of the admin endpoints, which list and activate bundles; without it there are none",
+        ge=1,
+        le=65535,
+    )
+    admin_host: str = _setting("Admin", "127.0.0.1", "Address of the admin endpoints")
+    admin_key_file: Path | None = _setting(
+        "Admin",
+        None,
+        "File with the SHA-256 of each key of the admin endpoints, one per line; needed with"
+        " --admin-port",
+    )
+
+
+class Description(NamedTuple):
+    """A setting as help and documentation show it."""
+
+    name: str
+    group: str
+    default: str
+    """As it would be typed; empty if there is none."""
+    unit: str
+    text: str
+    kind: str
+    """PATH, URL, TEXT or NUMBER."""
+    choices: tuple[str, ...]
+
+    @property
+    def variable(self) -> str:
+        """The name of its environment variable."""
+        return f"{PREFIX}{self.name}".upper()
+
+    @property
+    def flag(self) -> str:
+        """Its command-line flag."""
+        return f"--{self.name.replace('_', '-')}"
+
+
+def descriptions() -> Iterator[Description]:
+    """Describe every setting, group by group."""
+    found: dict[str, list[Description]] = {group: [] for group in get_args(Group)}
+    for name, field in Settings.model_fields.items():
+        extra = field.json_schema_extra
+        assert isinstance(extra, dict)
+        group, unit = str(extra["group"]), str(extra["unit"])
+        default = "" if field.default in (None, PydanticUndefined) else str(field.default)
+        choices = get_args(field.annotation)
+        types = {*choices, field.annotation}
+        found[group].append(
+            Description(
+                name,
+                group,
+                default.removesuffix(".0"),
+                unit,
+                field.description or "",
+                next((kind for each, kind in _KINDS.items() if each in types), "NUMBER"),
+                choices if all(isinstance(each, str) for each in choices) else (),
+            )
+        )
+    for members in found.values():
+        yield from members
+
+
+def unknown_variables(environment: Iterable[str]) -> list[str]:
+    """Return the names that begin like settings but are not: a mistyped one has no effect."""
+    known = {each.variable for each in descriptions()}
+    return sorted(
+        name for name in environment if name.startswith(PREFIX) and name.upper() not in known
     )

@@ -41,6 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.files": set(),
     "app.logs": set(),
     "app.settings": set(),
+    "app.command_line": {"app.logs", "app.settings"},
     "app.workers": FLOOR,
     "app.features": FLOOR,
     "app.bundle": FEATURES,
@@ -49,8 +50,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.remote": ENGINE | {"app.metrics"},
     "app.serving": SERVICE - {"app.serving"},
     "app.web": SERVICE - {"app.settings", "app.remote"},
-    "app.main": SERVICE | {"app.web"},
-    "app.__main__": SERVICE | {"app.web", "app.main"},
+    "app.main": SERVICE | {"app.web", "app.command_line"},
+    "app.__main__": SERVICE | {"app.web", "app.main", "app.command_line"},
     # The trainer takes from the service what turns values into indices and what runs a graph, so
     # that training and serving share both.
     "model": set(),

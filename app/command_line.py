@@ -1,0 +1,94 @@
+"""The command line of ``python -m app``: its help, and the settings from its flags."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import textwrap
+from argparse import ArgumentParser
+from collections.abc import Sequence
+
+from pydantic import ValidationError
+from pydantic_settings import CliSettingsSource
+
+from app import logs
+from app.settings import Description, Settings, descriptions, unknown_variables
+
+PROGRAM = "python -m app"
+USAGE = f"usage: {PROGRAM} --bundle PATH [--SETTING VALUE ...]\n"
+INTRODUCTION = """\
+Serve a trained bundle over HTTP.
+
+Each option is also an environment variable: --max-batch-rows is CTR_MAX_BATCH_ROWS.
+A flag takes precedence over its variable.
+"""
+_WIDTH, _INDENT = 96, 6
+log = logging.getLogger(__name__)
+
+
+def read_settings(arguments: Sequence[str] | None = None) -> Settings:
+    """Read the settings from flags and the environment, or from the environment alone.
+
+    Sets up the log as they say. Where a setting is wrong the process ends with exit code 2 and a
+    line on standard error for each problem; ``--help`` prints the help and ends it with 0.
+    """
+    try:
+        settings = _parse(arguments)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(map(str, problem["loc"]))
+            print(f"setting {name}: {problem['msg']}", file=sys.stderr)
+        sys.exit(2)
+    logs.set_up(settings.log_level)
+    for name in unknown_variables(os.environ):
+        log.warning("unknown environment variable %s ignored", name)
+    return settings
+
+
+def _parse(arguments: Sequence[str] | None) -> Settings:
+    if arguments is None:
+        return Settings()
+    source: CliSettingsSource[ArgumentParser] = CliSettingsSource(
+        Settings, root_parser=_Parser(prog=PROGRAM), cli_parse_args=list(arguments)
+    )
+    return Settings(_cli_settings_source=source)
+
+
+def help_text() -> str:
+    """Return what each setting does, with its default and unit, group by group."""
+    lines = [USAGE, INTRODUCTION.rstrip()]
+    group = ""
+    for setting in descriptions():
+        if setting.group != group:
+            group = setting.group
+            lines.append(f"\n{group}:")
+        lines += _described(setting)
+    return "\n".join([*lines, "", "  -h, --help", "      Show this help and exit", ""])
+
+
+def _described(setting: Description) -> list[str]:
+    value = "{" + ",".join(setting.choices) + "}" if setting.choices else setting.kind
+    default = f"default: {setting.default} {setting.unit}".rstrip()
+    if setting.unit == "bytes":
+        default += f" = {readable_bytes(int(setting.default))}"
+    if not setting.default:
+        default = "required" if setting.name == "bundle" else "no default"
+    text = textwrap.wrap(f"{setting.text} ({default})", _WIDTH - _INDENT)
+    return [f"  {setting.flag} {value}", *(" " * _INDENT + line for line in text)]
+
+
+def readable_bytes(size: int) -> str:
+    """Return a size in the largest binary unit that holds it without a remainder."""
+    for exponent, unit in ((20, "MiB"), (10, "KiB")):
+        if size % 2**exponent == 0:
+            return f"{size // 2**exponent} {unit}"
+    return f"{size} bytes"
+
+
+class _Parser(ArgumentParser):
+    def format_help(self) -> str:
+        return help_text()
+
+    def format_usage(self) -> str:
+        return USAGE
