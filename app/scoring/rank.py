@@ -152,7 +152,9 @@ class RankReader:
         rows = next(iter(lengths.values()), 0)
         for path, length in lengths.items():
             if length != rows:
-                problems.add(path, ValueProblem(f"{length} values, but the first list has {rows}"))
+                problems.add(
+                    path, ValueProblem(f"length {length}, expected {rows} as in the first list")
+                )
         self._check_count(max(lengths.values(), default=0))
         if not side.fields.issuperset(columns):
             self._names.check_side("candidate", columns, _COLUMNS, problems)

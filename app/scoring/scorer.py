@@ -17,7 +17,6 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from app.bundle.bundle import Bundle
 from app.features.encoder import Encoder, Fetched, settle
 from app.features.field_encoders import Misses
 from app.scoring.job import Job, ScoringRequest
@@ -65,7 +64,7 @@ class VocabularySource(Protocol):
 
 
 class Scorer:
-    """Scores requests with one bundle.
+    """Scores requests with one bundle, whose ``version`` is in every answer.
 
     Each request is checked and encoded on its own: only valid rows reach a batch that it shares
     with others, so one caller's bad input cannot fail another's request.
@@ -73,14 +72,14 @@ class Scorer:
 
     def __init__(
         self,
-        bundle: Bundle,
+        version: str,
         encoder: Encoder,
         batcher: Batching,
         limits: Limits,
         count_unknown: Callable[[int], None] = lambda count: None,
         vocabulary: VocabularySource | None = None,
     ) -> None:
-        self.version = bundle.version
+        self.version = version
         self.admit = batcher.admit
         self._batcher = batcher
         self._encoder = encoder

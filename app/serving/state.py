@@ -196,7 +196,7 @@ class State:
             bundle.version, engine.provider, engine.fallback or "", engine.precision
         ).set(1)
         self._scorer = Scorer(
-            bundle,
+            bundle.version,
             encoder,
             batcher,
             self._limits,

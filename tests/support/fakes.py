@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from app.features.arrays import Floats
 from app.features.graph_inputs import Batch, Scores
+from app.scoring.job import Ids, Job
 
 Spoil = Callable[[Batch, Scores], Scores]
 """Changes a run's scores, or raises in their place."""
@@ -46,3 +48,42 @@ def logits(batch: Batch) -> Floats:
     """What :class:`FakeEngine` gives for a batch."""
     context = batch.context.sum(1)[batch.row_context]
     return (context + batch.candidate.sum(1)).astype(np.float32)
+
+
+class FakeRequest:
+    """A ``ScoringRequest`` of the running loop that keeps its answer."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self.deadline = asyncio.get_running_loop().time() + seconds
+        self.encoded = self.begun = self.ended = 0.0
+        self.degraded = False
+        self.ids: Ids | None = None
+        self.rows = 0
+        self.top_k: int | None = None
+        self.answer: Scores | Exception | None = None
+
+    def departed(self) -> bool:
+        return False
+
+    def scored(self, scores: Scores) -> None:
+        self.answer = scores
+
+    def failed(self, error: Exception) -> None:
+        self.answer = error
+
+
+class FakeBatcher:
+    """A ``Batching`` that scores nothing: it keeps each job, and how much of it was ready."""
+
+    def __init__(self) -> None:
+        self.submitted: list[tuple[Job, int]] = []
+        self.cancelled: list[Job] = []
+
+    def admit(self, rows: int, deadline: float) -> None:
+        pass
+
+    def submit(self, job: Job) -> None:
+        self.submitted.append((job, job.ready))
+
+    def cancel(self, job: Job) -> None:
+        self.cancelled.append(job)

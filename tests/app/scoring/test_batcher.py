@@ -14,7 +14,7 @@ import pytest
 
 from app.errors import DeadlinePassed, EngineFailed, NotReady, Overloaded, ServiceError
 from app.features.graph_inputs import Batch, Scores
-from app.scoring.batcher import LEARNING_RUNS, SHARED_SECONDS, CostModel, MicroBatcher
+from app.scoring.batcher import LEARNING_RUNS, SHARED_SECONDS, MicroBatcher
 from app.scoring.job import Closed, Job
 from tests.support.fakes import FakeEngine
 
@@ -329,18 +329,34 @@ async def test_a_list_that_grows_leaves_the_loop_free() -> None:
 
 
 async def test_a_list_given_up_leaves_the_queue() -> None:
-    """What its caller answered while it grew takes no more room, and is never scored."""
+    """A list that is cancelled while it grows takes no room and is never scored."""
     engine = FakeEngine()
     async with batcher(engine, max_rows=2) as batches:
         async with Busy(engine, batches):
             waiting, parked = growing(9, ready=4), growing(9, ready=0)
             for each in (waiting, parked):
                 batches.submit(each)
-                each.answered = True
-                batches.submit(each)
             assert batches.queued_rows == 18
-        await until(lambda: batches.queued_rows == 0)
-    assert engine.rows == [1]
+            batches.submit(other := job(row_of(7)))
+            for each in (waiting, parked):
+                batches.cancel(each)
+        await until(lambda: other.answered)
+        assert (batches.queued_rows, batches.abandoned) == (0, 2)
+    assert engine.rows == [1, 1]
+
+
+async def test_a_list_may_be_cancelled_between_its_parts() -> None:
+    """One that stands in no queue gives its room back at once, one never submitted had none."""
+    engine = FakeEngine()
+    async with batcher(engine) as batches:
+        batches.submit(part := growing(9, ready=4))
+        await until(lambda: part.done == 4)
+        assert batches.queued_rows == 5
+        batches.cancel(part)
+        assert (batches.queued_rows, batches.abandoned) == (0, 1)
+        batches.cancel(growing(9, ready=0))
+        assert (batches.queued_rows, batches.abandoned) == (0, 1)
+        assert not part.caller.outcome.done(), "its caller has another answer"  # type: ignore[attr-defined]
 
 
 async def test_no_rows_need_no_engine() -> None:
@@ -504,8 +520,8 @@ async def test_deadline_out_of_reach_refuses() -> None:
     async with batcher(engine, max_rows=10) as batches:
         batches.cost.base, batches.cost.per_row = 0.0, 0.1
         async with Busy(engine, batches):
-            waiting = asyncio.create_task(score(batches, job([[1, 0]] * 30)))
-            await until(lambda: batches.queued_rows == 30)
+            waiting = asyncio.create_task(score(batches, job([[1, 0]] * 32)))
+            await until(lambda: batches.queued_rows == 32)
             with pytest.raises(Overloaded, match="deadline") as caught:
                 await score(batches, job([[2, 0]] * 10, seconds=3.5))
             assert caught.value.headers["retry-after"] == "5"
@@ -672,47 +688,3 @@ async def test_a_caller_learns_when_its_rows_came_and_ran() -> None:
             DeadlinePassed, Overloaded,
         )  # fmt: skip
         assert late.caller.begun == late.caller.ended == 0
-
-
-def learned(base: float, per_row: float, runs: int, noise: float) -> CostModel:
-    """A model that saw runs of random sizes that took base + per_row·rows, more or less."""
-    numbers, cost = random.Random(1), CostModel()
-    for _ in range(runs):
-        rows = numbers.randint(1, 256)
-        seconds = (base + per_row * rows) * numbers.uniform(1 - noise, 1 + noise)
-        cost.observe(rows, seconds)
-    return cost
-
-
-def test_cost_of_runs_is_learned() -> None:
-    """Cost per run and per row are found from runs of many sizes, noise or not."""
-    exact = learned(2e-4, 1e-5, 300, 0.0)
-    assert exact.base == pytest.approx(2e-4, rel=1e-6)
-    assert exact.per_row == pytest.approx(1e-5, rel=1e-6)
-    noisy = learned(2e-4, 1e-5, 300, 0.2)
-    assert noisy.seconds(256) == pytest.approx(2e-4 + 256e-5, rel=0.1)
-    assert noisy.seconds(2_560, 10) == pytest.approx(10 * (2e-4 + 256e-5), rel=0.1)
-
-
-def test_cost_follows_a_change() -> None:
-    """Old runs are forgotten: after a slow-down the prediction is the new cost."""
-    cost = learned(2e-4, 1e-5, 300, 0.1)
-    for rows in [10, 250] * 200:
-        cost.observe(rows, 1e-3 + 1e-4 * rows)
-    assert cost.base == pytest.approx(1e-3, rel=0.05)
-    assert cost.per_row == pytest.approx(1e-4, rel=0.05)
-
-
-def test_cost_is_never_negative() -> None:
-    """Whatever the observations, neither part goes below zero, and equal sizes are enough."""
-    for rows, seconds in [([1, 256] * 50, [1e-3, 1e-6] * 50), ([64] * 100, [1e-3] * 100),
-                          ([1, 2] * 50, [0.0, 1.0] * 50)]:  # fmt: skip
-        cost = CostModel()
-        for size, taken in zip(rows, seconds, strict=True):
-            cost.observe(size, taken)
-            assert cost.base >= 0
-            assert cost.per_row >= 0
-    same = CostModel()
-    for _ in range(100):
-        same.observe(64, 1e-3)
-    assert same.seconds(64) == pytest.approx(1e-3)
