@@ -31,7 +31,7 @@ from model.fetch import fetch
 from model.group import joined
 from model.pipeline import Often, export, learn
 from model.progress import say
-from model.score_files import Offline, show
+from model.score_files import Offline
 from model.training.warm_start import WarmStart
 from model.tune import NAMES, require_own, tune
 
@@ -281,7 +281,7 @@ def evaluate(
     metrics = offline.evaluate(frames, kept if negatives_kept is None else negatives_kept)
     if json_file is not None:
         write_file(json_file, (json.dumps(metrics.to_dict(), indent=1) + "\n").encode())
-    print(show(metrics))
+    print(metrics.line())
 
 
 @cli.command()

@@ -29,8 +29,7 @@ from model.pipeline import run
 from model.progress import say
 from model.quality.calibration import Calibration, calibrated
 from model.quality.figures import reliability
-from model.quality.scoring import score_dataset
-from model.score_files import open_engine
+from model.quality.offline_scoring import open_engine, score_dataset
 
 MEMBERS, BUNDLES = "members", "bundles"
 CANDIDATES = 1_000

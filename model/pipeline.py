@@ -20,7 +20,9 @@ from model.data.encode import statistics
 from model.data.input_files import InputFiles
 from model.data.prepare import Prepared, prepare
 from model.data.split import PARTS
-from model.export.graph import check_parity, golden_examples, remove_graph, write_graph
+from model.export.golden import golden_examples
+from model.export.graph import remove_graph, write_graph
+from model.export.parity import check_parity
 from model.export.quantize import Loss, loss, with_int8_logits, write_int8
 from model.fingerprint import fingerprint_of
 from model.group import ALONE, Group
@@ -28,9 +30,8 @@ from model.networks.crosses import CrossWeights
 from model.progress import say
 from model.quality.calibration import Calibration, CalibrationError, calibrated
 from model.quality.figures import Quality, evaluate_scores
-from model.quality.scoring import score_dataset
+from model.quality.offline_scoring import open_engine, score_dataset
 from model.report import write_report
-from model.score_files import open_engine, show
 from model.training.checkpoint import Checkpoints
 from model.training.fit import FitResult, fit, predict
 from model.training.sampling import Sampling
@@ -267,5 +268,5 @@ def export(
     except OSError as error:
         say(f"warning: the report beside {bundle.name}, which is whole, is not: {error}")
     for part, figures in metrics.items():
-        say(f"{part}: {show(figures)}")
+        say(f"{part}: {figures.line()}")
     return bundle

@@ -10,13 +10,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import polars as pl
 
-from app.bundle.bundle import Bundle, Precision
+from app.bundle.bundle import Bundle
 from app.bundle.directory import newest
 from app.features.encoder import Encoder
-from app.features.layout import Layout
 from app.features.spec import DataPart
 from app.files import partial_directory, put_in_place
-from app.scoring.engine import Engine, cpu_quota
+from app.scoring.engine import Engine
 from model.data.encode import encode
 from model.data.input_files import InputFiles
 from model.data.log_files import FILE, LINE, DataError
@@ -25,29 +24,7 @@ from model.data.split import PARTS
 from model.progress import say
 from model.quality.calibration import Calibration, calibrated
 from model.quality.figures import Quality, evaluate_scores
-from model.quality.scoring import score_dataset
-
-
-def open_engine(
-    graph: Path,
-    encoder: Encoder,
-    layout: Layout,
-    precision: Precision = "float32",
-    threads: int | None = None,
-) -> Engine:
-    """Load a graph on the CPU, on which bundles are checked and measured."""
-    shapes = encoder.context.shape, encoder.candidate.shape
-    return Engine(graph, layout, *shapes, "cpu", threads or cpu_quota(), precision)
-
-
-def show(metrics: Quality) -> str:
-    """The figures in one line."""
-    auc = "none (one class)" if metrics.auc is None else f"{metrics.auc:.4f}"
-    calibration = "none" if metrics.calibration is None else f"{metrics.calibration:.3f}"
-    return (
-        f"AUC {auc}, log loss {metrics.log_loss:.4f}, predicted/observed {calibration},"
-        f" calibration error {metrics.calibration_error:.4f} over {metrics.rows:,} rows"
-    )
+from model.quality.offline_scoring import open_engine, score_dataset
 
 
 @dataclass(frozen=True, slots=True)

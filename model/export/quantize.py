@@ -32,7 +32,7 @@ from app.scoring.engine import Engine
 from model.data.dataset import Dataset
 from model.export.graph import data_of, save_graph
 from model.quality.figures import evaluate_scores
-from model.quality.scoring import batch_of
+from model.quality.offline_scoring import batch_of
 
 CALIBRATION_ROWS = 2_048
 LARGEST_AUC_LOSS = 2e-4

@@ -34,6 +34,15 @@ class Quality:
         """Return the figures by name, as JSON can hold them."""
         return asdict(self)
 
+    def line(self) -> str:
+        """Return the figures as one line for people."""
+        auc = "none (one class)" if self.auc is None else f"{self.auc:.4f}"
+        calibration = "none" if self.calibration is None else f"{self.calibration:.3f}"
+        return (
+            f"AUC {auc}, log loss {self.log_loss:.4f}, predicted/observed {calibration},"
+            f" calibration error {self.calibration_error:.4f} over {self.rows:,} rows"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Reliability:

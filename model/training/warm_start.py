@@ -23,7 +23,7 @@ from app.features.layout import PADDING, RESERVED_ROWS, Layout, Slot
 from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Texts, Vocabulary
 from model.config import TrainConfig
 from model.data.dataset import Dataset
-from model.export.graph import read_weights
+from model.export.weights import read_weights
 from model.networks.crosses import RARE, CrossTerm, Operand, Pairs
 from model.networks.fnn import FNN
 from model.networks.network import Network

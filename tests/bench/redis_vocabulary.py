@@ -38,7 +38,7 @@ from app.features.vocabulary import Texts, Vocabulary, arrange
 from app.remote.link import Command
 from app.remote.redis_layout import SENTINEL, slot_keys
 from model.config import TrainConfig
-from model.export.graph import example
+from model.export.golden import example
 from model.networks.deepfm import DeepFM
 from tests.bench.serving.__main__ import Samples, predict_bodies, predict_rows, wrk
 from tests.bench.serving.shape import make, value, write_untrained

@@ -24,7 +24,7 @@ from app.bundle.bundle import Example
 from app.features.encoder import Encoder
 from app.features.spec import FeatureSpec
 from model.config import NETWORKS, SHALLOW, TrainConfig
-from model.export.graph import example
+from model.export.golden import example
 from model.networks import build
 from tests.bench.serving.shape import Draws, spec_text, vocabulary_of, write_untrained
 from tests.support.serving import Service

@@ -16,7 +16,8 @@ from model.config import NETWORKS, TrainConfig
 from model.data.input_files import InputFiles
 from model.data.prepare import Prepared, prepare
 from model.pipeline import run
-from model.score_files import Offline, open_engine
+from model.quality.offline_scoring import open_engine
+from model.score_files import Offline
 from tests.conftest import StartService
 from tests.drills.parity import Check
 from tests.support.redis_server import RedisServer

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from app.bundle.bundle import Bundle
-from model.export.graph import read_weights
+from model.export.weights import read_weights
 from model.pipeline import CHECKPOINTS
 from tests.support import realdata
 from tests.support.samples import Sample

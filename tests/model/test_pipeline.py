@@ -24,7 +24,7 @@ from model.config import TrainConfig
 from model.data.input_files import InputFiles
 from model.data.log_files import DataError
 from model.data.prepare import Prepared, prepare
-from model.export.graph import read_weights
+from model.export.weights import read_weights
 from model.pipeline import run, train
 from model.score_files import Offline
 from model.training.fit import TrainingError

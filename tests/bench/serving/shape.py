@@ -29,12 +29,13 @@ from app.features.vocabulary import SlotVocabulary, Texts, Vocabulary, arrange
 from model.config import TrainConfig
 from model.data.dataset import Dataset
 from model.export import graph, quantize, serving_form
-from model.export.graph import example, write_graph
+from model.export.golden import example
+from model.export.graph import write_graph
 from model.export.quantize import CALIBRATION_ROWS, with_int8_logits, write_int8
 from model.networks import deepfm, mlp, network
 from model.networks.deepfm import DeepFM
 from model.networks.network import Network
-from model.score_files import open_engine
+from model.quality.offline_scoring import open_engine
 from tests.support.encoding import encoded_columns
 
 CONTEXT_FIELDS, CANDIDATE_FIELDS = 24, 15

@@ -19,7 +19,8 @@ from model.config import NETWORKS, TrainConfig
 from model.data import cross_counts as module
 from model.data.cross_counts import CrossError, count_crosses
 from model.data.dataset import Dataset
-from model.export.graph import network_logits, write_graph
+from model.export.graph import write_graph
+from model.export.parity import network_logits
 from model.networks import build, weight_bytes
 from model.networks.crosses import CrossTerm, CrossWeights
 from model.networks.mlp import Mlp

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,133 +13,25 @@ import torch
 
 from app.errors import BundleError, EngineFailed
 from app.features.graph_inputs import Batch
-from app.features.layout import Layout, RowShape, Slot
+from app.features.layout import Layout
 from app.scoring.engine import Engine
-from model.config import NETWORKS, TrainConfig
-from model.data.dataset import Dataset
-from model.export.graph import (
-    ExportError,
-    check_parity,
-    network_logits,
-    read_weights,
-    remove_graph,
-    write_graph,
-)
+from model.export.graph import remove_graph, write_graph
+from model.export.parity import network_logits
 from model.export.quantize import write_int8
-from model.networks.mlp import Mlp
+from model.export.weights import read_weights
 from model.networks.network import Network
-from model.quality.calibration import Calibration
-from model.quality.scoring import batch_of
+from model.quality.offline_scoring import batch_of
+from tests.support.graphs import (
+    CONFIG,
+    LAYOUT,
+    NUMBERS,
+    dataset,
+    engine_of,
+)
 from tests.support.networks import trained
 
 ROWS = (0, 1, 2, 3, 7, 64, 1000)
 CONTEXTS = (1, 2, 5, 64, 1000)
-CONFIG = TrainConfig(embedding_size=4, hidden=(16, 8), init_std=0.5)
-LAYOUT = Layout(
-    context=(Slot("user", "user", 1, 20), Slot("hour", "time", 21, 26)),
-    candidate=(Slot("item", "item", 47, 30), Slot("price", "price", 77, 9)),
-    context_lists=(Slot("seen", "seen", 86, 12),),
-    candidate_lists=(Slot("tags", "tags", 98, 8), Slot("words", "words", 106, 40)),
-)
-FLAT = Layout(
-    context=(Slot("user", "user", 1, 20),),
-    candidate=(Slot("item", "item", 21, 30),),
-    context_lists=(),
-    candidate_lists=(),
-)
-NUMBERS = replace(
-    LAYOUT,
-    context=(*LAYOUT.context, Slot("age", "age", 146, 3, scaled=True)),
-    candidate=(*LAYOUT.candidate, Slot("size", "size", 149, 3, scaled=True)),
-)
-FLAT_NUMBERS = replace(
-    FLAT,
-    candidate=(
-        *FLAT.candidate,
-        *(Slot(n, n, f, 3, scaled=True) for n, f in (("a", 51), ("b", 54))),
-    ),
-)
-LAYOUTS = {"lists": LAYOUT, "flat": FLAT, "numbers": NUMBERS, "flat_numbers": FLAT_NUMBERS}
-PLACES = 3
-"""Length of every list in these tests."""
-
-
-def shape(single: tuple[Slot, ...], lists: tuple[Slot, ...]) -> RowShape:
-    start = len(single)
-    ranges = tuple((start + i * PLACES, start + (i + 1) * PLACES) for i in range(len(lists)))
-    values = sum(slot.scaled for slot in single)
-    return RowShape(start + PLACES * len(lists) + values, start, ranges, values)
-
-
-def engine_of(path: Path, layout: Layout) -> Engine:
-    return Engine(
-        path,
-        layout,
-        shape(layout.context, layout.context_lists),
-        shape(layout.candidate, layout.candidate_lists),
-    )
-
-
-def dataset(layout: Layout, rows: int, seed: int = 2) -> Dataset:
-    """Random rows; lists have any number of values, none included."""
-    rng = np.random.default_rng(seed)
-
-    def single(slots: tuple[Slot, ...]) -> np.ndarray:
-        columns = [rng.integers(s.first, s.first + s.size, rows) for s in slots]
-        return np.stack(columns, 1).astype(np.int32)
-
-    def lists(slots: tuple[Slot, ...]) -> tuple[np.ndarray, ...]:
-        used = np.arange(PLACES) < rng.integers(0, PLACES + 1, (rows, 1))
-        return tuple(
-            (rng.integers(s.first, s.first + s.size, (rows, PLACES)) * used).astype(np.int32)
-            for s in slots
-        )
-
-    def values(slots: int) -> np.ndarray | None:
-        return rng.normal(size=(rows, slots)).astype(np.float32) if slots else None
-
-    return Dataset(
-        single(layout.context),
-        single(layout.candidate),
-        lists(layout.context_lists),
-        lists(layout.candidate_lists),
-        np.zeros(rows, np.uint8),
-        values(layout.context_values),
-        values(layout.candidate_values),
-    )
-
-
-CASES = [
-    *((name, layout) for layout in ("lists", "numbers") for name in NETWORKS),
-    *((name, "flat") for name in NETWORKS), ("deepfm", "flat_numbers"),
-]  # fmt: skip
-"""Networks and layouts; without lists, or pairs within a side, some take other ways."""
-Case = tuple[str, Layout]
-
-
-@pytest.fixture(scope="module", params=CASES, ids="-".join)
-def case(request: pytest.FixtureRequest) -> Case:
-    name, layout = request.param
-    return name, LAYOUTS[layout]
-
-
-@pytest.fixture(scope="module")
-def layout(case: Case) -> Layout:
-    return case[1]
-
-
-@pytest.fixture(scope="module")
-def graph(case: Case, tmp_path_factory: pytest.TempPathFactory) -> tuple[Network, Path]:
-    name, layout = case
-    network, path = trained(name, layout, CONFIG), tmp_path_factory.mktemp("graph") / "score.onnx"
-    write_graph(network, layout, path)
-    return network, path
-
-
-@pytest.fixture(scope="module")
-def exported(graph: tuple[Network, Path], layout: Layout) -> tuple[Network, Engine]:
-    network, path = graph
-    return network, engine_of(path, layout)
 
 
 @pytest.mark.parametrize("rows", ROWS)
@@ -254,42 +145,6 @@ def test_a_graph_tells_nothing_of_the_machine(tiny_bundle: Path) -> None:
         assert len(word) < 3 or word.encode() not in data, word
 
 
-def test_parity_counts_its_rows(exported: tuple[Network, Engine], layout: Layout) -> None:
-    """The trainer's own check compares at least 1,000 rows, repeating few ones."""
-    worst, compared = check_parity(*exported, dataset(layout, 37))
-    assert worst <= 2e-5
-    assert compared >= 1000
-
-
-def nudge_table(network: Network) -> None:
-    network.table[1:, 0] += 0.001
-
-
-def nudge_norm(network: Network) -> None:
-    assert isinstance(network.mlp, Mlp)
-    network.mlp.norms[0].running_var *= 1.1
-
-
-def nudge_bias(network: Network) -> None:
-    network.bias += 2e-4
-
-
-def spoil(network: Network) -> None:
-    network.bias.fill_(float("nan"))
-
-
-@pytest.mark.parametrize("change", [nudge_table, nudge_norm, nudge_bias, spoil])
-def test_another_network_is_refused(tmp_path: Path, change: Callable[[Network], None]) -> None:
-    """A graph that is not this network's fails the export, by how much and at which size."""
-    network = trained("deepfm", LAYOUT, CONFIG)
-    write_graph(network, LAYOUT, tmp_path / "score.onnx")
-    engine = engine_of(tmp_path / "score.onnx", LAYOUT)
-    with torch.no_grad():
-        change(network)
-    with pytest.raises(ExportError, match=r"disagree by .* in a logit for \d+ contexts"):
-        check_parity(network, engine, dataset(LAYOUT, 37))
-
-
 def test_weights_beyond_one_file_are_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -298,7 +153,7 @@ def test_weights_beyond_one_file_are_beside_it(
     write_graph(network, LAYOUT, tmp_path / "score.onnx")
     expected = engine_of(tmp_path / "score.onnx", LAYOUT).score(batch_of(data))
     weights = read_weights(tmp_path / "score.onnx", "deepfm", LAYOUT)
-    monkeypatch.setattr("model.export.MAX_INLINE_BYTES", 2000)
+    monkeypatch.setattr("model.export.graph.MAX_INLINE_BYTES", 2000)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         write_graph(network, LAYOUT, tmp_path / name / "score.onnx")
@@ -326,24 +181,3 @@ def test_weights_beyond_one_file_are_beside_it(
     (moved / "score.onnx.data").unlink()
     with pytest.raises(BundleError, match=r"score\.onnx cannot be loaded: .*score\.onnx\.data"):
         engine_of(moved / "score.onnx", LAYOUT)
-
-
-def test_the_weights_can_be_read_again(case: Case, graph: tuple[Network, Path]) -> None:
-    """A graph holds all weights, batch norm folded, by which another network may begin."""
-    network, path = graph
-    weights = read_weights(path, *case)
-    # A side of one field has no pairs, and kernels without numbers, which are in no graph.
-    parameters = [(name, v) for name, v in network.folded().named_parameters() if v.numel()]
-    for parameter, value in parameters:
-        torch.testing.assert_close(weights[parameter], value.detach(), atol=1e-6, rtol=1e-5)
-
-
-def test_a_graph_that_calibrates_otherwise_is_not_exported(tmp_path: Path) -> None:
-    """The export compares every score with what the logit says."""
-    network = trained("lr", LAYOUT, CONFIG)
-    calibration = Calibration("platt", (0.0,), (-0.5,), (0.7, 0.7))
-    write_graph(network, LAYOUT, tmp_path / "score.onnx", calibration)
-    engine = engine_of(tmp_path / "score.onnx", LAYOUT)
-    check_parity(network, engine, dataset(LAYOUT, 37), calibration)
-    with pytest.raises(ExportError, match="not what its logit says"):
-        check_parity(network, engine, dataset(LAYOUT, 37))

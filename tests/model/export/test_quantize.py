@@ -18,8 +18,7 @@ from app.scoring.engine import INT8_TOLERANCE, Engine
 from model.data.dataset import Dataset
 from model.data.encode import encode
 from model.export.quantize import LARGEST_AUC_LOSS, LARGEST_MEAN_CHANGE, Loss, loss, write_int8
-from model.quality.scoring import batch_of, score_dataset
-from model.score_files import open_engine
+from model.quality.offline_scoring import batch_of, open_engine, score_dataset
 from tests.conftest import Sample
 from tests.support.frames import read
 

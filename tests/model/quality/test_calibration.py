@@ -24,8 +24,8 @@ from model.data.prepare import Prepared, prepare
 from model.pipeline import run
 from model.quality.calibration import BINS, CalibratedLogit, Calibration, CalibrationError
 from model.quality.figures import auc, log_loss, reliability, sigmoid
-from model.quality.scoring import score_dataset
-from model.score_files import Offline, open_engine
+from model.quality.offline_scoring import open_engine, score_dataset
+from model.score_files import Offline
 from tests.conftest import Sample, StartService
 from tests.drills.parity import Check
 

@@ -23,7 +23,7 @@ from model.data.prepare import Prepared, prepare
 from model.networks import build
 from model.networks.crosses import Operand, Pairs
 from model.pipeline import run
-from model.quality.scoring import score_dataset
+from model.quality.offline_scoring import score_dataset
 from model.score_files import Offline
 from model.training.fit import FitResult, fit, predict
 from model.training.trainer import TrainingError

@@ -1,0 +1,39 @@
+"""The weights of an exported network, read back from its graph for a warm start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx.numpy_helper
+import torch
+from torch import Tensor
+
+from app.features.layout import Layout
+from model.export.serving_form import trained_deepfm
+
+_CUT = "slice_"
+"""Prefix that torch's exporter gives to a slice of a parameter."""
+
+
+def read_weights(graph: Path, network: str, layout: Layout) -> dict[str, Tensor]:
+    """Return the weights of an exported network by their names in that network.
+
+    Batch norm is folded into them. The exporter cuts the weights of the first hidden layer in two,
+    one half a side; here they are joined again.
+    """
+    found: dict[str, Tensor] = {}
+    halves: dict[int, Tensor] = {}
+    for value in onnx.load(graph).graph.initializer:
+        module, _, name = value.name.partition(".")
+        if module == "network":
+            found[name] = torch.from_numpy(onnx.numpy_helper.to_array(value).copy())
+        elif value.name.startswith(_CUT) and len(value.dims) == 2:
+            number = int(value.name.removeprefix(_CUT))
+            halves[number] = torch.from_numpy(onnx.numpy_helper.to_array(value).copy())
+    if network == "deepfm":
+        return trained_deepfm(found, layout)
+    if halves:
+        context, row = (halves[number] for number in sorted(halves))
+        found["mlp.first.weight"] = torch.cat([context, row], 1)
+    return found

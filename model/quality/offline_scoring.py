@@ -1,0 +1,56 @@
+"""The engine that serves, run over encoded data: how bundles are checked and measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.bundle.bundle import Precision
+from app.features.encoder import Encoder
+from app.features.graph_inputs import Batch, Scores
+from app.features.layout import Layout
+from app.scoring.engine import Engine, cpu_quota
+from model.data.dataset import Dataset
+
+ROWS_PER_RUN = 4096
+
+
+def open_engine(
+    graph: Path,
+    encoder: Encoder,
+    layout: Layout,
+    precision: Precision = "float32",
+    threads: int | None = None,
+) -> Engine:
+    """Load a graph on the CPU; by default with a thread for each CPU of the quota.
+
+    Raises:
+        BundleError: the graph cannot be loaded, or has other inputs than the layout.
+    """
+    shapes = encoder.context.shape, encoder.candidate.shape
+    return Engine(graph, layout, *shapes, "cpu", threads or cpu_quota(), precision)
+
+
+def batch_of(data: Dataset) -> Batch:
+    """Return all rows as one batch, each row its own context."""
+    return Batch(
+        data.context_rows,
+        data.candidate_rows,
+        np.arange(len(data), dtype=np.int32),
+    )
+
+
+def score_dataset(engine: Engine, data: Dataset) -> Scores:
+    """Score every row, each its own context.
+
+    Raises:
+        EngineFailed: a run fails.
+    """
+    logit: NDArray[np.float32] = np.empty(len(data), np.float32)
+    score: NDArray[np.float32] = np.empty(len(data), np.float32)
+    for start in range(0, len(data), ROWS_PER_RUN):
+        rows = slice(start, start + ROWS_PER_RUN)
+        logit[rows], score[rows] = engine.score(batch_of(data.take(rows)))
+    return Scores(logit, score)

@@ -1,0 +1,95 @@
+"""Layouts, random rows and engines for exported graphs of networks that no data have trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from app.features.layout import Layout, RowShape, Slot
+from app.scoring.engine import Engine
+from model.config import NETWORKS, TrainConfig
+from model.data.dataset import Dataset
+
+CONFIG = TrainConfig(embedding_size=4, hidden=(16, 8), init_std=0.5)
+LAYOUT = Layout(
+    context=(Slot("user", "user", 1, 20), Slot("hour", "time", 21, 26)),
+    candidate=(Slot("item", "item", 47, 30), Slot("price", "price", 77, 9)),
+    context_lists=(Slot("seen", "seen", 86, 12),),
+    candidate_lists=(Slot("tags", "tags", 98, 8), Slot("words", "words", 106, 40)),
+)
+FLAT = Layout(
+    context=(Slot("user", "user", 1, 20),),
+    candidate=(Slot("item", "item", 21, 30),),
+    context_lists=(),
+    candidate_lists=(),
+)
+NUMBERS = replace(
+    LAYOUT,
+    context=(*LAYOUT.context, Slot("age", "age", 146, 3, scaled=True)),
+    candidate=(*LAYOUT.candidate, Slot("size", "size", 149, 3, scaled=True)),
+)
+FLAT_NUMBERS = replace(
+    FLAT,
+    candidate=(
+        *FLAT.candidate,
+        *(Slot(n, n, f, 3, scaled=True) for n, f in (("a", 51), ("b", 54))),
+    ),
+)
+LAYOUTS = {"lists": LAYOUT, "flat": FLAT, "numbers": NUMBERS, "flat_numbers": FLAT_NUMBERS}
+PLACES = 3
+"""Length of every list in these tests."""
+
+
+def shape(single: tuple[Slot, ...], lists: tuple[Slot, ...]) -> RowShape:
+    start = len(single)
+    ranges = tuple((start + i * PLACES, start + (i + 1) * PLACES) for i in range(len(lists)))
+    values = sum(slot.scaled for slot in single)
+    return RowShape(start + PLACES * len(lists) + values, start, ranges, values)
+
+
+def engine_of(path: Path, layout: Layout) -> Engine:
+    return Engine(
+        path,
+        layout,
+        shape(layout.context, layout.context_lists),
+        shape(layout.candidate, layout.candidate_lists),
+    )
+
+
+def dataset(layout: Layout, rows: int, seed: int = 2) -> Dataset:
+    """Random rows; lists have any number of values, none included."""
+    rng = np.random.default_rng(seed)
+
+    def single(slots: tuple[Slot, ...]) -> np.ndarray:
+        columns = [rng.integers(s.first, s.first + s.size, rows) for s in slots]
+        return np.stack(columns, 1).astype(np.int32)
+
+    def lists(slots: tuple[Slot, ...]) -> tuple[np.ndarray, ...]:
+        used = np.arange(PLACES) < rng.integers(0, PLACES + 1, (rows, 1))
+        return tuple(
+            (rng.integers(s.first, s.first + s.size, (rows, PLACES)) * used).astype(np.int32)
+            for s in slots
+        )
+
+    def values(slots: int) -> np.ndarray | None:
+        return rng.normal(size=(rows, slots)).astype(np.float32) if slots else None
+
+    return Dataset(
+        single(layout.context),
+        single(layout.candidate),
+        lists(layout.context_lists),
+        lists(layout.candidate_lists),
+        np.zeros(rows, np.uint8),
+        values(layout.context_values),
+        values(layout.candidate_values),
+    )
+
+
+CASES = [
+    *((name, layout) for layout in ("lists", "numbers") for name in NETWORKS),
+    *((name, "flat") for name in NETWORKS), ("deepfm", "flat_numbers"),
+]  # fmt: skip
+"""Networks and layouts; without lists, or pairs within a side, some take other ways."""
+Case = tuple[str, Layout]
