@@ -1,9 +1,9 @@
-"""Several processes on one port: a supervisor starts them, watches them and replaces the dead.
+"""Several worker processes on one port: a supervisor starts them, and replaces those that die.
 
-Each worker listens on a socket of its own; the kernel deals new connections out among them. The
-supervisor keeps all sockets open, so that connections to a dead worker's wait for its successor
-instead of being refused. Workers are forks: what was loaded before is there once, as long as
-nobody writes to it.
+Each worker listens on a socket of its own; the kernel distributes new connections among them. The
+supervisor keeps all sockets open, so that connections to a dead worker's socket wait for its
+successor instead of being refused. Workers are forks: memory that was filled before the fork is
+shared as long as no process writes to it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import NamedTuple
@@ -24,17 +25,20 @@ from app.backoff import Backoff
 from app.workers.shared_numbers import SharedNumbers
 
 STEADY_SECONDS = 30.0
-"""A worker that lived so long did not fail at its start: its successor need not wait."""
+"""A worker that lived this long did not fail at its start: its successor starts at once."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds before a successor starts: of the first worker that soon died again, and at most."""
+"""Pauses before a successor starts; the first worker that dies is replaced at once."""
 GRACE_SECONDS = 5.0
-"""What workers have beyond their own time to drain before they are killed."""
+"""Time that workers have beyond their own time to drain before they are killed."""
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 log = logging.getLogger(__name__)
 
 
 class WorkerResources(NamedTuple):
-    """What a worker is given: its number, its socket, and a pipe that ends with the supervisor."""
+    """What a worker gets from its supervisor.
+
+    ``alive`` is the end of a pipe that becomes readable when the supervisor ends.
+    """
 
     number: int
     listener: socket.socket
@@ -55,34 +59,36 @@ class _Worker:
 
 
 def bind(host: str, port: int, count: int) -> list[socket.socket]:
-    """Bind sockets to one address; once they listen, the kernel deals connections out to them.
+    """Bind sockets to one address; once they listen, the kernel distributes connections to them.
 
     Raises:
-        OSError: it cannot be had.
+        OSError: the address is in use, or is not one of this machine.
     """
     family, _, _, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     sockets: list[socket.socket] = []
-    for _ in range(count):
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        sockets.append(listener)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if len(sockets) > 1:
-            # Only the first without it: a port that another service has is not shared with it.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind(address)
-        if len(sockets) == 1:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            address = listener.getsockname()
+    with ExitStack() as opened:
+        for _ in range(count):
+            listener = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            sockets.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if len(sockets) > 1:
+                # The first is bound without it: a port that another service uses is not shared.
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind(address)
+            if len(sockets) == 1:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                address = listener.getsockname()
+        opened.pop_all()
     return sockets
 
 
 class Supervisor:
-    """Keeps ``len(listeners)`` workers running; ``work`` is what each does, giving an exit code.
+    """Keeps ``len(listeners)`` workers running; each calls ``work`` and ends with its exit code.
 
-    A worker that ends with an error before all have been ready once ends the service: what is
-    wrong would be wrong with its successor too.
+    A worker that ends with an error before all have been ready once ends the service: its
+    successor would fail the same way.
     """
 
     def __init__(
@@ -108,7 +114,7 @@ class Supervisor:
         for awaited in (*_STOPS, signal.SIGCHLD):
             signal.signal(awaited, lambda *_: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        # What is there now is what all workers share: the collector must not write to it.
+        # All workers share the memory that is filled by now: the collector must not write to it.
         gc.collect()
         gc.freeze()
         while self._end is None or any(worker.pid for worker in self._workers):
@@ -127,7 +133,7 @@ class Supervisor:
         return self._code
 
     def _patience(self) -> float | None:
-        """Seconds until something is due."""
+        """Return the seconds until something is due, or None if nothing is."""
         waiting = [worker.due for worker in self._workers if not worker.pid]
         due = min(waiting, default=None) if self._end is None else self._end
         return None if due is None else max(0.0, due - monotonic()) + 0.01
@@ -138,7 +144,7 @@ class Supervisor:
                 self._start(worker)
 
     def _start(self, worker: _Worker) -> None:
-        """Fork; signals wait until the worker knows what to do with them."""
+        """Fork; signals are blocked until the worker has set up its handlers."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         worker.started = monotonic()
         worker.pid = os.fork()
@@ -147,13 +153,13 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
     def _become(self, worker: _Worker) -> None:
-        """In the new process: do the work and end, without what the supervisor had yet to do."""
+        """In the new process: do the work and end, without returning to the supervisor's code."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
             for number in (*_STOPS, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
-            # Ctrl-C in a terminal reaches the whole group: only the supervisor shall hear it.
+            # Ctrl-C in a terminal reaches the whole process group: only the supervisor handles it.
             os.setpgid(0, 0)
             os.close(self._held)
             for other in self._workers:
@@ -202,10 +208,10 @@ class Supervisor:
         )
 
     def _stop(self) -> None:
-        """Have every worker stop; at a second call they wait for nobody any more."""
+        """Have every worker drain and stop; at a second call, without draining."""
         if self._end is None:
             self._end = monotonic() + self._drain
-            # What has not been accepted yet is refused: nobody will.
+            # Connections that are not accepted yet are refused from now on.
             for worker in self._workers:
                 worker.listener.close()
         self._tell(signal.SIGTERM)

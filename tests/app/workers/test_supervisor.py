@@ -1,0 +1,166 @@
+"""A supervisor replaces workers that die, and ends all of them when it is told to."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from app.workers.supervisor import bind
+from tests.support.serving import ROOT, wait_until
+
+SCRIPT = """
+import logging, os, signal, sys, time
+from app.workers import supervisor
+from app.workers.shared_numbers import SharedNumbers
+from app.workers.supervisor import Supervisor, bind
+
+def work(worker):
+    # A worker takes signals as soon as it can: here the default action.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+{work}
+
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+{patches}
+shared = SharedNumbers({workers})
+listeners = bind("127.0.0.1", 0, {workers})
+sys.exit(Supervisor(listeners, shared, work, drain_seconds=0.1).run())
+"""
+SLEEP = """
+    worker.shared.set_ready()
+    print(worker.number, os.getpid(), flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    time.sleep(60)
+    return 0
+"""
+
+
+class Supervised:
+    """A supervisor in a process of its own: its standard output and log."""
+
+    def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
+        self.process = process
+        self._out, self._log = directory / "out", directory / "log"
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def pids(self) -> dict[int, int]:
+        """The process ids of the workers that have said so, by number; the latest of each."""
+        found = {}
+        for line in self._out.read_text().splitlines():
+            number, pid = map(int, line.split())
+            found[number] = pid
+        return found
+
+    def pauses(self) -> list[float]:
+        """The seconds before each successor, as the log tells them."""
+        return [float(each) for each in re.findall(r"starts in ([0-9.]+) s", self.log())]
+
+
+@contextmanager
+def supervised(
+    directory: Path, work: str, workers: int = 1, **patches: float
+) -> Iterator[Supervised]:
+    """Run a supervisor over workers that do this, with other constants."""
+    lines = "\n".join(f"supervisor.{name} = {value!r}" for name, value in patches.items())
+    script = SCRIPT.format(work=work, patches=lines, workers=workers)
+    with (directory / "out").open("wb") as out, (directory / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=out, stderr=log)
+    found = Supervised(process, directory)
+    try:
+        yield found
+    finally:
+        if process.poll() is None:
+            for pid in found.pids().values():
+                kill(pid)
+            process.kill()
+        process.wait()
+
+
+def kill(pid: int) -> None:
+    """Kill a worker, which may be gone."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_it_ends_with_its_workers(tmp_path: Path) -> None:
+    """SIGTERM reaches every worker; when all have ended well, so does the supervisor."""
+    with supervised(tmp_path, SLEEP, workers=2) as service:
+        wait_until(lambda: len(service.pids()) == 2, "both workers run")
+        service.process.terminate()
+        assert service.process.wait(30) == 0
+        assert service.log() == ""
+
+
+def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
+    """Its successor has its number, and starts at once."""
+    with supervised(tmp_path, SLEEP, workers=2) as service:
+        wait_until(lambda: len(service.pids()) == 2, "both workers run")
+        before = service.pids()
+        os.kill(before[1], signal.SIGKILL)
+        wait_until(lambda: service.pids()[1] != before[1], "a successor runs")
+        assert service.pids()[0] == before[0]
+        assert service.pauses() == [0]
+        assert "worker 2 ended by signal 9" in service.log()
+
+
+def test_workers_that_die_again_wait_longer(tmp_path: Path) -> None:
+    """Pauses double from the second failure in a row on, up to the longest."""
+    dies = "    worker.shared.set_ready()\n    return 1\n"
+    with supervised(tmp_path, dies, FIRST_PAUSE=0.1, LONGEST_PAUSE=0.3) as service:
+        wait_until(lambda: len(service.pauses()) >= 5, "five workers died")
+        assert service.pauses()[:5] == [0.0, 0.1, 0.2, 0.3, 0.3]
+
+
+def test_a_steady_worker_is_forgiven(tmp_path: Path) -> None:
+    """The successor of a worker that lived long starts at once, however many died before."""
+    dies = "    worker.shared.set_ready()\n    time.sleep(0.3)\n    return 1\n"
+    with supervised(tmp_path, dies, STEADY_SECONDS=0.2, FIRST_PAUSE=30.0) as service:
+        wait_until(lambda: len(service.pauses()) >= 4, "four workers died")
+        assert set(service.pauses()) == {0}
+
+
+def test_a_failure_at_the_start_ends_the_service(tmp_path: Path) -> None:
+    """While not all workers have been ready, an error of one is the exit code of all."""
+    first_fails = f"    if worker.number == 0:\n        return 3\n{SLEEP}"
+    with supervised(tmp_path, first_fails, workers=2) as service:
+        assert service.process.wait(30) == 1
+        assert "worker 1 ended with exit code 3 before the service was ready" in service.log()
+
+
+def test_a_worker_that_does_not_drain_is_killed(tmp_path: Path) -> None:
+    """A stopped worker cannot drain: the supervisor ends after the drain time and a grace."""
+    with supervised(tmp_path, SLEEP, workers=2, GRACE_SECONDS=0.2) as service:
+        wait_until(lambda: len(service.pids()) == 2, "both workers run")
+        os.kill(service.pids()[0], signal.SIGSTOP)
+        service.process.terminate()
+        assert service.process.wait(30) == 1
+        assert "worker 1 ended by signal 9" in service.log()
+
+
+def test_a_port_that_is_in_use_is_refused() -> None:
+    """A service shares its port with its own workers, not with another service."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as other,
+        pytest.raises(OSError, match="in use"),
+    ):
+        bind("127.0.0.1", other.getsockname()[1], 2)
+
+
+def test_listeners_share_one_port() -> None:
+    """Port 0 takes one free port for all workers."""
+    listeners = bind("127.0.0.1", 0, 3)
+    try:
+        assert len({listener.getsockname() for listener in listeners}) == 1
+    finally:
+        for listener in listeners:
+            listener.close()
