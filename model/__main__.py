@@ -27,6 +27,7 @@ from model.compare_report import TABLE, write_pages, write_summary
 from model.config import MANY_ROWS, NETWORKS, SettingsFile
 from model.data.input_files import InputFiles
 from model.data.prepare import prepare, prepare_together
+from model.export.quantize import Quantized
 from model.fetch import fetch
 from model.group import joined
 from model.pipeline import Often, export, learn
@@ -77,13 +78,6 @@ INTERRUPTED = 130
 """Exit code after SIGINT or SIGTERM, as shells have it."""
 
 
-class Quantized(StrEnum):
-    """Graphs that an export writes beside the float32 one."""
-
-    none = "none"
-    int8 = "int8"
-
-
 class Split(StrEnum):
     """How data files are split into parts."""
 
@@ -127,7 +121,11 @@ def train_command(
     max_bad_lines: BadLines = 0.0,
     cache: CacheDirectory = None,
     quantize: Annotated[
-        Quantized, typer.Option(help="Write an int8 graph too, if it loses next to nothing.")
+        Quantized,
+        typer.Option(
+            help="int8 writes an int8 graph too, if the validation part shows that it loses next"
+            " to nothing; int8-unmeasured also where that part has too few rows to tell."
+        ),
     ] = Quantized.none,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the same command was killed.")
@@ -156,7 +154,7 @@ def train_command(
         training = settings.config(name, prepared.train_rows, **given)
         learnt = learn(prepared, training, out, True, init_from, often, group)
         if group.rank == 0:
-            print(export(prepared, training, learnt, out, quantize is Quantized.int8))
+            print(export(prepared, training, learnt, out, quantize))
 
 
 @cli.command("compare")

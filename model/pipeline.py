@@ -23,7 +23,13 @@ from model.data.split import PARTS
 from model.export.golden import golden_examples
 from model.export.graph import remove_graph, write_graph
 from model.export.parity import check_parity
-from model.export.quantize import Loss, loss, with_int8_logits, write_int8
+from model.export.quantize import (
+    Loss,
+    Quantized,
+    measured_loss,
+    with_int8_logits,
+    write_int8,
+)
 from model.fingerprint import fingerprint_of
 from model.group import ALONE, Group
 from model.networks.crosses import CrossWeights
@@ -61,10 +67,12 @@ def train(
     config: TrainConfig,
     out: Path,
     progress: bool = True,
-    int8: bool = False,
+    quantize: Quantized = Quantized.none,
 ) -> Path:
     """Read files, train on them and write a bundle: ``prepare`` and then ``run``."""
-    return run(prepare(spec_path, inputs, progress=progress), config, out, progress, int8=int8)
+    return run(
+        prepare(spec_path, inputs, progress=progress), config, out, progress, quantize=quantize
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +92,7 @@ def run(
     out: Path,
     progress: bool = True,
     init_from: Path | None = None,
-    int8: bool = False,
+    quantize: Quantized = Quantized.none,
     often: Often | None = None,
 ) -> Path:
     """Train, check and write a bundle below ``out``; return its path: ``learn``, then ``export``.
@@ -92,7 +100,7 @@ def run(
     The same data, settings and thread count give the same bundle id.
     """
     return export(
-        prepared, config, learn(prepared, config, out, progress, init_from, often), out, int8
+        prepared, config, learn(prepared, config, out, progress, init_from, often), out, quantize
     )
 
 
@@ -162,12 +170,16 @@ def learn(
 
 
 def export(
-    prepared: Prepared, config: TrainConfig, learnt: Learnt, out: Path, int8: bool = False
+    prepared: Prepared,
+    config: TrainConfig,
+    learnt: Learnt,
+    out: Path,
+    quantize: Quantized = Quantized.none,
 ) -> Path:
     """Check a network and write its bundle below ``out``; return the bundle's path.
 
-    A report with plots stands beside it, as ``<bundle>.report``. With ``int8`` the bundle also has
-    an int8 graph, if that loses next to nothing.
+    A report with plots stands beside it, as ``<bundle>.report``. ``quantize`` says
+    whether the bundle also has an int8 graph.
 
     Raises:
         ExportError: the network cannot be exported, or its graph does not agree with it.
@@ -204,15 +216,15 @@ def export(
         for part in PARTS:
             logits[part] = calibrated(calibration, scores[part].logit)
             metrics[part] = evaluate_scores(data[part].label, logits[part], data[part].kept)
-        if int8:
+        if quantize is not Quantized.none:
             path = directory / INT8_GRAPH
             write_int8(directory / GRAPH, path, engine, data["train"], config.seed)
             quick = open_engine(path, encoder, vocabulary.layout, "int8")
             label, validation = data["validation"].label, data["validation"]
-            lost = loss(label, scores["validation"], score_dataset(quick, validation))
+            lost = measured_loss(label, scores["validation"], score_dataset(quick, validation))
             losses.append(lost)
-            say(str(lost) if lost.accepted else f"warning: left out: {lost}")
-            if lost.accepted:
+            say(lost.told(quantize))
+            if lost.kept(quantize):
                 examples = [with_int8_logits(each, quick) for each in examples]
             else:
                 remove_graph(path)
@@ -238,7 +250,7 @@ def export(
                 "calibration": calibration.described() if calibration else None,
                 "negatives": Sampling.of(data["train"], config.negative_rate).described(),
                 "parity": parity,
-                "int8": [{"accepted": lost.accepted, **asdict(lost)} for lost in losses],
+                "int8": [lost.described(quantize) for lost in losses],
                 "torch": str(torch.__version__),
                 "threads": config.thread_count(),
                 "processes": learnt.processes,
@@ -263,7 +275,7 @@ def export(
             metrics,
             data["test"],
             logits["test"],
-            "".join(f"{lost}; {'accepted' if lost.accepted else 'left out'}." for lost in losses),
+            "".join(lost.told(quantize) for lost in losses),
         )
     except OSError as error:
         say(f"warning: the report beside {bundle.name}, which is whole, is not: {error}")

@@ -15,6 +15,7 @@ from app.features.graph_inputs import Batch
 from model.config import NETWORKS, TrainConfig
 from model.data.input_files import InputFiles
 from model.data.prepare import Prepared, prepare
+from model.export.quantize import Quantized
 from model.pipeline import run
 from model.quality.offline_scoring import open_engine
 from model.score_files import Offline
@@ -47,10 +48,8 @@ def prepared(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Prepar
 @pytest.fixture(scope="module")
 def bundle(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A DeepFM, in int8 too, whatever that loses over the few rows of validation."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("model.export.quantize.LARGEST_AUC_LOSS", 0.01)
-        patch.setattr("model.export.quantize.LARGEST_MEAN_CHANGE", 0.05)
-        return run(prepared, QUICK, tmp_path_factory.mktemp("scaled"), progress=False, int8=True)
+    out = tmp_path_factory.mktemp("scaled")
+    return run(prepared, QUICK, out, progress=False, quantize=Quantized.int8_unmeasured)
 
 
 @pytest.fixture(scope="module")
