@@ -37,7 +37,8 @@ from model.quality.offline_scoring import batch_of
 from model.quality.paired import Estimate, auc_difference, mean_ratio
 
 CALIBRATION_ROWS = 2_048
-LARGEST_AUC_LOSS = 2e-4
+LARGEST_AUC_LOSS = 5e-4
+"""A fraction of what another seed changes: three seeds on MovieLens-100k differ by 0.004."""
 LARGEST_MEAN_CHANGE = 2e-3
 LEAST_ROWS = 200
 """Validation rows with a click, and without, from which on a loss is measured: a standard error
@@ -87,7 +88,10 @@ class Loss:
         one with a lower bound beyond a limit. Either needs ``LEAST_ROWS`` rows of each class: with
         fewer, the standard errors are themselves too uncertain.
 
-        MovieLens-100k's validation part of 10,000 rows decides: %MOVIELENS%
+        The 10,000 validation rows of MovieLens-100k know a loss of AUC within 0.00006 and a change
+        of the mean within 0.005 %. Graphs of three seeds lost 0.00011, 0.00001 and -0.00001 of AUC
+        and changed the mean by 0.15 %, 0.12 % (accepted) and 0.33 % (refused); with ranges taken
+        from a single row they lost up to 0.003 and changed it by 0.6 % to 1.2 % (all refused).
         """
         if min(self.clicks, self.rows - self.clicks) < LEAST_ROWS:
             return Verdict.undecided

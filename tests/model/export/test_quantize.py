@@ -150,13 +150,13 @@ ACCEPTED, REFUSED, UNDECIDED = Verdict
     [
         ({}, ACCEPTED),
         # The bounds of the AUC: 1.645 errors above and below.
-        ({"auc": 1.83e-4}, ACCEPTED),
-        ({"auc": 1.84e-4}, UNDECIDED),
-        ({"auc": 2.16e-4}, UNDECIDED),
-        ({"auc": 2.17e-4}, REFUSED),
+        ({"auc": 4.83e-4}, ACCEPTED),
+        ({"auc": 4.84e-4}, UNDECIDED),
+        ({"auc": 5.16e-4}, UNDECIDED),
+        ({"auc": 5.17e-4}, REFUSED),
         ({"auc": -0.5}, ACCEPTED),
-        ({"auc_error": 1.21e-4}, ACCEPTED),
-        ({"auc_error": 1.22e-4}, UNDECIDED),
+        ({"auc_error": 3.03e-4}, ACCEPTED),
+        ({"auc_error": 3.05e-4}, UNDECIDED),
         # Those of the mean, in both directions.
         ({"mean": 1.98e-3}, ACCEPTED),
         ({"mean": -1.98e-3}, ACCEPTED),
