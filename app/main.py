@@ -1,57 +1,99 @@
-"""Builds the application: every object, every lifetime."""
+"""The composition root: builds every object, owns every lifetime.
+
+``create_app`` is the application for any ASGI server (``uvicorn --factory app.main:create_app``);
+``build_server`` is the same application behind the server of ``python -m app``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from time import perf_counter
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
+from pydantic import ValidationError
 from starlette.types import Message, Receive, Scope, Send
 
+from app import logs
 from app.errors import CtrError
 from app.metrics.registry import Metrics
 from app.metrics.requests import OPERATION, RequestMetrics
 from app.scoring.limits import Limits
-from app.serving.loading import Opened
-from app.serving.state import State
+from app.serving.activation import Activation
+from app.serving.agreement import Agreement
+from app.serving.build import Builder
+from app.serving.healing import Healer
+from app.serving.loading import Loader, Opened
+from app.serving.start import Starter
+from app.serving.state import ServingState
+from app.serving.swap import Swapper
+from app.serving.versions import Versions
 from app.settings import Settings
 from app.web import asgi
+from app.web.admin import create_admin
+from app.web.admin_keys import Keys
 from app.web.docs_page import page
 from app.web.endpoints import ScoringEndpoints
 from app.web.error_responses import answer_errors
 from app.web.openapi import complete
 from app.web.operations import build_router
+from app.web.server import AdminServer, ServiceServer
 from app.web.slow_requests import SlowRequests
 from app.workers.shared_numbers import SharedNumbers
+from app.workers.supervisor import WorkerResources
 
 SUCCESSION_SECONDS = 5.0
-"""How long connections wait for a worker that replaces another, before they learn why."""
+"""How long connections wait for a worker that replaces another, before it answers them 503."""
 log = logging.getLogger(__name__)
 
 
 class Service(FastAPI):
-    """A FastAPI application whose scoring endpoints stand in front of its middleware."""
+    """The application: its scoring endpoints stand in front of its middleware and its router."""
 
-    scoring: ScoringEndpoints
-    serving: State
-    request_metrics: RequestMetrics
-    limits: Limits
+    def __init__(
+        self,
+        endpoints: ScoringEndpoints,
+        state: ServingState,
+        activation: Activation,
+        request_metrics: RequestMetrics,
+        **fastapis: Any,
+    ) -> None:
+        """``request_metrics`` count what does not score."""
+        self.endpoints = endpoints
+        self.serving = state
+        self.activation = activation
+        self._request_metrics = request_metrics
+        super().__init__(
+            title="deepfm-serving",
+            description="Raw features in, click probabilities out.",
+            version="0.1.0",
+            redirect_slashes=False,
+            docs_url=None,
+            redoc_url=None,
+            **fastapis,
+        )
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document; once a bundle is loaded its examples are true ones."""
         loaded = self.serving.loaded
-        return complete(super().openapi(), loaded.bundle if loaded else None, self.limits)
+        bundle = loaded.bundle if loaded else None
+        return complete(super().openapi(), bundle, self.endpoints.limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await super().__call__(scope, receive, self._telling_failure(send))
+            return
         if scope["type"] == "http" and scope["method"] == "POST":
-            endpoint = self.scoring.find(scope["path"])
+            endpoint = self.endpoints.find(scope["path"])
             if endpoint is not None:
-                await asgi.serve(self.scoring, endpoint, scope, receive, send)
+                await asgi.serve(self.endpoints, endpoint, scope, receive, send)
                 return
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
@@ -61,30 +103,182 @@ class Service(FastAPI):
             scope = {**scope, "method": "GET"}
         start, status = perf_counter(), 0
 
-        async def noting(message: Message) -> None:
+        async def counting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self.request_metrics.count_answer(status)
+                self._request_metrics.count_answer(status)
             await send(message)
 
-        await super().__call__(scope, receive, noting)
+        await super().__call__(scope, receive, counting)
         if status:
-            self.request_metrics.observe_latency(status, perf_counter() - start)
+            self._request_metrics.observe_latency(status, perf_counter() - start)
+
+    def _telling_failure(self, send: Send) -> Send:
+        """Have a server say in one line why the application cannot start, not by a traceback."""
+
+        async def telling(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed" and self.serving.failure:
+                message = {**message, "message": f"cannot serve: {self.serving.failure}"}
+            await send(message)
+
+        return telling
 
 
-def create_app(
+def create_app() -> Service:
+    """Build the application for any ASGI server, with the settings of the environment.
+
+    It starts once its bundle is loaded. Where that fails, or a setting is wrong, the server ends
+    with a line that says why, and with an exit code other than 0.
+    """
+    return build_service(read_settings(), load_first=True)
+
+
+def read_settings(**sources: bool) -> Settings:
+    """Read the settings, and set up the log as they say.
+
+    Where one is wrong, the process ends with exit code 2 and a line on standard error for each.
+    """
+    try:
+        settings = Settings(**sources)  # type: ignore[arg-type]
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "_".join(map(str, problem["loc"]))
+            print(f"setting {name}: {problem['msg']}", file=sys.stderr)
+        sys.exit(2)
+    logs.set_up(settings.log_level)
+    for name in unknown_variables(os.environ):
+        log.warning("unknown environment variable %s ignored", name)
+    return settings
+
+
+def unknown_variables(environment: Iterable[str]) -> list[str]:
+    """Return the names that look like a setting's but are not: a mistyped one has no effect."""
+    prefix = str(Settings.model_config["env_prefix"])
+    known = {f"{prefix}{name}".upper() for name in Settings.model_fields}
+    return sorted(
+        name for name in environment if name.startswith(prefix) and name.upper() not in known
+    )
+
+
+def build_server(
     settings: Settings,
-    on_fatal: Callable[[str], None],
+    *,
+    admin_listener: socket.socket | None = None,
+    worker: WorkerResources | None = None,
+    opened: Opened | None = None,
+) -> ServiceServer:
+    """Build the service with its server: alone, or as one worker of several.
+
+    A worker is given its part of what the workers share, and a bundle that is already opened.
+    """
+    service = build_service(settings, shared=worker.shared if worker else None, opened=opened)
+    admin = None
+    if admin_listener is not None and settings.admin_key_file is not None:
+        admin_app = create_admin(service.activation, Keys(settings.admin_key_file))
+        admin = AdminServer(admin_app, admin_listener, settings.receive_seconds)
+        log.info("admin endpoints on %s", admin_listener.getsockname()[:2])
+    return ServiceServer(
+        service,
+        service.endpoints,
+        service.serving,
+        host=settings.host,
+        port=settings.port,
+        drain_seconds=settings.drain_seconds,
+        listener=worker.listener if worker else None,
+        supervisor_pipe=worker.alive if worker else None,
+        admin=admin,
+    )
+
+
+def build_service(
+    settings: Settings,
+    *,
     shared: SharedNumbers | None = None,
     opened: Opened | None = None,
+    load_first: bool = False,
 ) -> Service:
-    """Build the service; ``on_fatal`` is told in one line why it cannot start.
+    """Build the application; with ``load_first`` it has started only when its bundle is loaded."""
+    shared = shared or SharedNumbers()
+    limits = limits_of(settings)
+    metrics = Metrics(shared, settings.metrics == "on")
+    state = ServingState(shared)
+    agreement = Agreement(shared)
+    loader = Loader(settings, metrics.remote)
+    builder = Builder(settings, limits, metrics, state)
+    swapper = Swapper(
+        Versions(settings.bundle),
+        loader,
+        builder,
+        state,
+        agreement,
+        metrics.events,
+        poll_seconds=settings.bundle_poll_seconds,
+        deadline_seconds=limits.deadline_seconds,
+    )
+    starter = Starter(
+        settings.bundle,
+        loader,
+        builder,
+        swapper,
+        Healer(loader, swapper, state),
+        state,
+        agreement,
+        metrics,
+    )
+    endpoints = ScoringEndpoints(
+        state, metrics.for_route, SlowRequests(settings.slow_request_ms), limits
+    )
 
-    A worker among others is given the numbers that they share, and a bundle that is opened.
-    """
-    metrics = Metrics(shared or SharedNumbers(), settings.metrics == "on")
-    limits = Limits(
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        starting = asyncio.create_task(_start(starter, state, opened))
+        if load_first:
+            await starting
+            if state.failure is not None:
+                raise CtrError(state.failure)
+        elif shared.started:
+            # The others serve: connections wait for a worker that replaces one until it can too.
+            await asyncio.wait([starting], timeout=SUCCESSION_SECONDS)
+        try:
+            yield
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            endpoints.close()
+            await starter.close()
+
+    service = Service(
+        endpoints,
+        state,
+        Activation(state, swapper, agreement),
+        metrics.for_route(OPERATION),
+        lifespan=lifespan,
+    )
+
+    @service.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return HTMLResponse(page(service.openapi()))
+
+    service.include_router(build_router(state, endpoints, metrics))
+    answer_errors(service)
+    return service
+
+
+async def _start(starter: Starter, state: ServingState, opened: Opened | None) -> None:
+    """Start, or say in one line why that cannot be."""
+    try:
+        await starter.start(opened)
+    except CtrError as error:
+        state.failure = str(error)
+    except Exception as error:
+        log.exception("loading failed")
+        state.failure = f"loading failed: {type(error).__name__}"
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits of requests, out of the settings."""
+    return Limits(
         max_body_bytes=settings.max_body_bytes,
         max_row_bytes=settings.max_row_bytes,
         max_instances=settings.max_instances,
@@ -93,54 +287,3 @@ def create_app(
         receive_seconds=settings.receive_seconds,
         deadline_seconds=settings.deadline_ms / 1000,
     )
-    state = State(settings, limits, metrics, opened)
-    endpoints = ScoringEndpoints(
-        state,
-        metrics.for_route,
-        SlowRequests(settings.slow_request_ms),
-        limits,
-    )
-
-    async def load() -> None:
-        try:
-            await state.start()
-        except CtrError as error:
-            on_fatal(str(error))
-        except Exception as error:
-            log.exception("loading failed")
-            on_fatal(f"loading failed: {type(error).__name__}")
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(load())
-        if metrics.shared.started:
-            # The others serve: connections wait for a worker that replaces one until it can too.
-            await asyncio.wait([loading], timeout=SUCCESSION_SECONDS)
-        try:
-            yield
-        finally:
-            loading.cancel()
-            await asyncio.gather(loading, return_exceptions=True)
-            endpoints.close()
-            await state.close()
-
-    app = Service(
-        title="deepfm-serving",
-        description="Raw features in, click probabilities out.",
-        version="0.1.0",
-        lifespan=lifespan,
-        redirect_slashes=False,
-        docs_url=None,
-        redoc_url=None,
-    )
-
-    @app.get("/docs", include_in_schema=False)
-    def docs() -> HTMLResponse:
-        return HTMLResponse(page(app.openapi()))
-
-    app.scoring, app.serving, app.request_metrics = endpoints, state, metrics.for_route(OPERATION)
-    app.limits = limits
-    app.include_router(build_router(state, endpoints, metrics))
-
-    answer_errors(app)
-    return app

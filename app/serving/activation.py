@@ -14,7 +14,9 @@ from pydantic import BaseModel
 from app.bundle.directory import CURRENT, complete_bundles, read_current, write_current
 from app.bundle.manifest import read_manifest
 from app.errors import ActivationRefused, BundleError, NotFound, NotReady
-from app.serving.state import State
+from app.serving.agreement import Agreement
+from app.serving.state import ServingState
+from app.serving.swap import Swapper
 
 ACTIVATION_SECONDS = 180.0
 """How long a bundle may take to be loaded, and agreed on by all workers."""
@@ -54,9 +56,11 @@ class Activation:
     and watches what comes of it.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: ServingState, swapper: Swapper, agreement: Agreement) -> None:
         self._state = state
-        self._directory = state.versions.directory
+        self._swapper = swapper
+        self._agreement = agreement
+        self._directory = swapper.versions.directory
         self._busy = asyncio.Lock()
 
     def list(self) -> Listing:
@@ -94,7 +98,7 @@ class Activation:
             return Listed(
                 version=path.name, created=None, network=None, state="unreadable", reason=str(error)
             )
-        refusal = None if path == serving else self._state.versions.refusals.get(path)
+        refusal = None if path == serving else self._swapper.versions.refusals.get(path)
         state: Literal["serving", "refused", "available"] = "refused" if refusal else "available"
         return Listed(
             version=path.name,
@@ -145,7 +149,7 @@ class Activation:
                 await self._served(self._directory / version, pinned)
         except BaseException as error:
             await asyncio.to_thread(write_current, self._directory, kept)
-            self._state.look()
+            self._swapper.look()
             if isinstance(error, TimeoutError):
                 raise ActivationRefused(
                     f"it was not served within {ACTIVATION_SECONDS:g} s"
@@ -158,10 +162,12 @@ class Activation:
         Raises:
             ActivationRefused: it was refused after ``CURRENT`` had been written.
         """
-        state = self._state
-        state.look()
-        while state.loaded is None or state.loaded.bundle.path != path or not state.agreed:
-            refusal = state.versions.refusals.get(path)
+        state, refusals = self._state, self._swapper.versions.refusals
+        self._swapper.look()
+        while (
+            state.loaded is None or state.loaded.bundle.path != path or not self._agreement.reached
+        ):
+            refusal = refusals.get(path)
             if refusal is not None and refusal.attempt.pinned == pinned:
                 raise ActivationRefused(refusal.reason)
             await asyncio.sleep(LOOK_SECONDS)

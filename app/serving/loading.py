@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -42,7 +43,11 @@ def open_bundle(settings: Settings, path: Path) -> Opened:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A verified bundle with its encoder and its warm engine."""
+    """A verified bundle with its encoder and its warm engine.
+
+    ``worst_difference`` is the largest distance of a golden example's logit from the trainer's,
+    ``seconds`` what loading took.
+    """
 
     bundle: Bundle
     encoder: Encoder
@@ -51,9 +56,52 @@ class Loaded:
     seconds: float
     remote: RemoteVocabulary | None = None
 
+    async def reach_vocabulary(self) -> None:
+        """Begin to ask Redis, and wait for the vocabulary there unless something may replace it.
+
+        With the bundle's own copy in reserve there is no reason to wait for more than a first try.
+        """
+        assert self.remote is not None
+        self.remote.start()
+        await self.remote.breaker.probed()
+        if self.remote.fallback != "snapshot":
+            await self.remote.breaker.reached()
+
+
+class Loader:
+    """Loads bundles in a thread, so that the event loop goes on serving."""
+
+    def __init__(self, settings: Settings, remote_metrics: RemoteMetrics) -> None:
+        self._settings = settings
+        self._remote_metrics = remote_metrics
+
+    async def load(self, path: Path, opened: Opened | None = None) -> Loaded:
+        """Load a bundle; ``opened`` is the one at ``path``, if it was opened before.
+
+        Raises:
+            CtrError: it cannot be served; as ``open_bundle`` and ``load``.
+        """
+        settings, remote_metrics = self._settings, self._remote_metrics
+
+        def work() -> Loaded:
+            return load(settings, remote_metrics, opened or open_bundle(settings, path))
+
+        return await asyncio.to_thread(work)
+
+    async def with_new_engine(self, loaded: Loaded) -> Loaded:
+        """Return the same bundle with a new engine.
+
+        Raises:
+            BundleError, ProviderError: as ``start_engine``.
+        """
+        engine, worst = await asyncio.to_thread(
+            start_engine, self._settings, loaded.bundle, loaded.encoder
+        )
+        return replace(loaded, engine=engine, worst_difference=worst)
+
 
 def load(settings: Settings, remote_metrics: RemoteMetrics, opened: Opened) -> Loaded:
-    """Verify a bundle on the provider that will serve, and warm it up.
+    """Verify an opened bundle on the provider that will serve, and warm it up.
 
     Raises:
         BundleError: its golden examples do not come out as they did.

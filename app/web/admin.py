@@ -10,16 +10,14 @@ from fastapi import APIRouter, Depends, FastAPI, Header
 from app.errors import KeyFileError, Unauthorized
 from app.logs import LogLimit
 from app.serving.activation import Activated, Activation, Listing
-from app.serving.state import State
 from app.web.admin_keys import Keys
 from app.web.error_responses import answer_errors
 
 log = logging.getLogger(__name__)
 
 
-def create_admin(state: State, keys: Keys) -> FastAPI:
+def create_admin(activation: Activation, keys: Keys) -> FastAPI:
     """Build the application over the state of the service that runs beside it."""
-    activation = Activation(state)
     limit = LogLimit()
 
     async def authorize(authorization: Annotated[str, Header()] = "") -> None:

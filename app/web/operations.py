@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.errors import NotFound, NotReady
 from app.metrics.registry import Metrics
-from app.serving.state import State
+from app.serving.state import ServingState
 from app.web import asgi
 from app.web.endpoints import ROUTES, ScoringEndpoints
 from app.web.exchange import Endpoint
@@ -59,7 +59,7 @@ def _scoring(endpoints: ScoringEndpoints, path: str) -> Callable[..., Awaitable[
     return score_named if "{name}" in path else score
 
 
-def build_router(state: State, endpoints: ScoringEndpoints, metrics: Metrics) -> APIRouter:
+def build_router(state: ServingState, endpoints: ScoringEndpoints, metrics: Metrics) -> APIRouter:
     """Build the routes over the objects they show."""
     router = APIRouter()
 

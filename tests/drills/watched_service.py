@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from app.__main__ import main
-from app.serving.state import State
+from app.serving.loading import Opened
+from app.serving.start import Starter
 
 VARIABLE = "WATCHED_DIRECTORY"
 WATCHED = (sys.executable, "-m", "tests.drills.watched_service")
@@ -22,7 +23,7 @@ SECONDS = 1.0
 
 def watch(directory: Path) -> None:
     """Make every process of this program tell its number of tasks once it starts to load."""
-    start = State.start
+    start = Starter.start
     file = directory / "new"
 
     def tell() -> None:
@@ -32,11 +33,11 @@ def watch(directory: Path) -> None:
         own.rename(file.with_name(str(os.getpid())))
         loop.call_later(SECONDS, tell)
 
-    async def started(self: State) -> None:
+    async def started(self: Starter, opened: Opened | None) -> None:
         tell()
-        await start(self)
+        await start(self, opened)
 
-    State.start = started  # type: ignore[method-assign]
+    Starter.start = started  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

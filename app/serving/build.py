@@ -1,0 +1,140 @@
+"""A loaded bundle → the batcher and the scorer that use it, and what is counted of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from app.features.graph_inputs import Batch, Scores
+from app.metrics.registry import Metrics
+from app.remote.vocabulary import RemoteVocabulary
+from app.scoring.batcher import MicroBatcher
+from app.scoring.engine import cpu_quota
+from app.scoring.job import Closed
+from app.scoring.limits import Limits
+from app.scoring.scorer import Scorer
+from app.serving.loading import Loaded
+from app.serving.state import BundleInUse, ServingState
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def watch_vocabulary(metrics: Metrics, remote: RemoteVocabulary) -> None:
+    """Let metrics show what becomes of a vocabulary in Redis."""
+    metrics.watch_remote(lambda: remote.cache.entries, lambda: remote.breaker.closed)
+
+
+class Builder:
+    """Builds what scores with a loaded bundle, and closes it again."""
+
+    def __init__(
+        self, settings: Settings, limits: Limits, metrics: Metrics, state: ServingState
+    ) -> None:
+        self._settings = settings
+        self._limits = limits
+        self._metrics = metrics
+        self._state = state
+        self._open: list[BundleInUse] = []
+        self._abandoned = 0
+
+    async def build(self, loaded: Loaded) -> BundleInUse:
+        """Build it; its metrics are shown in the place of another bundle's."""
+        batcher = self._batcher(loaded)
+        await batcher.__aenter__()
+        built = BundleInUse(loaded, batcher, self._scorer(loaded, batcher))
+        self._open.append(built)
+        self._show(loaded)
+        return built
+
+    def _batcher(self, loaded: Loaded) -> MicroBatcher:
+        settings, encoder = self._settings, loaded.encoder
+        return MicroBatcher(
+            loaded.engine,
+            encoder.context.shape.width,
+            encoder.candidate.shape.width,
+            max_rows=settings.max_batch_rows,
+            max_queue_rows=settings.max_queue_rows,
+            linger=settings.batch_linger_us / 1e6,
+            observe=self._observer(loaded),
+            failed=self._note_failure,
+        )
+
+    def _observer(self, loaded: Loaded) -> Callable[[Batch, Scores, float, Closed], None]:
+        """What counts a run of the bundle's engine."""
+        engine, state = self._metrics.engine, self._state
+        counts = self._metrics.count_bundle(loaded.bundle, loaded.encoder)
+
+        def observe(batch: Batch, scores: Scores, seconds: float, closed: Closed) -> None:
+            state.engine_ran()
+            engine.observe(len(batch.candidate), seconds, closed)
+            counts.observe(batch, scores)
+            if loaded.remote is not None:
+                loaded.remote.count_lookups(batch)
+
+        def observe_nothing(batch: Batch, scores: Scores, seconds: float, closed: Closed) -> None:
+            state.engine_ran()
+
+        return observe if self._metrics.enabled else observe_nothing
+
+    def _note_failure(self, error: Exception) -> None:
+        self._metrics.events.add("engine_failures")
+        self._state.engine_failed(error)
+
+    def _scorer(self, loaded: Loaded, batcher: MicroBatcher) -> Scorer:
+        events = self._metrics.events
+
+        def count_unknown(fields: int) -> None:
+            events.add("unknown_fields", fields)
+
+        return Scorer(
+            loaded.bundle.version,
+            loaded.encoder,
+            batcher,
+            self._limits,
+            count_unknown,
+            loaded.remote,
+        )
+
+    def _show(self, loaded: Loaded) -> None:
+        """Let metrics and the log tell what is in use."""
+        metrics, bundle, engine = self._metrics, loaded.bundle, loaded.engine
+        if loaded.remote is not None:
+            watch_vocabulary(metrics, loaded.remote)
+        metrics.watch_queue(
+            lambda: sum(each.batcher.queued_rows for each in self._open),
+            lambda: self._abandoned + sum(each.batcher.abandoned for each in self._open),
+        )
+        metrics.info.clear()
+        metrics.info.labels(
+            bundle.version, engine.provider, engine.fallback or "", engine.precision
+        ).set(1)
+        log.info(
+            "ready: bundle %s in %s on %s%s, %d engine threads for %d CPUs, worker %d of %d,"
+            " golden examples within %.1e, %.2f s",
+            bundle.version,
+            engine.precision,
+            engine.provider,
+            f" (not CUDA: {engine.fallback})" if engine.fallback else "",
+            engine.threads,
+            cpu_quota(),
+            metrics.shared.worker + 1,
+            metrics.shared.workers,
+            loaded.worst_difference,
+            loaded.seconds,
+        )
+
+    async def close(self, bundle: BundleInUse) -> None:
+        """Close a bundle's batcher, and its vocabulary unless another bundle in use has it too."""
+        await bundle.batcher.__aexit__(None, None, None)
+        self._metrics.poll()
+        self._open.remove(bundle)
+        self._abandoned += bundle.batcher.abandoned
+        remote = bundle.loaded.remote
+        if remote is not None and all(each.loaded.remote is not remote for each in self._open):
+            await remote.close()
+
+    async def close_all(self) -> None:
+        """Close every bundle that is still open; requests that wait are answered with 503."""
+        for bundle in list(self._open):
+            await self.close(bundle)

@@ -1,0 +1,143 @@
+"""Another bundle takes the place of the one in use: watch, load, agree, swap, retire."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack, suppress
+
+from app.errors import BundleError, CtrError
+from app.metrics.counters import Counts
+from app.serving.agreement import Agreement
+from app.serving.build import Builder
+from app.serving.loading import Loaded, Loader
+from app.serving.state import BundleInUse, ServingState
+from app.serving.tuning import freeze_heap
+from app.serving.versions import Attempt, Versions
+
+REACH_SECONDS = 30.0
+"""How long another bundle's vocabulary may take to be found in Redis."""
+RETIRE_SECONDS = 1.0
+"""How long beyond the deadline of its requests a bundle is kept that was replaced."""
+log = logging.getLogger(__name__)
+
+
+class Swapper:
+    """Watches a directory of bundles, and serves whichever of them should be served."""
+
+    def __init__(
+        self,
+        versions: Versions,
+        loader: Loader,
+        builder: Builder,
+        state: ServingState,
+        agreement: Agreement,
+        events: Counts,
+        *,
+        poll_seconds: float,
+        deadline_seconds: float,
+    ) -> None:
+        self.versions = versions
+        self._loader = loader
+        self._builder = builder
+        self._state = state
+        self._agreement = agreement
+        self._events = events
+        self._poll_seconds = poll_seconds
+        self._retire_seconds = deadline_seconds + RETIRE_SECONDS
+        self._look_now = asyncio.Event()
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    def look(self) -> None:
+        """Look for another bundle at once instead of at the next poll."""
+        self._look_now.set()
+
+    async def watch(self) -> None:
+        """Look for another bundle to serve, until cancelled."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_seconds):
+                    await self._look_now.wait()
+            self._look_now.clear()
+            try:
+                await self.swap_if_wanted()
+            except Exception:
+                # Without this task no other bundle would be served before a restart.
+                log.exception("looking for another bundle failed")
+
+    async def swap_if_wanted(self) -> None:
+        """Serve another bundle, if another one should be served."""
+        assert self._state.loaded is not None
+        path = self._state.loaded.bundle.path
+        attempt = await asyncio.to_thread(self.versions.wanted, path)
+        if attempt is not None:
+            await self._swap(attempt)
+
+    async def _swap(self, attempt: Attempt) -> None:
+        """Put another bundle in the place of the one in use, or keep that and say why."""
+        try:
+            async with AsyncExitStack() as undo:
+                loaded = await self._loader.load(attempt.path)
+                if loaded.remote is not None:
+                    undo.push_async_callback(loaded.remote.close)
+                    await _reach(loaded)
+                self._agreement.prepare(loaded.bundle.number)
+                await self._agreement.wait(attempt)
+                undo.pop_all()
+        except Exception as error:
+            self._refuse(attempt, error)
+        else:
+            await self.put_in_use(loaded)
+
+    def _refuse(self, attempt: Attempt, error: Exception) -> None:
+        assert self._state.loaded is not None
+        kept = self._state.loaded.bundle
+        foreseen = isinstance(error, CtrError)
+        reason = str(error) if foreseen else type(error).__name__
+        log.error(
+            "still serving %s: %s is refused: %s",
+            kept.version,
+            attempt.path.name,
+            reason,
+            exc_info=None if foreseen else error,
+        )
+        self._events.add("refused_bundles")
+        self._state.refused = reason
+        self.versions.refuse(attempt, reason)
+        self._agreement.refuse(attempt, kept.number)
+
+    async def put_in_use(self, loaded: Loaded) -> None:
+        """Score every request that begins from now on with this bundle, and retire the other."""
+        before = self._state.in_use
+        self._state.use(await self._builder.build(loaded))
+        self._agreement.serve(loaded.bundle.number)
+        freeze_heap()
+        if before is not None:
+            task = asyncio.create_task(self._retire(before))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, bundle: BundleInUse) -> None:
+        """Close a bundle once every request that began with it has had its answer."""
+        await asyncio.sleep(self._retire_seconds)
+        await self._builder.close(bundle)
+
+    async def close(self) -> None:
+        """Stop retiring bundles; the builder closes them."""
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+
+
+async def _reach(loaded: Loaded) -> None:
+    """Wait for another bundle's vocabulary.
+
+    Raises:
+        BundleError: it is not in Redis, and the settings allow no substitute.
+    """
+    assert loaded.remote is not None
+    try:
+        async with asyncio.timeout(REACH_SECONDS):
+            await loaded.reach_vocabulary()
+    except TimeoutError:
+        raise BundleError(f"its vocabulary: {loaded.remote.problem}") from None

@@ -1,0 +1,157 @@
+"""The uvicorn servers: the service's own, and the admin port's beside it in the same loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import cast
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.serving.state import ServingState
+from app.web.bounded_protocol import BoundedProtocol
+from app.web.endpoints import ScoringEndpoints
+from app.web.protocol import ScoringProtocol
+
+SPARE_SECONDS = 1
+"""What requests have beyond the time to drain before uvicorn cancels them; their clients are cut
+at its end."""
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+log = logging.getLogger(__name__)
+
+
+class AdminServer(uvicorn.Server):
+    """The admin endpoints on a listener of their own.
+
+    An async context manager: entering it starts it, leaving it ends it.
+    """
+
+    def __init__(self, app: FastAPI, listener: socket.socket, receive_seconds: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                ws="none",
+                http=cast(type[asyncio.Protocol], partial(BoundedProtocol, receive_seconds, 0)),
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        self._listener = listener
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # They are the service's.
+        yield
+
+    async def __aenter__(self) -> None:
+        self._running = asyncio.create_task(self.serve([self._listener]))
+
+    async def __aexit__(self, *_: object) -> None:
+        self.should_exit = True
+        await self._running
+
+
+class ServiceServer(uvicorn.Server):
+    """Serves the application until SIGTERM or SIGINT, until ``state`` has a failure, or until the
+    supervisor is gone; then drains.
+
+    uvicorn ends by the signal itself; here a clean stop has exit code 0.
+    """
+
+    def __init__(
+        self,
+        app: FastAPI,
+        endpoints: ScoringEndpoints,
+        state: ServingState,
+        *,
+        host: str,
+        port: int,
+        drain_seconds: float,
+        listener: socket.socket | None = None,
+        supervisor_pipe: int | None = None,
+        admin: AdminServer | None = None,
+    ) -> None:
+        """Listen on ``listener``, or else on ``host`` and ``port``.
+
+        ``supervisor_pipe`` is the end of a pipe that is readable once the supervisor is gone;
+        ``admin`` runs as long as this server does.
+        """
+        super().__init__(
+            uvicorn.Config(
+                app,
+                ws="none",
+                http=cast(type[asyncio.Protocol], partial(ScoringProtocol, endpoints)),
+                host=host,
+                port=port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=math.ceil(drain_seconds) + SPARE_SECONDS,
+            )
+        )
+        self._state = state
+        self._listener = listener
+        self._supervisor_pipe = supervisor_pipe
+        self._drain_seconds = drain_seconds
+        self._admin = admin
+
+    def run_to_end(self) -> int:
+        """Serve; return the exit code."""
+        self.run(None if self._listener is None else [self._listener])
+        if self._state.failure is not None:
+            log.error("cannot serve: %s", self._state.failure)
+            return 1
+        return 0 if self.started else 1
+
+    def stop(self) -> None:
+        """Stop accepting and let accepted requests finish; at a second call, wait no longer."""
+        self._state.draining = True
+        if self.should_exit:
+            self.force_exit = True
+            self._drop_untaken()
+        else:
+            asyncio.get_running_loop().call_later(self._drain_seconds, self._drop_untaken)
+        self.should_exit = True
+
+    def _drop_untaken(self) -> None:
+        """Cut clients that do not take their answers: writing to them would never end."""
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, BoundedProtocol):
+                connection.drop_untaken()
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._admin is None:
+            await super().serve(sockets)
+            return
+        async with self._admin:
+            await super().serve(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._state.failure is not None
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in _STOPS:
+            loop.add_signal_handler(number, self.stop)
+        if self._supervisor_pipe is not None:
+            # The supervisor forked with the signals blocked, until there is a handler.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+            loop.add_reader(self._supervisor_pipe, self._supervisor_gone)
+        yield
+
+    def _supervisor_gone(self) -> None:
+        assert self._supervisor_pipe is not None
+        asyncio.get_running_loop().remove_reader(self._supervisor_pipe)
+        log.error("the supervisor is gone")
+        self.stop()
