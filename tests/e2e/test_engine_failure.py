@@ -1,4 +1,4 @@
-"""OPEN-07: an engine that fails gives no scores, is told of, and is built anew."""
+"""OPEN-07: an engine that fails gives no scores, is reported, and is rebuilt."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_failing_runs_are_503_and_pass(
     metrics = service.metrics()
     assert metrics["ctr_engine_failures_total"] == 10
     assert metrics['ctr_requests_total{outcome="503",route="predict"}'] == 10
-    wait_until(lambda: "cannot be built anew" in service.log(), "it is tried", 30)
+    wait_until(lambda: "cannot be rebuilt" in service.log(), "it is tried", 30)
     file.unlink()
     wait_until(lambda: status("/ready") == 200, "it is ready again", 30)
     assert service.post("/predict", body).content == expected
