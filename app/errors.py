@@ -1,20 +1,33 @@
-"""Every error that this project raises on purpose.
+"""All errors that this project raises on purpose: one tree.
 
 CtrError
-├── SpecError            the feature spec is not usable
-├── BundleError          a bundle is incomplete, altered, or does not reproduce
-├── ProviderError        the wanted execution provider cannot be used
-├── AddressError         the address of Redis, or the login, cannot be used
+├── SpecError            a feature spec cannot be used
+├── BundleError          a bundle must not be served: incomplete, altered, or not reproducible
+├── ProviderError        the execution provider that was asked for cannot be used
+├── AddressError         the address of Redis, or its login, cannot be used
 ├── KeyFileError         the file of the admin port's keys cannot be used
-├── LinkError            Redis did not answer; carries the Problem that callers may see
-├── ValueProblem         one raw value breaks the rules of its field
-└── ServiceError         an answer to a caller: carries its HTTP status and code as data
-    ├── Undecodable 400, TooLarge 413, WrongMediaType 415, Invalid 422
-    ├── HeadTooLarge 431
-    ├── NotFound 404, MethodNotAllowed 405
-    ├── Unauthorized 401, ActivationRefused 409: on the admin port
-    ├── Overloaded 429
-    └── NotReady 503, EngineFailed 503, VocabularyUnavailable 503, DeadlinePassed 504
+├── LinkError            Redis did not answer; holds the Problem that callers may see
+├── RegisterError        an entry of the register of vocabularies in Redis cannot be read
+├── ValueProblem         a raw value breaks a rule of its field
+│   ├── ColumnProblem        values of a column do, by row
+│   └── FieldProblems        values of several columns do, by field
+├── ServiceError         a refused request: HTTP status and code are data of the class
+│   ├── Undecodable 400, TooLarge 413, WrongMediaType 415, Invalid 422, HeadTooLarge 431
+│   ├── NotFound 404, MethodNotAllowed 405
+│   ├── Unauthorized 401, ActivationRefused 409: on the admin port only
+│   ├── Overloaded 429
+│   └── NotReady 503, EngineFailed 503, VocabularyUnavailable 503, DeadlinePassed 504
+└── the trainer's, each beside the code that raises it
+    ├── ConfigError      training settings cannot be used
+    ├── DataError        files cannot be read as training data
+    ├── CrossError       a network cannot use the crosses of its spec
+    ├── TrainingError    training cannot begin or go on
+    ├── CalibrationError the validation part gives no calibration
+    ├── ExportError      a network cannot be exported, or its graph does not agree with it
+    ├── DamagedError     arrays on disk are not what was written
+    ├── TuneError, CompareError, PublishError    a command cannot be carried out
+    └── FetchError           a data set cannot be made
+        └── DownloadFailed       its server does not give it
 """
 
 from __future__ import annotations
@@ -28,11 +41,11 @@ class CtrError(Exception):
 
 
 class SpecError(CtrError):
-    """A feature spec that cannot be used; the message names the key or field."""
+    """A feature spec that cannot be used; the message names the field and the key."""
 
 
 class BundleError(CtrError):
-    """A bundle that must not be served; the message names what does not agree."""
+    """A bundle that must not be served; the message names the file or value at fault."""
 
 
 class ProviderError(CtrError):
@@ -44,13 +57,13 @@ class AddressError(CtrError):
 
 
 class KeyFileError(CtrError):
-    """A file of keys that cannot be read, or holds none."""
+    """A file of keys that cannot be read or holds no key."""
 
 
 class Problem(NamedTuple):
-    """What is wrong with Redis: ``shown`` to callers; as text, for operators, with the detail.
+    """A problem with Redis: ``shown`` to callers; its text, with the detail, is for operators.
 
-    Addresses, users and paths stand in the detail only, and so does all that Redis itself says.
+    Addresses, users, paths and the words of Redis itself appear in the detail only.
     """
 
     shown: str
@@ -61,7 +74,7 @@ class Problem(NamedTuple):
 
 
 class LinkError(CtrError):
-    """Redis did not answer; ``reason`` is one word out of few."""
+    """Redis did not answer; ``reason`` is one word of a small set, used as a metric's label."""
 
     def __init__(self, reason: str, shown: str, detail: str = "") -> None:
         self.reason = reason
@@ -72,7 +85,7 @@ class LinkError(CtrError):
 class ValueProblem(CtrError):
     """A raw value that breaks the rules of its field.
 
-    ``position`` is the place inside a list value; the caller knows the field.
+    ``position`` is the place inside a list value. The code that catches it knows the field.
     """
 
     def __init__(self, problem: str, position: int | None = None) -> None:
@@ -82,14 +95,14 @@ class ValueProblem(CtrError):
 
 
 class Detail(NamedTuple):
-    """One thing that is wrong with a request, and where."""
+    """One problem of a request, and the path of the value."""
 
     path: str
     problem: str
 
 
 class ServiceError(CtrError):
-    """An error that is answered to the caller."""
+    """An error that is the answer to a request."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
@@ -104,11 +117,11 @@ class ServiceError(CtrError):
 
     @property
     def reason(self) -> str:
-        """What metrics count it as: one word out of few, finer than the code where that helps."""
+        """The label under which metrics count the error; finer than ``code`` where that helps."""
         return self.code
 
     def body(self) -> dict[str, Any]:
-        """The one shape in which every error is answered."""
+        """Return the JSON of the answer; all errors have this one shape."""
         error: dict[str, Any] = {"code": self.code, "message": str(self)}
         if self.details:
             error["details"] = [detail._asdict() for detail in self.details]
@@ -117,32 +130,32 @@ class ServiceError(CtrError):
 
 
 class Undecodable(ServiceError):
-    """The body is not the JSON that was announced."""
+    """The body is not JSON."""
 
     status, code = 400, "undecodable"
 
 
 class NotFound(ServiceError):
-    """There is nothing at this path."""
+    """No endpoint has this path."""
 
     status, code = 404, "not_found"
 
 
 class MethodNotAllowed(ServiceError):
-    """The path is known, but not with this method."""
+    """The path exists, but not with this method."""
 
     status, code = 405, "method_not_allowed"
 
 
 class Unauthorized(ServiceError):
-    """The request has no valid key for what it asks."""
+    """The request has no valid key for this operation."""
 
     status, code = 401, "unauthorized"
     headers: Mapping[str, str] = {"www-authenticate": "Bearer"}
 
 
 class ActivationRefused(ServiceError):
-    """A bundle cannot take the place of the one in use; the message says why."""
+    """A bundle cannot replace the one in use; the message says why."""
 
     status, code = 409, "refused"
 
@@ -154,19 +167,19 @@ class TooLarge(ServiceError):
 
 
 class WrongMediaType(ServiceError):
-    """The body was not announced as JSON."""
+    """The ``Content-Type`` is not ``application/json``, or the body is compressed."""
 
     status, code = 415, "wrong_media_type"
 
 
 class Invalid(ServiceError):
-    """The body is JSON but not a request that this bundle can score."""
+    """The body is JSON, but not a request that this bundle can score."""
 
     status, code = 422, "invalid"
 
 
 class HeadTooLarge(ServiceError):
-    """A request's target and headers are over a limit."""
+    """The target or the headers of a request are over a limit."""
 
     status, code = 431, "head_too_large"
 
@@ -204,7 +217,7 @@ class EngineFailed(ServiceError):
 
 
 class VocabularyUnavailable(ServiceError):
-    """Values are not known yet and Redis, which knows them, does not answer."""
+    """Values are not in memory, and Redis does not answer."""
 
     status, code = 503, "vocabulary_unavailable"
 

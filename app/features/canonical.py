@@ -1,8 +1,7 @@
-"""The one place where a raw value becomes its canonical form.
+"""Raw values → canonical keys and numbers, the same in training and in serving.
 
-Training and serving both come through here, so ``12345``, ``"12345"`` and ``12345.0`` of
-an integer field are one value everywhere. Values are what JSON can hold; the trainer turns
-the cells of its files into the same types first.
+``12345``, ``"12345"`` and ``12345.0`` of an integer field are one value everywhere. Raw values have
+the types of JSON; the trainer turns the cells of its files into the same types first.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ INTEGER_MIN, INTEGER_MAX = -(2**63), 2**64 - 1
 INTEGER_TEXT = re.compile(r"(-?(?:0|[1-9][0-9]{0,19}))(?:\.0+)?", re.ASCII)
 _SECONDS_TEXT = re.compile(r"-?(?:0|[1-9][0-9]{0,19})(?:\.[0-9]+)?", re.ASCII)
 FLOAT32_BOUND = float(2**128 - 2**103)
-"""Numbers of this magnitude and above round to infinity in float32."""
+"""Numbers of this size and larger round to infinity in float32."""
 _EXACT_FLOAT = float(2**53)
 SECONDS_MIN = -62_135_596_800
 SECONDS_MAX = 253_402_300_799
@@ -52,13 +51,13 @@ def integer_key(value: Any) -> int:
     """Return the exact integer that a value of an integer field stands for.
 
     Raises:
-        ValueProblem: it is none: a boolean, a fraction, other text, or out of range.
+        ValueProblem: the value is a boolean, a fraction, other text, or out of range.
     """
     kind = type(value)
     if kind is str:
         found = INTEGER_TEXT.fullmatch(value)
         if found is None:
-            raise ValueProblem("expected an integer, got text that is none")
+            raise ValueProblem("expected an integer, got text that is not an integer")
         key = int(found[1])
     elif kind is int:
         key = value
@@ -66,7 +65,9 @@ def integer_key(value: Any) -> int:
         if not value.is_integer():
             raise ValueProblem("expected an integer, got a number with a fraction")
         if abs(value) >= _EXACT_FLOAT:
-            raise ValueProblem("a number this large is not exact with a decimal point")
+            raise ValueProblem(
+                "an integer this large must have no decimal point: it would not be exact"
+            )
         key = int(value)
     else:
         raise ValueProblem(f"expected an integer, got {kind_of(value)}")
@@ -79,7 +80,7 @@ def string_key(value: Any) -> str:
     """Return the byte-exact text that a value of a string field stands for.
 
     Raises:
-        ValueProblem: it is neither text nor an integer.
+        ValueProblem: the value is neither text nor an integer.
     """
     kind = type(value)
     if kind is str:
@@ -95,7 +96,7 @@ def number(value: Any) -> float:
     """Return a JSON number as the float64 whose float32 rounding is the feature.
 
     Raises:
-        ValueProblem: it is no number, or not finite in float32.
+        ValueProblem: the value is not a number, or not finite in float32.
     """
     kind = type(value)
     if kind is int:
@@ -114,8 +115,8 @@ def float32_thresholds(edges: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return t so that, for every float64 x, float32(x) >= edge exactly if x >= t.
 
     A float64 halfway between two float32 numbers rounds to the one with the even last bit,
-    so the threshold is that midpoint or the next float64 above it. It spares the hot path
-    the rounding: a bucket is found among the thresholds with the number as it came.
+    so the threshold is that midpoint or the next float64 above it. With thresholds the hot path
+    finds the bucket of a number without rounding it.
     """
     edges = np.asarray(edges, np.float32)
     below = np.nextafter(edges, np.float32(-np.inf), dtype=np.float32)
@@ -125,7 +126,7 @@ def float32_thresholds(edges: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _log_squared_thresholds() -> NDArray[np.float64]:
-    """Smallest numbers above 2 whose squared natural logarithm reaches 1, 2, 3, ..."""
+    """Return the smallest numbers above 2 whose squared natural logarithm reaches 1, 2, 3, ..."""
     top = int(math.log(3.4e38) ** 2) + 1
     exact = np.exp(np.sqrt(np.arange(1, top + 1, dtype=np.float64)))
     edges = exact[exact < float(np.finfo(np.float32).max)].astype(np.float32)
@@ -141,10 +142,10 @@ _ABOVE_TWO = float(
 
 
 def log_squared_keys(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """floor(ln(x)²) for x > 2, else the integer part (cut toward zero), of float32(x).
+    """Return floor(ln(x)²) for x > 2, else the integer part (cut toward zero), of float32(x).
 
-    The preparation with which the Criteo display challenge was won (3 Idiots, 2014);
-    published Criteo results use it. Integer parts below -2^63 count as -2^63.
+    The winners of the Criteo display challenge prepared numbers so (3 Idiots, 2014), and published
+    Criteo results do. Integer parts below -2^63 count as -2^63.
     """
     rounded = values.astype(np.float32).astype(np.float64)
     whole = np.maximum(np.minimum(np.trunc(rounded), 2.0), float(INTEGER_MIN)).astype(np.int64)
@@ -153,28 +154,28 @@ def log_squared_keys(values: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 SCALED_BOUND = 10.0
-"""How many standard deviations from the mean a scaled number may be; farther ones count as that.
+"""Largest distance of a scaled number from the mean, in standard deviations; farther ones are cut.
 
 Interactions grow with the product of two values. Without a bound one absurd number would drown
-all else in a logit, or be no number any more, and float32 could not keep the published tolerance.
+all else in a logit or overflow, and float32 could not keep the published tolerance.
 """
 
 
 def _rounded(value: float) -> float:
-    """The nearest float32."""
+    """Return the nearest float32."""
     found: float = _FLOAT32.unpack(_FLOAT32.pack(value))[0]
     return found
 
 
 def scaled(value: float, mean: float, std: float) -> float:
-    """Return how many standard deviations float32(x) lies above the mean, within the bound."""
+    """Return the z-score of float32(x), cut at the bound."""
     clipped = max(-SCALED_BOUND, min(SCALED_BOUND, (_rounded(value) - mean) / std))
-    # Plus zero: minus zero, which small numbers become too, has other bits than zero.
+    # Adding zero turns -0.0, which tiny numbers round to, into 0.0: the bits must not differ.
     return _rounded(clipped) + 0.0
 
 
 def scaled_column(values: NDArray[np.float64], mean: float, std: float) -> NDArray[np.float32]:
-    """:func:`scaled` of many numbers, in float32."""
+    """Return :func:`scaled` of many numbers, in float32."""
     rounded = values.astype(np.float32).astype(np.float64)
     clipped = np.clip((rounded - mean) / std, -SCALED_BOUND, SCALED_BOUND).astype(np.float32)
     found: NDArray[np.float32] = clipped + np.float32(0)
@@ -182,7 +183,7 @@ def scaled_column(values: NDArray[np.float64], mean: float, std: float) -> NDArr
 
 
 def log_squared_key(value: float) -> int:
-    """:func:`log_squared_keys` of one number."""
+    """Return :func:`log_squared_keys` of one number."""
     if value >= _ABOVE_TWO:
         return bisect_right(_LOG_SQUARED_LIST, value)
     return max(int(_rounded(value)), INTEGER_MIN)
@@ -191,19 +192,18 @@ def log_squared_key(value: float) -> int:
 def seconds(value: Any, zone: ZoneInfo, text_format: str | None = None) -> int:
     """Return the whole seconds since 1970 of a moment.
 
-    A moment is a number of seconds, the same as text, ISO 8601 text, or, where
-    ``text_format`` is given, only text of that format. Text without an offset is local
-    time of ``zone``.
+    A moment is a number of seconds, the same as text, or ISO 8601 text; with ``text_format`` it is
+    text of that format only. Text without an offset is local time of ``zone``.
 
     Raises:
-        ValueProblem: it is none of these, or outside the years 1 to 9999.
+        ValueProblem: the value is none of these, or outside the years 1 to 9999.
     """
     if text_format is not None:
         # Such columns look like numbers in files ("14102100"), so a JSON integer is its text.
         try:
             moment = datetime.strptime(string_key(value), text_format)
         except ValueError:
-            raise ValueProblem("text is not a time of the spec's format") from None
+            raise ValueProblem("text does not have the field's time format") from None
         return _to_seconds(moment, zone)
     if isinstance(value, str):
         if _SECONDS_TEXT.fullmatch(value):
@@ -217,7 +217,7 @@ def seconds(value: Any, zone: ZoneInfo, text_format: str | None = None) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueProblem(f"expected seconds or an ISO 8601 time, got {kind_of(value)}")
     if not SECONDS_MIN <= value <= SECONDS_MAX:
-        raise ValueProblem("time out of range (seconds since 1970 are expected)")
+        raise ValueProblem("time out of range; expected seconds since 1970")
     return math.floor(value)
 
 
@@ -232,7 +232,7 @@ def _to_seconds(moment: datetime, zone: ZoneInfo) -> int:
 
 @lru_cache(maxsize=65_536)
 def time_parts(second: int, zone: ZoneInfo, parts: tuple[TimePart, ...]) -> tuple[int, ...]:
-    """The wanted parts of the local date and hour at ``second`` (weekday 0 is Monday)."""
+    """Return parts of the local date and hour at ``second`` (weekday 0 is Monday)."""
     shown: timezone | ZoneInfo = UTC if zone.key == "UTC" else zone
     try:
         local = datetime.fromtimestamp(second, shown)

@@ -1,9 +1,9 @@
-"""What a bundle's fields take, as JSON Schema: the rules of ``canonical`` and ``encoder``
-as far as a schema can tell them.
+"""The values that a bundle's fields accept, as JSON Schema.
 
-Every value that a schema takes is scored, but for a whole number with a decimal point where text is
-expected: to JSON Schema ``3.0`` is an integer. A few that it does not take are scored too: integers
-as text near the ends of their range, ISO 8601 text that RFC 3339 does not have, and anything after
+The schemas follow the rules of ``canonical`` and ``field_encoders`` as far as JSON Schema can say
+them. Every value that a schema accepts is scored, except a whole number with a decimal point where
+text is expected: to JSON Schema ``3.0`` is an integer. A few values that it rejects are scored too:
+integers as text near the ends of their range, ISO 8601 text that RFC 3339 lacks, and anything after
 a list's last place.
 """
 
@@ -41,19 +41,19 @@ _NULL: Schema = {"type": "null"}
 
 
 def instance(spec: FeatureSpec, closed: bool) -> Schema:
-    """An object with the fields of both sides; ``closed``: and with no others."""
+    """Return the schema of an object with the fields of both sides; ``closed``: and no others."""
     return _object({field.name: value(field) for field in spec.fields}, spec.fields, closed)
 
 
 def features(spec: FeatureSpec, side: Side, closed: bool) -> Schema:
-    """An object with the fields of one side, and none of the other's."""
+    """Return the schema of an object with the fields of one side and none of the other."""
     fields = tuple(spec.side(side))
     known = {field.name: value(field) for field in fields}
     return _object({**known, **_elsewhere(spec, side)}, fields, closed)
 
 
 def columns(spec: FeatureSpec, closed: bool) -> Schema:
-    """An object with a list for each field of the candidates."""
+    """Return the schema of an object with a list for each field of the candidates."""
     fields = tuple(spec.side("candidate"))
     known = {field.name: {"type": "array", "items": value(field)} for field in fields}
     schema = _object({**known, **_elsewhere(spec, "candidate")}, fields, closed)
@@ -61,11 +61,11 @@ def columns(spec: FeatureSpec, closed: bool) -> Schema:
 
 
 def value(field: Field) -> Schema:
-    """What one field takes."""
+    """Return the schema of one field's values."""
     if isinstance(field, Categorical):
         forms = _values(field, needed=field.required)
     elif isinstance(field, MultiCategorical):
-        # What stands for no value is dropped from a list.
+        # The empty text is dropped from a list where it counts as missing.
         forms = [{"type": "array", "items": {"anyOf": _values(field, needed=False)}}]
     elif isinstance(field, Numeric):
         forms = [_NUMBER]
@@ -79,7 +79,7 @@ def value(field: Field) -> Schema:
 
 
 def _values(field: Categorical | MultiCategorical, needed: bool) -> list[Schema]:
-    """The forms of one value of a vocabulary; ``needed``: none that stands for no value."""
+    """Return the forms of one value of a vocabulary; ``needed``: none that means missing."""
     if field.dtype == "integer":
         empty = field.empty_is_missing and not needed
         return [_INTEGER, _INTEGER_TEXT, *([_EMPTY] if empty else [])]
@@ -91,7 +91,7 @@ def _described(field: Field) -> str:
     kind = type(field).__struct_config__.tag
     words = {"categorical": "One value", "multi_categorical": "A list of values",
              "numeric": "A number", "time": "Seconds since 1970, or ISO 8601"}  # fmt: skip
-    absent = "it must be there" if field.required else "null and absence count as missing"
+    absent = "required" if field.required else "null or absent counts as missing"
     return f"{words[str(kind)]}; {absent}."
 
 

@@ -1,9 +1,8 @@
-"""Where every feature lives in the fused embedding table.
+"""The layout of the fused embedding table: the rows of each slot.
 
-Row 0 of the table is padding: always zero, never trained. After it every slot owns one
-contiguous range: its first row is *missing*, its second *OOV*, and the known values
-follow. A slot is one column of indices that the graph reads: most fields have one, a
-``time`` field has one for each of its parts.
+Row 0 of the table is padding: always zero, never trained. Then each slot has one contiguous range:
+its first row is *missing*, its second *OOV*, and the known values follow. A slot is one column of
+indices that the graph reads: most fields have one, a ``time`` field has one for each of its parts.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ from typing import NamedTuple
 
 PADDING = 0
 RESERVED_ROWS = 2
-"""Rows at the start of a slot's range that are no value's: missing and OOV."""
+"""Rows at the start of a slot's range: missing and OOV."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One index column: its name, and the table rows ``[first, first + size)`` it may hold."""
+    """One column of indices, which may name the table rows ``[first, first + size)``."""
 
     name: str
     field: str
     first: int
     size: int
     scaled: bool = False
-    """Whether the row that an index names is multiplied by the feature's value."""
+    """True if the row that an index names is multiplied by the feature's value."""
 
     @property
     def missing(self) -> int:
@@ -34,12 +33,12 @@ class Slot:
 
     @property
     def oov(self) -> int:
-        """Row of a value that was never seen in training, or too rarely."""
+        """Row of a value that training never saw, or too rarely."""
         return self.first + 1
 
 
 class RowShape(NamedTuple):
-    """How the ``width`` words of one side's row divide into single-valued slots, lists, values.
+    """The parts of one side's row of ``width`` words: single-valued slots, lists, values.
 
     The first ``single`` are the single-valued slots, the last of them the scaled ones;
     ``lists`` has the column range of each list slot, padded with 0. The last ``values`` words
@@ -53,7 +52,7 @@ class RowShape(NamedTuple):
 
     @property
     def indices(self) -> int:
-        """How many words are indices."""
+        """Number of words that are indices."""
         return self.width - self.values
 
 
@@ -76,12 +75,12 @@ class Layout:
 
     @property
     def context_values(self) -> int:
-        """How many slots of the context are scaled."""
+        """Number of scaled slots of the context."""
         return sum(slot.scaled for slot in self.context)
 
     @property
     def candidate_values(self) -> int:
-        """How many slots of the candidate are scaled."""
+        """Number of scaled slots of the candidate."""
         return sum(slot.scaled for slot in self.candidate)
 
     @property

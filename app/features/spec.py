@@ -1,4 +1,4 @@
-"""The feature spec: one TOML file that the trainer reads and the service obeys."""
+"""The feature spec: a TOML file that describes the fields, for trainer and service."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class _Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Categorical(_Field, frozen=True, kw_only=True, tag_field="kind", tag="categorical"):
-    """One value out of a vocabulary."""
+    """One value of a vocabulary."""
 
     dtype: Literal["integer", "string"] = "string"
     min_count: Annotated[int, Meta(ge=1)] = 2
@@ -48,7 +48,7 @@ class Categorical(_Field, frozen=True, kw_only=True, tag_field="kind", tag="cate
 class MultiCategorical(
     _Field, frozen=True, kw_only=True, tag_field="kind", tag="multi_categorical"
 ):
-    """A list of values out of a vocabulary; text files hold them split by ``separator``."""
+    """A list of values of a vocabulary; text files hold them split by ``separator``."""
 
     dtype: Literal["integer", "string"] = "string"
     min_count: Annotated[int, Meta(ge=1)] = 2
@@ -58,7 +58,7 @@ class MultiCategorical(
 
 
 class Numeric(_Field, frozen=True, kw_only=True, tag_field="kind", tag="numeric"):
-    """A number: turned into one of a set of buckets, or ``scaled`` and taken as it is."""
+    """A number that falls into one of several buckets, or is ``scaled``."""
 
     encoding: Literal["quantile", "log_squared", "edges", "scaled"] = "quantile"
     buckets: Annotated[int, Meta(ge=2, le=65_536)] = 64
@@ -67,10 +67,9 @@ class Numeric(_Field, frozen=True, kw_only=True, tag_field="kind", tag="numeric"
 
 
 class Time(_Field, frozen=True, kw_only=True, tag_field="kind", tag="time"):
-    """A moment, turned into categorical parts of its local date and hour.
+    """A moment, of which parts of the local date and hour become categorical values.
 
-    ``format`` (strptime's letters) describes text that is neither seconds since 1970 nor
-    ISO 8601.
+    ``format`` (in strptime's letters) is for text that is neither seconds since 1970 nor ISO 8601.
     """
 
     parts: Annotated[tuple[TimePart, ...], Meta(min_length=1)]
@@ -86,35 +85,35 @@ Field = Categorical | MultiCategorical | Numeric | Time
 
 
 def is_scaled(field: Field) -> bool:
-    """Whether a field's embedding is multiplied by its value."""
+    """Tell whether a field's embedding is multiplied by its value."""
     return isinstance(field, Numeric) and field.encoding == "scaled"
 
 
 class Cross(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Two fields whose pairs of values have a weight each; a time's part is ``time.hour``."""
+    """Two fields whose pairs of values have weights; a part of a time is written ``time.hour``."""
 
     fields: tuple[str, str]
     min_count: Annotated[int, Meta(ge=1)] = 2
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The name of the cross in messages."""
         return " x ".join(self.fields)
 
 
 class Negatives(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which share of the rows that are no clicks the files hold, where they do not hold all."""
+    """The share of the rows without a click that files hold, where they do not hold all."""
 
     kept: Annotated[float, Meta(gt=0, le=1)]
     parts: Annotated[tuple[DataPart, ...], Meta(min_length=1)] = ("train", "validation", "test")
-    """The parts of the data that hold this share; the others hold all."""
+    """Parts of the data that hold this share; the others hold all rows."""
 
 
 class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the data's columns are and how their values become indices.
+    """The columns of the data, and how their values become indices.
 
-    ``columns`` names the columns of files that have no header; ``delimiter`` overrides the
-    one that a file's ending suggests. ``crosses`` are for networks that have weights of pairs.
+    ``columns`` names the columns of files without a header; ``delimiter`` overrides the one that
+    a file's ending suggests. ``crosses`` are for networks with weights of pairs.
     """
 
     label: Annotated[str, Meta(min_length=1)]
@@ -167,7 +166,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return (field for field in self.fields if field.side == side)
 
     def kept(self, part: DataPart) -> float:
-        """The share of all rows without a click that a part of the data holds."""
+        """Return the share of all rows without a click that a part of the data holds."""
         if self.negatives is None or part not in self.negatives.parts:
             return 1.0
         return self.negatives.kept
@@ -199,15 +198,15 @@ def _check(spec: FeatureSpec) -> None:
     names = [field.name for field in spec.fields]
     for name in names:
         if names.count(name) > 1:
-            raise SpecError(f"feature spec: field {name!r} is there more than once")
+            raise SpecError(f"feature spec: field {name!r} is given more than once")
     if spec.label in names:
-        raise SpecError(f"feature spec: the label {spec.label!r} may not be a field too")
+        raise SpecError(f"feature spec: the label {spec.label!r} must not be a field too")
     for side in ("context", "candidate"):
         if not any(field.side == side for field in spec.fields):
             raise SpecError(f"feature spec: no field has side = {side!r}; each side needs one")
     if spec.timestamp_format is not None:
         if spec.timestamp is None:
-            raise SpecError("feature spec: `timestamp_format` goes with `timestamp`")
+            raise SpecError("feature spec: `timestamp_format` needs `timestamp`")
         _check_format(spec.timestamp_format, "feature spec: `timestamp_format`")
     if spec.columns is not None:
         wanted = [*names, spec.label, *filter(None, [spec.timestamp])]
@@ -222,7 +221,9 @@ def _check(spec: FeatureSpec) -> None:
     slots = [slot for field in spec.fields for slot in field.slot_names]
     for slot in slots:
         if slots.count(slot) > 1:
-            raise SpecError(f"feature spec: a field and a time's part are both named {slot!r}")
+            raise SpecError(
+                f"feature spec: a field and a part of a time have the same name {slot!r}"
+            )
     _check_crosses(spec, slots)
 
 
@@ -234,7 +235,7 @@ def _check_crosses(spec: FeatureSpec, slots: list[str]) -> None:
         for name in cross.fields:
             field = by_name.get(name)
             if field is not None and is_scaled(field):
-                raise SpecError(f"{where} {name!r} is scaled: its values make no pairs")
+                raise SpecError(f"{where} {name!r} is scaled, and scaled fields cannot be crossed")
             if name in slots:
                 continue
             if field is not None:
@@ -245,26 +246,28 @@ def _check_crosses(spec: FeatureSpec, slots: list[str]) -> None:
             raise SpecError(f"{where} there is no field {name!r}{hint}")
         pair = frozenset(cross.fields)
         if len(pair) == 1:
-            raise SpecError(f"{where} a field is not crossed with itself")
+            raise SpecError(f"{where} a field cannot be crossed with itself")
         if pair in seen:
-            raise SpecError(f"{where} this cross is there more than once")
+            raise SpecError(f"{where} this cross is given more than once")
         seen.add(pair)
         lists = [by_name.get(name) for name in cross.fields]
         places = prod(field.max_values for field in lists if isinstance(field, MultiCategorical))
         if places > MAX_ROW_PAIRS:
             raise SpecError(
-                f"{where} its lists make up to {places:,} pairs in a row, and {MAX_ROW_PAIRS} are"
-                " allowed; lower their `max_values`"
+                f"{where} its lists make up to {places:,} pairs in a row, but at most"
+                f" {MAX_ROW_PAIRS} are allowed; lower their `max_values`"
             )
 
 
 def _check_numeric(field: Numeric) -> None:
     where = f"feature spec: field {field.name!r}:"
     if (field.encoding == "edges") != bool(field.edges):
-        raise SpecError(f'{where} `edges` goes with encoding = "edges", and only with it')
+        raise SpecError(
+            f'{where} `edges` is needed with encoding = "edges", and allowed only there'
+        )
     for low, high in pairwise(field.edges):
         if not low < high:
-            raise SpecError(f"{where} `edges` must increase, but {low} stands before {high}")
+            raise SpecError(f"{where} `edges` must increase, but {low} is before {high}")
     if any(not abs(edge) < 3.4e38 for edge in field.edges):
         raise SpecError(f"{where} `edges` must be finite float32 numbers")
 
@@ -272,7 +275,7 @@ def _check_numeric(field: Numeric) -> None:
 def _check_time(field: Time) -> None:
     where = f"feature spec: field {field.name!r}:"
     if len(set(field.parts)) != len(field.parts):
-        raise SpecError(f"{where} a part is there twice")
+        raise SpecError(f"{where} a part is given twice")
     try:
         ZoneInfo(field.timezone)
     except (ValueError, OSError, KeyError) as error:

@@ -1,8 +1,8 @@
-"""Which table row every known value has: the part of a bundle that indices come from.
+"""The vocabulary: the table row of each known value, in memory and on disk.
 
-On disk each slot is a pair of arrays that can be memory-mapped: sorted keys and their
-rows. Integer keys are int64, with a uint64 tail; text keys are one UTF-8 blob with int64 offsets;
-numeric slots hold float32 bucket edges instead, or the mean and deviation that scale them.
+On disk each slot is a pair of arrays that can be memory-mapped: sorted keys and their rows. Integer
+keys are int64, with a uint64 tail; text keys are one UTF-8 blob with int64 offsets. A numeric slot
+holds float32 bucket edges instead, or the mean and deviation that scale its numbers.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from app.features.spec import FeatureSpec, MultiCategorical, Side, is_scaled
 
 LAYOUT_FILE = "layout.json"
 TABLE_PART = 4_096
-"""Values that are put into a table before other threads have their turn."""
+"""Values that are put into a table at a time, so that other threads can run in between."""
 
 
 @dataclass(frozen=True, slots=True)
 class Integers:
     """Known integer keys in ascending order, and the table row of each.
 
-    ``large`` continues ``keys`` with those from 2^63 upward; ``rows`` covers both.
+    ``large`` continues ``keys`` with the keys from 2^63 upward; ``rows`` covers both.
     """
 
     keys: NDArray[np.int64]
@@ -49,7 +49,7 @@ class Integers:
         return _table(self.rows, self._at)
 
     def find(self, key: Any) -> int | None:
-        """The row of one key, by bisection: nothing is built for it, the arrays may be mapped."""
+        """Return the row of one key, by bisection of the arrays, which may be mapped."""
         if key < 2**63:
             place = int(self.keys.searchsorted(np.int64(key)))
             known = place < len(self.keys) and int(self.keys[place]) == key
@@ -61,11 +61,11 @@ class Integers:
 
     @property
     def longest(self) -> int:
-        """Characters of the longest key that an integer may be."""
+        """Characters of the longest integer key."""
         return 20
 
     def texts(self, places: NDArray[np.int64]) -> list[bytes]:
-        """The keys at these places as decimal text."""
+        """Return the keys at these places as decimal text."""
         return [b"%d" % number for number in self._at(places)]
 
     def _at(self, places: NDArray[np.int64]) -> list[int]:
@@ -98,7 +98,7 @@ class Texts:
         return _table(self.rows, lambda places: [key.decode() for key in self.texts(places)])
 
     def find(self, key: Any) -> int | None:
-        """The row of one key, by bisection: nothing is built for it, the arrays may be mapped."""
+        """Return the row of one key, by bisection of the arrays, which may be mapped."""
         blob, offsets = self.blob.data, self.offsets.data
         wanted = key.encode()
         place = bisect_left(
@@ -125,7 +125,7 @@ class Texts:
 def _table(
     rows: NDArray[np.int32], keys: Callable[[NDArray[np.int64]], list[Any]]
 ) -> dict[Any, int]:
-    """Build key → row, a part at a time: a service may be answering beside it."""
+    """Build key → row a part at a time, because a service may be answering meanwhile."""
     order = np.argsort(rows)
     table: dict[Any, int] = {}
     for start in range(0, len(order), TABLE_PART):
@@ -173,7 +173,7 @@ class _SlotRecord(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Layout of the fused table, and for every slot (by name) what its rows stand for."""
+    """The layout of the fused table, and by slot the values of its rows."""
 
     layout: Layout
     slots: Mapping[str, SlotVocabulary]
@@ -226,7 +226,7 @@ def _parts(vocabulary: SlotVocabulary) -> dict[str, NDArray[Any]]:
 
 
 def _values(vocabulary: SlotVocabulary) -> int:
-    """What the layout's file calls a slot's number of values."""
+    """Return the number of values of a slot, as the layout's file counts them."""
     match vocabulary:
         case Edges(edges):
             return len(edges)
@@ -263,7 +263,7 @@ def _read(directory: Path, record: _SlotRecord, mapped: bool) -> SlotVocabulary:
                 and np.isfinite(scale.mean_std).all()
                 and scale.std > 0
             ):
-                raise ValueError(f"slot {record.name!r} is scaled by what is no mean and deviation")
+                raise ValueError(f"slot {record.name!r} has no valid mean and deviation")
             return scale
         case "integers":
             numbers = Integers(array("keys", "<i8"), array("large", "<u8"), array("rows", "<i4"))
@@ -287,7 +287,7 @@ def _read(directory: Path, record: _SlotRecord, mapped: bool) -> SlotVocabulary:
 
 
 def arrange(spec: FeatureSpec, values: Mapping[str, int]) -> Layout:
-    """Give every slot of the spec its table rows; ``values`` is how many it has by name."""
+    """Give each slot of the spec its table rows; ``values`` is its number of values, by name."""
     slots: dict[str, Slot] = {}
     first = 1
     for field in spec.fields:

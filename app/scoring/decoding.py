@@ -1,4 +1,4 @@
-"""Request bytes → wire structs, with an error that says where the body is wrong."""
+"""Request bytes → the types of ``wire``, with errors that name the place in the body."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from app.scoring.wire import Candidate, PredictBody, RankBody
 MAX_DETAILS = 10
 SEARCHED_BYTES = 256 * 1024
 MAX_PATH = 256
-"""Characters of a path that are shown; a body may hold names of any length at any depth."""
+"""Characters of a path in an error; a body may hold names of any length at any depth."""
 MAX_DIGITS = 4_300
-"""Digits of an integer that the decoder reads; Python's own limit."""
+"""Digits of the longest integer that Python reads from text."""
 MAX_STEP = 64
 """Characters of one name in a path."""
 MAX_VALUES = 1_000_000
-"""Values of a body, told by its commas: to cut it into so many rows takes some 0.1 s."""
+"""Values of a body, counted by its commas. Splitting it into so many rows takes about 0.1 s."""
 _UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError)
 T = TypeVar("T")
 
@@ -39,11 +39,11 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Decode a body.
 
     Raises:
-        TooLarge: it has more values than can be looked at while others wait.
-        Undecodable: it is not JSON.
-        Invalid: it is JSON of another form than the endpoint's.
+        TooLarge: the body has more values than can be split while other requests wait.
+        Undecodable: the body is not JSON.
+        Invalid: the body is JSON, but not of the form that the endpoint takes.
     """
-    # None that is shorter can hold so many.
+    # A value and its comma have at least two bytes, so shorter bodies need no counting.
     if len(body) > 2 * MAX_VALUES and body.count(b",") >= MAX_VALUES:
         raise TooLarge(f"the body has more than {MAX_VALUES} values")
     try:
@@ -59,7 +59,7 @@ def decode_part(
     where: str,
     place: int | str | None = None,
 ) -> T:
-    """Decode a part of a body: what is at ``where``, or the item ``place`` of that.
+    """Decode a part of a body: the value at ``where``, or item ``place`` of it.
 
     Raises:
         Undecodable, Invalid: as :func:`decode`.
@@ -74,7 +74,7 @@ def check_size(part: msgspec.Raw, most: int, where: str, place: int | str | None
     """Refuse a part of a body that is too long to be decoded in one go.
 
     Raises:
-        TooLarge: it has more than ``most`` bytes.
+        TooLarge: the part has more than ``most`` bytes.
     """
     if memoryview(part).nbytes > most:
         problem = f"over {most} bytes"
@@ -88,12 +88,12 @@ def _step(place: int | str | None) -> str:
 
 
 def _explain(body: bytes, error: Exception, place: str) -> ServiceError:
-    """Turn a decoder's error into an answer."""
+    """Return the error that answers the caller for a decoder's error."""
     if isinstance(error, RecursionError):
         return Undecodable("the body is nested too deeply")
     if isinstance(error, UnicodeDecodeError):
         return Undecodable("the body is not UTF-8")
-    # Naming the fields takes a second, slower reading, which may not hold up other requests.
+    # Naming the fields takes a second, slower reading, which must not hold up other requests.
     details, total = _not_finite(body) if len(body) <= SEARCHED_BYTES else ([], 0)
     if total:
         return Invalid("a number is not finite", details, total)
@@ -101,14 +101,14 @@ def _explain(body: bytes, error: Exception, place: str) -> ServiceError:
         message, _, path = str(error).partition(" - at ")
         path = f"{place}{path.strip('`').removeprefix('$')}".lstrip(".") or "body"
         return Invalid("the body has the wrong form", [Detail(path, message)])
-    # The decoder's own words name a byte position and never show the body.
+    # The decoder's message names a byte position and never shows the body.
     return Undecodable(f"the body is not JSON: {re.sub(r'^JSON is malformed: ', '', str(error))}")
 
 
 def _not_finite(body: bytes) -> tuple[list[Detail], int]:
     """Find NaN, Infinity and numbers that overflow, which some JSON writers produce.
 
-    Returns the first few with their paths, and how many there are.
+    Returns the first few with their paths, and the number of all.
     """
     try:
         tree = json.loads(body, parse_int=_integer)
@@ -116,7 +116,7 @@ def _not_finite(body: bytes) -> tuple[list[Detail], int]:
         return [], 0
     details: list[Detail] = []
     total = 0
-    # A loop, not recursion: what json can read may be nested more deeply than Python can call.
+    # A loop, because json reads deeper nesting than Python's recursion limit allows.
     path: list[str] = []
     open_items = [iter([("", tree)])]
     while open_items:
@@ -142,12 +142,12 @@ def _not_finite(body: bytes) -> tuple[list[Detail], int]:
 
 
 def _integer(text: str) -> float:
-    """A whole number; one with more digits than Python reads counts as one that overflows."""
+    """Stand in for an integer; one with more digits than Python reads counts as an overflow."""
     return 0 if len(text) < MAX_DIGITS else math.inf
 
 
 def _path(steps: list[str]) -> str:
-    """Write a path, cut where it is long; what UTF-8 cannot hold is shown as its escape."""
+    """Join a path and cut it to its limit; characters that UTF-8 lacks are shown as escapes."""
     path = "".join(steps).lstrip(".") or "body"
     if len(path) > MAX_PATH:
         path = f"{path[:MAX_PATH]}…"

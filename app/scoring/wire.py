@@ -11,7 +11,7 @@ import msgspec
 
 
 class PredictBody(msgspec.Struct, frozen=True):
-    """Body of ``POST /predict``; other keys are ignored. An instance is decoded in its turn."""
+    """Body of ``POST /predict``; other keys are ignored. Each instance is decoded later."""
 
     instances: list[msgspec.Raw]
 
@@ -24,15 +24,14 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class CandidateColumns(msgspec.Struct, frozen=True):
-    """A candidate list in columnar form; a column is decoded in its turn."""
+    """A candidate list in columnar form. Each column is decoded later."""
 
     features: dict[str, msgspec.Raw]
     id: list[int | str | None] | None = None
 
 
 class RankBody(msgspec.Struct, frozen=True):
-    """Body of ``POST /rank``; other keys are ignored. Context and candidates are decoded in their
-    turn."""
+    """Body of ``POST /rank``; other keys are ignored. Context and candidates are decoded later."""
 
     context: msgspec.Raw
     candidates: list[msgspec.Raw] | CandidateColumns

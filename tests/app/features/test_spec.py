@@ -108,7 +108,7 @@ BROKEN = {
     "empty name": (HEAD + USER.replace("user", "") + ITEM, "name"),
     "wrong type": (HEAD + USER + "min_count = true\n" + ITEM, "field 'user'.*min_count"),
     "min_count too small": (HEAD + USER + "min_count = 0\n" + ITEM, "field 'user'.*min_count"),
-    "duplicate field": (HEAD + USER + ITEM + USER, "'user' is there more than once"),
+    "duplicate field": (HEAD + USER + ITEM + USER, "'user' is given more than once"),
     "label as a field": ('label = "item"\n' + USER + ITEM, "label 'item'"),
     "no candidate field": (HEAD + USER, "side = 'candidate'"),
     "no context field": (HEAD + ITEM, "side = 'context'"),

@@ -189,7 +189,7 @@ def test_scaled_slots_are_the_last_of_their_input() -> None:
 def test_what_does_not_scale_is_refused(saved: Path, wrong: list[float]) -> None:
     """A mean is a number and a deviation above zero, or the bundle is damaged."""
     np.save(array(saved, "007", "scale"), np.array(wrong, np.float32))
-    with pytest.raises(BundleError, match="slot 'weight' is scaled by"):
+    with pytest.raises(BundleError, match="slot 'weight' has no valid mean"):
         Vocabulary.load(saved, SPEC)
 
 
