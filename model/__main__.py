@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn, TypeVar
 
+import torch
 import typer
 
 from app.bundle.bundle import Bundle
@@ -33,6 +34,7 @@ from model.group import joined
 from model.pipeline import Often, export, learn
 from model.progress import say
 from model.score_files import Offline
+from model.threads import own_cpus
 from model.training.warm_start import WarmStart
 from model.tune import NAMES, require_own, tune
 
@@ -376,6 +378,8 @@ def main() -> int:
     # SIGTERM unwinds like Ctrl-C, so that no half-written file is left.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    # torch takes all cores of the host where a container has a quota.
+    torch.set_num_threads(own_cpus())
     try:
         # typer turns Ctrl-C into the exit code 130, which it returns when not standalone.
         code: int = cli(standalone_mode=False) or 0

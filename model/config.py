@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from app.errors import CtrError
+from model.threads import own_cpus
 
 NETWORKS = (
     "lr", "fm", "ffm", "fnn", "ipnn", "opnn", "pnn_star", "wide_deep", "deepfm",
@@ -98,7 +98,7 @@ class TrainConfig:
 
     seed: int = 1
     threads: int = 0
-    """Threads of a training step; 0 takes every core that this process may use."""
+    """Threads of a training step; 0 takes the CPUs that this process may use."""
 
     def __post_init__(self) -> None:
         _one_of("network", self.network, NETWORKS)
@@ -141,8 +141,7 @@ class TrainConfig:
 
     def thread_count(self) -> int:
         """Return the threads to train with, never 0: a share for each process on this machine."""
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return self.threads or max(1, len(os.sched_getaffinity(0)) // processes)
+        return self.threads or own_cpus()
 
 
 @dataclass(frozen=True, slots=True)

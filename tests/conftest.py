@@ -9,9 +9,13 @@ from typing import Protocol
 
 import pytest
 
+from model.threads import bound_spinning
 from tests.support.redis_server import RedisServer, binaries
 from tests.support.samples import Sample, train_other, train_tiny
 from tests.support.serving import APP, Service
+
+# Before a test imports torch.
+bound_spinning()
 
 
 class StartService(Protocol):

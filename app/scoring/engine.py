@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -33,50 +30,6 @@ def _below(indices: Indices, bound: int) -> bool:
 
 def _indices(rows: Indices, shape: RowShape) -> Indices:
     return rows[:, : shape.indices] if shape.values else rows
-
-
-def cpu_quota() -> int:
-    """Return how many CPUs this process may use: what its cgroups and its affinity allow.
-
-    At least one; of a fraction the whole part counts.
-    """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, int(min([allowed or 1, *_cgroup_quotas()])))
-
-
-def _cgroup_quotas() -> Iterator[float]:
-    """Yield the CPUs that each cgroup allows, of either version, from this process' own upwards.
-
-    In a container of its own namespace, the root that it sees is its own group; with the host's
-    namespace, its group's path may not exist inside, and then only the root counts.
-    """
-    own = {"": "", "cpu": ""}
-    with suppress(OSError, ValueError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            own |= {name: path.strip("/") for name in controllers.split(",") if name in own}
-    roots = {
-        Path("/sys/fs/cgroup"): (own[""], _quota_of_version_2),
-        Path("/sys/fs/cgroup/cpu"): (own["cpu"], _quota_of_version_1),
-    }
-    for root, (path, quota) in roots.items():
-        group = root / path
-        for directory in (group, *group.parents):
-            with suppress(OSError, ValueError):
-                yield quota(directory)
-            if directory == root:
-                break
-
-
-def _quota_of_version_2(group: Path) -> float:
-    limit, period = (group / "cpu.max").read_text().split()
-    return math.inf if limit == "max" else int(limit) / int(period)
-
-
-def _quota_of_version_1(group: Path) -> float:
-    limit = int((group / "cpu.cfs_quota_us").read_text())
-    period = int((group / "cpu.cfs_period_us").read_text())
-    return math.inf if limit < 0 else limit / period
 
 
 class Engine:

@@ -9,13 +9,13 @@ from app.features.graph_inputs import Batch, Scores
 from app.metrics.registry import Metrics
 from app.remote.vocabulary import RemoteVocabulary
 from app.scoring.batcher import MicroBatcher
-from app.scoring.engine import cpu_quota
 from app.scoring.job import Closed
 from app.scoring.limits import Limits
 from app.scoring.scorer import Scorer
 from app.serving.loading import Loaded
 from app.serving.state import BundleInUse, ServingState
 from app.settings import Settings
+from app.workers.cpus import cpu_quota
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,10 @@ from app.metrics.registry import RemoteMetrics
 from app.remote.address import Address
 from app.remote.link import open_link
 from app.remote.vocabulary import CONNECTIONS, RemoteVocabulary
-from app.scoring.engine import Engine, cpu_quota, refuse_mixed_distributions
+from app.scoring.engine import Engine, refuse_mixed_distributions
 from app.serving.golden import verify_examples
 from app.settings import Settings
+from app.workers.cpus import cpu_quota
 
 
 class Opened(NamedTuple):

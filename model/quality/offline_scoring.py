@@ -11,7 +11,8 @@ from app.bundle.bundle import Precision
 from app.features.encoder import Encoder
 from app.features.graph_inputs import Batch, Scores
 from app.features.layout import Layout
-from app.scoring.engine import Engine, cpu_quota
+from app.scoring.engine import Engine
+from app.workers.cpus import cpu_quota
 from model.data.dataset import Dataset
 
 ROWS_PER_RUN = 4096

@@ -16,7 +16,8 @@ import onnxruntime
 import pytest
 
 from app.errors import ProviderError
-from app.scoring.engine import cpu_quota, refuse_mixed_distributions
+from app.scoring.engine import refuse_mixed_distributions
+from app.workers.cpus import cpu_quota
 from tests.conftest import Sample, StartService
 from tests.support.samples import candidate_of, context_of
 from tests.support.serving import Service, Wire, run_to_end, strict, wait_until

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from app.errors import BundleError, EngineFailed, ProviderError
 from app.features.encoder import Encoder
 from app.features.graph_inputs import Batch
 from app.scoring import engine as module
-from app.scoring.engine import CPU, CUDA, TOLERANCE, Engine, cpu_quota
+from app.scoring.engine import CPU, CUDA, TOLERANCE, Engine
 
 NO_CUDA = module.cuda_problem()
 TABLE_END = "first index behind the table"
@@ -142,51 +141,3 @@ def test_what_is_no_graph_is_refused_by_name(start: Callable[..., Engine], tmp_p
     path.write_bytes(b"not a graph")
     with pytest.raises(BundleError, match=r"score\.onnx cannot be loaded"):
         start(graph=path)
-
-
-V1 = "sys/fs/cgroup/cpu"
-V2 = "sys/fs/cgroup"
-SERVICE = {"proc/self/cgroup": "0::/system.slice/ctr.service\n"}
-CONTAINER = {"proc/self/cgroup": "4:cpu,cpuacct:/docker/0a\n0::/docker/0a\n"}
-
-
-@pytest.mark.parametrize(
-    ("files", "cores", "quota"),
-    [
-        ({f"{V2}/cpu.max": "200000 100000\n"}, 16, 2),
-        ({f"{V2}/cpu.max": "150000 100000\n"}, 16, 1),
-        ({f"{V2}/cpu.max": "50000 100000\n"}, 16, 1),
-        ({f"{V2}/cpu.max": "max 100000\n"}, 16, 16),
-        ({f"{V2}/cpu.max": "800000 100000\n"}, 4, 4),
-        ({f"{V2}/cpu.max": "rubbish"}, 3, 3),
-        ({f"{V1}/cpu.cfs_quota_us": "300000\n", f"{V1}/cpu.cfs_period_us": "100000\n"}, 16, 3),
-        ({f"{V1}/cpu.cfs_quota_us": "-1\n", f"{V1}/cpu.cfs_period_us": "100000\n"}, 5, 5),
-        ({f"{V1}/cpu.cfs_quota_us": "300000\n"}, 6, 6),
-        ({**SERVICE, f"{V2}/system.slice/ctr.service/cpu.max": "200000 100000\n"}, 16, 2),
-        ({**SERVICE, f"{V2}/system.slice/cpu.max": "500000 100000\n",
-          f"{V2}/system.slice/ctr.service/cpu.max": "max 100000\n"}, 16, 5),
-        ({**SERVICE, f"{V2}/system.slice/other.service/cpu.max": "200000 100000\n"}, 16, 16),
-        ({**CONTAINER, f"{V1}/docker/0a/cpu.cfs_quota_us": "250000\n",
-          f"{V1}/docker/0a/cpu.cfs_period_us": "100000\n"}, 16, 2),
-        ({**CONTAINER, f"{V1}/cpu.cfs_quota_us": "400000\n",
-          f"{V1}/cpu.cfs_period_us": "100000\n"}, 16, 4),
-        ({**CONTAINER, f"{V2}/cpu.max": "300000 100000\n"}, 16, 3),
-        ({"proc/self/cgroup": "0::/../outside\n", f"{V2}/cpu.max": "200000 100000\n"}, 16, 2),
-        ({}, 7, 7),
-    ],
-)  # fmt: skip
-def test_threads_follow_the_quota_not_the_machine(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    files: dict[str, str],
-    cores: int,
-    quota: int,
-) -> None:
-    """The least that any of a process' cgroups allows counts, of either version; at least one."""
-    for name, text in files.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    monkeypatch.setattr(module, "Path", lambda text: tmp_path / text.lstrip("/"))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
-    assert cpu_quota() == quota

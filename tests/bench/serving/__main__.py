@@ -30,7 +30,7 @@ import numpy as np
 import onnxruntime as ort
 
 from app.features.encoder import Encoder
-from app.scoring.engine import cpu_quota
+from app.workers.cpus import cpu_quota
 from tests.bench.serving.peers import running
 from tests.bench.serving.peers.lineup import Lineup
 from tests.bench.serving.peers.peer import Mosec, Row, Triton

@@ -5,6 +5,7 @@ frappe: seconds to a validation AUC of 0.984 beside FuxiCTR.
 vocabulary: time of a step with a table twice as large, the other half of it unused.
 negatives: AUC and mean score after learning from a tenth of the rows without a click.
 memory: memory and rate of each stage over files of many rows.
+busy: rows per second beside one busy process a core, with the bound on spinning and without.
 
 The peers run in environments of their own below data/peers, made the first time (3 GB).
 """
@@ -23,10 +24,10 @@ from typing import Any
 
 import torch
 
-from tests.bench.training import criteo, frappe, memory, negatives, vocabulary
+from tests.bench.training import busy, criteo, frappe, memory, negatives, vocabulary
 from tests.bench.training.running import BFLOAT16, Failed
 
-PARTS = ("criteo", "frappe", "vocabulary", "negatives", "memory")
+PARTS = ("criteo", "frappe", "vocabulary", "negatives", "memory", "busy")
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -105,6 +106,9 @@ def run(part: str, options: argparse.Namespace, scratch: Path) -> dict[str, Any]
         case "memory":
             found = memory.measure(scratch, options.memory_rows, threads, tell)
             print(memory.table(found), flush=True)
+        case "busy":
+            found = busy.measure(scratch, turns, threads, tell)
+            print(busy.table(found), flush=True)
         case _:
             found = negatives.measure(turns, threads, tell)
             print(negatives.table(found), flush=True)
@@ -128,6 +132,9 @@ def headlines(parts: Mapping[str, Any]) -> dict[str, float | None]:
         tenth = parts["negatives"][negatives.LIGHT]
         found["negatives_tenth_auc_difference"] = tenth["auc_difference"]["mean"]
         found["negatives_tenth_furthest_mean_score"] = tenth["furthest_mean_score"]
+    if "busy" in parts:
+        found["busy_alone_over_unbounded"] = parts["busy"]["alone_over_unbounded"]
+        found["busy_kept_beside"] = parts["busy"]["kept_beside_busy"][busy.BOUNDED]
     if "memory" in parts:
         found["memory_beyond_model_bytes"] = parts["memory"]["beyond_model_bytes"]
     return found

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.bench.training import __main__ as command
-from tests.bench.training import criteo, frappe, memory, negatives, running
+from tests.bench.training import busy, criteo, frappe, memory, negatives, running
 from tests.bench.training.running import DEEPCTR_TORCH, FUXICTR, PEERS, PRODUCT, Failed, Library
 from tests.bench.training.work import Rows, Work, read_rows, write_rows
 from tests.support import environments
@@ -241,3 +241,22 @@ def test_the_memory_of_every_stage_is_watched(tmp_path: Path) -> None:
     assert found["beyond_model_bytes"] >= found["peak_bytes"]["encode"]
     assert found["table_rows"] > 5_000
     assert "beyond the model" in memory.table(found)
+
+
+def test_training_beside_busy_processes(tmp_path: Path) -> None:
+    """Both trainers have rates alone and beside a busy process a core, in a table."""
+    found = busy.measure(tmp_path, 1, 1, lambda _: None, rows=4_000)
+    for scene in ("alone", "beside"):
+        assert min(found["rows_per_second"][scene].values()) > 0
+    assert set(found["kept_beside_busy"]) == {busy.BOUNDED, busy.UNBOUNDED}
+    assert len(busy.table(found).splitlines()) == 4
+
+
+def test_kept_is_the_share_of_the_rate_alone_without_a_bound() -> None:
+    """Medians over the turns; alone, of the ratios of each turn."""
+    found = busy.summary({
+        "alone": {busy.BOUNDED: [9.0, 10, 30], busy.UNBOUNDED: [10.0, 10, 20]},
+        "beside": {busy.BOUNDED: [4.0, 5, 9], busy.UNBOUNDED: [1.0, 2, 3]},
+    })  # fmt: skip
+    assert found["alone_over_unbounded"] == 1.0
+    assert found["kept_beside_busy"] == {busy.BOUNDED: 0.5, busy.UNBOUNDED: 0.2}

@@ -1,0 +1,26 @@
+"""Threads of the trainer: their number, and the way they wait for each other."""
+
+from __future__ import annotations
+
+import os
+
+from app.workers.cpus import cpu_quota
+
+SPINS = 20_000
+"""Looks at a barrier before a thread sleeps, about 1 ms; GNU OpenMP's default is 300,000."""
+
+
+def own_cpus() -> int:
+    """Return the CPUs of this process: its share of the quota among ``torchrun``'s processes."""
+    return max(1, cpu_quota() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def bound_spinning() -> None:
+    """Let a thread sleep that waits long for the others, unless the environment says otherwise.
+
+    A step has some eighty barriers. Where other programs use the CPUs, a thread waits at each for
+    one that the system has put aside; as long as it spins, it takes the time that the other needs.
+    GNU OpenMP reads the limit once, when torch is loaded: call this before.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = str(SPINS)

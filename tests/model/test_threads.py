@@ -1,0 +1,75 @@
+"""The trainer takes its share of the CPUs, and its threads do not spin for long."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from model import __main__ as command
+from model.threads import SPINS, bound_spinning, own_cpus
+
+
+@pytest.mark.parametrize(
+    ("cpus", "processes", "own"), [(8, None, 8), (8, "1", 8), (8, "3", 2), (2, "4", 1)]
+)
+def test_processes_on_a_machine_share_the_quota(
+    monkeypatch: pytest.MonkeyPatch, cpus: int, processes: str | None, own: int
+) -> None:
+    """Each of torchrun's processes takes its part of the quota, at least one CPU."""
+    monkeypatch.setattr("model.threads.cpu_quota", lambda: cpus)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if processes:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert own_cpus() == own
+
+
+def test_the_command_takes_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch does outside of training (calibration, parity) has no more threads either."""
+    monkeypatch.setattr("model.threads.cpu_quota", lambda: 3)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(command.signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(sys, "argv", ["model", "no-such-command"])
+    assert command.main() == 2
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, str(SPINS)),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, None),
+    ],
+)
+def test_the_environment_decides_first(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], found: str | None
+) -> None:
+    """A limit or a policy that the user has set stays as it is."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    bound_spinning()
+    assert os.environ.get("GOMP_SPINCOUNT") == found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has another OpenMP here")
+@pytest.mark.parametrize(
+    "program", ["import model.training.fit", "import tests.conftest, torch", "import model, torch"]
+)
+def test_openmp_has_the_limit(program: str) -> None:
+    """OpenMP itself reports the limit: in the trainer, the tests, and for callers from Python."""
+    left = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=left | {"OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"GOMP_SPINCOUNT = '{SPINS}'" in done.stderr
