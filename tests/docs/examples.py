@@ -71,6 +71,7 @@ class Reader:
             self._output = self._run([*RUNNERS[block.language], self.here(block.text)])
         elif block.language in OUTPUTS and self._output:
             compare(block, self._output)
+            self._output = ""
 
     def close(self) -> None:
         """End the service."""
