@@ -38,6 +38,7 @@ from tests.bench.serving.shape import FIELDS, Draws, field_name, make, opened
 from tests.support.serving import Service
 
 ROOT = Path(__file__).resolve().parents[3]
+WRK = Path(__file__).with_name("wrk.lua")
 PORT = 8917
 CONNECTIONS = (1, 32, 128)
 BODIES = 10_000
@@ -84,7 +85,7 @@ def wrk(
     """Drive the server; a single answer that is no 200 ends the benchmark."""
     done = subprocess.run(
         ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s",
-         "-s", str(ROOT / "tests/load/wrk.lua"), f"http://127.0.0.1:{port}"],
+         "-s", str(WRK), f"http://127.0.0.1:{port}"],
         env={**os.environ, "BODIES": str(bodies), "TARGET": target},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
@@ -245,7 +246,7 @@ def measure(
             samples.add(f"product_rank{candidates}", rank_over_http(encoded[candidates], repeats))
         alone = wrk(bodies, 1, seconds).p99
         rank = subprocess.Popen(
-            ["wrk", "-t1", "-c4", f"-d{seconds + 2}s", "-s", str(ROOT / "tests/load/wrk.lua"),
+            ["wrk", "-t1", "-c4", f"-d{seconds + 2}s", "-s", str(WRK),
              f"http://127.0.0.1:{PORT}"],
             env={**os.environ, "BODIES": str(scratch / "rank1000"), "TARGET": "/rank"},
             stdout=subprocess.DEVNULL,
