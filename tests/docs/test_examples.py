@@ -96,3 +96,26 @@ def test_settings_files_are_right(block: Block, tmp_path: Path) -> None:
 def test_commands_exist(block: Block) -> None:
     """bash parses each block of commands; the commands and their options exist."""
     check(block)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("deepfm-serving.service", ["systemd-analyze", "verify", "--man=no"]),
+        ("nginx.conf", ["nginx", "-t", "-c"]),
+        ("haproxy.cfg", ["haproxy", "-c", "-f"]),
+    ],
+)
+def test_files_for_other_programs_are_right(name: str, words: list[str], tmp_path: Path) -> None:
+    """The programs themselves accept the snippets of docs/operations.md."""
+    if shutil.which(words[0]) is None:
+        pytest.skip(f"{words[0]} is not installed")
+    page = ROOT / "docs" / "operations.md"
+    text = next(block.text for block in blocks(page) if block.words[:1] == (name,))
+    file = tmp_path / name
+    # The unit's program and user are those of a machine where it is installed.
+    text = text.replace("/opt/deepfm-serving/.venv/bin/python", sys.executable)
+    file.write_text(text.replace("/opt/deepfm-serving", str(ROOT)).replace("User=ctr\n", ""))
+    done = subprocess.run([*words, str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in done.stderr.splitlines() if name in line and "ignor" in line]

@@ -80,3 +80,14 @@ def test_dark_pictures_show_what_the_light_ones_show(light: Path) -> None:
     expected = re.sub(r"#[0-9a-f]{6}", lambda found: DARK[found[0]], text)
     dark = light.with_name(light.name.replace("-light", "-dark"))
     assert dark.read_text(encoding="utf-8") == expected
+
+
+@pytest.mark.parametrize("picture", sorted(IMAGES.glob("*-light.svg")), ids=lambda path: path.stem)
+def test_files_in_pictures_exist(picture: Path) -> None:
+    """A picture names files of app/ or model/ only by names that they have."""
+    for name in re.findall(r"[\w/]+\.py", picture.read_text(encoding="utf-8")):
+        assert (
+            any(ROOT.glob(f"app/**/{name}"))
+            or any(ROOT.glob(f"model/**/{name}"))
+            or ((ROOT / name).is_file())
+        ), name
