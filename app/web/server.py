@@ -99,7 +99,7 @@ class ServiceServer(uvicorn.Server):
                 timeout_graceful_shutdown=math.ceil(drain_seconds) + SPARE_SECONDS,
             )
         )
-        self._state = state
+        self.state = state
         self._listener = listener
         self._supervisor_pipe = supervisor_pipe
         self._drain_seconds = drain_seconds
@@ -108,14 +108,14 @@ class ServiceServer(uvicorn.Server):
     def run_to_end(self) -> int:
         """Serve; return the exit code."""
         self.run(None if self._listener is None else [self._listener])
-        if self._state.failure is not None:
-            log.error("cannot serve: %s", self._state.failure)
+        if self.state.failure is not None:
+            log.error("cannot serve: %s", self.state.failure)
             return 1
         return 0 if self.started else 1
 
     def stop(self) -> None:
         """Stop accepting and let accepted requests finish; at a second call, wait no longer."""
-        self._state.draining = True
+        self.state.draining = True
         if self.should_exit:
             self.force_exit = True
             self._drop_untaken()
@@ -137,7 +137,7 @@ class ServiceServer(uvicorn.Server):
             await super().serve(sockets)
 
     async def on_tick(self, counter: int) -> bool:
-        return await super().on_tick(counter) or self._state.failure is not None
+        return await super().on_tick(counter) or self.state.failure is not None
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,18 +1,21 @@
-"""How requests that come at one moment share the event loop."""
+"""The scoring endpoints: heads, turns of the event loop, the form of answers, the end."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
-from app.metrics.requests import RequestMetrics
+from app.features.graph_inputs import Scores
+from app.metrics.requests import SCORING, RequestMetrics
 from app.scoring.limits import Limits
 from app.scoring.scorer import Scorer
-from app.web.endpoints import LONG_BODY, ScoringEndpoints
+from app.web.endpoints import LONG_BODY, ROUTES, ScoringEndpoints
 from app.web.exchange import Endpoint, Exchange, Header, Route
 from app.web.schemas import RankRequest, RankResponse
 from app.web.slow_requests import SlowRequests
@@ -65,3 +68,96 @@ def test_one_long_body_is_begun_in_a_turn_of_the_loop(size: int, at_once: int) -
         assert begun == exchanges, "they have their turns in order"
 
     asyncio.run(scene())
+
+
+class Kept(Asked):
+    """A request that keeps its answer."""
+
+    answer: tuple[int, bytes] | None = None
+
+    def write(self, status: int, body: bytes, headers: Sequence[Header]) -> None:
+        self.answer = status, body
+
+
+def endpoints_over() -> ScoringEndpoints:
+    """Endpoints whose scorer takes everything."""
+    scorer = SimpleNamespace(version="1", admit=lambda rows, deadline: None)
+    state = cast(Any, SimpleNamespace(scorer=scorer))
+    return ScoringEndpoints(state, lambda _: RequestMetrics(), SlowRequests(0), LIMITS)
+
+
+@pytest.mark.parametrize(("given", "seconds"), [(b"250", 0.25), (b"60001", 60.0), (b"1", 0.001)])
+def test_a_caller_may_shorten_its_deadline_but_not_lengthen_it(
+    given: bytes, seconds: float
+) -> None:
+    """``X-Request-Timeout-Ms`` beyond the service's own limit changes nothing."""
+
+    async def scene() -> None:
+        endpoints = endpoints_over()
+        exchange = Kept(endpoints.by_path["/predict"])
+        now = asyncio.get_running_loop().time()
+        assert endpoints.open(exchange, [(b"x-request-timeout-ms", given)])
+        later = asyncio.get_running_loop().time()
+        assert now + seconds - 1e-6 <= exchange.deadline <= later + seconds + 1e-6
+
+    asyncio.run(scene())
+
+
+def test_equal_logits_keep_the_requests_order() -> None:
+    """A hundred candidates of five distinct scores; five would keep their order by luck."""
+    logit = np.array([number % 5 for number in range(100)], np.float32)
+    (route,) = (route for route in ROUTES if route.name == "rank")
+    exchange = Kept(Endpoint(route, RequestMetrics(), SlowRequests(0)))
+    for top_k in (None, 100, 37):
+        exchange.top_k = top_k
+        ranking = json.loads(route.render(exchange, Scores(logit, logit)))["ranking"]
+        expected = sorted(range(100), key=lambda index: -(index % 5))
+        assert [place["index"] for place in ranking] == expected[:top_k]
+
+
+def test_the_end_answers_what_is_held_up() -> None:
+    """A request whose values are still being fetched gets its 503 at once, not at its deadline."""
+
+    async def scene() -> None:
+        endpoints = endpoints_over()
+        held = asyncio.get_running_loop().create_future()
+
+        def prepare(scorer: Scorer, body: bytes, exchange: Exchange) -> Iterator[Any]:
+            yield held
+
+        route = Route("rank", {}, cast(Any, prepare), lambda *_: "", RankRequest, RankResponse)
+        endpoint = Endpoint(route, RequestMetrics(), SlowRequests(0))
+        fetching, reading = Kept(endpoint), Kept(endpoint)
+        for exchange in (fetching, reading):
+            exchange.deadline = asyncio.get_running_loop().time() + 60
+        endpoints.begin(fetching, b"{}")
+        endpoints.await_body(reading)
+        await asyncio.sleep(0)
+        endpoints.close()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        for exchange in (fetching, reading):
+            assert exchange.answer is not None
+            assert exchange.answer[0] == 503
+            assert b"shutting down" in exchange.answer[1]
+
+    asyncio.run(scene())
+
+
+def test_every_route_has_its_metrics_and_its_path() -> None:
+    """What metrics count by is what the routes are named; a name in a path is one word."""
+    assert [route.name for route in ROUTES] == list(SCORING)
+    endpoints = endpoints_over()
+    for path, name in {
+        "/predict": "predict",
+        "/rank": "rank",
+        "/v1/models/ctr:predict": "predict",
+        "/v1/models/any.name-1:predict": "predict",
+        "/v1/models/a/b:predict": None,
+        "/v1/models/a:b:predict": None,
+        "/v1/models/:predict": None,
+        "/predict/": None,
+        "/": None,
+    }.items():
+        found = endpoints.find(path)
+        assert (found.route.name if found else None) == name, path

@@ -1,0 +1,80 @@
+"""Another bundle takes the place of the one in use, in all workers or in none."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from app.serving.agreement import Agreement
+from app.workers.shared_numbers import SharedNumbers
+from tests.support.serving_parts import parts
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def bundles(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A directory that holds the older bundle."""
+    shutil.copytree(tiny_bundle, tmp_path / tiny_bundle.name)
+    return tmp_path
+
+
+async def test_a_later_bundle_is_put_in_use_and_the_earlier_one_retired(
+    bundles: Path, tiny_bundle: Path, other_bundle: Path
+) -> None:
+    """Requests that begin now use the new one; those under way keep theirs until their end."""
+    async with parts(bundles, deadline_ms=1) as worker:
+        await worker.swapper.put_in_use(await worker.loader.load(bundles / tiny_bundle.name))
+        first = worker.state.in_use
+        await worker.swapper.swap_if_wanted()
+        assert worker.state.in_use is first, "there is no other bundle"
+        shutil.copytree(other_bundle, bundles / other_bundle.name)
+        await worker.swapper.swap_if_wanted()
+        assert worker.state.loaded is not None
+        assert worker.state.loaded.bundle.path.name == other_bundle.name
+        assert first is not None
+        assert first in worker.builder._open, "its requests may still be under way"
+
+
+async def test_a_bundle_that_cannot_be_loaded_is_refused_once(
+    bundles: Path, tiny_bundle: Path, other_bundle: Path
+) -> None:
+    """The one in use stays; metrics and state say why; the same files are not tried again."""
+    async with parts(bundles) as worker:
+        await worker.swapper.put_in_use(await worker.loader.load(bundles / tiny_bundle.name))
+        shutil.copytree(other_bundle, bundles / other_bundle.name)
+        (bundles / other_bundle.name / "examples.jsonl").write_text("{}\n")
+        for _ in range(2):
+            await worker.swapper.swap_if_wanted()
+        assert worker.state.loaded is not None
+        assert worker.state.loaded.bundle.path.name == tiny_bundle.name
+        assert worker.state.refused is not None
+        assert "examples.jsonl" in worker.state.refused
+        assert worker.metrics.events.totals()["refused_bundles"] == 1
+
+
+async def test_what_another_worker_refuses_is_neither_served_nor_announced(
+    bundles: Path, tiny_bundle: Path, other_bundle: Path
+) -> None:
+    """A worker that refuses takes its announcement back: its successor serves what the others
+    do."""
+    shared = SharedNumbers(2)
+    async with parts(bundles, shared) as worker:
+        loaded = await worker.loader.load(bundles / tiny_bundle.name)
+        worker.agreement.prepare(loaded.bundle.number)
+        await worker.swapper.put_in_use(loaded)
+        shared.set_ready()
+        shared.begin_worker(1)
+        shared.set_ready()
+        other = Agreement(shared)
+        shutil.copytree(other_bundle, bundles / other_bundle.name)
+        attempt = worker.swapper.versions.wanted(bundles / tiny_bundle.name)
+        assert attempt is not None
+        # The other worker has no bundle of its own to name: what it announces is no answer.
+        other.refuse(attempt, 0)
+        await worker.swapper.swap_if_wanted()
+        assert worker.state.loaded is loaded
+        assert worker.state.refused == "another worker cannot serve it"
+        assert other.in_use(bundles) == bundles / tiny_bundle.name

@@ -1,0 +1,51 @@
+"""A real service inside the test's own process, so that a test can look at its objects."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from app.main import build_server
+from app.settings import Settings
+from app.web.server import ServiceServer
+from tests.support.serving import free_port
+
+SECONDS = 60.0
+
+
+@asynccontextmanager
+async def serving(bundle: Path, **settings: Any) -> AsyncIterator[ServiceServer]:
+    """Run a ready service in this loop until the end of the block; ``config.port`` is its port."""
+    interval = sys.getswitchinterval()
+    server = build_server(Settings(bundle=bundle, port=free_port(), **settings))
+    running = asyncio.create_task(server.serve())
+    try:
+        await until(lambda: server.state.ready and server.started, "the service is ready")
+        yield server
+    finally:
+        server.should_exit = True
+        await running
+        sys.setswitchinterval(interval)
+
+
+async def until(holds: Callable[[], bool], what: str) -> None:
+    """Wait for a condition; fail by its name when it takes too long."""
+    try:
+        async with asyncio.timeout(SECONDS):
+            while not holds():  # noqa: ASYNC110 (a condition of other objects has no event)
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"not within {SECONDS:g} s: {what}") from None
+
+
+def request(body: Any, *headers: str, path: str = "/predict") -> bytes:
+    """A whole request with a JSON body."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    more = "".join(f"{header}\r\n" for header in headers)
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{more}"
+    return f"{head}content-length: {len(content)}\r\n\r\n".encode() + content

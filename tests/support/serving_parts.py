@@ -1,0 +1,61 @@
+"""The objects of app.serving over a real bundle, put together as app.main does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.main import limits_of
+from app.metrics.registry import Metrics
+from app.serving.agreement import Agreement
+from app.serving.build import Builder
+from app.serving.loading import Loader
+from app.serving.state import ServingState
+from app.serving.swap import Swapper
+from app.serving.versions import Versions
+from app.settings import Settings
+from app.workers.shared_numbers import SharedNumbers
+
+
+@dataclass
+class Parts:
+    """One worker's."""
+
+    metrics: Metrics
+    state: ServingState
+    agreement: Agreement
+    loader: Loader
+    builder: Builder
+    swapper: Swapper
+
+
+@asynccontextmanager
+async def parts(
+    bundle: Path, shared: SharedNumbers | None = None, **settings: Any
+) -> AsyncIterator[Parts]:
+    """Put them together; what they have open is closed at the end of the block."""
+    shared = shared or SharedNumbers()
+    chosen = Settings(bundle=bundle, **settings)
+    limits = limits_of(chosen)
+    metrics = Metrics(shared, chosen.metrics == "on")
+    state, agreement = ServingState(shared), Agreement(shared)
+    loader = Loader(chosen, metrics.remote)
+    builder = Builder(chosen, limits, metrics, state)
+    swapper = Swapper(
+        Versions(bundle),
+        loader,
+        builder,
+        state,
+        agreement,
+        metrics.events,
+        poll_seconds=chosen.bundle_poll_seconds,
+        deadline_seconds=limits.deadline_seconds,
+    )
+    try:
+        yield Parts(metrics, state, agreement, loader, builder, swapper)
+    finally:
+        await swapper.close()
+        await builder.close_all()
