@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Sample, StartService
+from tests.conftest import Sample
 from tests.support.serving import ROOT, START_SECONDS, Service, environment, free_port
 
 UVICORN = (sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app")

@@ -168,7 +168,7 @@ class Service:
 
     def __init__(
         self,
-        bundle: Path,
+        bundle: Path | None,
         log: Path,
         env: Mapping[str, str] = {},
         program: Sequence[str] = APP,
