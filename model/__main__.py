@@ -31,7 +31,7 @@ from model.data.prepare import prepare, prepare_together
 from model.export.quantize import Quantized
 from model.fetch import fetch
 from model.group import joined
-from model.pipeline import Often, export, learn
+from model.pipeline import CheckpointOptions, export, train
 from model.progress import say
 from model.score_files import Offline
 from model.threads import own_cpus
@@ -150,13 +150,13 @@ def train_command(
     parts = part_files(train_files, validation_files, test_files)
     before = Bundle.open(newest(init_from)) if init_from else None
     inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines)
-    often = Often(checkpoint_seconds, checkpoint_steps, resume)
+    checkpointing = CheckpointOptions(checkpoint_seconds, checkpoint_steps, resume)
     with joined() as group:
         prepared = prepare_together(group, spec, inputs, before, cache)
         training = settings.config(name, prepared.train_rows, **given)
-        learnt = learn(prepared, training, out, True, init_from, often, group)
+        trained = train(prepared, training, out, True, init_from, checkpointing, group)
         if group.rank == 0:
-            print(export(prepared, training, learnt, out, quantize))
+            print(export(trained, out, quantize))
 
 
 @cli.command("compare")

@@ -1,8 +1,8 @@
-"""A training run from files to a bundle, top to bottom."""
+"""A training run, told from top to bottom: train, export, measure, describe, report."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,76 +14,74 @@ from numpy.typing import NDArray
 from app.bundle.bundle import Bundle
 from app.bundle.directory import newest
 from app.bundle.manifest import EXAMPLES, GRAPH, INT8_GRAPH, SPEC, VOCABULARY
-from app.bundle.writing import write_bundle
+from app.bundle.writing import NewBundle, new_bundle
+from app.features.graph_inputs import Scores
+from app.features.spec import DataPart
+from app.scoring.engine import Engine
 from model.config import TrainConfig
 from model.data.encode import statistics
-from model.data.input_files import InputFiles
-from model.data.prepare import Prepared, prepare
+from model.data.prepare import Prepared
 from model.data.split import PARTS
 from model.export.golden import golden_examples
 from model.export.graph import remove_graph, write_graph
 from model.export.parity import check_parity
-from model.export.quantize import (
-    Loss,
-    Quantized,
-    measured_loss,
-    with_int8_logits,
-    write_int8,
-)
+from model.export.quantize import Loss, Quantized, measured_loss, with_int8_logits, write_int8
 from model.fingerprint import fingerprint_of
 from model.group import ALONE, Group
 from model.networks.crosses import CrossWeights
-from model.progress import say
+from model.progress import say, warn
 from model.quality.calibration import Calibration, CalibrationError, calibrated
 from model.quality.figures import Quality, evaluate_scores
 from model.quality.offline_scoring import open_engine, score_dataset
 from model.report import write_report
 from model.training.checkpoint import Checkpoints
-from model.training.fit import FitResult, fit, predict
+from model.training.evaluation import predict
+from model.training.fit import FitResult, fit
 from model.training.sampling import Sampling
 from model.training.trainer import TrainingError
 from model.training.warm_start import WarmStart
 
 FEW_BATCHES = 10
-"""Steps of an epoch below which training is hardly under way."""
+"""Batches of an epoch below which a smaller batch size is advised."""
 CHECKPOINTS = ".checkpoints"
-"""Where, below the directory of bundles, runs that are under way keep their state."""
+"""Directory, below that of bundles, in which unfinished runs keep their checkpoints."""
 FLAT_LOGITS = 1e-3
-"""Spread of the test part's logits below which they say nothing."""
+"""Spread of the test part's logits below which the network has learned nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Often:
-    """How often a run writes its state, and whether it goes on from what is there."""
+class CheckpointOptions:
+    """How often a run writes a checkpoint, and whether it resumes from one."""
 
     seconds: float = 600.0
     steps: int = 0
     resume: bool = False
 
 
-def train(
-    spec_path: Path,
-    inputs: InputFiles,
-    config: TrainConfig,
-    out: Path,
-    progress: bool = True,
-    quantize: Quantized = Quantized.none,
-) -> Path:
-    """Read files, train on them and write a bundle: ``prepare`` and then ``run``."""
-    return run(
-        prepare(spec_path, inputs, progress=progress), config, out, progress, quantize=quantize
-    )
-
-
 @dataclass(frozen=True, slots=True)
-class Learnt:
-    """What a run has learnt, before it is exported."""
+class Trained:
+    """A trained network and all that its export needs."""
 
+    prepared: Prepared
+    config: TrainConfig
     result: FitResult
     start: WarmStart | None
     crosses: tuple[CrossWeights, ...]
     checkpoints: Checkpoints | None
     processes: int
+
+
+@dataclass(slots=True)
+class Measured:
+    """What an export was measured to be; :func:`describe` puts it into the manifest."""
+
+    parity: dict[str, Any]
+    validation: Scores
+    """The float32 graph's scores of the validation part."""
+    int8: Loss | None = None
+    logits: dict[DataPart, NDArray[np.floating[Any]]] = field(default_factory=dict)
+    """The logits [R] of the scores of each part, calibrated where the graph calibrates."""
+    quality: dict[DataPart, Quality] = field(default_factory=dict)
 
 
 def run(
@@ -93,192 +91,279 @@ def run(
     progress: bool = True,
     init_from: Path | None = None,
     quantize: Quantized = Quantized.none,
-    often: Often | None = None,
+    checkpointing: CheckpointOptions | None = None,
 ) -> Path:
-    """Train, check and write a bundle below ``out``; return its path: ``learn``, then ``export``.
+    """Train a network, export it below ``out`` and return the bundle's path.
 
     The same data, settings and thread count give the same bundle id.
+
+    Raises:
+        CtrError: as :func:`train` and :func:`export` do.
     """
-    return export(
-        prepared, config, learn(prepared, config, out, progress, init_from, often), out, quantize
-    )
+    return export(train(prepared, config, out, progress, init_from, checkpointing), out, quantize)
 
 
-def learn(
+def train(
     prepared: Prepared,
     config: TrainConfig,
     out: Path,
     progress: bool = True,
     init_from: Path | None = None,
-    often: Often | None = None,
+    checkpointing: CheckpointOptions | None = None,
     group: Group = ALONE,
-) -> Learnt:
+) -> Trained:
     """Train a network; all processes of a group do so together.
 
-    ``init_from`` is a bundle of the same network from which training starts, or of an FM for an
-    FNN. ``often`` has the state written below ``out`` while it trains, and may go on from what a
-    killed run of the same data and settings has left there.
+    ``init_from`` is a bundle of the same network, from whose weights training starts, or of an FM
+    for an FNN. With ``checkpointing`` checkpoints are written below ``out``; training may resume
+    from those of a killed run of the same data and settings.
 
     Raises:
         CrossError: the fields of a cross have too many values.
-        TrainingError: training cannot begin, not from ``init_from``, or not go on.
+        TrainingError: the network cannot be trained on these data, or not from ``init_from``.
     """
-    vocabulary, data = prepared.vocabulary, prepared.data
     if not group.alike(prepared.fingerprint()):
-        raise TrainingError("the processes have other data each: give all the same files")
+        raise TrainingError("the processes have different data: give all of them the same files")
     if prepared.train_rows < FEW_BATCHES * config.batch_size:
-        say(
-            f"warning: {prepared.train_rows:,} rows are few for batches of"
-            f" {config.batch_size:,}; a smaller batch_size in the training settings may learn"
-            " better"
+        warn(
+            f"{prepared.train_rows:,} rows are few for batches of {config.batch_size:,}; a smaller"
+            " batch_size in the training settings may learn better"
         )
     crosses = prepared.crosses(config)
-    start = None
-    if init_from is not None:
-        before = Bundle.open(newest(init_from))
-        start = WarmStart.read(before, vocabulary, data["train"], config)
-        say(str(start))
-    elif config.network == "fnn":
-        say("warning: this FNN starts from random weights; --init-from takes a trained FM's")
-
+    start = _warm_start(prepared, config, init_from)
     checkpoints = None
-    if often is not None:
-        run_id = fingerprint_of(
-            prepared.fingerprint(), config.to_dict(), start and start.bundle.manifest.id, group.size
-        )
-        directory = out / CHECKPOINTS / run_id[:16]
-        checkpoints = Checkpoints(directory, often.seconds, often.steps, often.resume)
-        # Only the first removes what an earlier run has left.
-        if often.resume or group.rank == 0:
-            checkpoints.begin()
-        group.wait()
-        if checkpoints.state is not None:
-            say(f"goes on after step {checkpoints.state.step:,}")
-        elif often.resume:
-            say("there is no checkpoint of this run to go on from: it begins at the beginning")
+    if checkpointing is not None:
+        checkpoints = _begin_checkpoints(prepared, config, out, checkpointing, start, group)
     result = fit(
-        vocabulary.layout, data["train"], data["validation"], config, progress,
-        start.begin if start else None, crosses, checkpoints=checkpoints, group=group,
-    )  # fmt: skip
+        prepared.vocabulary.layout,
+        prepared.data["train"],
+        prepared.data["validation"],
+        config,
+        progress,
+        start.begin if start else None,
+        crosses,
+        checkpoints=checkpoints,
+        group=group,
+    )
     if start and (obstacle := start.obstacle(result.network)):
-        say(f"warning: the hidden layers began anew: {obstacle}")
+        warn(f"the hidden layers started from random weights: {obstacle}")
     say(
         f"trained in {result.seconds:.1f} s, {result.rows_per_second:,.0f} rows/s;"
         f" best after epoch {result.best.epoch:.2f}"
     )
-    return Learnt(result, start, crosses, checkpoints, group.size)
+    return Trained(prepared, config, result, start, crosses, checkpoints, group.size)
 
 
-def export(
+def _warm_start(
+    prepared: Prepared, config: TrainConfig, init_from: Path | None
+) -> WarmStart | None:
+    """Read the bundle that training starts from, if any."""
+    if init_from is None:
+        if config.network == "fnn":
+            warn("this FNN starts from random weights; --init-from takes a trained FM's")
+        return None
+    before = Bundle.open(newest(init_from))
+    start = WarmStart.read(before, prepared.vocabulary, prepared.data["train"], config)
+    say(str(start))
+    return start
+
+
+def _begin_checkpoints(
     prepared: Prepared,
     config: TrainConfig,
-    learnt: Learnt,
     out: Path,
-    quantize: Quantized = Quantized.none,
-) -> Path:
-    """Check a network and write its bundle below ``out``; return the bundle's path.
+    options: CheckpointOptions,
+    start: WarmStart | None,
+    group: Group,
+) -> Checkpoints:
+    """Return the checkpoints of this run, by a fingerprint of all that decides its weights."""
+    run_id = fingerprint_of(
+        prepared.fingerprint(), config.to_dict(), start and start.bundle.manifest.id, group.size
+    )
+    directory = out / CHECKPOINTS / run_id[:16]
+    checkpoints = Checkpoints(directory, options.seconds, options.steps, options.resume)
+    # Only the first process removes those of an earlier run.
+    if options.resume or group.rank == 0:
+        checkpoints.begin()
+    group.wait()
+    if checkpoints.state is not None:
+        say(f"resumed after step {checkpoints.state.step:,}")
+    elif options.resume:
+        say("no checkpoint of this run: training starts from the beginning")
+    return checkpoints
 
-    A report with plots stands beside it, as ``<bundle>.report``. ``quantize`` says
-    whether the bundle also has an int8 graph.
+
+def export(trained: Trained, out: Path, quantize: Quantized = Quantized.none) -> Path:
+    """Check a network, write its bundle below ``out`` and return the bundle's path.
+
+    A report with plots is written beside it, as ``<bundle>.report``. ``quantize`` says whether the
+    bundle also has an int8 graph.
 
     Raises:
         ExportError: the network cannot be exported, or its graph does not agree with it.
+        BundleError: ``out`` cannot be written to, or is full.
     """
-    vocabulary, encoder, data = prepared.vocabulary, prepared.encoder, prepared.data
-    result, start = learnt.result, learnt.start
-    network = result.network.eval()
-    calibration = None
-    if config.calibration != "none":
-        validation = data["validation"]
-        try:
-            calibration = Calibration.fit(
-                config.calibration, validation, predict(network, validation)
-            )
-        except CalibrationError as error:
-            say(f"warning: {config.calibration} calibration is left out: {error}")
-
-    metrics: dict[str, Quality] = {}
-    parity: dict[str, Any] = {}
-    logits: dict[str, NDArray[np.floating[Any]]] = {}
-    losses: list[Loss] = []
-
-    def fill(directory: Path) -> None:
-        (directory / SPEC).write_text(prepared.text, encoding="utf-8")
-        (directory / VOCABULARY).mkdir()
-        vocabulary.save(directory / VOCABULARY)
-        write_graph(network, vocabulary.layout, directory / GRAPH, calibration)
-        engine = open_engine(directory / GRAPH, encoder, vocabulary.layout)
-        worst, compared = check_parity(network, engine, data["test"], calibration)
-        parity.update(worst_logit_difference=worst, rows=compared, tolerance=engine.tolerance)
-        say(f"graph agrees with the network within {worst:.1e} over {compared:,} rows")
-        examples = golden_examples(encoder, network, prepared.test_rows, config.seed, calibration)
-        scores = {part: score_dataset(engine, data[part]) for part in PARTS}
-        for part in PARTS:
-            logits[part] = calibrated(calibration, scores[part].logit)
-            metrics[part] = evaluate_scores(data[part].label, logits[part], data[part].kept)
+    trained.result.network.eval()
+    calibration = fit_calibration(trained)
+    with new_bundle(out) as bundle:
+        write_inputs(trained, bundle)
+        engine = write_float32(trained, bundle, calibration)
+        measured = measure(trained, engine, calibration)
+        int8_engine = None
         if quantize is not Quantized.none:
-            path = directory / INT8_GRAPH
-            write_int8(directory / GRAPH, path, engine, data["train"], config.seed)
-            quick = open_engine(path, encoder, vocabulary.layout, "int8")
-            label, validation = data["validation"].label, data["validation"]
-            lost = measured_loss(label, scores["validation"], score_dataset(quick, validation))
-            losses.append(lost)
-            say(lost.told(quantize))
-            if lost.kept(quantize):
-                examples = [with_int8_logits(each, quick) for each in examples]
-            else:
-                remove_graph(path)
-        (directory / EXAMPLES).write_bytes(msgspec.json.Encoder().encode_lines(examples))
-        if float(np.ptp(logits["test"])) < FLAT_LOGITS:
-            say("warning: the scores of the test part are all alike: nothing was learnt")
+            int8_engine = write_int8_graph(trained, bundle, engine, measured, quantize)
+        write_golden(trained, bundle, calibration, int8_engine)
+        path = bundle.finish(describe(trained, measured, calibration, quantize))
+    if trained.checkpoints is not None:
+        trained.checkpoints.clear()
+    report(trained, measured, path, quantize)
+    return path
 
-    def describe() -> dict[str, Any]:
-        return {
-            "network": config.network,
-            "metrics": {part: figures.to_dict() for part, figures in metrics.items()},
-            "training": {
-                "config": config.to_dict(),
-                "init_from": start
-                and start.described(network) | {"validation": asdict(result.history[0])},
-                "split": prepared.inputs.describe(prepared.spec),
-                "best": asdict(result.best),
-                "seconds": result.seconds,
-                "rows_per_second": result.rows_per_second,
-                "stopped_early": result.stopped_early,
-                "parameters": network.parameter_count(),
-                "crosses": [cross.described() for cross in learnt.crosses],
-                "calibration": calibration.described() if calibration else None,
-                "negatives": Sampling.of(data["train"], config.negative_rate).described(),
-                "parity": parity,
-                "int8": [lost.described(quantize) for lost in losses],
-                "torch": str(torch.__version__),
-                "threads": config.thread_count(),
-                "processes": learnt.processes,
-            },
-            "data": [
-                {"part": part, **asdict(source)}
-                for part in (PARTS if prepared.inputs.parts is not None else PARTS[:1])
-                for source in prepared.sources[part]
-            ],
-            "statistics": statistics(vocabulary.layout, data["train"]),
-        }
 
-    bundle = write_bundle(out, fill, describe)
-    if learnt.checkpoints is not None:
-        learnt.checkpoints.clear()
+def fit_calibration(trained: Trained) -> Calibration | None:
+    """Fit the calibration that the settings ask for on the validation part, if it can be fitted."""
+    method = trained.config.calibration
+    if method == "none":
+        return None
+    validation = trained.prepared.data["validation"]
+    try:
+        return Calibration.fit(method, validation, predict(trained.result.network, validation))
+    except CalibrationError as error:
+        warn(f"{method} calibration is left out: {error}")
+        return None
+
+
+def write_inputs(trained: Trained, bundle: NewBundle) -> None:
+    """Write what turns values into indices: the spec and the vocabulary."""
+    (bundle.directory / SPEC).write_text(trained.prepared.text, encoding="utf-8")
+    (bundle.directory / VOCABULARY).mkdir()
+    trained.prepared.vocabulary.save(bundle.directory / VOCABULARY)
+
+
+def write_float32(trained: Trained, bundle: NewBundle, calibration: Calibration | None) -> Engine:
+    """Write the float32 graph and load it into the engine that serves."""
+    prepared, graph = trained.prepared, bundle.directory / GRAPH
+    layout = prepared.vocabulary.layout
+    write_graph(trained.result.network, layout, graph, calibration)
+    return open_engine(graph, prepared.encoder, layout)
+
+
+def measure(trained: Trained, engine: Engine, calibration: Calibration | None) -> Measured:
+    """Compare the graph with the network, and measure its scores on every part.
+
+    Raises:
+        ExportError: graph and network do not agree.
+    """
+    data = trained.prepared.data
+    worst, compared = check_parity(trained.result.network, engine, data["test"], calibration)
+    say(f"graph agrees with the network within {worst:.1e} over {compared:,} rows")
+    measured = Measured(
+        {"worst_logit_difference": worst, "rows": compared, "tolerance": engine.tolerance},
+        score_dataset(engine, data["validation"]),
+    )
+    for part in PARTS:
+        scores = measured.validation
+        if part != "validation":
+            scores = score_dataset(engine, data[part])
+        logit = measured.logits[part] = calibrated(calibration, scores.logit)
+        measured.quality[part] = evaluate_scores(data[part].label, logit, data[part].kept)
+    if float(np.ptp(measured.logits["test"])) < FLAT_LOGITS:
+        warn("all scores of the test part are alike: the network has learned nothing")
+    return measured
+
+
+def write_int8_graph(
+    trained: Trained,
+    bundle: NewBundle,
+    engine: Engine,
+    measured: Measured,
+    quantize: Quantized,
+) -> Engine | None:
+    """Write the int8 graph and return its engine, or remove it again where it is not accepted."""
+    prepared, graph = trained.prepared, bundle.directory / INT8_GRAPH
+    validation = prepared.data["validation"]
+    write_int8(bundle.directory / GRAPH, graph, engine, prepared.data["train"], trained.config.seed)
+    int8 = open_engine(graph, prepared.encoder, prepared.vocabulary.layout, "int8")
+    lost = measured_loss(validation.label, measured.validation, score_dataset(int8, validation))
+    measured.int8 = lost
+    say(lost.told(quantize))
+    if lost.kept(quantize):
+        return int8
+    remove_graph(graph)
+    return None
+
+
+def write_golden(
+    trained: Trained, bundle: NewBundle, calibration: Calibration | None, int8: Engine | None
+) -> None:
+    """Write the golden requests, with the int8 graph's logits where the bundle has one."""
+    prepared, network = trained.prepared, trained.result.network
+    examples = golden_examples(
+        prepared.encoder, network, prepared.test_rows, trained.config.seed, calibration
+    )
+    if int8 is not None:
+        examples = [with_int8_logits(example, int8) for example in examples]
+    content = msgspec.json.Encoder().encode_lines(examples)
+    (bundle.directory / EXAMPLES).write_bytes(content)
+
+
+def describe(
+    trained: Trained,
+    measured: Measured,
+    calibration: Calibration | None,
+    quantize: Quantized,
+) -> dict[str, Any]:
+    """Return the manifest's fields that do not follow from the bundle's files."""
+    prepared, config, result = trained.prepared, trained.config, trained.result
+    network, start, train_part = result.network, trained.start, prepared.data["train"]
+    parts = PARTS if prepared.inputs.parts is not None else PARTS[:1]
+    init_from = None
+    if start is not None:
+        init_from = start.described(network) | {"validation": asdict(result.history[0])}
+    lost = measured.int8
+    return {
+        "network": config.network,
+        "metrics": {part: quality.to_dict() for part, quality in measured.quality.items()},
+        "training": {
+            "config": config.to_dict(),
+            "init_from": init_from,
+            "split": prepared.inputs.describe(prepared.spec),
+            "best": asdict(result.best),
+            "seconds": result.seconds,
+            "rows_per_second": result.rows_per_second,
+            "stopped_early": result.stopped_early,
+            "parameters": network.parameter_count(),
+            "crosses": [cross.described() for cross in trained.crosses],
+            "calibration": calibration.described() if calibration else None,
+            "negatives": Sampling.of(train_part, config.negative_rate).described(),
+            "parity": measured.parity,
+            "int8": [lost.described(quantize)] if lost else [],
+            "torch": str(torch.__version__),
+            "threads": config.thread_count(),
+            "processes": trained.processes,
+        },
+        "data": [
+            {"part": part, **asdict(source)} for part in parts for source in prepared.sources[part]
+        ],
+        "statistics": statistics(prepared.vocabulary.layout, train_part),
+    }
+
+
+def report(trained: Trained, measured: Measured, bundle: Path, quantize: Quantized) -> None:
+    """Write the report beside a bundle, and print each part's figures."""
+    remark = measured.int8.told(quantize) if measured.int8 else ""
     try:
         write_report(
             bundle.with_name(f"{bundle.name}.report"),
-            f"{prepared.name}, {config.network}",
-            config,
-            result,
-            metrics,
-            data["test"],
-            logits["test"],
-            "".join(lost.told(quantize) for lost in losses),
+            f"{trained.prepared.name}, {trained.config.network}",
+            trained.config,
+            trained.result,
+            measured.quality,
+            trained.prepared.data["test"],
+            measured.logits["test"],
+            remark,
         )
     except OSError as error:
-        say(f"warning: the report beside {bundle.name}, which is whole, is not: {error}")
-    for part, figures in metrics.items():
-        say(f"{part}: {figures.line()}")
-    return bundle
+        warn(f"the report beside {bundle.name} is not written; the bundle is whole: {error}")
+    for part, quality in measured.quality.items():
+        say(f"{part}: {quality.line()}")

@@ -20,6 +20,11 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
+def warn(text: str) -> None:
+    """Print a warning."""
+    say(f"warning: {text}")
+
+
 class Stopwatch:
     """Tells how long each stage took."""
 

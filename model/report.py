@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from app.features.spec import DataPart
 from model.config import TrainConfig
 from model.data.dataset import Dataset
 from model.quality.figures import Quality, reliability
@@ -22,7 +23,7 @@ def write_report(
     title: str,
     config: TrainConfig,
     result: FitResult,
-    metrics: Mapping[str, Quality],
+    metrics: Mapping[DataPart, Quality],
     data: Dataset,
     logit: NDArray[np.floating[Any]],
     remark: str = "",
@@ -45,7 +46,7 @@ def markdown(
     title: str,
     config: TrainConfig,
     result: FitResult,
-    metrics: Mapping[str, Quality],
+    metrics: Mapping[DataPart, Quality],
     remark: str = "",
 ) -> str:
     """Return the page's text."""

@@ -25,7 +25,8 @@ from model.data.prepare import Prepared
 from model.fingerprint import fingerprint_of
 from model.pipeline import FEW_BATCHES
 from model.progress import say
-from model.training.fit import Evaluation, fit
+from model.training.evaluation import Evaluation
+from model.training.fit import fit
 from model.training.warm_start import WarmStart
 
 FIRST_LINE = "# Found by `python -m model tune`"

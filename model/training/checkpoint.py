@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 from app.files import remove_abandoned
 from model.array_files import Arrays, DamagedError, read_arrays, write_arrays
+from model.progress import warn
 
 KEPT = 2
 """How many checkpoints stay: the one before is there if the newest is broken."""
@@ -52,7 +52,7 @@ class Checkpoints:
             try:
                 values, arrays = read_arrays(path)
             except DamagedError as error:
-                warnings.warn(f"a broken checkpoint is passed over: {error}", stacklevel=2)
+                warn(f"a damaged checkpoint is skipped: {error}")
                 continue
             self.state = TrainingState(_step(path), values, arrays)
             return

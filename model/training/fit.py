@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,50 +22,15 @@ from model.group import ALONE, Group
 from model.networks import weight_bytes
 from model.networks.crosses import CrossWeights
 from model.networks.network import Network
-from model.quality.figures import auc, log_loss
+from model.progress import warn
 from model.training.checkpoint import Checkpoints, TrainingState
+from model.training.evaluation import Evaluation, evaluated, predict
 from model.training.memory import available_memory
 from model.training.sampling import Sampling
 from model.training.trainer import Trainer, TrainingError, named, not_finite, unnamed
 
-PREDICT_ROWS = 8192
-"""Rows scored at once, which bounds the memory of an evaluation."""
-
 COPIES = 4
 """Arrays as large as the weights: they themselves, Adam's two moments, the best weights."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """The state of training after ``step`` batches; ``epoch`` is fractional."""
-
-    step: int
-    epoch: float
-    train_loss: float | None
-    """Mean log loss of the rows learnt from since the evaluation before; None before any."""
-    log_loss: float
-    """On the validation rows, as is the AUC."""
-    auc: float | None
-    """None if the validation rows are all of one class."""
-    learning_rate: float
-    rows_per_second: float
-    """Training rows since the evaluation before, per second spent on training."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures by name, as JSON can hold them."""
-        return asdict(self)
-
-    def shown(self) -> dict[str, str]:
-        """Return what a progress bar has room for."""
-        auc = "none" if self.auc is None else f"{self.auc:.4f}"
-        loss = "none" if self.train_loss is None else f"{self.train_loss:.4f}"
-        return {"loss": loss, "auc": auc}
-
-    def beats(self, other: Evaluation, metric: str) -> bool:
-        """Tell whether this is better, by AUC and then log loss, or by log loss alone."""
-        if metric == "log_loss" or self.auc is None or other.auc is None:
-            return self.log_loss < other.log_loss
-        return (self.auc, -self.log_loss) > (other.auc, -other.log_loss)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,39 +49,42 @@ class FitResult:
 
 @dataclass(slots=True)
 class Progress:
-    """What a run has come to, beside the trainer's own state."""
+    """What a fit has reached, beside the trainer's own state; a checkpoint holds both."""
 
     history: list[Evaluation] = field(default_factory=list)
     best: int = 0
+    """Place in the history of the evaluation whose weights are kept."""
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
-    """Of the batches since the last evaluation, as are the rows and seconds."""
+    """Losses of the batches since the last evaluation, as are the next two."""
     rows_since: int = 0
     seconds_since: float = 0.0
     training_rows: int = 0
     training_seconds: float = 0.0
     seconds_before: float = 0.0
-    """In the processes that came before."""
+    """Seconds of the processes whose checkpoints this one resumed."""
 
     def note(self, evaluation: Evaluation, network: Network, metric: str) -> None:
-        """Take an evaluation, and the weights if it is the best."""
+        """Add an evaluation, and keep the weights if they are the best so far."""
         self.history.append(evaluation)
         if len(self.history) == 1 or evaluation.beats(self.history[self.best], metric):
             self.best = len(self.history) - 1
             self.best_weights = snapshot(network)
+        self.training_rows += self.rows_since
+        self.training_seconds += self.seconds_since
         self.losses, self.rows_since, self.seconds_since = [], 0, 0.0
 
-    def state(self, since: float, before: float) -> tuple[dict[str, Any], Arrays]:
-        """Return what a checkpoint holds of it, so many seconds after a resumption and a start."""
+    def state(self, seconds: float) -> tuple[dict[str, Any], Arrays]:
+        """Return what a checkpoint holds of it; ``seconds`` are those of this process so far."""
         values = {
             "history": [evaluation.to_dict() for evaluation in self.history],
             "best": self.best,
             "losses": self.losses,
             "rows_since": self.rows_since,
-            "seconds_since": self.seconds_since + since,
+            "seconds_since": self.seconds_since,
             "training_rows": self.training_rows,
             "training_seconds": self.training_seconds,
-            "seconds_before": self.seconds_before + before,
+            "seconds_before": self.seconds_before + seconds,
         }
         return {"progress": values}, named("best", self.best_weights)
 
@@ -128,6 +94,24 @@ class Progress:
         values = dict(state.values["progress"])
         history = [Evaluation(**evaluation) for evaluation in values.pop("history")]
         return cls(history, best_weights=unnamed("best", state.arrays), **values)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The steps of a fit: batches of an epoch, steps in all, and those it evaluates after."""
+
+    batches: int
+    steps: int
+    evaluated: frozenset[int]
+
+    @classmethod
+    def of(cls, rows: int, config: TrainConfig, processes: int) -> Schedule:
+        """Plan the steps over ``rows`` an epoch; evaluations are evenly spaced."""
+        batches = batch_count(rows, config.batch_size, processes)
+        steps = config.epochs * batches
+        evaluations = config.epochs * config.evaluations_per_epoch
+        places = np.linspace(0, steps, evaluations + 1).round().astype(int)
+        return cls(batches, steps, frozenset(places.tolist()))
 
 
 def fit(
@@ -144,23 +128,23 @@ def fit(
 ) -> FitResult:
     """Train a network and return it with its best weights, in evaluation mode.
 
-    ``begin`` gives the new network weights to start from; then it is evaluated before the first
-    step too, and may be the best. ``crosses`` are Wide & Deep's. ``after`` is given each
-    evaluation, and ends the training by raising. The state goes to ``checkpoints``, which may have
-    one to go on from. The same data, settings and thread count give the same weights, bit for bit,
-    in one go or several. All processes of a ``group`` call it alike, and get the same network; the
-    first one writes the checkpoints. Raises ``TrainingError`` where a part is too small, the
-    memory does not suffice or the loss stops being finite.
+    The same data, settings and thread count give the same weights, bit for bit, in one go or
+    resumed any number of times. All processes of a ``group`` call this alike and get the same
+    network; the first one writes the checkpoints.
+
+    Args:
+        begin: sets the weights to start from; the network is then evaluated before the first step
+            too, and may be the best already.
+        crosses: weights of pairs, for Wide & Deep.
+        after: is given each evaluation; by raising it ends the fit.
+        checkpoints: where the state is written, and perhaps one to resume from.
+
+    Raises:
+        TrainingError: a part is too small, memory does not suffice, or the loss is not finite.
     """
     sampling = Sampling.of(train, config.negative_rate)
     require_rows(sampling.rows, validation, config, group)
     require_memory(layout, config, crosses)
-    batches = batch_count(sampling.rows, config.batch_size, group.size)
-    steps = config.epochs * batches
-    evaluations = config.epochs * config.evaluations_per_epoch
-    evaluate_after = set(np.linspace(0, steps, evaluations + 1).round().astype(int).tolist())
-
-    run = Progress()
     started = time.perf_counter()
     with (
         reproducible(config.seed, config.thread_count()),
@@ -172,99 +156,117 @@ def fit(
         ) as bar,
     ):
         trainer = Trainer(layout, train, config, crosses, group)
-        state = checkpoints.state if checkpoints else None
-        if state is not None:
-            run = Progress.of(state)
-            trainer.restore(state)
-            bar.update(state.step * sampling.rows // batches)
-        elif begin is not None:
-            begin(trainer.network)
-            first = evaluated(trainer.network, validation, group)
-            run.note(first, trainer.network, config.metric)
-            if after is not None:
-                after(run.history[0])
-        resumed = time.perf_counter()
-        for step, rows in enumerate(trainer.shuffled(batches), start=trainer.steps + 1):
-            rate = learning_rate((step - 0.5) / steps, config)
-            run.losses.append(trainer.step(rows, rate))
-            run.rows_since += len(rows)
-            bar.update(len(rows))
-            if step in evaluate_after:
-                seconds = run.seconds_since + time.perf_counter() - resumed
-                trainer.level()
-                evaluation = replace(
-                    evaluated(trainer.network, validation, group),
-                    step=step,
-                    epoch=step / batches,
-                    train_loss=math.fsum(run.losses) / len(run.losses),
-                    learning_rate=rate,
-                    rows_per_second=run.rows_since / seconds,
-                )
-                if not math.isfinite(evaluation.log_loss):
-                    told = not_finite("validation loss", evaluation.log_loss, step, rate)
-                    raise TrainingError(told)
-                bar.set_postfix(evaluation.shown())
-                if after is not None:
-                    after(evaluation)
-                run.training_rows += run.rows_since
-                run.training_seconds += seconds
-                run.note(evaluation, trainer.network, config.metric)
-                if config.patience and len(run.history) - 1 - run.best == config.patience:
-                    break
-                resumed = time.perf_counter()
-            if checkpoints and group.first_says(checkpoints.due(step)):
-                now = time.perf_counter()
-                ours = run.state(now - resumed, now - started)
-                theirs = trainer.state()
-                if group.rank == 0:
-                    checkpoints.write(step, ours[0] | theirs[0], ours[1] | theirs[1])
-                run.seconds_since += now - resumed
-                resumed = time.perf_counter()
-
-    trainer.network.load_state_dict(run.best_weights)
+        loop = _Loop(
+            trainer,
+            validation,
+            config,
+            Schedule.of(sampling.rows, config, group.size),
+            after,
+            checkpoints,
+            group,
+            bar,
+            started,
+        )
+        loop.begin(begin)
+        loop.run()
+    progressed = loop.progress
+    network = trainer.network
+    network.load_state_dict(progressed.best_weights)
     if sampling.shift:
         with torch.no_grad():
-            logit = predict(trainer.network, train, group)
-            trainer.network.bias.add_(sampling.correction(logit))
+            network.bias.add_(sampling.correction(predict(network, train, group)))
     return FitResult(
-        network=trainer.network.eval(),
-        history=tuple(run.history),
-        best=run.history[run.best],
-        stopped_early=run.history[-1].step < steps,
-        seconds=run.seconds_before + time.perf_counter() - started,
-        rows_per_second=run.training_rows / run.training_seconds,
+        network=network.eval(),
+        history=tuple(progressed.history),
+        best=progressed.history[progressed.best],
+        stopped_early=progressed.history[-1].step < loop.schedule.steps,
+        seconds=progressed.seconds_before + time.perf_counter() - started,
+        rows_per_second=progressed.training_rows / progressed.training_seconds,
     )
 
 
-def evaluated(network: Network, validation: Dataset, group: Group = ALONE) -> Evaluation:
-    """Return how good a network is before any step."""
-    logit = predict(network, validation, group)
-    return Evaluation(
-        step=0,
-        epoch=0.0,
-        train_loss=None,
-        log_loss=log_loss(validation.label, logit, validation.kept),
-        auc=auc(validation.label, logit),
-        learning_rate=0.0,
-        rows_per_second=0.0,
-    )
+@dataclass(slots=True)
+class _Loop:
+    """The steps of one fit in this process: train, evaluate, write checkpoints, stop."""
 
+    trainer: Trainer
+    validation: Dataset
+    config: TrainConfig
+    schedule: Schedule
+    after: Callable[[Evaluation], object] | None
+    checkpoints: Checkpoints | None
+    group: Group
+    bar: tqdm[NoReturn]
+    started: float
+    progress: Progress = field(default_factory=Progress)
+    _resumed: float = 0.0
+    """When training went on after the last pause, by ``perf_counter``: evaluations and
+    checkpoints do not count as time spent on training."""
 
-def predict(network: Network, data: Dataset, group: Group = ALONE) -> NDArray[np.float32]:
-    """Return the logit [R] of every row; the network is left in evaluation mode.
+    def begin(self, begin: Callable[[Network], object] | None) -> None:
+        """Resume from the checkpoint, or start, from given weights if there are any."""
+        state = self.checkpoints.state if self.checkpoints else None
+        if state is not None:
+            self.progress = Progress.of(state)
+            self.trainer.restore(state)
+            self.bar.update(state.step * self.trainer.epoch_rows // self.schedule.batches)
+        elif begin is not None:
+            begin(self.trainer.network)
+            self._take(evaluated(self.trainer.network, self.validation, self.group))
+        self._resumed = time.perf_counter()
 
-    The processes of a group, whose networks are the same, share the work. All get every logit, as
-    one process alone would have it.
-    """
-    network.eval()
-    logit = np.zeros(len(data), np.float32)
-    stride = PREDICT_ROWS * group.size
-    with torch.inference_mode():
-        for start in range(PREDICT_ROWS * group.rank, len(data), stride):
-            part = data.take(slice(start, start + PREDICT_ROWS))
-            logit[start : start + PREDICT_ROWS] = network(part.inputs()).numpy()
-    group.add([torch.from_numpy(logit)])
-    return logit
+    def run(self) -> None:
+        """Take every step that is left, unless ``patience`` runs out before."""
+        trainer, schedule, progress = self.trainer, self.schedule, self.progress
+        for step, rows in enumerate(trainer.shuffled(schedule.batches), start=trainer.steps + 1):
+            rate = learning_rate((step - 0.5) / schedule.steps, self.config)
+            progress.losses.append(trainer.step(rows, rate))
+            progress.rows_since += len(rows)
+            self.bar.update(len(rows))
+            if step in schedule.evaluated:
+                self._pause()
+                self._evaluate(step, rate)
+                self._resumed = time.perf_counter()
+                since_best = len(progress.history) - 1 - progress.best
+                if self.config.patience and since_best == self.config.patience:
+                    break
+            if self.checkpoints and self.group.first_says(self.checkpoints.due(step)):
+                self._pause()
+                self._write_checkpoint(step, self.checkpoints)
+                self._resumed = time.perf_counter()
+
+    def _pause(self) -> None:
+        """Count the time spent on training so far."""
+        self.progress.seconds_since += time.perf_counter() - self._resumed
+
+    def _evaluate(self, step: int, rate: float) -> None:
+        progress, trainer = self.progress, self.trainer
+        trainer.level()
+        evaluation = replace(
+            evaluated(trainer.network, self.validation, self.group),
+            step=step,
+            epoch=step / self.schedule.batches,
+            train_loss=math.fsum(progress.losses) / len(progress.losses),
+            learning_rate=rate,
+            rows_per_second=progress.rows_since / progress.seconds_since,
+        )
+        if not math.isfinite(evaluation.log_loss):
+            raise TrainingError(not_finite("validation loss", evaluation.log_loss, step, rate))
+        self.bar.set_postfix(evaluation.shown())
+        self._take(evaluation)
+
+    def _take(self, evaluation: Evaluation) -> None:
+        """Show an evaluation to the caller, who may end the fit, and add it to the history."""
+        if self.after is not None:
+            self.after(evaluation)
+        self.progress.note(evaluation, self.trainer.network, self.config.metric)
+
+    def _write_checkpoint(self, step: int, checkpoints: Checkpoints) -> None:
+        """Write the state; every process gives its part, the first one writes."""
+        values, arrays = self.progress.state(time.perf_counter() - self.started)
+        trainer_values, trainer_arrays = self.trainer.state()
+        if self.group.rank == 0:
+            checkpoints.write(step, values | trainer_values, arrays | trainer_arrays)
 
 
 def learning_rate(progress: float, config: TrainConfig) -> float:
@@ -300,10 +302,9 @@ def require_rows(rows: int, validation: Dataset, config: TrainConfig, group: Gro
     if config.batch_norm and rows == 1:
         raise TrainingError("batch norm needs two training rows or more, got one")
     if config.metric == "auc" and validation.label.min() == validation.label.max():
-        warnings.warn(
-            "the validation labels are all of one class, so there is no AUC: "
-            "the best weights are those of the lowest log loss",
-            stacklevel=3,
+        warn(
+            "the validation labels are all of one class, so there is no AUC:"
+            " the best weights are those of the lowest log loss"
         )
 
 

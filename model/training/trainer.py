@@ -28,6 +28,7 @@ from model.networks import build
 from model.networks.crosses import CrossWeights
 from model.networks.network import Network, NetworkInputs
 from model.training.checkpoint import TrainingState
+from model.training.lazy_adam import LazyAdam
 from model.training.sampling import Sampling
 
 Rows = NDArray[np.int64]
@@ -72,6 +73,11 @@ class Trainer:
             torch.manual_seed(config.seed + 2**32 * group.rank)
         self.steps = 0
         """How many were taken."""
+
+    @property
+    def epoch_rows(self) -> int:
+        """Rows that an epoch learns from."""
+        return self._sampling.rows
 
     def shuffled(self, batches: int) -> Iterator[NDArray[np.int64]]:
         """Yield the row numbers of every batch of every epoch, each epoch in a new order.
@@ -279,56 +285,6 @@ class NamedRows:
         self._marked[row] = False
         self._position[row] = np.arange(len(row), dtype=np.int32)
         return torch.from_numpy(row), torch.from_numpy(self._position[index].astype(np.int64))
-
-
-class LazyAdam:
-    """Adam (Kingma and Ba 2015, arXiv:1412.6980) that only ever touches the rows named.
-
-    The moments of a row stand still while no batch names it, as in TensorFlow's LazyAdam and
-    torch's SparseAdam; ``row_l2`` [T] adds row_l2 * value to a row's gradient.
-    """
-
-    BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
-
-    def __init__(self, table_TC: Tensor, row_l2: Tensor | None) -> None:
-        self._table_TC = table_TC
-        self._row_l2 = row_l2
-        self._mean_TC = torch.zeros_like(table_TC)
-        self._square_TC = torch.zeros_like(table_TC)
-        self._steps = 0
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the moments [T, C] by name."""
-        return {"mean": self._mean_TC, "square": self._square_TC}
-
-    def restore(self, moments: Mapping[str, Tensor], steps: int) -> None:
-        """Take over the moments after so many steps."""
-        self._mean_TC.copy_(moments["mean"])
-        self._square_TC.copy_(moments["square"])
-        self._steps = steps
-
-    def gather(self, row_P: Tensor) -> Tensor:
-        """Return the rows [P, C] as a leaf that collects its gradient."""
-        return self._table_TC.index_select(0, row_P).requires_grad_()
-
-    @torch.no_grad()
-    def step(self, row_P: Tensor, value_PC: Tensor, rate: float) -> None:
-        """Move the gathered rows against their gradient, padding (the first of them) excepted."""
-        gradient_PC = value_PC.grad
-        assert gradient_PC is not None
-        self._steps += 1
-        row_P, value_PC, gradient_PC = row_P[1:], value_PC[1:], gradient_PC[1:]
-        if self._row_l2 is not None:
-            gradient_PC.addcmul_(value_PC, self._row_l2.index_select(0, row_P).unsqueeze(1))
-        mean_PC = self._mean_TC.index_select(0, row_P).lerp_(gradient_PC, 1 - self.BETA_1)
-        square_PC = self._square_TC.index_select(0, row_P).mul_(self.BETA_2)
-        square_PC.addcmul_(gradient_PC, gradient_PC, value=1 - self.BETA_2)
-        self._mean_TC.index_copy_(0, row_P, mean_PC)
-        self._square_TC.index_copy_(0, row_P, square_PC)
-
-        size = rate / (1 - self.BETA_1**self._steps)
-        square_PC.div_(1 - self.BETA_2**self._steps).sqrt_().add_(self.EPSILON)
-        self._table_TC.index_copy_(0, row_P, value_PC.addcdiv(mean_PC, square_PC, value=-size))
 
 
 def named(head: str, tensors: Mapping[str, Tensor]) -> Arrays:

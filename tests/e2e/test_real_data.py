@@ -9,7 +9,8 @@ import pytest
 
 from model.config import TrainConfig
 from model.data.input_files import InputFiles
-from model.pipeline import train
+from model.data.prepare import prepare
+from model.pipeline import run
 from model.score_files import Offline
 from tests.conftest import StartService
 from tests.drills.parity import Check
@@ -26,7 +27,9 @@ def test_real_rows_score_the_same_offline_and_online(
     """1,000 real rows agree within the tolerance, alone, in batches, shuffled, ranked."""
     files = realdata.files(name, tmp_path)
     spec = realdata.SPECS / f"{name}.toml"
-    bundle = train(spec, InputFiles(files[-1:], mode="random"), QUICK, tmp_path, progress=False)
+    bundle = run(
+        prepare(spec, InputFiles(files[-1:], mode="random")), QUICK, tmp_path, progress=False
+    )
     offline = Offline.open(bundle)
     service = start_service(bundle)
     with httpx.Client(base_url=service.url, timeout=30) as client:

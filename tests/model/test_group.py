@@ -120,7 +120,7 @@ def test_a_killed_group_goes_on(sample: Sample, tmp_path: Path) -> None:
     assert not [path for path in out.iterdir() if path.name != CHECKPOINTS], "it had ended"
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("goes on after step") == 1
+    assert done.stderr.count("resumed after step") == 1
     found = Bundle.open(Path(done.stdout.strip()))
     for part, metrics in expected.manifest.metrics.items():
         assert found.manifest.metrics[part]["auc"] == pytest.approx(metrics["auc"], abs=1e-6)

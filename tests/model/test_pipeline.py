@@ -25,7 +25,7 @@ from model.data.input_files import InputFiles
 from model.data.log_files import DataError
 from model.data.prepare import Prepared, prepare
 from model.export.weights import read_weights
-from model.pipeline import run, train
+from model.pipeline import run
 from model.score_files import Offline
 from model.training.fit import TrainingError
 from tests.conftest import Sample
@@ -76,7 +76,9 @@ def test_the_commands_give_what_the_pipeline_gives(
     few: Sample, tmp_path: Path, run_command: RunCommand
 ) -> None:
     """Seed and data decide every file, in any process; the commands take what train printed."""
-    expected = Bundle.open(train(few.spec, InputFiles([few.data]), CONFIG, tmp_path / "a", False))
+    expected = Bundle.open(
+        run(prepare(few.spec, InputFiles([few.data])), CONFIG, tmp_path / "a", progress=False)
+    )
     config, out = tmp_path / "short.toml", tmp_path / "b"
     settings = CONFIG.to_dict()
     config.write_text("".join(f"{key} = {json.dumps(settings[key])}\n" for key in settings))
@@ -190,7 +192,7 @@ def test_a_failed_run_leaves_nothing(
 
     monkeypatch.setattr("model.pipeline.golden_examples", fail)
     with pytest.raises(RuntimeError, match="disk"):
-        train(few.spec, InputFiles([few.data]), CONFIG, tmp_path, progress=False)
+        run(prepare(few.spec, InputFiles([few.data])), CONFIG, tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
 
 

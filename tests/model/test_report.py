@@ -14,7 +14,8 @@ from model.data.dataset import Dataset
 from model.networks import build
 from model.quality.figures import evaluate_scores
 from model.report import write_report
-from model.training.fit import Evaluation, FitResult
+from model.training.evaluation import Evaluation
+from model.training.fit import FitResult
 
 PNG = b"\x89PNG\r\n\x1a\n"
 CONFIG = TrainConfig(hidden=(2,), embedding_size=2)

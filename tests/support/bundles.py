@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import polars as pl
 
 from app.bundle.bundle import Example
 from app.bundle.manifest import Manifest, SlotStatistics
-from app.bundle.writing import write_bundle
+from app.bundle.writing import new_bundle
 from app.features.spec import FeatureSpec
 from tests.support.frames import learned
 
@@ -54,8 +55,17 @@ def describe() -> dict[str, Any]:
     }
 
 
-def write(directory: Path, users: str = "ab") -> Path:
+def write_bundle(
+    directory: Path, fill: Callable[[Path], None], describe: Callable[[], dict[str, Any]]
+) -> Path:
     """Write a bundle below a directory and return its path."""
+    with new_bundle(directory) as bundle:
+        fill(bundle.directory)
+        return bundle.finish(describe())
+
+
+def write(directory: Path, users: str = "ab") -> Path:
+    """Write a bundle of a few users."""
     return write_bundle(directory, lambda path: fill(path, users), describe)
 
 

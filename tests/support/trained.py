@@ -62,14 +62,16 @@ def _train(spec: Path, data: Path, config: TrainConfig, out: Path, int8: bool) -
     import torch
 
     from model.data.input_files import InputFiles
+    from model.data.prepare import prepare
     from model.export.quantize import Quantized
-    from model.pipeline import train
+    from model.pipeline import run
 
     # No bundle of a test depends on what its few validation rows say of the int8 graph.
     quantize = Quantized.int8_unmeasured if int8 else Quantized.none
     threads = torch.get_num_threads()
     try:
-        train(spec, InputFiles([data]), config, out, progress=False, quantize=quantize)
+        prepared = prepare(spec, InputFiles([data]), progress=False)
+        run(prepared, config, out, progress=False, quantize=quantize)
     finally:
         torch.set_num_threads(threads)
 

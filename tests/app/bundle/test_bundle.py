@@ -10,10 +10,18 @@ import pytest
 
 from app.bundle.bundle import Bundle
 from app.bundle.manifest import bundle_id
-from app.bundle.writing import write_bundle
 from app.errors import BundleError
 from app.features.spec import FeatureSpec
-from tests.support.bundles import EXAMPLE, SPEC, describe, fill, manifest, rewrite, write
+from tests.support.bundles import (
+    EXAMPLE,
+    SPEC,
+    describe,
+    fill,
+    manifest,
+    rewrite,
+    write,
+    write_bundle,
+)
 
 
 @pytest.fixture

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from app.bundle.directory import newest
-from app.bundle.writing import write_bundle
 from app.errors import BundleError
-from tests.support.bundles import describe, fill
+from tests.support.bundles import describe, fill, write_bundle
 from tests.support.disk import recorded
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from app.bundle.bundle import Bundle, Example
 from app.bundle.manifest import EXAMPLES, GRAPH, INT8_GRAPH, SPEC, VOCABULARY
-from app.bundle.writing import write_bundle
+from app.bundle.writing import new_bundle
 from app.features.encoder import Encoder
 from app.features.spec import FeatureSpec
 from app.features.vocabulary import SlotVocabulary, Texts, Vocabulary, arrange
@@ -163,17 +163,16 @@ def write_untrained(
 
     ``finish`` adds what else belongs to it and returns its golden requests.
     """
-
-    def fill(path: Path) -> None:
+    described = {"network": "deepfm", "metrics": {}, "data": [], "statistics": {},
+                 "training": {"parity": {"worst_logit_difference": 0.0}}}  # fmt: skip
+    with new_bundle(directory) as bundle:
+        path = bundle.directory
         (path / SPEC).write_text(text)
         (path / VOCABULARY).mkdir()
         vocabulary.save(path / VOCABULARY)
         write_graph(network, vocabulary.layout, path / GRAPH)
         (path / EXAMPLES).write_bytes(msgspec.json.Encoder().encode_lines(finish(path)))
-
-    described = {"network": "deepfm", "metrics": {}, "data": [], "statistics": {},
-                 "training": {"parity": {"worst_logit_difference": 0.0}}}  # fmt: skip
-    return write_bundle(directory, fill, lambda: described)
+        return bundle.finish(described)
 
 
 def _sources() -> str:

@@ -15,7 +15,8 @@ from typing import Any
 from model.config import SettingsFile, TrainConfig
 from model.data.prepare import Prepared
 from model.quality.figures import auc, sigmoid
-from model.training.fit import fit, predict
+from model.training.evaluation import predict
+from model.training.fit import fit
 from model.training.sampling import Sampling
 from tests.bench.training.frappe import prepared
 from tests.support.realdata import SPECS

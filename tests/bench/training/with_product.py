@@ -10,7 +10,8 @@ import numpy as np
 from app.features.layout import Layout, Slot
 from model.config import TrainConfig
 from model.data.dataset import Dataset
-from model.training.fit import Evaluation, fit
+from model.training.evaluation import Evaluation
+from model.training.fit import fit
 from tests.bench.training.work import Rows, Watch, Work, answer, field_name, given, read_rows
 
 

@@ -27,7 +27,8 @@ from model.networks.mlp import Mlp
 from model.networks.network import NetworkInputs
 from model.networks.wide_deep import WideDeep
 from model.quality.figures import auc
-from model.training.fit import fit, predict
+from model.training.evaluation import predict
+from model.training.fit import fit
 from model.training.trainer import Trainer
 
 LAYOUT = Layout(

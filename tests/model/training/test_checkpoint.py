@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from model.config import NETWORKS, TrainConfig
 from model.data.dataset import Dataset
 from model.data.input_files import InputFiles
 from model.data.prepare import prepare
-from model.pipeline import CHECKPOINTS, Often, run
+from model.pipeline import CHECKPOINTS, CheckpointOptions, run
 from model.training.checkpoint import KEPT, Checkpoints
 from model.training.fit import FitResult, fit
 from model.training.trainer import Trainer
@@ -159,6 +160,22 @@ def test_two_are_kept_and_time_counts_too(tmp_path: Path) -> None:
     assert not Checkpoints(tmp_path / "other", seconds=0, steps=0).due(1)
 
 
+def test_the_time_counts_from_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After so many seconds one is due, and right after it none, at whatever step."""
+    clock = [0.0]
+    monkeypatch.setattr("model.training.checkpoint.time.monotonic", lambda: clock[0])
+    checkpoints = Checkpoints(tmp_path / "run", seconds=60.0, steps=0)
+    monkeypatch.setattr(checkpoints, "_written", 0.0)
+    due = []
+    for step, clock[0] in ((1, 59.0), (2, 60.0), (3, 61.0), (4, 119.0), (5, 120.0)):
+        due.append(checkpoints.due(step))
+        if due[-1]:
+            checkpoints.write(step, {}, {})
+    assert due == [False, True, False, False, True]
+
+
 def damage(path: Path, how: str) -> None:
     """Break a checkpoint in one of several ways."""
     array = max(path.glob("*.npy"), key=lambda file: file.stat().st_size)
@@ -178,20 +195,23 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["cut off", "altered", "absent", "index cut off", "no index"])
-def test_a_broken_checkpoint_is_passed_over(how: str, tmp_path: Path) -> None:
-    """The one before takes its place, with a warning; with both broken the run begins anew."""
+def test_a_damaged_checkpoint_is_skipped(
+    how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one before takes its place, with a warning; with both damaged none is resumed."""
     expected = trained(CONFIG)
     with pytest.raises(Killed):
         trained(CONFIG, tmp_path / "run", 20)
     damage(tmp_path / "run" / "step-18", how)
     shutil.copytree(tmp_path / "run", tmp_path / "both")
-    with pytest.warns(UserWarning, match="a broken checkpoint is passed over: step-18"):
-        assert_same(trained(CONFIG, tmp_path / "run"), expected)
+    capsys.readouterr()
+    assert_same(trained(CONFIG, tmp_path / "run"), expected)
+    assert "warning: a damaged checkpoint is skipped: step-18" in capsys.readouterr().err
     damage(tmp_path / "both" / "step-15", how)
     checkpoints = Checkpoints(tmp_path / "both", resume=True)
-    with pytest.warns(UserWarning, match=r"passed over: step-1[58]") as told:
-        checkpoints.begin()
-    assert len(told) == 2
+    checkpoints.begin()
+    skipped = re.findall("damaged checkpoint is skipped: step-1[58]", capsys.readouterr().err)
+    assert len(skipped) == 2
     assert checkpoints.state is None
 
 
@@ -285,7 +305,7 @@ def test_a_killed_command_goes_on_to_the_same_bundle(tmp_path: Path) -> None:
         assert not [path for path in out.iterdir() if path.name != CHECKPOINTS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    assert "goes on after step" in done.stderr
+    assert "resumed after step" in done.stderr
     found = Bundle.open(Path(done.stdout.strip()))
     assert found.manifest.id == expected.manifest.id
     assert found.manifest.metrics == expected.manifest.metrics
@@ -312,15 +332,15 @@ def test_other_settings_are_another_run(tmp_path: Path, capsys: pytest.CaptureFi
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("model.pipeline.write_graph", end)
         with pytest.raises(Killed):
-            run(prepared, config, out, progress=False, often=Often(0, 2))
+            run(prepared, config, out, progress=False, checkpointing=CheckpointOptions(0, 2))
     left = newest_step(out)
     assert left > 0
-    again = Often(0, 2, resume=True)
+    again = CheckpointOptions(0, 2, resume=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        run(prepared, replace(config, seed=2), out, progress=False, often=again)
+        run(prepared, replace(config, seed=2), out, progress=False, checkpointing=again)
     assert "there is no checkpoint of this run" in capsys.readouterr().err
     assert newest_step(out) == left
-    run(prepared, config, out, progress=False, often=again)
-    assert f"goes on after step {left}" in capsys.readouterr().err
+    run(prepared, config, out, progress=False, checkpointing=again)
+    assert f"resumed after step {left}" in capsys.readouterr().err
     assert not (out / CHECKPOINTS).exists()

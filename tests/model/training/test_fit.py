@@ -10,48 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from app.features.layout import Layout, Slot
 from model.config import NETWORKS, TrainConfig
 from model.data.dataset import Dataset
 from model.networks.mlp import Mlp
 from model.quality.figures import auc, log_loss
-from model.training.fit import Evaluation, batch_count, fit, learning_rate, predict
-from model.training.sampling import Sampling
-from model.training.trainer import IndexColumns, NamedRows, Trainer, TrainingError
-
-LAYOUT = Layout(
-    context=(Slot("user", "user", 1, 6),),
-    candidate=(Slot("item", "item", 7, 6),),
-    context_lists=(),
-    candidate_lists=(Slot("genres", "genres", 13, 6),),
-)
-CONFIG = TrainConfig(
-    embedding_size=4,
-    hidden=(8,),
-    dropout=0.1,
-    oov_rate=0.0,
-    batch_size=64,
-    epochs=2,
-    learning_rate=0.01,
-    embedding_l2=0.001,
-    threads=1,
-)
-
-
-def dataset(rows: int, seed: int = 0, users: int = 4) -> Dataset:
-    """Return random rows whose label depends on whether user and item match in parity."""
-    random = np.random.default_rng(seed)
-    user = random.integers(0, users, rows)
-    item = random.integers(0, 4, rows)
-    genres = random.integers(15, 19, (rows, 3)) * (random.random((rows, 3)) < 0.7)
-    label = ((user + item) % 2 == 0) ^ (random.random(rows) < 0.05)
-    return Dataset(
-        context=(user[:, None] + 3).astype(np.int32),
-        candidate=(item[:, None] + 9).astype(np.int32),
-        context_lists=(),
-        candidate_lists=(genres.astype(np.int32),),
-        label=label.astype(np.uint8),
-    )
+from model.training.evaluation import Evaluation, predict
+from model.training.fit import batch_count, fit, learning_rate
+from model.training.trainer import Trainer, TrainingError
+from tests.support.clicks import CONFIG, LAYOUT, NUMBERS, PRICE, dataset, priced
 
 
 def train(config: TrainConfig, rows: int = 300, **data: Any) -> Any:
@@ -73,6 +39,27 @@ def test_the_pairwise_part_learns_an_interaction() -> None:
     area = auc(held_out.label, predict(trainer.network, held_out))
     assert area is not None
     assert area > 0.93
+
+
+def test_the_seed_decides_the_first_weights() -> None:
+    """One seed starts from one table, another from another, whatever torch drew before."""
+
+    def first_table(seed: int) -> torch.Tensor:
+        torch.rand(seed)
+        tables: list[torch.Tensor] = []
+        fit(
+            LAYOUT,
+            dataset(300),
+            dataset(200, seed=1),
+            replace(CONFIG, seed=seed, epochs=1),
+            progress=False,
+            begin=lambda network: tables.append(network.table.detach().clone()),
+        )
+        return tables[0]
+
+    one, again, other = first_table(1), first_table(1), first_table(2)
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
 
 
 def test_each_evaluation_is_told_and_may_end_the_training() -> None:
@@ -182,11 +169,13 @@ def test_log_loss_can_choose_the_best() -> None:
     assert not good.beats(good, "auc")
 
 
-def test_validation_rows_of_one_class_fall_back_to_log_loss() -> None:
+def test_validation_rows_of_one_class_fall_back_to_log_loss(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Without an AUC the lowest log loss decides, and a warning says so."""
     validation = replace(dataset(50, seed=1), label=np.zeros(50, np.uint8))
-    with pytest.warns(UserWarning, match="all of one class"):
-        result = fit(LAYOUT, dataset(300), validation, CONFIG, progress=False)
+    result = fit(LAYOUT, dataset(300), validation, CONFIG, progress=False)
+    assert "warning: the validation labels are all of one class" in capsys.readouterr().err
     assert result.best.auc is None
     assert result.best.log_loss == min(e.log_loss for e in result.history)
 
@@ -224,19 +213,6 @@ def test_too_few_rows_are_refused() -> None:
         fit(LAYOUT, one, dataset(9), CONFIG)
 
 
-def test_a_loss_that_is_not_finite_stops_training() -> None:
-    """Training ends before the step that would spread it, and names the step."""
-    trainer = Trainer(LAYOUT, dataset(64), CONFIG)
-    rows = np.arange(64)
-    trainer.step(rows, 0.01)
-    with torch.no_grad():
-        trainer.network.bias.fill_(torch.nan)
-    before = trainer.network.table.clone()
-    with pytest.raises(TrainingError, match="nan at step 2"):
-        trainer.step(rows, 0.01)
-    assert torch.equal(trainer.network.table, before)
-
-
 def test_data_may_be_read_only() -> None:
     """Columns mapped from a file that may not be written train and validate like any other."""
     data = dataset(100)
@@ -260,20 +236,6 @@ def test_an_interrupt_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.get_num_threads() == threads
 
 
-def test_rows_that_no_batch_names_stay_as_they_are() -> None:
-    """Padding stays zero and a value absent from the data keeps its first row, bit for bit."""
-    trainer = Trainer(LAYOUT, dataset(300, users=3), CONFIG)
-    before = trainer.network.table.detach().clone()
-    for rows in trainer.shuffled(5):
-        trainer.step(rows, 0.01)
-    after = trainer.network.table.detach()
-    absent = [1, 2, 6, 7, 8, 13, 14]
-    assert not after[0].any()
-    assert torch.equal(after[absent], before[absent])
-    changed = (after != before).any(dim=1)
-    assert changed.sum() == LAYOUT.table_rows - 1 - len(absent)
-
-
 def test_bfloat16_is_for_the_products_of_training_alone() -> None:
     """It learns nearly the same; what it leaves behind is float32 and scores in float32."""
     runs = {}
@@ -294,39 +256,6 @@ def test_bfloat16_is_for_the_products_of_training_alone() -> None:
     np.testing.assert_array_equal(predict(brief, held_out), found)
 
 
-def test_oov_rows_are_trained_where_asked() -> None:
-    """With an ``oov_rate`` the single-valued slots' OOV rows move; lists and padding do not."""
-    trainer = Trainer(LAYOUT, dataset(300), replace(CONFIG, oov_rate=0.3))
-    before = trainer.network.table.detach().clone()
-    for rows in trainer.shuffled(5):
-        trainer.step(rows, 0.01)
-    changed = (trainer.network.table != before).any(dim=1)
-    assert [bool(changed[row]) for row in (0, 2, 8, 14)] == [False, True, True, False]
-
-
-NUMBERS = Layout(
-    context=(Slot("user", "user", 1, 6),),
-    candidate=(Slot("item", "item", 7, 6), Slot("price", "price", 13, 3, scaled=True)),
-    context_lists=(),
-    candidate_lists=(),
-)
-MISSING_PRICE, OOV_PRICE, PRICE = 13, 14, 15
-
-
-def priced(rows: int, seed: int) -> Dataset:
-    """Rows that click where the price is high; every fifth has none, and clicks by chance."""
-    random = np.random.default_rng(seed)
-    base = dataset(rows, seed)
-    value = random.normal(size=(rows, 1)).astype(np.float32)
-    known = np.arange(rows)[:, None] % 5 > 0
-    index = np.where(known, PRICE, MISSING_PRICE).astype(np.int32)
-    return Dataset(
-        base.context, np.hstack([base.candidate, index]), (), (),
-        np.where(known, value > 0, base.label[:, None]).astype(np.uint8)[:, 0],
-        None, np.where(known, value, 1).astype(np.float32),
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("name", ["lr", "deepfm"])
 def test_a_number_is_learnt(name: str) -> None:
     """Each row has its own number, in training as in validation."""
@@ -335,46 +264,6 @@ def test_a_number_is_learnt(name: str) -> None:
     assert result.best.auc is not None
     assert result.best.auc > 0.85
     assert result.network.table[PRICE, 0].item() > 0.2
-
-
-def test_numbers_are_not_hidden() -> None:
-    """A number cannot be unseen: an ``oov_rate`` leaves the row alone that no value has."""
-    config = replace(CONFIG, oov_rate=0.5)
-    trainer = Trainer(NUMBERS, priced(300, 1), config)
-    before = trainer.network.table.detach().clone()
-    for rows in trainer.shuffled(5):
-        trainer.step(rows, 0.01)
-    changed = (trainer.network.table != before).any(dim=1).tolist()
-    assert [changed[row] for row in (2, 8, MISSING_PRICE, OOV_PRICE, PRICE)] == [
-        True, True, True, False, True,
-    ]  # fmt: skip
-
-
-def test_named_rows_are_found_without_sorting() -> None:
-    """The distinct rows and the positions among them rebuild the indices, padding first."""
-    named = NamedRows(100)
-    for seed in range(3):
-        index = np.random.default_rng(seed).integers(1, 100, (8, 5)).astype(np.int32)
-        row, position = named.find(index)
-        assert row.tolist() == sorted({0, *index.ravel().tolist()})
-        np.testing.assert_array_equal(row[position.long()].numpy(), index)
-
-
-def test_rare_rows_are_decayed_as_much_as_common_ones() -> None:
-    """A row in a share P of the batches is decayed 1/P as hard; one in every batch, by lambda."""
-    rows = 1_000
-    data = Dataset(
-        context=np.full((rows, 1), 3, np.int32),
-        candidate=np.r_[np.full(10, 9), np.full(rows - 10, 10)][:, None].astype(np.int32),
-        context_lists=(),
-        candidate_lists=(np.zeros((rows, 2), np.int32),),
-        label=np.zeros(rows, np.uint8),
-    )
-    config = replace(CONFIG, embedding_l2=0.5, batch_size=50)
-    l2 = IndexColumns(LAYOUT, data).row_l2(config, Sampling.of(data, 1.0))
-    assert l2[3].item() == pytest.approx(0.5)
-    assert l2[9].item() == pytest.approx(0.5 / (1 - 0.99**50))
-    assert l2[11].item() == 0.0
 
 
 def test_the_rate_rises_and_falls_linearly() -> None:

@@ -21,7 +21,8 @@ from model.data.prepare import prepare
 from model.pipeline import run
 from model.quality.figures import auc, log_loss, sigmoid
 from model.score_files import Offline
-from model.training.fit import fit, predict
+from model.training.evaluation import predict
+from model.training.fit import fit
 from model.training.sampling import Sampling
 from model.training.trainer import cut
 from tests.support.samples import SPEC, Sample

@@ -25,7 +25,8 @@ from model.networks.crosses import Operand, Pairs
 from model.pipeline import run
 from model.quality.offline_scoring import score_dataset
 from model.score_files import Offline
-from model.training.fit import FitResult, fit, predict
+from model.training.evaluation import predict
+from model.training.fit import FitResult, fit
 from model.training.trainer import TrainingError
 from model.training.warm_start import NEW, WarmStart, old_rows
 from tests.support import samples
