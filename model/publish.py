@@ -18,13 +18,13 @@ from zlib import crc32
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from app.bundle.bundle import Bundle
 from app.errors import CtrError
 from app.features.vocabulary import Integers, Texts
 from app.remote.link import Command, ErrorReply, Link, Reply
 from app.remote.redis_layout import REGISTER, SENTINEL, Entry, SlotKeys, in_use, published_slots
+from model.progress import progress_bar
 
 SECONDS = 30.0
 """How long one round trip of a publisher may take."""
@@ -190,14 +190,13 @@ async def _converge(link: Link, slots: Sequence[_Arranged], values: int, progres
     for attempt in range(MAX_PASSES):
         differed = 0
         what = "checking" if attempt else "writing"
-        with tqdm(total=values, desc=what, unit=" values", unit_scale=True,
-                  disable=not progress) as bar:  # fmt: skip
+        with progress_bar(what, values, "values", progress) as shown:
             for slot in slots:
                 for start in range(0, slot.keys.buckets, CHUNK_BUCKETS):
                     stop = min(start + CHUNK_BUCKETS, slot.keys.buckets)
                     wanted = list(slot.contents(start, stop))
                     differed += await _write_differing(link, wanted)
-                    bar.update(sum(len(content) - 1 for _, content in wanted))
+                    shown.update(sum(len(content) - 1 for _, content in wanted))
         written += differed
         if not differed:
             return written

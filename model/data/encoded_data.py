@@ -30,7 +30,7 @@ from model.data.input_files import SplitRows
 from model.data.log_files import Source
 from model.data.reader import json_rows
 from model.data.split import PARTS
-from model.progress import bar
+from model.progress import progress_bar
 
 DECIDING = tuple(Path(path) for package in (app.features, model.data) for path in package.__path__)
 """Folders whose code decides which indices the cells of a file become."""
@@ -79,7 +79,7 @@ def write_encoded(
     tested = 0
     with (
         write_arrays(directory) as entry,
-        bar("encoding", len(raw.spill), "row", progress) as shown,
+        progress_bar("encoding", len(raw.spill), "rows", progress) as shown,
     ):
         for where, frame in raw.spill.frames():
             data = encode(spec, encoder, frame)

@@ -27,7 +27,7 @@ from model.data.vocabulary_learning import learn_vocabulary, reused_numbers
 from model.fingerprint import fingerprint_of
 from model.group import Group
 from model.networks.crosses import CrossWeights
-from model.progress import Stopwatch, say
+from model.progress import LINE_SECONDS, Stopwatch, say
 
 PURPOSES: Mapping[DataPart, str] = {
     "train": "to train on", "validation": "to validate", "test": "to test",
@@ -124,8 +124,8 @@ def prepare(
     data, vocabulary = encoded.data, encoded.vocabulary
     counts = ", ".join(f"{len(rows):,} {PURPOSES[part]}" for part, rows in data.items())
     say(
-        f"{done}: {sum(map(len, data.values())):,} rows in {perf_counter() - start:.1f} s:"
-        f" {counts}; {vocabulary.layout.table_rows:,} table rows"
+        f"{done}: {sum(map(len, data.values())):,} rows in {perf_counter() - start:.1f} s"
+        f" ({counts})"
     )
     _warn_of_flat_labels(data)
     return Prepared(
@@ -168,12 +168,17 @@ def _encode(
     with partial_directory(entry.parent) as directory:
         watch = Stopwatch()
         raw = inputs.read(spec, directory, progress)
-        say(f"read {len(raw.spill):,} rows in {watch.lap():.1f} s")
+        _say_if_long(f"read {len(raw.spill):,} rows", watch.lap())
         reused = reused_numbers(spec, before) if before else None
         vocabulary = learn_vocabulary(spec, raw.train, reused)
-        say(f"learnt their values in {watch.lap():.1f} s")
+        _say_if_long("learned the vocabulary", watch.lap())
         write_encoded(entry, spec, vocabulary, raw, progress)
-        say(f"encoded in {watch.lap():.1f} s")
+        _say_if_long("encoded", watch.lap())
+
+
+def _say_if_long(stage: str, seconds: float) -> None:
+    if seconds >= LINE_SECONDS:
+        say(f"{stage} in {seconds:.1f} s")
 
 
 def _kept(entry: Path, spec: FeatureSpec) -> EncodedData | None:

@@ -24,7 +24,7 @@ from app.features.spec import FeatureSpec, Field, MultiCategorical, Numeric, Tim
 from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Vocabulary, arrange
 from app.files import sha256
 from model.data.log_files import FILE, LINE, BadLines, DataError, Source, pieces
-from model.progress import bar
+from model.progress import progress_bar
 
 MOMENT = "__moment__"
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
@@ -95,7 +95,7 @@ class Reader:
         if self._moment and spec.timestamp is not None and spec.timestamp not in wanted:
             wanted.append(spec.timestamp)
         total = sum(path.stat().st_size for path in self._paths if path.exists())
-        with bar("reading", total, "B", self._progress) as shown:
+        with progress_bar("reading", total, "bytes", self._progress) as shown:
             for path in self._paths:
                 rows, before = 0, shown.n
                 for piece in pieces(spec, path, wanted, self.bad):

@@ -42,7 +42,7 @@ class Evaluation:
         """Return what a progress bar has room for."""
         auc = "none" if self.auc is None else f"{self.auc:.4f}"
         loss = "none" if self.train_loss is None else f"{self.train_loss:.4f}"
-        return {"loss": loss, "auc": auc}
+        return {"training loss": loss, "validation AUC": auc}
 
     def beats(self, other: Evaluation, metric: str) -> bool:
         """Tell whether this is better, by AUC and then log loss, or by log loss alone."""

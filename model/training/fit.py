@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from app.features.layout import Layout
 from model.array_files import Arrays
@@ -22,7 +21,7 @@ from model.group import ALONE, Group
 from model.networks import weight_bytes
 from model.networks.crosses import CrossWeights
 from model.networks.network import Network
-from model.progress import warn
+from model.progress import Bar, progress_bar, warn
 from model.training.checkpoint import Checkpoints, TrainingState
 from model.training.evaluation import Evaluation, evaluated, predict
 from model.training.memory import available_memory
@@ -146,14 +145,10 @@ def fit(
     require_rows(sampling.rows, validation, config, group)
     require_memory(layout, config, crosses)
     started = time.perf_counter()
+    total, shown = config.epochs * sampling.rows, progress and group.rank == 0
     with (
         reproducible(config.seed, config.thread_count()),
-        tqdm(
-            total=config.epochs * sampling.rows,
-            unit="row",
-            unit_scale=True,
-            disable=not progress or group.rank > 0,
-        ) as bar,
+        progress_bar("training", total, "rows", shown) as bar,
     ):
         trainer = Trainer(layout, train, config, crosses, group)
         loop = _Loop(
@@ -196,7 +191,7 @@ class _Loop:
     after: Callable[[Evaluation], object] | None
     checkpoints: Checkpoints | None
     group: Group
-    bar: tqdm[NoReturn]
+    bar: Bar
     started: float
     progress: Progress = field(default_factory=Progress)
     _resumed: float = 0.0
