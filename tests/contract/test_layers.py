@@ -74,7 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.tune": BUNDLE | TRAINER,
     "model.compare": ENGINE | TRAINER,
     "model.compare_report": FEATURES | TRAINER | {"model.compare"},
-    "model.publish": BUNDLE | {"app.remote"},
+    "model.publish": BUNDLE | {"app.remote", "model.progress"},
     "model.__main__": BUNDLE
     | TRAINER
     | {"app.remote", "model.compare", "model.compare_report", "model.fetch", "model.publish"}

@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -62,6 +63,7 @@ def test_a_bar_on_a_terminal_only_where_it_is_wanted(shown: bool) -> None:
         "    b.update(2)\n    b.refresh()\n    say('a line')\n"
     )
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
     subprocess.run([sys.executable, "-c", program], stderr=theirs, cwd=ROOT, check=True)
     os.close(theirs)
     screen = os.read(ours, 65_536).decode()
