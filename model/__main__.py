@@ -281,7 +281,7 @@ def evaluate(
     metrics = offline.evaluate(frames, kept if negatives_kept is None else negatives_kept)
     if json_file is not None:
         write_file(json_file, (json.dumps(metrics.to_dict(), indent=1) + "\n").encode())
-    print(metrics.line())
+    print(f"{metrics.line()} over {metrics.rows:,} rows")
 
 
 @cli.command()

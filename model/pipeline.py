@@ -256,7 +256,10 @@ def measure(trained: Trained, engine: Engine, calibration: Calibration | None) -
     """
     data = trained.prepared.data
     worst, compared = check_parity(trained.result.network, engine, data["test"], calibration)
-    say(f"graph agrees with the network within {worst:.1e} over {compared:,} rows")
+    say(
+        f"parity: the graph's logits differ from the network's by at most {worst:.1e}"
+        f" ({compared:,} rows)"
+    )
     measured = Measured(
         {"worst_logit_difference": worst, "rows": compared, "tolerance": engine.tolerance},
         score_dataset(engine, data["validation"]),

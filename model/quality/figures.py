@@ -40,7 +40,7 @@ class Quality:
         calibration = "none" if self.calibration is None else f"{self.calibration:.3f}"
         return (
             f"AUC {auc}, log loss {self.log_loss:.4f}, predicted/observed {calibration},"
-            f" calibration error {self.calibration_error:.4f} over {self.rows:,} rows"
+            f" calibration error {self.calibration_error:.4f}"
         )
 
 

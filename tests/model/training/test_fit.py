@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from model import progress
 from model.config import NETWORKS, TrainConfig
 from model.data.dataset import Dataset
 from model.networks.mlp import Mlp
@@ -280,10 +282,12 @@ def test_history_is_plain_json() -> None:
     assert all(isinstance(value, int | float) for value in evaluation.to_dict().values())
 
 
-def test_the_progress_bar_shows_loss_and_auc(capsys: pytest.CaptureFixture[str]) -> None:
-    """The bar counts rows and shows the last evaluation."""
+def test_progress_shows_loss_and_auc(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a log, lines count the rows and give the figures of the last evaluation."""
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     fit(LAYOUT, dataset(300), dataset(200, seed=1), CONFIG, progress=True)
     shown = capsys.readouterr().err
-    assert "row/s" in shown
-    assert "auc=" in shown
-    assert "loss=" in shown
+    assert "training: 50%, about" in shown
+    assert re.search(r"rows; training loss 0\.\d{4}; validation AUC 0\.\d{4}\)", shown)
