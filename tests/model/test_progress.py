@@ -11,7 +11,7 @@ import termios
 import pytest
 
 from model import progress
-from model.progress import ProgressLines, bar
+from model.progress import ProgressLines, progress_bar
 from tests.support.serving import ROOT
 
 
@@ -20,7 +20,7 @@ def test_lines_tell_share_time_left_and_figures(
 ) -> None:
     """A line says how much is done, how long the rest takes, and the latest figures."""
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    with bar("training", 960_000, "rows", shown=True) as shown:
+    with progress_bar("training", 960_000, "rows", shown=True) as shown:
         shown.update(480_000)
         shown.set_postfix({"validation AUC": "0.7759"})
         shown.update(240_000)
@@ -48,7 +48,7 @@ def test_the_time_left_follows_the_rate(
 
 def test_a_short_stage_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """Where standard error is no terminal, a stage shorter than the interval leaves no line."""
-    with bar("reading", 10, "rows", shown=True) as shown:
+    with progress_bar("reading", 10, "rows", shown=True) as shown:
         for _ in range(10):
             shown.update(1)
     assert capsys.readouterr().err == ""
@@ -58,8 +58,8 @@ def test_a_short_stage_prints_nothing(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_bar_on_a_terminal_only_where_it_is_wanted(shown: bool) -> None:
     """On a terminal a stage has a bar that the next line of text does not break."""
     program = (
-        "from model.progress import bar, say\n"
-        f"with bar('training', 4, 'rows', shown={shown}) as b:\n"
+        "from model.progress import progress_bar, say\n"
+        f"with progress_bar('training', 4, 'rows', shown={shown}) as b:\n"
         "    b.update(2)\n    b.refresh()\n    say('a line')\n"
     )
     ours, theirs = pty.openpty()
