@@ -25,7 +25,14 @@ from model.data.split import PARTS
 from model.export.golden import golden_examples
 from model.export.graph import remove_graph, write_graph
 from model.export.parity import check_parity
-from model.export.quantize import Loss, Quantized, measured_loss, with_int8_logits, write_int8
+from model.export.quantize import (
+    Loss,
+    Quantized,
+    Verdict,
+    measured_loss,
+    with_int8_logits,
+    write_int8,
+)
 from model.fingerprint import fingerprint_of
 from model.group import ALONE, Group
 from model.networks.crosses import CrossWeights
@@ -289,7 +296,7 @@ def write_int8_graph(
     int8 = open_engine(graph, prepared.encoder, prepared.vocabulary.layout, "int8")
     lost = measured_loss(validation.label, measured.validation, score_dataset(int8, validation))
     measured.int8 = lost
-    say(lost.told(quantize))
+    (say if lost.verdict is Verdict.accepted else warn)(lost.told(quantize))
     if lost.kept(quantize):
         return int8
     remove_graph(graph)

@@ -120,15 +120,15 @@ class Loss:
         return {"accepted": self.kept(quantize), "verdict": str(self.verdict), **figures}
 
     def told(self, quantize: Quantized) -> str:
-        """Return the line of the log: the decision, the figures and, if undecided, what to do."""
+        """Return the decision, the figures and, if undecided, what to do, as one line."""
         if self.verdict is Verdict.accepted:
             return f"the int8 graph {self}"
         if self.verdict is Verdict.refused:
-            return f"warning: the int8 graph is left out: it {self}"
+            return f"the int8 graph is left out: it {self}"
         if self.kept(quantize):
-            return f"warning: the loss of the int8 graph is not known: {self._lacking()}; it {self}"
+            return f"the loss of the int8 graph is not known: {self._lacking()}; it {self}"
         return (
-            f"warning: the int8 graph is left out: {self._lacking()}; it {self}; train with more"
+            f"the int8 graph is left out: {self._lacking()}; it {self}; train with more"
             " validation rows, or accept it as it is with --quantize int8-unmeasured"
         )
 

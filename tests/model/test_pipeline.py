@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from app.bundle.bundle import Bundle
+from app.bundle.manifest import INT8_GRAPH
 from app.features.spec import DataPart
 from model.__main__ import main
 from model.config import TrainConfig
@@ -347,3 +348,33 @@ def test_help_is_no_failure(run_command: RunCommand, words: tuple[str, ...]) -> 
     code, out, _ = run_command(*words)
     assert code in ((0,) if words else (0, 2))
     assert "train" in out
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int8-unmeasured"])
+def test_int8_of_unknown_loss_is_left_out_unless_accepted(
+    few: Sample, tmp_path: Path, run_command: RunCommand, quantize: str
+) -> None:
+    """Thirty validation rows do not measure the loss: the log says so, and what to do."""
+    config = tmp_path / "few.toml"
+    config.write_text(
+        "embedding_size = 4\nhidden = [16]\nepochs = 1\nbatch_size = 128\nthreads = 1\n"
+    )
+    code, out, err = run_command(
+        "train", few.spec, few.data, "--config", config, "--out", tmp_path / "bundles",
+        "--quantize", quantize,
+    )  # fmt: skip
+    assert code == 0, err
+    bundle = Bundle.open(Path(out.strip()))
+    kept = quantize == "int8-unmeasured"
+    assert (INT8_GRAPH in bundle.manifest.files) is kept
+    assert (bundle.path / INT8_GRAPH).exists() is kept
+    assert all((each.int8_logits is not None) is kept for each in bundle.examples)
+    (told,) = bundle.manifest.training["int8"]
+    assert (told["accepted"], told["verdict"], told["rows"]) == (kept, "undecided", 30)
+    said = "the loss of the int8 graph is not known" if kept else "the int8 graph is left out"
+    assert re.search(
+        rf"^warning: {said}: 30 validation rows, \d+ with a click, are too few", err, re.M
+    )
+    assert ("--quantize int8-unmeasured" in err) is not kept
+    (report,) = (tmp_path / "bundles").glob("*.report/report.md")
+    assert said in report.read_text()

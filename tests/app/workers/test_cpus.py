@@ -32,6 +32,8 @@ CONTAINER = {"proc/self/cgroup": "4:cpu,cpuacct:/docker/0a\n0::/docker/0a\n"}
         ({**SERVICE, f"{V2}/system.slice/cpu.max": "500000 100000\n",
           f"{V2}/system.slice/ctr.service/cpu.max": "max 100000\n"}, 16, 5),
         ({**SERVICE, f"{V2}/system.slice/other.service/cpu.max": "200000 100000\n"}, 16, 16),
+        ({"proc/self/cgroup": "0::/system.slice:cri-containerd:0a\n",
+          f"{V2}/system.slice:cri-containerd:0a/cpu.max": "200000 100000\n"}, 16, 2),
         ({**CONTAINER, f"{V1}/docker/0a/cpu.cfs_quota_us": "250000\n",
           f"{V1}/docker/0a/cpu.cfs_period_us": "100000\n"}, 16, 2),
         ({**CONTAINER, f"{V1}/cpu.cfs_quota_us": "400000\n",
@@ -54,7 +56,7 @@ def test_threads_follow_the_quota_not_the_machine(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     monkeypatch.setattr(cpus, "Path", lambda text: tmp_path / text.lstrip("/"))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores - pid)))
     assert cpu_quota() == quota
 
 

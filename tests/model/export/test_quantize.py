@@ -185,13 +185,13 @@ def test_the_decision_follows_the_bounds(changed: dict[str, float], verdict: Ver
     [
         (SMALL, Quantized.int8, True, r"^the int8 graph loses 0.00000 ± 0.00001 of AUC"),
         (SMALL, Quantized.int8_unmeasured, True, r"^the int8 graph loses"),
-        (replace(SMALL, auc=1), Quantized.int8, False, "^warning: the int8 graph is left out: it"),
-        (replace(SMALL, auc=1), Quantized.int8_unmeasured, False, "^warning: .* is left out: it"),
+        (replace(SMALL, auc=1), Quantized.int8, False, "^the int8 graph is left out: it"),
+        (replace(SMALL, auc=1), Quantized.int8_unmeasured, False, "is left out: it"),
         (replace(SMALL, clicks=12), Quantized.int8, False,
          r"left out: 10,000 validation rows, 12 with a click, are too few .*\(200 of each class"
          r".*more validation rows, or .* --quantize int8-unmeasured$"),
         (replace(SMALL, clicks=12), Quantized.int8_unmeasured, True,
-         "^warning: the loss of the int8 graph is not known: .* 12 with a click, are too few"),
+         "^the loss of the int8 graph is not known: .* 12 with a click, are too few"),
         (replace(SMALL, auc_error=1), Quantized.int8, False,
          "left out: .* do not tell .* within the limits; .*int8-unmeasured$"),
     ],
