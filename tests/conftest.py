@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Protocol
 
 import pytest
 
+from app.scoring.engine import cpu_quota
 from model.threads import bound_spinning
 from tests.support.redis_server import RedisServer, binaries
 from tests.support.samples import Sample, train_other, train_tiny
@@ -16,6 +18,30 @@ from tests.support.serving import APP, Service
 
 # Before a test imports torch.
 bound_spinning()
+
+
+pytest_plugins = ["tests.support.skips"]
+
+# Tests run beside each other: one thread each for what trains in their processes.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+TESTS = Path(__file__).resolve().parent
+HEAVY_FIRST = ("model", "e2e", "fuzz", "load", "bench")
+"""Folders whose files take longest: begun first, they leave no long one for the end."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """``-n auto``: as many processes as CPUs may be used, at least two, as tests also wait."""
+    return max(2, int(cpu_quota()))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Beside each other, tests start with the heavy folders."""
+    if hasattr(config, "workerinput"):
+        places = {name: place for place, name in enumerate(HEAVY_FIRST)}
+        items.sort(key=lambda item: places.get(item.path.relative_to(TESTS).parts[0], len(places)))
 
 
 class StartService(Protocol):
