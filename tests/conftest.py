@@ -10,23 +10,24 @@ from typing import Protocol
 
 import pytest
 
-from app.scoring.engine import cpu_quota
+from app.workers.cpus import cpu_quota
 from model.threads import bound_spinning
 from tests.support.redis_server import RedisServer, binaries
 from tests.support.samples import Sample, train_other, train_tiny
 from tests.support.serving import APP, Service
 
-# Before a test imports torch.
+# Both before a test imports torch. Tests run beside each other: each trains on one thread.
 bound_spinning()
-
-
-pytest_plugins = ["tests.support.skips"]
-
-# Tests run beside each other: one thread each for what trains in their processes.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+pytest_plugins = ["tests.support.skips"]
+
+PATIENT_MS = 10_000
+"""Deadline of services unless a test sets another: a busy machine must not refuse requests."""
 TESTS = Path(__file__).resolve().parent
+ELSEWHERE = ("long", "extras")
+"""Markers of tests that other scripts run: ``scripts/test-faults`` and ``scripts/test-extras``."""
 HEAVY_FIRST = ("model", "e2e", "fuzz", "load", "bench")
 """Folders whose files take longest: begun first, they leave no long one for the end."""
 
@@ -38,7 +39,12 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Beside each other, tests start with the heavy folders."""
+    """Leave out what other scripts run; beside each other, tests start with the heavy folders."""
+    elsewhere = [name for name in ELSEWHERE if name not in config.option.markexpr]
+    left_out = [item for item in items if any(map(item.get_closest_marker, elsewhere))]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     if hasattr(config, "workerinput"):
         places = {name: place for place, name in enumerate(HEAVY_FIRST)}
         items.sort(key=lambda item: places.get(item.path.relative_to(TESTS).parts[0], len(places)))
@@ -107,7 +113,8 @@ def services(default: Path, directory: Callable[[str], Path]) -> Iterator[StartS
         **settings: object,
     ) -> Service:
         log = directory("service") / "log"
-        service = Service(bundle or default, log, env or {}, program, **settings)
+        patient = {"deadline_ms": PATIENT_MS, **settings}
+        service = Service(bundle or default, log, env or {}, program, **patient)
         started.append(service)
         service.wait_ready()
         return service

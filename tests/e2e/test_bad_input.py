@@ -7,7 +7,6 @@ import json
 import signal
 import socket
 from contextlib import suppress
-from time import perf_counter
 from typing import Any
 
 import httpx
@@ -105,7 +104,7 @@ def test_a_body_that_never_comes_does_not_outlive_the_drain(start_service: Start
         )
         wait_until(lambda: service.client.get("/live").status_code == 200, "the service answers")
         service.process.send_signal(signal.SIGTERM)
-        connection.settimeout(20)
+        connection.settimeout(30)
         answer = b""
         while part := connection.recv(4096):
             answer += part
@@ -411,14 +410,14 @@ def test_a_large_list_of_errors_gets_a_small_answer(service: Service, row: Row) 
     features = {"item_id": filler, "tags": filler, "price": filler, "quality": filler}
     body = {"context": context_of(row), "candidates": [{"features": features}] * 2_000}
     content = json.dumps(body).encode()
-    start = perf_counter()
+    before = service.cpu_seconds()
     answer = service.post("/rank", content)
-    seconds = perf_counter() - start
+    seconds = service.cpu_seconds() - before
     error = refused(answer, 422)
     assert error["total"] == 8_000
     assert sorted(paths(error)[:4]) == sorted(f"candidates[0].features.{n}" for n in features)
     assert filler[:20] not in answer.text
-    assert seconds < 2, "ten times the bound: a busy machine alone does not fail this"
+    assert seconds < 1, "of CPU time, five times the bound: a slow machine does not fail this"
 
 
 # Limits.
@@ -467,7 +466,7 @@ def raw_answer(connection: socket.socket) -> tuple[int, bytes]:
 
 def test_a_declared_size_over_the_limit_is_refused_unread(service: Service) -> None:
     """A gigabyte that is announced is 413 at once, before any of it arrives."""
-    with socket.create_connection(("127.0.0.1", service.port), 5) as connection:
+    with socket.create_connection(("127.0.0.1", service.port), 30) as connection:
         head = "POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
         connection.sendall(f"{head}content-length: 1073741824\r\n\r\n".encode())
         status, body = raw_answer(connection)
@@ -480,7 +479,7 @@ def test_an_endless_body_is_cut_at_the_limit(service: Service) -> None:
     before = service.resident_bytes()
     limit, block = 8 * 2**20, 65_536
     sent = 0
-    with socket.create_connection(("127.0.0.1", service.port), 20) as connection:
+    with socket.create_connection(("127.0.0.1", service.port), 30) as connection:
         head = "POST /rank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
         connection.sendall(f"{head}transfer-encoding: chunked\r\n\r\n".encode())
         chunk = f"{block:x}\r\n".encode() + b" " * block + b"\r\n"

@@ -11,12 +11,13 @@ import pytest
 from app.bundle.bundle import Bundle
 from model.config import NETWORKS, TrainConfig
 from model.data.input_files import InputFiles
-from model.data.prepare import Prepared, prepare
+from model.data.prepare import prepare
 from model.networks import build
 from model.pipeline import run
 from model.score_files import Offline
 from tests.conftest import Sample, StartService
 from tests.drills.parity import Check
+from tests.support.trained import trained
 
 pytestmark = pytest.mark.e2e
 QUICK = TrainConfig(
@@ -25,20 +26,15 @@ QUICK = TrainConfig(
 ROWS = 200
 
 
-@pytest.fixture(scope="module")
-def prepared(sample: Sample) -> Prepared:
-    return prepare(sample.spec, InputFiles([sample.data]))
-
-
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "deepfm"])
 def test_a_network_scores_the_same_offline_and_online(
-    name: str, prepared: Prepared, sample: Sample, tmp_path: Path, start_service: StartService
+    name: str, sample: Sample, tmp_path: Path, start_service: StartService
 ) -> None:
     """Its golden examples reproduce, and rows agree alone, in batches, shuffled and ranked.
 
     (DeepFM is the network of all other tests.)
     """
-    bundle = run(prepared, replace(QUICK, network=name), tmp_path, progress=False)
+    bundle = trained(sample.spec, sample.data, replace(QUICK, network=name), tmp_path)
     assert len(Bundle.open(bundle).examples) > 0
     served_as_trained(bundle, name, sample, start_service)
 

@@ -101,9 +101,9 @@ def test_overload_is_refused_and_forgotten(slow: Service, sample: Sample) -> Non
 
     async def flood() -> tuple[Answers, list[str]]:
         wires = [await Wire.open(slow.port) for _ in bodies]
-        answers = await asyncio.gather(
-            *(wire.post("/predict", body) for wire, body in zip(wires, bodies, strict=True))
-        )
+        for wire, body in zip(wires, bodies, strict=True):
+            wire.send("/predict", body)
+        answers = await asyncio.gather(*(wire.answer() for wire in wires))
         await close(wires)
         return answers, [wire.head for wire in wires]
 
@@ -123,7 +123,7 @@ def test_overload_is_refused_and_forgotten(slow: Service, sample: Sample) -> Non
 
 def test_long_lists_beside_short_requests(start_service: StartService, sample: Sample) -> None:
     """40 lists of 100 beside 40 rows: no run is over its limit, all answers are as alone."""
-    service = start_service(max_batch_rows=64)
+    service = start_service(max_batch_rows=64, deadline_ms=30_000)
     rng = random.Random(2)
     lists = [
         {"context": context_of(rng.choice(sample.rows)),

@@ -24,6 +24,7 @@ from tests.drills.parity import Check
 from tests.support.redis_server import RedisServer
 from tests.support.samples import Sample, candidate_of, context_of, with_scaled_numbers
 from tests.support.serving import Service
+from tests.support.trained import trained
 from tests.support.vocabularies import publish_now
 
 pytestmark = pytest.mark.e2e
@@ -36,9 +37,14 @@ COMPANY = 1e-6
 
 
 @pytest.fixture(scope="module")
-def prepared(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = tmp_path_factory.mktemp("scaled") / "scaled.toml"
     spec.write_text(with_scaled_numbers(), encoding="utf-8")
+    return spec
+
+
+@pytest.fixture(scope="module")
+def prepared(spec: Path, sample: Sample) -> Prepared:
     found = prepare(spec, InputFiles([sample.data]))
     layout = found.vocabulary.layout
     assert (layout.context_values, layout.candidate_values) == (1, 1)
@@ -60,13 +66,13 @@ def service(bundle: Path, start_shared_service: StartService) -> Service:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_scores_the_same_offline_and_online(
     name: str,
-    prepared: Prepared,
+    spec: Path,
     sample: Sample,
     tmp_path: Path,
     start_service: StartService,
 ) -> None:
     """Golden examples reproduce; rows agree alone, in batches, in rows and columns of /rank."""
-    bundle = run(prepared, replace(QUICK, network=name), tmp_path, progress=False)
+    bundle = trained(spec, sample.data, replace(QUICK, network=name), tmp_path)
     service = start_service(bundle)
     offline = Offline.open(bundle)
     with httpx.Client(base_url=service.url, timeout=30) as client:
@@ -75,9 +81,9 @@ def test_a_network_scores_the_same_offline_and_online(
     assert service.stop() == 0
 
 
-def test_the_price_is_learnt(prepared: Prepared, tmp_path: Path) -> None:
+def test_the_price_is_learnt(spec: Path, sample: Sample, tmp_path: Path) -> None:
     """Its weight tells the direction: what costs more is clicked less in these data."""
-    offline = Offline.open(run(prepared, replace(QUICK, network="lr"), tmp_path, progress=False))
+    offline = Offline.open(trained(spec, sample.data, replace(QUICK, network="lr"), tmp_path))
     row = offline.encoder.candidate.row
     packed = b"".join(row({"price": price}) for price in (0.5, 4.0, 20.0))
     batch = np.frombuffer(packed, np.int32).reshape(3, -1)

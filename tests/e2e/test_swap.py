@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,22 @@ def replaced(service: Service, killed: int) -> Callable[[], bool]:
     return lambda: len(set(workers_of(service)) - {killed}) == 2
 
 
+def keys_in(server: RedisServer) -> int:
+    """How many keys a Redis holds."""
+    return int(server.command("DBSIZE").removeprefix(":"))
+
+
+def waits_for_vocabulary(service: Service, served: Path) -> Callable[[], bool]:
+    """Whether a service tells that another bundle's vocabulary is not published yet."""
+
+    def holds() -> bool:
+        shown = strict(service.client.get("/ready").content)
+        assert shown["version"] == served.name
+        return "vocabulary" in (shown["refused_bundle"] or "")
+
+    return holds
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_new_bundle_is_served_and_rolled_back(
     start_service: StartService, bundles: Path, tiny_bundle: Path, other_bundle: Path,
@@ -46,7 +61,7 @@ def test_a_new_bundle_is_served_and_rolled_back(
         traffic.wait_for(tiny_bundle)
         (bundles / CURRENT).unlink()
         traffic.wait_for(other_bundle)
-        time.sleep(2)
+        traffic.wait_answers()
     assert traffic.problems == []
     assert set(traffic.seen) == {tiny_bundle.name, other_bundle.name}
     changes = [tiny_bundle.name, other_bundle.name] * 2
@@ -136,11 +151,12 @@ def test_the_vocabulary_in_redis_changes_too(
     )
     with Traffic(service, rows, expected) as traffic:
         arrive(other_bundle, bundles)
-        time.sleep(2)
+        wait_until(waits_for_vocabulary(service, tiny_bundle), "it waits for the vocabulary", 30)
+        traffic.wait_answers()
         assert version_of(service) == tiny_bundle.name
         publish_now(valkey.url, other_bundle)
         wait_until(serves(service, other_bundle), "the new bundle is served", 60)
-        time.sleep(2)
+        traffic.wait_answers()
     assert traffic.problems == []
     assert set(traffic.seen) == {tiny_bundle.name, other_bundle.name}
 
@@ -153,22 +169,23 @@ def test_a_publisher_that_is_killed_changes_nothing(
     command repeated completes the new one, and that is served.
     """
     publish_now(valkey.url, tiny_bundle)
-    held = int(valkey.command("DBSIZE")[1:])
+    held = keys_in(valkey)
     service = start_service(
         bundles, redis_url=valkey.url, vocabulary_fallback="reject", vocabulary_cache=20, **POLL
     )
     with Traffic(service, rows, expected) as traffic:
-        with Proxy(valkey.port, delay=0.3) as proxy:
+        with Proxy(valkey.port, holds=lambda: keys_in(valkey) > held) as proxy:
             publisher = subprocess.Popen(
                 [sys.executable, "-m", "model", "publish", str(other_bundle), "--redis",
                  f"redis://127.0.0.1:{proxy.port}"],
                 cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
-            wait_until(lambda: int(valkey.command("DBSIZE")[1:]) > held, "half-way", 60)
+            wait_until(lambda: keys_in(valkey) > held, "half-way", 60)
             publisher.kill()
             assert publisher.wait(10) == -signal.SIGKILL
         arrive(other_bundle, bundles)
-        time.sleep(2)
+        wait_until(waits_for_vocabulary(service, tiny_bundle), "it waits for the vocabulary", 30)
+        traffic.wait_answers()
         assert version_of(service) == tiny_bundle.name
         publish_now(valkey.url, other_bundle)
         wait_until(serves(service, other_bundle), "the new bundle is served", 60)

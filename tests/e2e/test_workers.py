@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,9 +86,7 @@ def test_metrics_are_those_of_all_workers(several: Service, sample: Sample) -> N
     killed = workers_of(several)[0]
     os.kill(killed, signal.SIGKILL)
     wait_until(lambda: gone(killed), "it is dead")
-    start = time.monotonic()
-    wait_until(lambda: len(set(workers_of(several)) - {killed}) == WORKERS, "it is replaced")
-    assert time.monotonic() - start < 10
+    wait_until(lambda: len(set(workers_of(several)) - {killed}) == WORKERS, "it is replaced", 30)
     assert {requests_in(scrape(several)) for _ in range(20)} == {1000}
     assert {status for status, _ in asyncio.run(ask(several.port, bodies, 40))} == {200}
     assert {requests_in(scrape(several)) for _ in range(20)} == {2000}
@@ -109,14 +106,16 @@ def test_every_worker_gives_the_same_scores(
 def test_a_dead_worker_takes_only_its_own_requests(several: Service, sample: Sample) -> None:
     """Connections to other workers never notice; new ones are served."""
     content = body(sample.rows[0])
-    failed = [0] * 40
+    failed, answered = [0] * 40, [0] * 40
+    over = asyncio.Event()
 
-    async def client(number: int, until: float) -> None:
+    async def client(number: int) -> None:
         wire = await Wire.open(several.port)
-        while time.monotonic() < until:
+        while not over.is_set():
             try:
                 status, _ = await wire.post("/predict", content)
                 assert status == 200
+                answered[number] += 1
             except (ConnectionError, asyncio.IncompleteReadError):
                 failed[number] += 1
                 await wire.close()
@@ -125,11 +124,25 @@ def test_a_dead_worker_takes_only_its_own_requests(several: Service, sample: Sam
         await wire.close()
 
     async def scene() -> None:
-        until = time.monotonic() + 3
-        clients = [asyncio.create_task(client(number, until)) for number in range(len(failed))]
-        await asyncio.sleep(1)
-        os.kill(workers_of(several)[1], signal.SIGKILL)
+        clients = [asyncio.create_task(client(number)) for number in range(len(failed))]
+        await all_answered()
+        killed = workers_of(several)[1]
+        os.kill(killed, signal.SIGKILL)
+        await asyncio.to_thread(
+            wait_until, lambda: len(set(workers_of(several)) - {killed}) == WORKERS,
+            "it is replaced", 30,
+        )  # fmt: skip
+        await all_answered()
+        over.set()
         await asyncio.gather(*clients)
+
+    async def all_answered() -> None:
+        """Wait until each client has had some more answers."""
+        before = list(answered)
+        await asyncio.to_thread(
+            wait_until, lambda: all(n >= b + 10 for n, b in zip(answered, before, strict=True)),
+            "all are answered", 60,
+        )  # fmt: skip
 
     asyncio.run(scene())
     assert max(failed) <= 1
@@ -144,6 +157,7 @@ def test_stopping_loses_nothing_that_was_accepted(
     """SIGTERM to the supervisor, or Ctrl-C to the group: every request sent is answered."""
     service = start_service(workers=2, program=["setsid", *APP])
     content = body(sample.rows[0])
+    busy = asyncio.Barrier(9)
 
     async def client() -> int:
         answered = 0
@@ -153,6 +167,8 @@ def test_stopping_loses_nothing_that_was_accepted(
                 status, _ = await wire.post("/predict", content)
                 assert status in (200, 503)
                 answered += status == 200
+                if answered == 20:
+                    await busy.wait()
         except ConnectionError:
             pass
         except asyncio.IncompleteReadError as error:
@@ -162,7 +178,7 @@ def test_stopping_loses_nothing_that_was_accepted(
 
     async def scene() -> list[int]:
         clients = [asyncio.create_task(client()) for _ in range(8)]
-        await asyncio.sleep(0.5)
+        await busy.wait()
         if how == "group":
             os.killpg(service.process.pid, signal.SIGINT)
         else:
@@ -212,7 +228,7 @@ def test_a_worker_that_keeps_dying_comes_back_more_slowly(several: Service) -> N
     for deaths in range(1, 4):
         wait_until(lambda: len(workers_of(several)) == WORKERS, "all are there", 30)
         os.kill(max(workers_of(several)), signal.SIGKILL)
-        wait_until(lambda: len(_pauses(several)) == deaths, "it is told", 10)  # noqa: B023
+        wait_until(lambda: len(_pauses(several)) == deaths, "it is told", 30)  # noqa: B023
     assert _pauses(several) == ["0.0", "0.5", "1.0"]
     assert several.wait_ready()
 

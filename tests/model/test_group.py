@@ -98,6 +98,7 @@ def test_what_is_exchanged_is_exact(tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.long
 def test_a_killed_group_goes_on(sample: Sample, tmp_path: Path) -> None:
     """After kill -9 of all, ``--resume`` ends with the metrics of a run that was left alone."""
     config = settings_file(tmp_path, epochs=50, patience=0, dropout=0.2, batch_norm=True)
@@ -147,6 +148,7 @@ def test_processes_need_a_cache(sample: Sample, tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("changed", "at_least", "apart"),

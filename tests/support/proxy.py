@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 
 class Proxy:
     """Passes connections on to a port, from a thread of its own; use it as a context manager.
 
-    ``delay`` holds up every answer by so many seconds. With ``tls`` it speaks TLS to its clients.
+    ``delay`` holds up every answer by so many seconds; while ``holds`` is true no answer passes.
+    With ``tls`` it speaks TLS to its clients.
     """
 
-    def __init__(self, target: int, delay: float = 0.0, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        target: int,
+        delay: float = 0.0,
+        tls: ssl.SSLContext | None = None,
+        holds: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.delay = delay
+        self.holds = holds
         self.accepted = 0
         self.port = 0
         self._target = target
@@ -53,6 +62,8 @@ class Proxy:
             while data := await reader.read(65_536):
                 if back and self.delay:
                     await asyncio.sleep(self.delay)
+                while back and self.holds():  # noqa: ASYNC110 - a condition, not an event
+                    await asyncio.sleep(0.01)
                 writer.write(data)
                 await writer.drain()
         writer.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import shutil
 import threading
 from collections import Counter
@@ -16,8 +17,9 @@ import httpx
 from app.bundle.manifest import MANIFEST, FileRecord, bundle_id
 from tests.support.serving import Service, strict, wait_until
 
-POLL = {"bundle_poll_seconds": 0.1, "deadline_ms": 500}
+POLL = {"bundle_poll_seconds": 0.1, "deadline_ms": 5_000}
 COMPANY = 1e-6
+CLIENTS = 4
 
 
 class Traffic:
@@ -29,7 +31,8 @@ class Traffic:
         self.order: list[list[str]] = []
         self.problems: list[str] = []
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(i,)) for i in range(4)]
+        self.answers = [0] * CLIENTS
+        self._threads = [threading.Thread(target=self._ask, args=(i,)) for i in range(CLIENTS)]
 
     def __enter__(self) -> Traffic:
         for thread in self._threads:
@@ -44,12 +47,22 @@ class Traffic:
     def wait_for(self, version: Path) -> None:
         """Wait until every client was last answered by a version."""
         wait_until(
-            lambda: [versions[-1:] for versions in self.order] == [[version.name]] * 4,
+            lambda: [versions[-1:] for versions in self.order] == [[version.name]] * CLIENTS,
             f"{version.name} answers every client",
             60,
         )
 
-    def _ask(self, number: int) -> None:
+    def wait_answers(self, count: int = 100) -> None:
+        """Wait until every client has had so many more answers."""
+        wanted = [answers + count for answers in self.answers]
+        wait_until(
+            lambda: all(map(operator.ge, self.answers, wanted)),
+            f"{count} more answers to every client",
+            60,
+        )
+
+    def _ask(self, client_number: int) -> None:
+        number = client_number
         versions: list[str] = []
         self.order.append(versions)
         with httpx.Client(base_url=self.service.url, timeout=30, trust_env=False) as client:
@@ -66,6 +79,7 @@ class Traffic:
                 if answer.status_code != 200 or away > COMPANY:
                     self.problems.append(f"{answer.status_code}, {away} away, {version}")
                 self.seen[version] += 1
+                self.answers[client_number] += 1
                 if versions[-1:] != [version]:
                     versions.append(version)
 

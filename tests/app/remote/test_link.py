@@ -16,6 +16,7 @@ import pytest
 from app.errors import AddressError, LinkError
 from app.remote.address import Address
 from app.remote.link import ErrorReply, Link, open_link
+from tests.support.programs import program
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer, binaries
 from tests.support.serving import free_port, wait_until
@@ -227,15 +228,12 @@ def test_a_password_is_given_once(tmp_path: Path) -> None:
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate for 127.0.0.1 and its key, in one file."""
     directory = tmp_path_factory.mktemp("tls")
-    words = [
-        "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
-        "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out",
-        "cert.pem",
+    words: list[str | Path] = [
+        program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+        "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem",
+        "-out", "cert.pem",
     ]  # fmt: skip
-    try:
-        subprocess.run(words, cwd=directory, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed")
+    subprocess.run(words, cwd=directory, check=True, capture_output=True)
     both = directory / "both.pem"
     both.write_bytes((directory / "key.pem").read_bytes() + (directory / "cert.pem").read_bytes())
     return both

@@ -21,7 +21,6 @@ from model.config import ConfigError, TrainConfig
 from model.data.dataset import Dataset
 from model.data.input_files import InputFiles
 from model.data.prepare import Prepared, prepare
-from model.export.quantize import Quantized
 from model.pipeline import run
 from model.quality.calibration import BINS, CalibratedLogit, Calibration, CalibrationError
 from model.quality.figures import auc, log_loss, reliability, sigmoid
@@ -29,6 +28,7 @@ from model.quality.offline_scoring import open_engine, score_dataset
 from model.score_files import Offline
 from tests.conftest import Sample, StartService
 from tests.drills.parity import Check
+from tests.support.trained import trained
 
 METHODS = ("platt", "isotonic")
 QUICK = TrainConfig(
@@ -160,7 +160,7 @@ MakeBundle = Callable[[str], Path]
 
 
 @pytest.fixture(scope="module")
-def bundle_of(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
+def bundle_of(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
     """Bundles that differ in calibration alone, each made once; all have an int8 graph."""
     made: dict[str, Path] = {}
 
@@ -168,9 +168,7 @@ def bundle_of(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> M
         if method not in made:
             config = replace(QUICK, calibration=method)
             out = tmp_path_factory.mktemp(method)
-            made[method] = run(
-                prepared, config, out, progress=False, quantize=Quantized.int8_unmeasured
-            )
+            made[method] = trained(sample.spec, sample.data, config, out, int8=True)
         return made[method]
 
     return make

@@ -262,6 +262,7 @@ def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_killed_command_goes_on_to_the_same_bundle(tmp_path: Path) -> None:
     """Killed with signal 9 at three moments drawn at random, the command ends with the same id."""

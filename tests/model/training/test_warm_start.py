@@ -31,6 +31,7 @@ from model.training.trainer import TrainingError
 from model.training.warm_start import NEW, WarmStart, old_rows
 from tests.support import samples
 from tests.support.frames import part_of
+from tests.support.trained import trained
 
 CONFIG = TrainConfig(
     embedding_size=4, hidden=(16, 8), batch_size=128, epochs=2, learning_rate=0.01, threads=1
@@ -87,14 +88,14 @@ MakeBundle = Callable[[str], Bundle]
 
 
 @pytest.fixture(scope="module")
-def yesterday(first: Prepared, tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
+def yesterday(days: Days, tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
     """The first day's bundle of each network, made once."""
     made: dict[str, Bundle] = {}
 
     def make(name: str) -> Bundle:
         if name not in made:
             config = replace(CONFIG, network=name, learning_rate=0.03)
-            path = run(first, config, tmp_path_factory.mktemp(name), progress=False)
+            path = trained(days.spec, days.first, config, tmp_path_factory.mktemp(name))
             made[name] = Bundle.open(path)
         return made[name]
 
