@@ -14,9 +14,7 @@ from app.bundle.bundle import Bundle
 from app.features.graph_inputs import Batch
 from model.config import NETWORKS, TrainConfig
 from model.data.input_files import InputFiles
-from model.data.prepare import Prepared, prepare
-from model.export.quantize import Quantized
-from model.pipeline import run
+from model.data.prepare import prepare
 from model.quality.offline_scoring import open_engine
 from model.score_files import Offline
 from tests.conftest import StartService
@@ -44,18 +42,12 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def prepared(spec: Path, sample: Sample) -> Prepared:
+def bundle(spec: Path, sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DeepFM, in int8 too, whatever that loses over the few rows of validation."""
     found = prepare(spec, InputFiles([sample.data]))
     layout = found.vocabulary.layout
     assert (layout.context_values, layout.candidate_values) == (1, 1)
-    return found
-
-
-@pytest.fixture(scope="module")
-def bundle(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DeepFM, in int8 too, whatever that loses over the few rows of validation."""
-    out = tmp_path_factory.mktemp("scaled")
-    return run(prepared, QUICK, out, progress=False, quantize=Quantized.int8_unmeasured)
+    return trained(spec, sample.data, QUICK, tmp_path_factory.mktemp("scaled"), int8=True)
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from app.bundle.bundle import Bundle
 from app.bundle.directory import CURRENT
 from app.bundle.manifest import EXAMPLES, MANIFEST
+from app.remote.redis_layout import in_use
 from tests.conftest import StartService
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
@@ -35,15 +37,10 @@ def keys_in(server: RedisServer) -> int:
     return int(server.command("DBSIZE").removeprefix(":"))
 
 
-def waits_for_vocabulary(service: Service, served: Path) -> Callable[[], bool]:
-    """Whether a service tells that another bundle's vocabulary is not published yet."""
-
-    def holds() -> bool:
-        shown = strict(service.client.get("/ready").content)
-        assert shown["version"] == served.name
-        return "vocabulary" in (shown["refused_bundle"] or "")
-
-    return holds
+def looked_for(server: RedisServer, bundle: Path) -> Callable[[], bool]:
+    """Whether a service has looked for a bundle's vocabulary, which it marks as in use."""
+    mark = in_use(Bundle.open(bundle).manifest.vocabulary_hash)
+    return lambda: server.command("EXISTS", mark) == ":1"
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -151,7 +148,7 @@ def test_the_vocabulary_in_redis_changes_too(
     )
     with Traffic(service, rows, expected) as traffic:
         arrive(other_bundle, bundles)
-        wait_until(waits_for_vocabulary(service, tiny_bundle), "it waits for the vocabulary", 30)
+        wait_until(looked_for(valkey, other_bundle), "its vocabulary is looked for", 30)
         traffic.wait_answers()
         assert version_of(service) == tiny_bundle.name
         publish_now(valkey.url, other_bundle)
@@ -184,7 +181,7 @@ def test_a_publisher_that_is_killed_changes_nothing(
             publisher.kill()
             assert publisher.wait(10) == -signal.SIGKILL
         arrive(other_bundle, bundles)
-        wait_until(waits_for_vocabulary(service, tiny_bundle), "it waits for the vocabulary", 30)
+        wait_until(looked_for(valkey, other_bundle), "its vocabulary is looked for", 30)
         traffic.wait_answers()
         assert version_of(service) == tiny_bundle.name
         publish_now(valkey.url, other_bundle)
