@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+import jinja2
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
@@ -18,6 +18,13 @@ from app.files import write_file
 from model.compare import Comparison, Record, Row
 
 SUMMARY, TABLE, PAGE = "summary.csv", "summary.md", "report.html"
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 class Column(NamedTuple):
@@ -143,37 +150,15 @@ def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
 def page(title: str, rows: Mapping[DataPart, int], comparison: Comparison) -> str:
     """Return the comparison as one HTML file that needs no other."""
     plots = [auc_plot, auc_by_time_plot, reliability_plot] if comparison.records else []
-    figures = "".join(f"<figure>{svg(plot(comparison))}</figure>" for plot in plots)
-    settings, failed = settings_table(comparison), ""
-    if comparison.failures:
-        items = "".join(
-            f"<li>{escape(f'{member}: {why}')}</li>" for member, why in comparison.failures
-        )
-        failed = f"<h2>Failed</h2><ul>{items}</ul>"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
-        f"<h1>{escape(title)}</h1><p>{escape(about(rows))}.</p>{_html_table(table(comparison))}"
-        f"<p>{escape(NOTE)}</p>{failed}{figures}"
-        + (f"<h2>Settings that differ</h2>{_html_table(settings)}" if settings else "")
-        + "</body></html>\n"
+    return TEMPLATES.get_template("comparison.html").render(
+        title=title,
+        about=about(rows),
+        figures=table(comparison),
+        note=NOTE,
+        failures=comparison.failures,
+        plots=[svg(plot(comparison)) for plot in plots],
+        settings=settings_table(comparison),
     )
-
-
-STYLE = (
-    "body{font:15px/1.5 sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse;display:block;overflow-x:auto}"
-    "th,td{padding:.3rem .7rem;border-bottom:1px solid #ccc;text-align:right;white-space:nowrap}"
-    "th:first-child,td:first-child{text-align:left}figure{margin:2rem 0}svg{max-width:100%}"
-)
-
-
-def _html_table(lines: Sequence[Sequence[str]]) -> str:
-    def row(cells: Sequence[str], tag: str) -> str:
-        return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
-
-    body = "".join(row(line, "td") for line in lines[1:])
-    return f"<table>{row(lines[0], 'th')}{body}</table>"
 
 
 def auc_plot(comparison: Comparison) -> Figure:

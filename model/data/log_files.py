@@ -79,7 +79,7 @@ def pieces(spec: FeatureSpec, path: Path, wanted: Sequence[str], bad: BadLines) 
     """
     if path.is_dir():
         raise DataError(f"{path} is a directory: name the files in it")
-    read = _parquet if path.suffix == ".parquet" else _text
+    read = _parquet if path.suffix.lower() == ".parquet" else _text
     try:
         for frame, position in read(spec, path, wanted, bad):
             yield Piece(frame.with_columns(pl.lit(path.name).alias(FILE)), position)
@@ -116,8 +116,8 @@ def _text(
     spec: FeatureSpec, path: Path, wanted: Sequence[str], bad: BadLines
 ) -> Iterator[tuple[pl.DataFrame, int]]:
     """Read a delimited file: one record a line; text is left as text."""
-    suffix = next((s for s in reversed(path.suffixes) if s != ".gz"), "")
-    delimiter = spec.delimiter or DELIMITERS.get(suffix)
+    suffix = next((s for s in reversed(path.suffixes) if s.lower() != ".gz"), "")
+    delimiter = spec.delimiter or DELIMITERS.get(suffix.lower())
     if delimiter is None:
         raise DataError(f"{path.name}: unknown ending {suffix!r}; give the spec a `delimiter`")
     quote = '"' if delimiter != "\t" else None
@@ -144,7 +144,10 @@ def _text(
 def _open(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """Open a file and give it as it is on disk, whose position tells progress, and as text."""
     with path.open("rb") as raw:
-        yield raw, cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw
+        yield (
+            raw,
+            cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if path.suffix.lower() == ".gz" else raw,
+        )
 
 
 def _header(

@@ -150,7 +150,11 @@ def _line(value: Floats, label: NDArray[np.uint8], weight: Floats) -> _Pieces:
 
 
 def _curve(value: Floats, label: NDArray[np.uint8], weight: Floats) -> _Pieces:
-    """Join the pooled click rates of bins; beyond the outermost the logit is only moved."""
+    """Join the pooled click rates of bins; beyond the outermost the logit is only moved.
+
+    Pooling is by hand because it also bounds the slope, which scikit-learn's isotonic regression
+    does not.
+    """
     order = np.argsort(value, kind="stable")
     bins = max(1, min(BINS, len(value) // BIN_ROWS))
     edges = np.linspace(0, len(value), bins + 1).astype(np.int64)[:-1]
