@@ -24,7 +24,7 @@ from app.scoring.job import CLOSED, Closed
 from app.workers.shared_numbers import Region, SharedNumbers
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
-REMOTE_ERRORS = ("connection", "timeout", "login", "refused", "sentinel", "value")
+REMOTE_ERRORS = ("connection", "timeout", "login", "refused", "sentinel", "value", "mark")
 FALLBACKS = ("snapshot", "oov", "reject")
 EVENTS = {
     "unknown_fields": "Fields in requests that the spec does not know",
@@ -192,13 +192,17 @@ class Metrics:
         dropped = "Requests dropped before the engine: deadline or departed"
         self._watch("ctr_abandoned_requests", dropped, abandoned)
 
-    def watch_remote(self, entries: Callable[[], int], up: Callable[[], bool]) -> None:
+    def watch_remote(
+        self, entries: Callable[[], int], up: Callable[[], bool], marked: Callable[[], bool]
+    ) -> None:
         """Show the state of a vocabulary in Redis."""
         if "ctr_redis_up" not in self._gauges:
             self.registry.register(self.remote)
         self._watch("ctr_vocabulary_cached", "Values and absences in the cache", entries)
         asked = "1 while every worker asks Redis, 0 while any one waits for it to recover"
         self._watch("ctr_redis_up", asked, up, Region.least)
+        kept = "0 while Redis refuses to mark the vocabulary as in use, so prune may remove it"
+        self._watch("ctr_redis_marked", kept, marked, Region.least)
 
     def _watch(
         self,

@@ -182,7 +182,11 @@ async def _converse(connection: AbstractConnection, commands: Sequence[Command])
             await connection.connect()
         packed = b"".join([hiredis.pack_command(cast(Any, command)) for command in commands])
         await connection.send_packed_command(packed, check_health=False)
-        return [await _read(connection) for _ in commands]
+        replies = [await _read(connection) for _ in commands]
+        if any(isinstance(reply, ErrorReply) and reply.code == "READONLY" for reply in replies):
+            # After a failover this may be the old primary. A new connection finds the new one.
+            await connection.disconnect(nowait=True)
+        return replies
     except BaseException:
         await connection.disconnect(nowait=True)
         raise

@@ -1,17 +1,13 @@
-"""A vocabulary read through Redis: a bounded memory here, the whole of it there.
+"""A vocabulary in Redis, with a bounded cache in the process.
 
-Between two answers for the same value nothing can have changed, since keys contain the
-vocabulary's hash. So what was once found, or found to be absent, is remembered without a limit
-of time; and the bundle's own copy on disk, asked while Redis does not answer, gives the same rows.
+Keys in Redis contain the vocabulary's hash, so what a key holds never changes. Rows and absences
+are therefore cached without a time limit, and the bundle's own copy on disk, which answers while
+Redis does not, gives the same rows.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import random
-import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Literal
@@ -29,39 +25,28 @@ from app.metrics.registry import RemoteMetrics
 from app.remote.breaker import Breaker
 from app.remote.cache import Cache
 from app.remote.gatherer import ROUND_KEYS, ROUNDS_AT_ONCE, Answers, Gatherer, Miss
-from app.remote.link import Command, ErrorReply, Link, Reply
-from app.remote.redis_layout import (
-    IN_USE_SECONDS,
-    REGISTER,
-    SENTINEL,
-    Entry,
-    RegisterError,
-    SlotKeys,
-    in_use,
-    published_slots,
-    text_of,
-)
+from app.remote.link import Link
+from app.remote.lookup import Lookup
+from app.remote.probe import Probe
+from app.remote.redis_layout import published_slots
 
 Fallback = Literal["snapshot", "oov", "reject"]
 
 CONNECTIONS = ROUNDS_AT_ONCE + 1
-"""One for each round trip, and one for the probe."""
-PROBE_SECONDS = 1.0
-"""How long a probe may take: it holds up nobody, and may have to connect."""
+"""One for each round trip that may be under way, and one for the probe."""
 PART = ROUND_KEYS * ROUNDS_AT_ONCE
-"""Misses of one request that are asked for at a time, so that others get their turn."""
+"""Misses of one request that are asked for at a time, so that other requests get their turn."""
 SNAPSHOT_PART = 256
+"""Misses that are looked up on disk between two turns of the event loop."""
 WITNESSES = 64
-
-log = logging.getLogger(__name__)
+"""Values of the golden requests that Redis must know before it is used."""
 
 
 class RemoteVocabulary:
-    """Rows of values, out of Redis.
+    """The rows of values, from a cache, from Redis, or from the fallback.
 
-    Its ``cache.tables`` are for an encoder; the values that it misses there are for
-    :meth:`fetch`. Call :meth:`learn` and :meth:`start` before the first, :meth:`close` after
-    the last.
+    An encoder works on ``cache.tables``; values that it does not find there are for :meth:`fetch`.
+    Call :meth:`learn` and :meth:`start` before the first fetch and :meth:`close` after the last.
     """
 
     def __init__(
@@ -78,7 +63,9 @@ class RemoteVocabulary:
         self.fallback = fallback
         self.cache = Cache(self.slots, cache_entries)
         self.metrics = metrics
-        self.breaker = Breaker(self._probe)
+        self._lookup = Lookup(self.slots, link, metrics.errors)
+        self._probe = Probe(self.hash, self.slots, link, self._lookup, metrics.errors)
+        self.breaker = Breaker(self._ask_probe)
         self._snapshot = {name: _part(bundle, name) for name in self.slots}
         self._longest = {name: part.longest for name, part in self._snapshot.items()}
         layout = bundle.vocabulary.layout
@@ -87,23 +74,21 @@ class RemoteVocabulary:
         self._link = link
         self._seconds = seconds
         self._gatherer = Gatherer(self._ask)
-        self._witnesses: dict[Miss, int] = {}
-        self._may_mark = True
         self._watching: asyncio.Task[None] | None = None
 
     def _count(self, slots: Sequence[Slot]) -> int:
         return sum(slot.name in self.slots for slot in slots)
 
     def count_lookups(self, batch: Batch) -> None:
-        """Count the look-ups that were behind a batch: one for each context or row and slot."""
+        """Count the look-ups of a batch: one for each slot of each context and row."""
         contexts = len(batch.context) * self._context_slots
         candidates = len(batch.candidate) * self._candidate_slots
         self.metrics.counts.add("lookups", contexts + candidates)
 
     def learn(self, bundle: Bundle, encoder: Encoder) -> None:
-        """Remember the rows of the golden requests' values, out of the bundle.
+        """Cache the rows of the golden requests' values, from the bundle.
 
-        Redis must give the same rows before anything else is believed of it.
+        Redis must give the same rows before it is used.
         """
         misses: Misses = {}
         for example in bundle.examples:
@@ -112,14 +97,14 @@ class RemoteVocabulary:
                 encoder.candidate.row(candidate, misses)
         rows = self._look_up(misses)
         self._remember(rows)
-        self._witnesses = dict(list(rows.items())[:WITNESSES])
+        self._probe.witnesses = dict(list(rows.items())[:WITNESSES])
 
     def start(self) -> None:
-        """Begin to watch Redis."""
+        """Start probing Redis."""
         self._watching = asyncio.create_task(self.breaker.watch())
 
     async def close(self) -> None:
-        """Let go of Redis; who still waits for it falls back."""
+        """Close the connections; requests that still wait for Redis use the fallback."""
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)
@@ -129,16 +114,22 @@ class RemoteVocabulary:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with Redis, as callers may know it; the log has the detail."""
-        return self.breaker.problem.shown if self.breaker.problem else None
+        """The problem with Redis in words that callers may see; the log has the detail."""
+        problem = self.breaker.problem or self._probe.mark.problem
+        return problem.shown if problem else None
+
+    @property
+    def marked(self) -> bool:
+        """True unless Redis refuses the mark that keeps the vocabulary from being pruned."""
+        return self._probe.mark.problem is None
 
     async def fetch(self, misses: Misses, deadline: float) -> Fetched:
         """Return the row of every miss, by its place.
 
-        Redis has a bounded time for it, and never beyond ``deadline`` (on the loop's clock).
+        Redis has a bounded time to answer, at most until ``deadline`` (on the loop's clock).
 
         Raises:
-            VocabularyUnavailable: Redis did not answer, and nothing may stand in for it.
+            VocabularyUnavailable: Redis did not answer, and the fallback is ``reject``.
         """
         loop = asyncio.get_running_loop()
         end = min(loop.time() + self._seconds, deadline)
@@ -164,14 +155,14 @@ class RemoteVocabulary:
         return Fetched(rows, degraded)
 
     def _settled(self, misses: Sequence[Miss]) -> tuple[dict[Miss, int], list[Miss]]:
-        """Split misses into those that are known by now and those to ask for."""
+        """Split misses into those that are known by now and those to ask Redis for."""
         found: dict[Miss, int] = {}
         wanted = []
         for miss in misses:
             slot, key = miss
             row = self.cache.tables[slot].get(key)
             if row is None and isinstance(key, str) and len(key) > self._longest[slot]:
-                # Longer than any that is known: no need to send it, and none to keep it.
+                # Longer than every known key, so OOV: it is neither sent nor cached.
                 row = self.slots[slot].slot.oov
             if row is None:
                 wanted.append(miss)
@@ -182,7 +173,8 @@ class RemoteVocabulary:
     async def _fall_back(self, misses: Sequence[Miss]) -> dict[Miss, int]:
         self.metrics.fallbacks.add(self.fallback, len(misses))
         if self.fallback == "reject":
-            why = self.problem or "Redis did not answer for them"
+            problem = self.breaker.problem
+            why = problem.shown if problem else "Redis did not answer for them"
             raise VocabularyUnavailable(f"values cannot be looked up: {why}")
         if self.fallback == "oov":
             return {miss: self.slots[miss[0]].slot.oov for miss in misses}
@@ -194,7 +186,7 @@ class RemoteVocabulary:
         return found
 
     def _look_up(self, misses: Iterable[Miss]) -> dict[Miss, int]:
-        """Look misses up in the bundle's own copy."""
+        """Look misses up in the bundle's own copy on disk."""
         rows = {}
         for miss in misses:
             slot, key = miss
@@ -202,19 +194,22 @@ class RemoteVocabulary:
             rows[miss] = self.slots[slot].slot.oov if row is None else row
         return rows
 
+    async def _ask_probe(self) -> Problem | None:
+        return await self._probe.run(self.breaker.closed)
+
     def _remember(self, rows: Mapping[Miss, int]) -> None:
         tables = self.cache.tables
         for (slot, key), row in rows.items():
             tables[slot][key] = row
 
     async def _ask(self, misses: Sequence[Miss]) -> Answers:
-        """One round trip; what goes wrong is counted, and opens the breaker."""
+        """Ask Redis in one round trip; a failure is counted and opens the breaker."""
         if not self.breaker.closed:
             return Answers({}, set())
         start = perf_counter()
         self.metrics.counts.add("round_trips")
         try:
-            answers = await self._look_up_remotely(misses, self._seconds)
+            answers = await self._lookup.ask(misses, self._seconds)
         except LinkError as error:
             self.metrics.errors.add(error.reason)
             self.breaker.trip(error.problem)
@@ -228,87 +223,6 @@ class RemoteVocabulary:
         absences = sum(row == self.slots[slot].slot.oov for (slot, _), row in answers.rows.items())
         self.metrics.counts.add("absences", absences)
         return answers
-
-    async def _look_up_remotely(self, misses: Sequence[Miss], seconds: float) -> Answers:
-        questions: list[tuple[SlotKeys, int]] = []
-        commands: list[Command] = []
-        for slot, key in misses:
-            keys, text = self.slots[slot], text_of(key)
-            bucket = keys.of(text)
-            questions.append((keys, bucket))
-            commands.append(("HMGET", keys.name(bucket), SENTINEL, text))
-        answers = Answers({}, set())
-        replies = await self._link.ask(commands, seconds)
-        for miss, (keys, bucket), reply in zip(misses, questions, replies, strict=True):
-            if isinstance(reply, ErrorReply):
-                self.metrics.errors.add("refused")
-                continue
-            sentinel, content = reply
-            if sentinel != keys.sentinel(bucket):
-                # An empty answer without it is no absence: the bucket is not there.
-                self.metrics.errors.add("sentinel")
-            elif content is None:
-                answers.rows[miss] = keys.slot.oov
-            elif (row := keys.row(content)) is not None:
-                answers.rows[miss] = row
-            else:
-                self.metrics.errors.add("value")
-                answers.bad.add(miss)
-        return answers
-
-    async def _probe(self) -> Problem | None:
-        """Ask whether the vocabulary is there; say what is wrong, or None.
-
-        It also marks the vocabulary as in use, which keeps it from being pruned.
-        """
-        buckets = [(keys, random.randrange(keys.buckets)) for keys in self.slots.values()]
-        commands: list[Command] = [("HGET", REGISTER, self.hash)]
-        commands += [("HMGET", keys.name(bucket), SENTINEL) for keys, bucket in buckets]
-        if self._may_mark:
-            who = f"{socket.gethostname()}:{os.getpid()}"
-            commands.append(("SET", in_use(self.hash), who, "EX", IN_USE_SECONDS))
-        try:
-            entry, *sentinels = await self._link.ask(commands, PROBE_SECONDS)
-            problem = self._wrong_entry(entry)
-            if problem is not None:
-                return problem
-            if self._may_mark and isinstance(refused := sentinels.pop(), ErrorReply):
-                log.warning("the vocabulary cannot be marked as in use: %s", refused)
-                self._may_mark = False
-            for (keys, bucket), reply in zip(buckets, sentinels, strict=True):
-                if isinstance(reply, ErrorReply):
-                    return reply.problem
-                if reply != [keys.sentinel(bucket)]:
-                    return Problem(f"values of {keys.slot.name!r} are not all there any more")
-            if not self.breaker.closed:
-                return await self._wrong_witness()
-        except LinkError as error:
-            self.metrics.errors.add(error.reason)
-            return error.problem
-        return None
-
-    def _wrong_entry(self, raw: Reply) -> Problem | None:
-        if isinstance(raw, ErrorReply):
-            return raw.problem
-        if raw is None:
-            return Problem(f"vocabulary {self.hash[:12]} is not published")
-        try:
-            entry = Entry.decode(raw)
-        except RegisterError as error:
-            return Problem("the register of vocabularies cannot be read", str(error))
-        if entry.state != "complete":
-            return Problem(f"vocabulary {self.hash[:12]} is still being published")
-        if entry.buckets != {keys.number: keys.buckets for keys in self.slots.values()}:
-            return Problem(f"vocabulary {self.hash[:12]} is published in another layout")
-        return None
-
-    async def _wrong_witness(self) -> Problem | None:
-        """Compare what Redis has with what the bundle has, for values that are known."""
-        answers = await self._look_up_remotely(list(self._witnesses), PROBE_SECONDS)
-        for miss, row in self._witnesses.items():
-            if answers.rows.get(miss) != row:
-                return Problem(f"Redis has another row than the bundle for a value of {miss[0]!r}")
-        return None
 
 
 def _part(bundle: Bundle, name: str) -> Integers | Texts:

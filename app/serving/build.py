@@ -22,7 +22,9 @@ log = logging.getLogger(__name__)
 
 def watch_vocabulary(metrics: Metrics, remote: RemoteVocabulary) -> None:
     """Let metrics show what becomes of a vocabulary in Redis."""
-    metrics.watch_remote(lambda: remote.cache.entries, lambda: remote.breaker.closed)
+    metrics.watch_remote(
+        lambda: remote.cache.entries, lambda: remote.breaker.closed, lambda: remote.marked
+    )
 
 
 class Builder:

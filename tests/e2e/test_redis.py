@@ -472,3 +472,48 @@ def test_an_address_of_no_use_is_refused(
     assert problem in ended.stderr
     assert "secret" not in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_refused_mark_is_seen_in_ready_and_metrics(
+    published: RedisServer, start_service: StartService, row: Row, workers: int
+) -> None:
+    """While Redis refuses to mark the vocabulary, the service scores and says what is at stake.
+
+    Every probe tries again; here an outage makes it probe at once.
+    """
+    remote = start_service(redis_url=published.url, workers=workers, redis_timeout_ms=50)
+    assert remote.metrics()["ctr_redis_marked"] == 1
+    unseen = iter(range(UNSEEN, UNSEEN + 10_000))
+
+    def probed() -> None:
+        """Let requests find Redis away, and wait until it is asked again."""
+        published.freeze()
+        wait_until(
+            lambda: (
+                bool(answer_to(remote, {**row, "user_id": next(unseen)}))
+                and remote.metrics()["ctr_redis_up"] == 0
+            ),
+            "it is noticed",
+            60,
+        )
+        published.thaw()
+        wait_until(lambda: remote.metrics()["ctr_redis_up"] == 1, "Redis is asked again", 60)
+
+    published.command("CONFIG", "SET", "min-replicas-to-write", 1)
+    probed()
+    wait_until(lambda: remote.metrics()["ctr_redis_marked"] == 0, "the refusal is shown", 60)
+    wait_until(
+        lambda: "prune may remove it" in (state_of(remote)["redis_problem"] or ""), "it is told", 60
+    )
+    assert remote.metrics()['ctr_redis_errors_total{reason="mark"}'] >= 1
+    assert state_of(remote)["degraded"] == []
+    assert answer_to(remote, row)["predictions"]
+    published.command("CONFIG", "SET", "min-replicas-to-write", 0)
+
+    def marked() -> bool:
+        probed()
+        return remote.metrics()["ctr_redis_marked"] == 1
+
+    wait_until(marked, "it is marked again", 90)
+    wait_until(lambda: state_of(remote)["redis_problem"] is None, "the problem is over", 60)

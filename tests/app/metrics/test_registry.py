@@ -22,7 +22,7 @@ def shown(metrics: Metrics) -> dict[str, float]:
 def test_every_counter_is_shown_under_its_name() -> None:
     """What is added to a name comes out under its metric."""
     metrics = Metrics(SharedNumbers())
-    metrics.watch_remote(lambda: 5, lambda: True)
+    metrics.watch_remote(lambda: 5, lambda: True, lambda: True)
     for amount, name in enumerate(EVENTS, 1):
         metrics.events.add(name, amount)
     for amount, name in enumerate(REMOTE_COUNTERS, 1):
@@ -37,7 +37,7 @@ def test_every_counter_is_shown_under_its_name() -> None:
 def test_hits_and_misses_are_all_look_ups() -> None:
     """A value that was looked up was either in the cache or not."""
     metrics = Metrics(SharedNumbers())
-    metrics.watch_remote(lambda: 5, lambda: True)
+    metrics.watch_remote(lambda: 5, lambda: True, lambda: True)
     metrics.remote.counts.add("lookups", 10)
     metrics.remote.counts.add("misses", 3)
     found = shown(metrics)
@@ -52,7 +52,7 @@ def test_polled_numbers_of_all_workers_are_shown() -> None:
         shared.begin_worker(worker)
         metrics = Metrics(shared)
         metrics.watch_queue(partial(int, rows), lambda: 0)
-        metrics.watch_remote(lambda: 1, partial(bool, up))
+        metrics.watch_remote(lambda: 1, partial(bool, up), lambda: True)
         metrics.poll()
     found = shown(metrics)
     assert (found["ctr_queued_rows"], found["ctr_redis_up"]) == (5, 0)

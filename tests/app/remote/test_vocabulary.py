@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import weakref
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from app.bundle.bundle import Bundle
 from app.errors import VocabularyUnavailable
 from app.features.encoder import Encoder, settle
 from app.features.field_encoders import Misses
-from app.remote.redis_layout import REGISTER, Entry, in_use
+from app.remote.redis_layout import REGISTER, Entry
 from app.remote.vocabulary import RemoteVocabulary
 from tests.support.encoding import encoded_columns
 from tests.support.proxy import Proxy
@@ -98,6 +97,20 @@ async def test_what_was_found_is_remembered(published: RedisServer, bundle: Bund
         assert (await fetch(remote, "user_id", KNOWN_USER, UNSEEN))[0] == found
         assert remote.metrics.counts["round_trips"] == trips == 1
         assert remote.metrics.counts["absences"] == 1
+
+
+async def test_the_cache_keeps_its_limit(published: RedisServer, bundle: Bundle) -> None:
+    """However many values are fetched, and wherever they come from, no more are remembered."""
+    users = [*rows_of(bundle, "user_id"), *range(10**12, 10**12 + 300)]
+    async with remote_vocabulary(bundle, published.url, "snapshot", cache_entries=50) as remote:
+        for start in range(0, len(users), 60):
+            await fetch(remote, "user_id", *users[start : start + 60])
+            assert remote.cache.entries <= 50
+        published.stop()
+        for start in range(0, len(users), 60):
+            await fetch(remote, "user_id", *users[start : start + 60])
+            assert remote.cache.entries <= 50
+        assert remote.metrics.counts["evicted"] == remote.cache.evicted > 0
 
 
 @pytest.mark.parametrize("entries", [1, 5, 100_000])
@@ -371,25 +384,6 @@ async def test_an_unfinished_vocabulary_is_not_used(published: RedisServer, bund
             async with asyncio.timeout(30):
                 await remote.breaker.reached()
             assert not (await fetch(remote, "user_id", KNOWN_USER))[1]
-
-
-async def test_it_is_marked_as_in_use(published: RedisServer, bundle: Bundle) -> None:
-    """As long as a service runs, and a while longer; the mark goes by itself."""
-    async with remote_vocabulary(bundle, published.url):
-        left = published.command("TTL", in_use(bundle.manifest.vocabulary_hash))
-        assert 0 < int(left.removeprefix(":")) <= 300
-
-
-async def test_a_login_that_may_only_read_is_enough(
-    published: RedisServer, bundle: Bundle, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Without the right to mark the vocabulary it is used all the same, with a warning."""
-    published.command("ACL", "SETUSER", "reader", "on", ">pw", "~ctr:*", "+hget", "+hmget")
-    url = published.url.replace("://", "://reader:pw@")
-    with caplog.at_level(logging.WARNING):
-        async with remote_vocabulary(bundle, url) as remote:
-            assert not (await fetch(remote, "user_id", KNOWN_USER))[1]
-    assert any("cannot be marked" in record.message for record in caplog.records)
 
 
 async def test_many_misses_of_one_request(published: RedisServer, bundle: Bundle) -> None:
