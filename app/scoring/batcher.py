@@ -24,6 +24,7 @@ from app.scoring.cost import CostModel
 from app.scoring.job import Closed, Job, Scoring
 
 SWEEP_SECONDS = 0.05
+"""How late a caller learns that its deadline passed while its rows wait or run."""
 LEARNING_RUNS = 3
 """Runs on the engine's thread before the first one on the event loop."""
 INLINE_SECONDS = 0.0005
@@ -84,6 +85,7 @@ class MicroBatcher:
         self._now_taken = False
         self._short_seen = -SHARING_SECONDS
         self._closed = False
+        self._sweeper: asyncio.TimerHandle | None = None
         self.cost = CostModel()
         self.queued_rows = 0
         self.abandoned = 0
@@ -92,7 +94,6 @@ class MicroBatcher:
         self._loop = asyncio.get_running_loop()
         # A daemon: a run that never ends must not keep the process from ending.
         Thread(target=self._work, name="engine", daemon=True).start()
-        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
         return self
 
     async def __aexit__(
@@ -102,7 +103,8 @@ class MicroBatcher:
         trace: TracebackType | None,
     ) -> None:
         self._closed = True
-        self._sweeper.cancel()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         for job in [*self._small, *self._large, *(piece[0] for piece in self._running)]:
             job.fail(NotReady("the service is shutting down"))
         self._runs.put(None)
@@ -171,6 +173,7 @@ class MicroBatcher:
             self._short_seen = self._loop.time()
         else:
             self._large.append(job)
+        self._sweep_later()
         self._schedule()
 
     def _may_run_now(self, job: Job) -> bool:
@@ -374,10 +377,18 @@ class MicroBatcher:
     def _sweep(self) -> None:
         """Answer callers whose deadline passed while the engine was busy or hung."""
         now = self._loop.time()
-        for job in [*self._small, *self._large, *(piece[0] for piece in self._running)]:
+        waiting = [*self._small, *self._large, *(piece[0] for piece in self._running)]
+        for job in waiting:
             if now > job.caller.deadline:
                 job.fail(DeadlinePassed("the deadline passed before the rows were scored"))
-        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        self._sweeper = None
+        if waiting:
+            self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        """Sweep in a while: an idle batcher does not wake the process."""
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
 
 def _engine_failed(error: Exception) -> EngineFailed:
