@@ -12,8 +12,9 @@ import sys
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from app.bundle.directory import newest
+from app.command_line import read_settings
 from app.errors import CtrError, KeyFileError
-from app.main import build_server, read_settings
+from app.main import build_server
 from app.serving.loading import open_bundle
 from app.settings import Settings
 from app.web.admin_keys import Keys
@@ -25,7 +26,7 @@ log = logging.getLogger("app")
 
 def main() -> int:
     """Serve until a signal; return the exit code."""
-    settings = read_settings(_cli_parse_args=True)
+    settings = read_settings(sys.argv[1:])
     try:
         admin = bind_admin(settings)
     except (CtrError, OSError) as error:

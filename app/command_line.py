@@ -50,7 +50,9 @@ def _parse(arguments: Sequence[str] | None) -> Settings:
     if arguments is None:
         return Settings()
     source: CliSettingsSource[ArgumentParser] = CliSettingsSource(
-        Settings, root_parser=_Parser(prog=PROGRAM), cli_parse_args=list(arguments)
+        Settings,
+        root_parser=_Parser(prog=PROGRAM, allow_abbrev=False),
+        cli_parse_args=list(arguments),
     )
     return Settings(_cli_settings_source=source)
 

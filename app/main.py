@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
-import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import perf_counter
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
-from pydantic import ValidationError
 from starlette.types import Message, Receive, Scope, Send
 
-from app import logs
+from app.command_line import read_settings
 from app.errors import CtrError
 from app.metrics.registry import Metrics
 from app.metrics.requests import OPERATION, RequestMetrics
@@ -134,33 +131,6 @@ def create_app() -> Service:
     return build_service(read_settings(), load_first=True)
 
 
-def read_settings(**sources: bool) -> Settings:
-    """Read the settings, and set up the log as they say.
-
-    Where one is wrong, the process ends with exit code 2 and a line on standard error for each.
-    """
-    try:
-        settings = Settings(**sources)  # type: ignore[arg-type]
-    except ValidationError as error:
-        for problem in error.errors():
-            name = "_".join(map(str, problem["loc"]))
-            print(f"setting {name}: {problem['msg']}", file=sys.stderr)
-        sys.exit(2)
-    logs.set_up(settings.log_level)
-    for name in unknown_variables(os.environ):
-        log.warning("unknown environment variable %s ignored", name)
-    return settings
-
-
-def unknown_variables(environment: Iterable[str]) -> list[str]:
-    """Return the names that look like a setting's but are not: a mistyped one has no effect."""
-    prefix = str(Settings.model_config["env_prefix"])
-    known = {f"{prefix}{name}".upper() for name in Settings.model_fields}
-    return sorted(
-        name for name in environment if name.startswith(prefix) and name.upper() not in known
-    )
-
-
 def build_server(
     settings: Settings,
     *,
@@ -270,10 +240,10 @@ async def _start(starter: Starter, state: ServingState, opened: Opened | None) -
     try:
         await starter.start(opened)
     except CtrError as error:
-        state.failure = str(error)
+        state.fail(str(error))
     except Exception as error:
         log.exception("loading failed")
-        state.failure = f"loading failed: {type(error).__name__}"
+        state.fail(f"loading failed: {type(error).__name__}")
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -45,6 +45,8 @@ class ServingState:
         self.draining = False
         self.failure: str | None = None
         """Why the service cannot start: it ends."""
+        self.ending = asyncio.Event()
+        """Wakes the server that is to end."""
         self.engine_failing = asyncio.Event()
 
     @property
@@ -85,6 +87,11 @@ class ServingState:
         self.awaited_vocabulary = None
         self.refused = None
         self.engine_ran()
+
+    def fail(self, problem: str) -> None:
+        """End the service, which cannot start."""
+        self.failure = problem
+        self.ending.set()
 
     def engine_ran(self) -> None:
         """Note that a run of the engine gave scores."""

@@ -8,7 +8,7 @@ import math
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import cast
 
@@ -23,11 +23,32 @@ from app.web.protocol import ScoringProtocol
 SPARE_SECONDS = 1
 """What requests have beyond the time to drain before uvicorn cancels them; their clients are cut
 at its end."""
+TICK_SECONDS = 1.0
+"""How old the date in answers may be."""
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 log = logging.getLogger(__name__)
 
 
-class AdminServer(uvicorn.Server):
+class _Server(uvicorn.Server):
+    """uvicorn's server, which looks at the time once a second and sleeps in between.
+
+    uvicorn's own main loop wakes up ten times a second to see whether it should end; this one is
+    woken by ``ending``.
+    """
+
+    def __init__(self, config: uvicorn.Config, ending: asyncio.Event) -> None:
+        super().__init__(config)
+        self._ending = ending
+
+    async def main_loop(self) -> None:
+        # Tick 0 of uvicorn's is the one that renews the date of answers.
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._ending.wait()
+
+
+class AdminServer(_Server):
     """The admin endpoints on a listener of their own.
 
     An async context manager: entering it starts it, leaving it ends it.
@@ -44,7 +65,8 @@ class AdminServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=1,
-            )
+            ),
+            asyncio.Event(),
         )
         self._listener = listener
 
@@ -58,10 +80,11 @@ class AdminServer(uvicorn.Server):
 
     async def __aexit__(self, *_: object) -> None:
         self.should_exit = True
+        self._ending.set()
         await self._running
 
 
-class ServiceServer(uvicorn.Server):
+class ServiceServer(_Server):
     """Serves the application until SIGTERM or SIGINT, until ``state`` has a failure, or until the
     supervisor is gone; then drains.
 
@@ -97,7 +120,8 @@ class ServiceServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=math.ceil(drain_seconds) + SPARE_SECONDS,
-            )
+            ),
+            state.ending,
         )
         self.state = state
         self._listener = listener
@@ -122,6 +146,7 @@ class ServiceServer(uvicorn.Server):
         else:
             asyncio.get_running_loop().call_later(self._drain_seconds, self._drop_untaken)
         self.should_exit = True
+        self._ending.set()
 
     def _drop_untaken(self) -> None:
         """Cut clients that do not take their answers: writing to them would never end."""

@@ -47,13 +47,14 @@ def test_a_wrong_setting_is_named(
     assert error.count("\n") == 1
 
 
-def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 2 with a short usage, not with all flags."""
+@pytest.mark.parametrize("words", [["--nope"], ["--max-batch-row", "3"]])
+def test_an_unknown_flag_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 2 with a short usage, not with all flags; the start of a flag is not a flag."""
     with pytest.raises(SystemExit) as ended:
-        read_settings(["--bundle", "x", "--nope"])
+        read_settings(["--bundle", "x", *words])
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        f"{USAGE}python -m app: error: unrecognized arguments: --nope\n"
+        f"{USAGE}python -m app: error: unrecognized arguments: {' '.join(words)}\n"
     )
 
 
