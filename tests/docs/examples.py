@@ -121,7 +121,8 @@ def pattern_of(text: str) -> str:
         if "…" in word:
             pattern += r"[\s\S]*?"
         elif word.isspace():
-            pattern += r"\s+"
+            # An answer has no line break at its end.
+            pattern += r"\s*" if "\n" in word else r"\s+"
         elif re.fullmatch(VERSION, word):
             pattern += VERSION
         elif re.fullmatch(r"[0-9a-f]{12,}", word):
