@@ -41,39 +41,57 @@ from model.tune import NAMES, require_own, tune
 cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
 Spec = Annotated[Path, typer.Argument(help="The feature spec, a TOML file.")]
-DataToSplit = Annotated[list[Path] | None, typer.Argument(help="Files to split.")]
+DataToSplit = Annotated[
+    list[Path] | None,
+    typer.Argument(help="CSV, TSV or Parquet files, also gzipped; split into three parts."),
+]
 Data = Annotated[list[Path], typer.Argument(help="CSV, TSV or Parquet files, also gzipped.")]
-TrainFiles = Annotated[list[Path] | None, typer.Option("--train")]
-ValidationFiles = Annotated[list[Path] | None, typer.Option("--validation")]
-TestFiles = Annotated[list[Path] | None, typer.Option("--test")]
+TrainFiles = Annotated[
+    list[Path] | None, typer.Option("--train", help="Files of the training part.")
+]
+ValidationFiles = Annotated[
+    list[Path] | None, typer.Option("--validation", help="Files of the validation part.")
+]
+TestFiles = Annotated[list[Path] | None, typer.Option("--test", help="Files of the test part.")]
 BadLines = Annotated[
-    float, typer.Option(min=0, max=1, help="Share of bad lines that is put up with.")
+    float, typer.Option(min=0, max=1, help="Share of unusable lines that is allowed.")
 ]
 
 RedisUrl = Annotated[
-    str, typer.Option("--redis", envvar="CTR_REDIS_URL", help="redis://…, as the service has it.")
+    str,
+    typer.Option(
+        "--redis", envvar="CTR_REDIS_URL", help="redis://…, as in the service's CTR_REDIS_URL."
+    ),
 ]
 PasswordFile = Annotated[
     Path | None,
     typer.Option(
         "--redis-password-file",
         envvar="CTR_REDIS_PASSWORD_FILE",
-        help="A password, or a user and a password on two lines.",
+        help="File with the password, or a user and a password on two lines.",
     ),
 ]
 Result = TypeVar("Result")
 SettingsOption = Annotated[
-    Path | None, typer.Option(help="Training settings; default: <spec>.train.toml beside the spec.")
+    Path | None,
+    typer.Option(
+        help="Training settings, a TOML file. Default: <spec>.train.toml beside the spec."
+    ),
 ]
 Network = Annotated[
-    str | None, typer.Option(help=f"{', '.join(NETWORKS)}; default: the settings', or deepfm.")
+    str | None,
+    typer.Option(help=f"One of {', '.join(NETWORKS)}. Default: that of --config, or deepfm."),
 ]
 InitFrom = Annotated[
-    Path | None, typer.Option(help="Bundle to start from: yesterday's, or an fm's for an fnn.")
+    Path | None,
+    typer.Option(help="Bundle whose weights to start from: yesterday's, or an fm for an fnn."),
 ]
 
 CacheDirectory = Annotated[
-    Path | None, typer.Option(help="Keep encoded data here, and use it while nothing has changed.")
+    Path | None,
+    typer.Option(
+        help="Directory that keeps encoded data, reused while files and spec are unchanged."
+    ),
 ]
 
 INTERRUPTED = 130
@@ -88,7 +106,12 @@ class Split(StrEnum):
     random = "random"
 
 
-SplitOption = Annotated[Split, typer.Option(help="Along time, or at random.")]
+SplitOption = Annotated[
+    Split,
+    typer.Option(
+        help="Split along time or at random; auto: along time if the spec has a timestamp."
+    ),
+]
 
 
 class PartName(StrEnum):
@@ -101,8 +124,8 @@ class PartName(StrEnum):
 
 @cli.command("fetch")
 def fetch_command(
-    name: Annotated[str, typer.Argument(help="A data set, such as movielens-100k.")],
-    directory: Annotated[Path, typer.Option("--out", help="Where to put it.")] = Path("data"),
+    name: Annotated[str, typer.Argument(help="Name of a data set: movielens-100k.")],
+    directory: Annotated[Path, typer.Option("--out", help="Directory to write to.")] = Path("data"),
 ) -> None:
     """Download a public data set and print its directory."""
     print(fetch(name, directory))
@@ -117,7 +140,9 @@ def train_command(
     test_files: TestFiles = None,
     network: Network = None,
     config: SettingsOption = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Overrides the settings' seed.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed; overrides that of --config.")
+    ] = None,
     init_from: InitFrom = None,
     split: SplitOption = Split.auto,
     max_bad_lines: BadLines = 0.0,
@@ -130,13 +155,16 @@ def train_command(
         ),
     ] = Quantized.none,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where the same command was killed.")
+        bool,
+        typer.Option("--resume", help="Continue from the last state that the same command saved."),
     ] = False,
     checkpoint_seconds: Annotated[
-        float, typer.Option(min=0, help="How often the state is written; 0 is never.")
+        float, typer.Option(min=0, help="Seconds between two saved states; 0 saves none.")
     ] = 600.0,
-    checkpoint_steps: Annotated[int, typer.Option(min=0, help="The same in batches.")] = 0,
-    out: Annotated[Path, typer.Option(help="Directory of bundles.")] = Path("bundles"),
+    checkpoint_steps: Annotated[
+        int, typer.Option(min=0, help="Batches between two saved states; 0 does not count them.")
+    ] = 0,
+    out: Annotated[Path, typer.Option(help="Directory of bundles to write to.")] = Path("bundles"),
 ) -> None:
     """Train a network, export and check it, and print the new bundle's path.
 
@@ -167,20 +195,22 @@ def compare_command(
     validation_files: ValidationFiles = None,
     test_files: TestFiles = None,
     networks: Annotated[
-        str, typer.Option(help=f"all, or some of {', '.join(NETWORKS)}, with commas between.")
+        str, typer.Option(help=f"all, or some of {', '.join(NETWORKS)}, separated by commas.")
     ] = "all",
-    seeds: Annotated[int, typer.Option(min=1, help="Each network is trained with so many.")] = 5,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of seeds; each network is trained once with each.")
+    ] = 5,
     config: SettingsOption = None,
     split: SplitOption = Split.auto,
     max_bad_lines: BadLines = 0.0,
     cache: CacheDirectory = None,
-    out: Annotated[Path, typer.Option(help="Where the report and its bundles go.")] = Path(
+    out: Annotated[Path, typer.Option(help="Directory for the report and its bundles.")] = Path(
         "report"
     ),
 ) -> None:
-    """Train networks beside each other, write tables and plots, and print the page's path.
+    """Train several networks on one split, write tables and plots, and print the page's path.
 
-    What is done stays: the same command goes on where it was cut off.
+    Finished trainings are kept: the same command continues an interrupted comparison.
     """
     settings, names = SettingsFile.beside(spec, config), chosen(networks)
     parts = part_files(train_files, validation_files, test_files)
@@ -204,20 +234,24 @@ def tune_command(
     train_files: TrainFiles = None,
     validation_files: ValidationFiles = None,
     network: Network = None,
-    trials: Annotated[int, typer.Option(min=1, help="In all, those of the study included.")] = 50,
+    trials: Annotated[
+        int,
+        typer.Option(min=1, help="Number of trials in all, earlier ones of the study included."),
+    ] = 50,
     config: SettingsOption = None,
     init_from: InitFrom = None,
     split: SplitOption = Split.auto,
     max_bad_lines: BadLines = 0.0,
     cache: CacheDirectory = None,
     study: Annotated[
-        Path | None, typer.Option(help="Keeps the trials; default: beside --out, as <out>.study.")
+        Path | None,
+        typer.Option(help="File that keeps the trials. Default: <out>.study beside --out."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Settings file to write.")] = Path("found.train.toml"),
 ) -> None:
-    """Search for better training settings on the validation part, and print the file's path.
+    """Search for better training settings on the validation part; print the path of the file.
 
-    The test part is not read. The same command goes on where it was cut off.
+    The test part is not read. The same command continues an interrupted search.
     """
     settings = SettingsFile.beside(spec, config)
     name = network or settings.network
@@ -260,7 +294,8 @@ def evaluate(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or a directory of them.")],
     data: Data,
     part: Annotated[
-        PartName | None, typer.Option(help="Only this part of the data it was trained on.")
+        PartName | None,
+        typer.Option(help="Measure only this part of the data that it was trained on."),
     ] = None,
     negatives_kept: Annotated[
         float | None,
@@ -272,9 +307,11 @@ def evaluate(
         ),
     ] = None,
     max_bad_lines: BadLines = 0.0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write figures here.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File to write the figures to, as JSON.")
+    ] = None,
 ) -> None:
-    """Measure a bundle on labelled data, through the engine that serves."""
+    """Measure a bundle on labelled data, with the serving engine."""
     offline = Offline.open(bundle)
     frames = offline.frames(data, part.value if part else None, max_bad_lines)
     kept = offline.bundle.spec.kept(part.value if part else "test")
@@ -327,7 +364,7 @@ def publish_command(
 
 @cli.command("list")
 def list_command(redis: RedisUrl, redis_password_file: PasswordFile = None) -> None:
-    """Show the vocabularies in Redis, those published last first."""
+    """List the vocabularies in Redis, the newest first."""
     for each in _with_redis(redis, redis_password_file, publishing.listed):
         entry = each.entry
         print(
@@ -338,10 +375,12 @@ def list_command(redis: RedisUrl, redis_password_file: PasswordFile = None) -> N
 
 @cli.command("unpublish")
 def unpublish_command(
-    vocabulary: Annotated[str, typer.Argument(help="The first digits of its hash.")],
+    vocabulary: Annotated[str, typer.Argument(help="First digits of the vocabulary's hash.")],
     redis: RedisUrl,
     redis_password_file: PasswordFile = None,
-    force: Annotated[bool, typer.Option("--force", help="Even if a service uses it.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove it even if a service uses it.")
+    ] = False,
 ) -> None:
     """Remove a vocabulary from Redis."""
     gone = _with_redis(
@@ -352,7 +391,7 @@ def unpublish_command(
 
 @cli.command("prune")
 def prune_command(
-    keep: Annotated[int, typer.Option(min=1, help="How many to keep.")],
+    keep: Annotated[int, typer.Option(min=1, help="Number of vocabularies to keep.")],
     redis: RedisUrl,
     redis_password_file: PasswordFile = None,
 ) -> None:
