@@ -51,3 +51,27 @@ def test_cost_is_never_negative() -> None:
     for _ in range(100):
         same.observe(64, 1e-3)
     assert same.seconds(64) == pytest.approx(1e-3)
+
+
+def test_cost_before_any_run_is_a_guess_of_a_fast_engine() -> None:
+    """A first guess that is too high would refuse requests that nobody has tried to serve."""
+    cost = CostModel()
+    assert cost.runs == 0
+    assert cost.seconds(100) == pytest.approx(1e-4 + 100 * 1e-5)
+
+
+def test_one_run_is_predicted_as_it_was() -> None:
+    """A run that is faster than the guess lowers the cost of a row to what was seen."""
+    cost = CostModel()
+    cost.observe(1_000, 1e-3)
+    assert cost.runs == 1
+    assert cost.per_row == pytest.approx(1e-6)
+    assert cost.base == pytest.approx(0, abs=1e-12)
+    cost.observe(1_000, 1e-3)
+    assert cost.runs == 2
+
+
+def test_each_run_costs_its_base() -> None:
+    """The same rows in ten runs cost nine bases more."""
+    cost = learned(2e-4, 1e-5, 300, 0.0)
+    assert cost.seconds(10, 10) - cost.seconds(10) == pytest.approx(9 * 2e-4, rel=1e-6)
