@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -14,24 +13,23 @@ import polars as pl
 
 READY_SECONDS = 60
 PERSON = 196
+SHOWN = 5
 
 
-def wait_until_ready(client: httpx.Client, process: int) -> dict[str, Any]:
-    """Return what /ready says once it is; give up when the service's process has ended."""
+def wait_until_ready(client: httpx.Client, process: int) -> None:
+    """Wait for the service; exit with a message when its process ends or time is up."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         try:
             os.kill(process, 0)
-            response = client.get("/ready")
-            if response.status_code == 200:
-                ready: dict[str, Any] = response.json()
-                return ready
+            if client.get("/ready").status_code == 200:
+                return
         except httpx.TransportError:
             pass
         except ProcessLookupError:
-            break
+            raise SystemExit("demo: the service ended; its log above says why") from None
         time.sleep(0.05)
-    raise SystemExit("the service did not become ready; is port 8000 in use?")
+    raise SystemExit(f"demo: the service was not ready after {READY_SECONDS} s; see its log above")
 
 
 def person(ratings: Path) -> dict[str, Any]:
@@ -57,22 +55,30 @@ def candidates(movies: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def main(url: str, data: Path, process: int) -> None:
-    """Rank, print the ten best titles, print a curl."""
+    """Rank, print the best titles, print a curl."""
     context = person(data / "ratings.csv")
     films = candidates(pl.read_csv(data / "movies.csv"))
     with httpx.Client(base_url=url, timeout=10) as client:
-        ready = wait_until_ready(client, process)
-        print(f"    ready: {ready['version']} on {ready['provider']}")
+        wait_until_ready(client, process)
         start = time.perf_counter()
-        response = client.post("/rank", json={"context": context, "candidates": films, "top_k": 10})
-        took = time.perf_counter() - start
+        response = client.post(
+            "/rank", json={"context": context, "candidates": films, "top_k": SHOWN}
+        )
+        milliseconds = (time.perf_counter() - start) * 1000
         response.raise_for_status()
-    print(f"    {len(films):,} films ranked in {took * 1000:.0f} ms for {context}")
+    print(
+        f"    POST /rank: {len(films):,} films for user {PERSON} ({context['occupation']},"
+        f" {context['age']}) in {milliseconds:.0f} ms from request to answer;"
+    )
+    print("    the score is the probability of a click")
     for place, ranked in enumerate(response.json()["ranking"], 1):
-        print(f"    {place:2}. {ranked['score']:.4f}  {ranked['id']}")
-    body = json.dumps({"context": context, "candidates": films[:3]}, ensure_ascii=True)
-    quoted = body.replace("'", "'\\''")
-    print(f"\n    curl -s {url}/rank -H 'content-type: application/json' -d '{quoted}'\n")
+        print(f"    {place}. {ranked['score']:.3f}  {ranked['id']}")
+    print(
+        f"    try: curl {url}/rank -H 'content-type: application/json' -d '\n"
+        f'      {{"context": {{"user_id": {PERSON}}}, "candidates": [\n'
+        '        {"id": "Toy Story", "features": {"item_id": 1}},'
+        ' {"id": "GoldenEye", "features": {"item_id": 2}}]}\''
+    )
 
 
 if __name__ == "__main__":
