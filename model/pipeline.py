@@ -264,7 +264,7 @@ def measure(trained: Trained, engine: Engine, calibration: Calibration | None) -
     data = trained.prepared.data
     worst, compared = check_parity(trained.result.network, engine, data["test"], calibration)
     say(
-        f"parity: the graph's logits differ from the network's by at most {worst:.1e}"
+        f"parity: logits of the exported graph and of the network differ by at most {worst:.1e}"
         f" ({compared:,} rows)"
     )
     measured = Measured(

@@ -15,7 +15,9 @@ FIRST = os.environ.get("RANK", "0") == "0"
 """True in the first of several processes, or the only one; the others print nothing."""
 
 LINE_SECONDS = 5.0
-"""Time between two lines of progress where standard error is not a terminal."""
+"""Time between the first lines of progress where standard error is not a terminal."""
+MAX_LINE_SECONDS = 60.0
+"""The same in a long stage: the time grows to a third of what the stage has taken so far."""
 
 
 def say(text: str) -> None:
@@ -70,10 +72,11 @@ class ProgressLines:
         """Count ``done`` more units, and print a line if the last one is old enough."""
         self.n += int(done)
         now = perf_counter()
-        if now - self._printed < LINE_SECONDS or not 0 < self.n < self._total:
+        seconds = now - self._started
+        interval = max(LINE_SECONDS, min(seconds / 3, MAX_LINE_SECONDS))
+        if now - self._printed < interval or not 0 < self.n < self._total:
             return
         self._printed = now
-        seconds = now - self._started
         left = seconds * (self._total - self.n) / self.n
         done_of_total = f"{tqdm.format_sizeof(self.n)} of {tqdm.format_sizeof(self._total)}"
         say(

@@ -67,17 +67,15 @@ def main(url: str, data: Path, process: int) -> None:
         milliseconds = (time.perf_counter() - start) * 1000
         response.raise_for_status()
     print(
-        f"    POST /rank: {len(films):,} films for user {PERSON} ({context['occupation']},"
-        f" {context['age']}) in {milliseconds:.0f} ms from request to answer;"
+        f"    /rank: {len(films):,} films in {milliseconds:.0f} ms, from request to answer,"
+        f" for user {PERSON}; score: probability of a click"
     )
-    print("    the score is the probability of a click")
     for place, ranked in enumerate(response.json()["ranking"], 1):
         print(f"    {place}. {ranked['score']:.3f}  {ranked['id']}")
     print(
-        f"    try: curl {url}/rank -H 'content-type: application/json' -d '\n"
-        f'      {{"context": {{"user_id": {PERSON}}}, "candidates": [\n'
-        '        {"id": "Toy Story", "features": {"item_id": 1}},'
-        ' {"id": "GoldenEye", "features": {"item_id": 2}}]}\''
+        f"    try: curl {url}/predict -H 'content-type: application/json' \\\n"
+        f'      -d \'{{"instances": [{{"user_id": {PERSON}, "item_id": 1}},'
+        f' {{"user_id": {PERSON}, "item_id": 2}}]}}\''
     )
 
 

@@ -20,6 +20,7 @@ def test_lines_tell_share_time_left_and_figures(
 ) -> None:
     """A line says how much is done, how long the rest takes, and the latest figures."""
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "MAX_LINE_SECONDS", 0.0)
     with progress_bar("training", 960_000, "rows", shown=True) as shown:
         shown.update(480_000)
         shown.set_postfix({"validation AUC": "0.7759"})
@@ -44,6 +45,23 @@ def test_the_time_left_follows_the_rate(
     lines.update(100)
     told = capsys.readouterr().err.splitlines()
     assert told == ["reading: 25%, about 90 s left (1.00k of 4.00k bytes)"]
+
+
+def test_lines_of_a_long_stage_grow_rarer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every 5 seconds at first, once a minute after hours: a log stays readable."""
+    clock = [0.0]
+    monkeypatch.setattr(progress, "perf_counter", lambda: clock[0])
+    lines = ProgressLines("training", 1_000_000, "rows")
+    for _ in range(7_200):
+        clock[0] += 1
+        lines.update(100)
+        if clock[0] == 15:
+            assert len(capsys.readouterr().err.splitlines()) == 3
+        if clock[0] == 3_600:
+            capsys.readouterr()
+    assert len(capsys.readouterr().err.splitlines()) == 60
 
 
 def test_a_short_stage_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

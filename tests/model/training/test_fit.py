@@ -287,6 +287,7 @@ def test_progress_shows_loss_and_auc(
 ) -> None:
     """In a log, lines count the rows and give the figures of the last evaluation."""
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "MAX_LINE_SECONDS", 0.0)
     fit(LAYOUT, dataset(300), dataset(200, seed=1), CONFIG, progress=True)
     shown = capsys.readouterr().err
     assert "training: 50%, about" in shown
