@@ -1,0 +1,66 @@
+"""``./ctr`` and what ``scripts/tiny-bundle`` makes its log with."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.features.spec import FeatureSpec
+from model.data.reader import MOMENT, Reader
+from tests.support.markdown import ROOT
+
+SPECS = [
+    path
+    for path in sorted((ROOT / "model" / "specs").glob("*.toml"))
+    if not path.name.endswith(".train.toml")
+]
+
+
+def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program of the repository from another directory."""
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=100)
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ((), "./ctr serve --bundle DIR"),
+        (("--help",), "publish"),
+        (("serve", "--help"), "--max-batch-rows"),
+        (("train", "--help"), "--init-from"),
+    ],
+)
+def test_ctr_runs_service_and_trainer(words: tuple[str, ...], shown: str, tmp_path: Path) -> None:
+    """From any directory, without an activated environment; each with its own help."""
+    done = run(str(ROOT / "ctr"), *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert shown in done.stdout
+
+
+def test_ctr_passes_exit_codes_on(tmp_path: Path) -> None:
+    """A supervisor sees how the service ended."""
+    done = run(str(ROOT / "ctr"), "serve", "--bundle", "x", "--port", "x", cwd=tmp_path)
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("spec_path", SPECS, ids=lambda path: path.stem)
+def test_a_made_up_log_fits_its_spec(spec_path: Path, tmp_path: Path) -> None:
+    """The trainer reads every line of it; both labels occur, and time goes on."""
+    log = tmp_path / "log.csv"
+    subprocess.run(
+        [sys.executable, "scripts/made_up_log.py", str(spec_path), str(log)],
+        cwd=ROOT, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    spec = FeatureSpec.load(spec_path)
+    reader = Reader(spec, [log], moment=spec.timestamp is not None)
+    frames = list(reader.frames())
+    assert sum(frame.height for frame in frames) == 3_000
+    assert reader.bad.count == 0
+    assert {label for frame in frames for label in frame[spec.label].cast(int).to_list()} == {0, 1}
+    if spec.timestamp is not None:
+        moments = [moment for frame in frames for moment in frame[MOMENT].to_list()]
+        assert moments == sorted(moments)
