@@ -140,7 +140,9 @@ def test_a_report_without_room_costs_no_bundle(sample: Sample, cache: Path, tmp_
     # More than any file of the bundle, less than the plots.
     ended = train(sample, tmp_path / "bundles", "--cache", cache, limit=20 * KIB)
     assert ended.returncode == 0, ended.stderr
-    assert re.search(r"warning: the report beside \S+, which is whole, is not: ", ended.stderr)
+    assert re.search(
+        r"warning: the report beside \S+ is not written; the bundle is whole: ", ended.stderr
+    )
     bundle = Path(ended.stdout.strip())
     words = [sys.executable, "-m", "model", "evaluate", str(bundle), str(sample.data)]
     assert subprocess.run(words, cwd=ROOT, capture_output=True, timeout=100).returncode == 0

@@ -191,6 +191,48 @@ async def test_removed_meanwhile_it_is_not_seen(
         assert await entry_in(link, bundle) is None
 
 
+async def test_begun_by_another_meanwhile_it_is_not_complete(
+    redis_server: RedisServer, bundle: Bundle
+) -> None:
+    """A publishing that another one has taken over does not call it complete, the other's does."""
+    identity = bundle.manifest.vocabulary_hash
+    async with linked(redis_server.url) as link:
+        foreign = msgspec.structs.replace(
+            (await publish(link, bundle, progress=False)).entry, state="publishing", writer="other"
+        )
+        await unpublish(link, identity)
+        # The second look at the register, which follows the writing.
+        taken_over = Interrupted(
+            link, ("HGET", REGISTER, identity), 2, [("HSET", REGISTER, identity, foreign.encode())]
+        )
+        with pytest.raises(PublishError, match="by somebody else"):
+            await publish(taken_over, bundle, progress=False)
+        assert await entry_in(link, bundle) == foreign
+
+
+@dataclass
+class Interrupted:
+    """A link that lets another actor's commands in, before a command comes for the n-th time."""
+
+    link: Link
+    command: Command
+    times: int
+    commands: Sequence[Command]
+
+    async def ask(self, commands: Sequence[Command], seconds: float) -> list[Reply]:
+        if self.command in commands:
+            self.times -= 1
+            if self.times == 0:
+                await self.link.ask(self.commands, seconds)
+        return await self.link.ask(commands, seconds)
+
+    async def ask_all(self, command: Command, seconds: float) -> list[Reply]:
+        return await self.link.ask_all(command, seconds)
+
+    async def close(self) -> None:
+        await self.link.close()
+
+
 async def test_eviction_is_warned_of(redis_server: RedisServer, bundle: Bundle) -> None:
     """A server that may throw keys away is named as one."""
     redis_server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
@@ -288,6 +330,21 @@ async def test_pruning(redis_server: RedisServer, bundle: Bundle) -> None:
         await link.ask([("DEL", in_use(used))], SECONDS)
         buckets = len(list(done.entry.names()))
         assert await keys_in(link) == 1 + 4 * buckets
+
+
+async def test_one_that_is_taken_into_use_meanwhile_is_not_pruned(
+    redis_server: RedisServer, bundle: Bundle
+) -> None:
+    """A service may begin to use a vocabulary after the list was made and before it is removed."""
+    async with linked(redis_server.url) as link:
+        done = await publish(link, bundle, progress=False)
+        now = datetime.now(UTC) + timedelta(hours=1)
+        newer = msgspec.structs.replace(done.entry, hash="1" * 64, published=now.isoformat())
+        await link.ask([("HSET", REGISTER, newer.hash, newer.encode())], SECONDS)
+        mark = in_use(done.entry.hash)
+        meanwhile = Interrupted(link, ("EXISTS", mark), 2, [("SET", mark, "x")])
+        assert await prune(meanwhile, keep=1) == []
+        await stored(link, bundle)
 
 
 # The commands.

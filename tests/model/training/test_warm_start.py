@@ -250,7 +250,8 @@ def test_other_layers_or_fields_begin_anew(
     fewer.write_text("[[fields]]".join(f for f in fields if 'name = "quality"' not in f))
     less = prepare(fewer, InputFiles([days.second]), bundle)
     run(less, replace(CONFIG, epochs=1), tmp_path, progress=False, init_from=bundle.path)
-    assert "warning: the hidden layers began anew: the fields are others" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "the hidden layers started from random weights: the fields are others" in told
     ffm = yesterday("ffm")
     with pytest.raises(TrainingError, match="has other fields"):
         WarmStart.read(ffm, less.vocabulary, less.data["train"], replace(CONFIG, network="ffm"))
