@@ -132,9 +132,10 @@ def headlines(parts: Mapping[str, Any]) -> dict[str, float | None]:
         tenth = parts["negatives"][negatives.LIGHT]
         found["negatives_tenth_auc_difference"] = tenth["auc_difference"]["mean"]
         found["negatives_tenth_furthest_mean_score"] = tenth["furthest_mean_score"]
-    if "busy" in parts:
-        found["busy_alone_over_unbounded"] = parts["busy"]["alone_over_unbounded"]
-        found["busy_kept_beside"] = parts["busy"]["kept_beside_busy"][busy.BOUNDED]
+    for shape, figures in parts.get("busy", {}).items():
+        name = shape.replace(" ", "_")
+        found[f"busy_{name}_alone_over_unbounded"] = figures["alone_over_unbounded"]
+        found[f"busy_{name}_kept"] = figures["kept_beside_busy"][busy.BOUNDED]
     if "memory" in parts:
         found["memory_beyond_model_bytes"] = parts["memory"]["beyond_model_bytes"]
     return found

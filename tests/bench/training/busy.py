@@ -1,8 +1,7 @@
 """Rows per second of training beside other work, with the trainer's bound on spinning and without.
 
-The rows have the shape of MovieLens-100k and its settings: small steps with many barriers, where
-waiting costs most. Both trainers stay alive and take turns, so that what else the machine does
-meets both.
+Two shapes: small steps, as of MovieLens-100k by its settings, and large ones, as of Criteo. All
+trainers stay alive and take turns, so that what else the machine does meets each of them.
 """
 
 from __future__ import annotations
@@ -10,9 +9,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,46 +21,65 @@ import numpy as np
 
 from model.threads import SPINS
 from model.training.fit import fit
+from tests.bench.training.criteo import draw_rows
 from tests.bench.training.running import Failed
 from tests.bench.training.with_product import dataset_of, layout_of, settings
 from tests.bench.training.work import Rows, Work, read_rows, write_rows
 from tests.support.environments import ROOT
 
-BOUNDED, UNBOUNDED = "bounded", "unbounded"
-SPINCOUNTS = {BOUNDED: SPINS, UNBOUNDED: 300_000}
-"""The latter is GNU OpenMP's own."""
+BOUNDED, UNBOUNDED, SINGLE = "bounded", "unbounded", "one thread"
+SPINCOUNTS = {BOUNDED: SPINS, UNBOUNDED: 300_000, SINGLE: SPINS}
+"""The second is GNU OpenMP's own; one thread waits for nobody."""
 SIZES = [943, 61, 2, 21, 795, 24, 7, 1682, 71, 18, 18, 18]
-ROWS = 60_000
-WORK = Work(
+SMALL = Work(
     "", threads=1, usual=True, batch_size=2048, hidden=(128, 64), dropout=0.2, embedding_l2=0.05,
     batch_norm=True,
 )  # fmt: skip
+LARGE = Work("", threads=1)
 
 
 def measure(
-    scratch: Path, turns: int, threads: int, tell: Callable[[str], None], rows: int = ROWS
+    scratch: Path, turns: int, threads: int, tell: Callable[[str], None], rows: int = 40_960
 ) -> dict[str, Any]:
-    """Return median rates alone and beside one busy process a core, and their ratios.
+    """Return for both shapes the median rates alone and beside one busy process a core.
 
     Raises:
         Failed: a trainer ends.
     """
-    write_rows(scratch / "busy", drawn(rows))
-    described = scratch / "busy.json"
-    described.write_text(replace(WORK, train=str(scratch / "busy"), threads=threads).to_json())
-    cores = len(os.sched_getaffinity(0))
+    shapes = {"small steps": (drawn(rows), SMALL), "large steps": (draw_rows(rows), LARGE)}
+    found = {}
+    for number, (shape, (data, work)) in enumerate(shapes.items()):
+        write_rows(scratch / f"busy{number}", data)
+        given = replace(work, train=str(scratch / f"busy{number}"))
+        files = {}
+        for name in SPINCOUNTS:
+            files[name] = scratch / f"busy{number}-{name}.json"
+            own = replace(given, threads=1 if name == SINGLE else threads)
+            files[name].write_text(own.to_json())
+        found[shape] = summary(scenes(files, turns, partial(tell_of, tell, shape)))
+    return found
+
+
+def tell_of(tell: Callable[[str], None], shape: str, line: str) -> None:
+    """Say how far a shape is."""
+    tell(f"busy, {shape}: {line}")
+
+
+def scenes(
+    works: Mapping[str, Path], turns: int, tell: Callable[[str], None]
+) -> dict[str, dict[str, list[float]]]:
+    """Return every trainer's rates, turn by turn, alone and beside busy processes."""
     rates: dict[str, dict[str, list[float]]] = {}
-    with trainers(described) as ask:
-        for beside in (0, cores):
-            found: dict[str, list[float]] = {name: [] for name in SPINCOUNTS}
-            with busy(beside):
+    with trainers(works) as ask:
+        for scene, count in (("alone", 0), ("beside", len(os.sched_getaffinity(0)))):
+            found: dict[str, list[float]] = {name: [] for name in works}
+            with busy(count):
                 for turn in range(turns):
-                    for name in SPINCOUNTS:
-                        found[name].append(ask(name))
-                        told = f"{found[name][-1]:,.0f} rows/s"
-                        tell(f"busy {turn + 1}/{turns}, {name} beside {beside}: {told}")
-            rates["beside" if beside else "alone"] = found
-    return summary(rates)
+                    for name, measured in found.items():
+                        measured.append(ask(name))
+                        tell(f"{turn + 1}/{turns} {scene}, {name}: {measured[-1]:,.0f} rows/s")
+            rates[scene] = found
+    return rates
 
 
 def summary(rates: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
@@ -83,13 +102,13 @@ def summary(rates: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """Lay out the rates as a Markdown table."""
-    lines = ["| spinning | alone, rows/s | beside one busy process a core | kept |",
-             "|---|---:|---:|---:|"]  # fmt: skip
-    rates = found["rows_per_second"]
-    for name, kept in found["kept_beside_busy"].items():
-        lines.append(
-            f"| {name} | {rates['alone'][name]:,.0f} | {rates['beside'][name]:,.0f} | {kept:.2f} |"
-        )
+    lines = ["| | spinning | alone, rows/s | beside one busy process a core | kept |",
+             "|---|---|---:|---:|---:|"]  # fmt: skip
+    for shape, figures in found.items():
+        rates = figures["rows_per_second"]
+        for name, kept in figures["kept_beside_busy"].items():
+            alone, beside = rates["alone"][name], rates["beside"][name]
+            lines.append(f"| {shape} | {name} | {alone:,.0f} | {beside:,.0f} | {kept:.2f} |")
     return "\n".join(lines)
 
 
@@ -101,15 +120,15 @@ def drawn(rows: int) -> Rows:
 
 
 @contextmanager
-def trainers(described: Path) -> Iterator[Callable[[str], float]]:
-    """Start and warm up a trainer for each bound; yield what has one train and gives its rate."""
-    words = [sys.executable, "-m", "tests.bench.training.busy", str(described)]
+def trainers(works: Mapping[str, Path]) -> Iterator[Callable[[str], float]]:
+    """Start and warm up a trainer for each work; yield what has one train and gives its rate."""
     started = {
         name: subprocess.Popen(
-            words, cwd=ROOT, env=os.environ | {"GOMP_SPINCOUNT": str(count)},
+            [sys.executable, "-m", "tests.bench.training.busy", str(work)],
+            cwd=ROOT, env=os.environ | {"GOMP_SPINCOUNT": str(SPINCOUNTS[name])},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
-        for name, count in SPINCOUNTS.items()
+        for name, work in works.items()
     }  # fmt: skip
 
     def ask(name: str) -> float:
@@ -149,7 +168,7 @@ def main() -> None:
     """Train once for each line that comes, and answer with the rate."""
     work = Work.from_json(Path(sys.argv[1]).read_text())
     rows = read_rows(work.train)
-    layout = layout_of(rows.sizes, 8)
+    layout = layout_of(rows.sizes, round(len(rows.sizes) * 24 / 39))
     train = dataset_of(rows, layout)
     validation = train.take(np.array([int(rows.label.argmin()), int(rows.label.argmax())]))
     for _ in sys.stdin:
