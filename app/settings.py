@@ -103,6 +103,13 @@ class Settings(BaseSettings):
         "Engine threads per worker; 0 means (CPU quota / workers) - 1, at least 1",
         "threads",
     )
+    engine_hang_seconds: PositiveFloat = _setting(
+        "Engine",
+        10.0,
+        "Time limit of one engine run; if a run takes longer, its process answers waiting requests"
+        " with 503 and ends with exit code 1",
+        "seconds",
+    )
 
     max_batch_rows: PositiveInt = _setting(
         "Batching and limits", 256, "Maximum size of one engine run", "rows"

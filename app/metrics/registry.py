@@ -30,6 +30,7 @@ EVENTS = {
     "unknown_fields": "Fields in requests that the spec does not know",
     "refused_bundles": "Bundles that could not take the place of the one in use",
     "engine_failures": "Engine runs that gave no scores",
+    "engine_hangs": "Engine runs that did not end in time; each ended its process",
 }
 """Counters without labels, ``ctr_NAME_total``, and their texts."""
 REMOTE_COUNTERS = {

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from queue import SimpleQueue
-from threading import Thread
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from types import TracebackType
 
 import numpy as np
 
-from app.errors import DeadlinePassed, EngineFailed, NotReady, Overloaded
-from app.features.arrays import Packed
+from app.errors import DeadlinePassed, EngineFailed, NotReady, Overloaded, ServiceError
 from app.features.graph_inputs import Batch, Scores
 from app.scoring.cost import CostModel
-from app.scoring.job import Closed, Job, Scoring
+from app.scoring.engine_runs import EngineRuns, Run
+from app.scoring.job import Closed, Job, Piece, Scoring
 
 SWEEP_SECONDS = 0.05
 """How late a caller learns that its deadline passed while its rows wait or run."""
@@ -37,11 +35,8 @@ SHARING_SECONDS = 0.1
 WAIT_MARGIN = 1.1
 """Factor on the predicted wait. A request that would end just in time is refused at once: a 429
 now is worth more than a 504 after the wait."""
-_WORD_BYTES = 4
-
-
-Piece = tuple[Job, int, int]
-"""A job and the range of its rows that a batch holds."""
+HANG_SECONDS = 10.0
+"""Time of a run after which the engine counts as hanging."""
 Observe = Callable[[Batch, Scores, float, Closed], None]
 """Called after each run that gave scores, with its seconds and the reason why its batch closed."""
 
@@ -50,7 +45,10 @@ class MicroBatcher:
     """Gathers rows and gives them to one engine, a batch at a time.
 
     Use it as an async context manager; leaving it answers all waiting callers with NotReady.
-    ``observe`` sees each run that gave scores, ``failed`` the error of each other run.
+    ``observe`` sees each run that gave scores, ``failed`` the error of each other run. A run that
+    takes longer than ``hang_seconds`` may never end: every caller is answered with an error, no
+    more runs begin, and ``hung`` is called. Where such a run holds the event loop, nothing can be
+    answered: ``stuck`` is called, on another thread.
     """
 
     def __init__(
@@ -63,11 +61,11 @@ class MicroBatcher:
         linger: float = 0.0,
         inline_seconds: float = INLINE_SECONDS,
         observe: Observe = lambda batch, scores, seconds, closed: None,
-        failed: Callable[[Exception], None] = lambda error: None,
+        failed: Callable[[BaseException], None] = lambda error: None,
+        hang_seconds: float = HANG_SECONDS,
+        hung: Callable[[], None] = lambda: None,
+        stuck: Callable[[], None] = lambda: None,
     ) -> None:
-        self._engine = engine
-        self._context_width = context_width
-        self._candidate_width = candidate_width
         self._max_rows = max_rows
         self._max_queue_rows = max_queue_rows
         self._linger = linger
@@ -75,16 +73,25 @@ class MicroBatcher:
         self._observe, self._failed = observe, failed
         self._small: deque[Job] = deque()
         self._large: deque[Job] = deque()
-        self._running: list[Piece] = []
+        self._running: Sequence[Piece] = ()
         self._run_ends = 0.0
         self._closing: Closed = "alone"
-        self._runs: SimpleQueue[list[Piece] | None] = SimpleQueue()
         self._scheduled = False
         self._owes_large = False
         self._alone = True
         self._now_taken = False
         self._short_seen = -SHARING_SECONDS
-        self._closed = False
+        self._closed = self._hangs = False
+        self._hung = hung
+        self._runs = EngineRuns(
+            engine,
+            context_width,
+            candidate_width,
+            self._finish,
+            hang_seconds,
+            self._end_hung,
+            stuck,
+        )
         self._sweeper: asyncio.TimerHandle | None = None
         self.cost = CostModel()
         self.queued_rows = 0
@@ -92,8 +99,7 @@ class MicroBatcher:
 
     async def __aenter__(self) -> MicroBatcher:
         self._loop = asyncio.get_running_loop()
-        # A daemon: a run that never ends must not keep the process from ending.
-        Thread(target=self._work, name="engine", daemon=True).start()
+        self._runs.start(self._loop)
         return self
 
     async def __aexit__(
@@ -102,12 +108,26 @@ class MicroBatcher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for job in [*self._small, *self._large, *(piece[0] for piece in self._running)]:
-            job.fail(NotReady("the service is shutting down"))
-        self._runs.put(None)
+        self._close()
+        self._runs.stop()
+
+    def _close(self) -> None:
+        """Begin no more runs, and answer every caller who waits."""
+        self._closed = True
+        for job in self._waiting():
+            job.fail(self._refusal())
+
+    def _waiting(self) -> list[Job]:
+        """Return the jobs in the queue and in the engine."""
+        return [*self._small, *self._large, *(job for job, _, _ in self._running)]
+
+    def _refusal(self) -> ServiceError:
+        """Return the answer to every caller once no more runs begin."""
+        if self._hangs:
+            return EngineFailed("the engine hangs")
+        return NotReady("the service is shutting down")
 
     def admit(self, rows: int, deadline: float) -> None:
         """Refuse rows that cannot be scored in time.
@@ -137,7 +157,7 @@ class MicroBatcher:
             Overloaded: there is no room for it.
         """
         if self._closed:
-            job.fail(NotReady("the service is shutting down"))
+            job.fail(self._refusal())
             return
         if not job.admitted:
             if job.rows == 0:
@@ -152,7 +172,7 @@ class MicroBatcher:
                 self._loop.call_soon(self._end_turn)
                 pieces = [(job, 0, job.rows)]
                 self._closing = "alone"
-                self._finish(pieces, *self._score(pieces))
+                self._finish(self._runs.run(pieces))
                 return
             job.admitted = True
             self.queued_rows += job.rows
@@ -229,14 +249,14 @@ class MicroBatcher:
         # While the rest of a list is being encoded, the loop has other work to do.
         growing = any(job.ready < job.rows for job, _, _ in pieces)
         if self._is_quick(rows) and not growing:
-            self._finish(pieces, *self._score(pieces))
+            self._finish(self._runs.run(pieces))
         else:
             self._run_ends = self._loop.time() + self.cost.seconds(rows)
             # Set now and not after the run, which may never end.
             begun = perf_counter()
             for job, _, _ in pieces:
                 job.caller.begun = job.caller.begun or begun
-            self._runs.put(pieces)
+            self._runs.begin(pieces)
 
     def _gather(self) -> list[Piece]:
         """Take the rows of the next run; while both classes wait, they take turns.
@@ -294,94 +314,43 @@ class MicroBatcher:
         job.fail(DeadlinePassed("the deadline passed before the rows were scored"))
         self.abandoned += 1
 
-    def _assemble(self, pieces: list[Piece]) -> Batch:
-        """Join the rows of all pieces into one batch; equal contexts become one row."""
-        places: dict[bytes, int] = {}
-        row_context: list[int] = []
-        candidates: list[Packed] = []
-        stride = self._candidate_width * _WORD_BYTES
-        for job, start, stop in pieces:
-            own = [places.setdefault(context, len(places)) for context in job.contexts]
-            if job.row_context is None:
-                row_context += own * (stop - start)
-            else:
-                row_context += [own[i] for i in job.row_context[start:stop]]
-            whole = stop - start == job.rows
-            candidates.append(
-                job.candidates
-                if whole
-                else memoryview(job.candidates)[start * stride : stop * stride]
-            )
-        return Batch(
-            np.frombuffer(b"".join(places), np.int32).reshape(-1, self._context_width),
-            np.frombuffer(b"".join(candidates), np.int32).reshape(-1, self._candidate_width),
-            np.array(row_context, np.int32),
-        )
-
-    def _work(self) -> None:
-        """Score run after run on the engine's thread; hand each outcome to the loop."""
-        while (pieces := self._runs.get()) is not None:
-            outcome = self._score(pieces)
-            try:
-                self._loop.call_soon_threadsafe(self._finish, pieces, *outcome)
-            except RuntimeError:
-                return  # The loop is closed; all callers had their answers before that.
-
-    def _score(self, pieces: list[Piece]) -> tuple[Batch | None, Scores | Exception, float, float]:
-        """Run the engine on a batch; return it, the outcome, and when the run began and ended."""
-        outcome: Scores | Exception
-        batch: Batch | None = None
-        begun = perf_counter()
-        try:
-            batch = self._assemble(pieces)
-            outcome = self._engine.score(batch)
-            if not len(outcome.logit) == len(outcome.score) == len(batch.candidate):
-                outcome = EngineFailed("the engine did not return one score for each row")
-        except Exception as error:
-            outcome = error
-        return batch, outcome, begun, perf_counter()
-
-    def _finish(
-        self,
-        pieces: list[Piece],
-        batch: Batch | None,
-        outcome: Scores | Exception,
-        begun: float,
-        ended: float,
-    ) -> None:
+    def _finish(self, run: Run) -> None:
         """Answer every caller of a run, then start the next one."""
-        self._running = []
-        for job, _, _ in pieces:
+        self._running = ()
+        outcome = run.outcome
+        for job, _, _ in run.pieces:
             caller = job.caller
-            caller.begun, caller.ended = caller.begun or begun, ended
-        if isinstance(outcome, Exception):
+            caller.begun, caller.ended = caller.begun or run.begun, run.ended
+        if isinstance(outcome, BaseException):
             self._failed(outcome)
-            for job, _, _ in pieces:
+            for job, _, _ in run.pieces:
                 job.fail(_engine_failed(outcome))
-        elif batch is not None:
+        elif run.batch is not None:
             row = 0
             logit, score = outcome
             finite = bool(np.isfinite(logit).all())
-            for job, start, stop in pieces:
+            for job, start, stop in run.pieces:
                 part = slice(row, row + stop - start)
                 row = part.stop
                 if finite or np.isfinite(logit[part]).all():
                     job.deliver(start, Scores(logit[part], score[part]))
                 else:
                     job.fail(EngineFailed("the engine returned a score that is not a number"))
-            self.cost.observe(row, ended - begun)
-            self._observe(batch, outcome, ended - begun, self._closing)
+            self.cost.observe(row, run.ended - run.begun)
+            self._observe(run.batch, outcome, run.ended - run.begun, self._closing)
         if (self._small or self._large) and not self._closed:
             self._schedule()
 
     def _sweep(self) -> None:
-        """Answer callers whose deadline passed while the engine was busy or hung."""
+        """Answer callers whose deadline passed; replace the engine's thread if it has ended."""
         now = self._loop.time()
-        waiting = [*self._small, *self._large, *(piece[0] for piece in self._running)]
+        waiting = self._waiting()
         for job in waiting:
             if now > job.caller.deadline:
                 job.fail(DeadlinePassed("the deadline passed before the rows were scored"))
         self._sweeper = None
+        if not self._closed:
+            self._runs.look_after_thread(self._running)
         if waiting:
             self._sweep_later()
 
@@ -390,8 +359,15 @@ class MicroBatcher:
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
+    def _end_hung(self) -> None:
+        """Answer every caller and begin no more runs: the engine's one may never end."""
+        if not self._closed:
+            self._hangs = True
+            self._close()
+            self._hung()
 
-def _engine_failed(error: Exception) -> EngineFailed:
+
+def _engine_failed(error: BaseException) -> EngineFailed:
     """Return the error that callers see; an unexpected one is named by its type alone."""
     if isinstance(error, EngineFailed):
         return error

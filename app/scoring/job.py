@@ -1,7 +1,8 @@
-"""Jobs: the rows of one caller in the queue, and the protocols of caller and engine."""
+"""Jobs: the rows of one caller in the queue, how they become a batch, and the protocols around."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -18,6 +19,8 @@ CLOSED: tuple[Closed, ...] = get_args(Closed)
 - shared: the batch has the largest size of a run of long lists while short requests come in.
 - drained: no more rows of its class are queued.
 """
+WORD_BYTES = 4
+"""Bytes of a word of an encoded row."""
 Ids = list[int | str | None]
 """The caller's own ids of candidates."""
 
@@ -130,3 +133,30 @@ class Job:
         if not self.answered:
             self.answered = True
             self.caller.failed(error)
+
+
+Piece = tuple[Job, int, int]
+"""A job and the range of its rows that a batch holds."""
+
+
+def assemble(pieces: Sequence[Piece], context_width: int, candidate_width: int) -> Batch:
+    """Join the rows of all pieces into one batch; equal contexts become one row."""
+    places: dict[bytes, int] = {}
+    row_context: list[int] = []
+    candidates: list[Packed] = []
+    stride = candidate_width * WORD_BYTES
+    for job, start, stop in pieces:
+        own = [places.setdefault(context, len(places)) for context in job.contexts]
+        if job.row_context is None:
+            row_context += own * (stop - start)
+        else:
+            row_context += [own[i] for i in job.row_context[start:stop]]
+        whole = stop - start == job.rows
+        candidates.append(
+            job.candidates if whole else memoryview(job.candidates)[start * stride : stop * stride]
+        )
+    return Batch(
+        np.frombuffer(b"".join(places), np.int32).reshape(-1, context_width),
+        np.frombuffer(b"".join(candidates), np.int32).reshape(-1, candidate_width),
+        np.array(row_context, np.int32),
+    )

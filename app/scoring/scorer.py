@@ -19,7 +19,7 @@ from typing import Protocol
 
 from app.features.encoder import Encoder, Fetched, settle
 from app.features.field_encoders import Misses
-from app.scoring.job import Job, ScoringRequest
+from app.scoring.job import WORD_BYTES, Job, ScoringRequest
 from app.scoring.limits import Limits
 from app.scoring.predict import PredictReader
 from app.scoring.problems import FieldNames
@@ -28,7 +28,6 @@ from app.scoring.steps import Steps
 
 PART_ROWS = 128
 """Candidates of a part; the first part has half as many, so that the engine starts soon."""
-_WORD_BYTES = 4
 
 
 class Batching(Protocol):
@@ -109,7 +108,7 @@ class Scorer:
         """
         misses = self._misses()
         ranking = yield from self._rank.read(body, request, misses)
-        width = self._encoder.candidate.shape.width * _WORD_BYTES
+        width = self._encoder.candidate.shape.width * WORD_BYTES
         packed = bytearray(ranking.rows * width)
         job = Job(request, [ranking.context], packed, ranking.rows, ready=0)
         try:
@@ -130,7 +129,7 @@ class Scorer:
         self, job: Job, packed: bytearray, ranking: Ranking, misses: Misses | None
     ) -> Steps[None]:
         """Encode all parts; submit each at once while the list has neither problems nor misses."""
-        width = self._encoder.candidate.shape.width * _WORD_BYTES
+        width = self._encoder.candidate.shape.width * WORD_BYTES
         for start, stop in _parts(job.rows):
             part = yield from ranking.encode(start, stop)
             if job.answered:

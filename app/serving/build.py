@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 
 from app.features.graph_inputs import Batch, Scores
@@ -60,6 +61,9 @@ class Builder:
             linger=settings.batch_linger_us / 1e6,
             observe=self._observer(loaded),
             failed=self._note_failure,
+            hang_seconds=settings.engine_hang_seconds,
+            hung=self._note_hang,
+            stuck=self._end_process,
         )
 
     def _observer(self, loaded: Loaded) -> Callable[[Batch, Scores, float, Closed], None]:
@@ -79,9 +83,20 @@ class Builder:
 
         return observe if self._metrics.enabled else observe_nothing
 
-    def _note_failure(self, error: Exception) -> None:
+    def _note_failure(self, error: BaseException) -> None:
         self._metrics.events.add("engine_failures")
         self._state.engine_failed(error)
+
+    def _note_hang(self) -> None:
+        self._metrics.events.add("engine_hangs")
+        self._state.engine_hung()
+
+    def _end_process(self) -> None:
+        """End at once: the run holds the event loop, so no caller can be answered any more."""
+        self._metrics.events.add("engine_hangs")
+        log.critical("the engine hangs: a run did not end in time, and holds the event loop")
+        logging.shutdown()
+        os._exit(1)
 
     def _scorer(self, loaded: Loaded, batcher: MicroBatcher) -> Scorer:
         events = self._metrics.events

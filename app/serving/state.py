@@ -44,10 +44,12 @@ class ServingState:
         """Why another bundle could not take the place of this one."""
         self.draining = False
         self.failure: str | None = None
-        """Why the service cannot start: it ends."""
+        """Why the service cannot start or continue: it ends."""
         self.ending = asyncio.Event()
         """Wakes the server that is to end."""
         self.engine_failing = asyncio.Event()
+        self.engine_hangs = False
+        """A run of the engine does not end, and its thread cannot be taken back."""
 
     @property
     def loaded(self) -> Loaded | None:
@@ -68,6 +70,8 @@ class ServingState:
     @property
     def not_ready(self) -> str:
         """The reason why the service is not ready."""
+        if self.engine_hangs:
+            return "the engine hangs"
         if self.engine_failing.is_set():
             return "the engine fails"
         if self.in_use is not None:
@@ -79,7 +83,8 @@ class ServingState:
     @property
     def ready(self) -> bool:
         """Whether this worker is ready, and the others are or have been."""
-        return self.in_use is not None and not self.engine_failing.is_set() and self._shared.started
+        works = not (self.engine_failing.is_set() or self.engine_hangs)
+        return self.in_use is not None and works and self._shared.started
 
     def use(self, bundle: BundleInUse) -> None:
         """Let every request that begins from now on be scored by this bundle."""
@@ -89,7 +94,7 @@ class ServingState:
         self.engine_ran()
 
     def fail(self, problem: str) -> None:
-        """End the service, which cannot start."""
+        """End the service, which cannot start or continue."""
         self.failure = problem
         self.ending.set()
 
@@ -99,7 +104,12 @@ class ServingState:
             self._failures = 0
             self.engine_failing.clear()
 
-    def engine_failed(self, error: Exception) -> None:
+    def engine_hung(self) -> None:
+        """Note that a run does not end: this process must, so that another one replaces it."""
+        self.engine_hangs = True
+        self.fail("the engine hangs: a run did not end in time")
+
+    def engine_failed(self, error: BaseException) -> None:
         """Note a failed run; after ``FAILURES`` of them in a row the engine counts as failing."""
         self._failures += 1
         if self._failures == FAILURES:

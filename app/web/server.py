@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -134,6 +135,10 @@ class ServiceServer(_Server):
         self.run(None if self._listener is None else [self._listener])
         if self.state.failure is not None:
             log.error("cannot serve: %s", self.state.failure)
+            if self.state.engine_hangs:
+                # An orderly end would wait for the threads of the run.
+                logging.shutdown()
+                os._exit(1)
             return 1
         return 0 if self.started else 1
 

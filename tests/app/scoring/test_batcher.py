@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +18,7 @@ import pytest
 from app.errors import DeadlinePassed, EngineFailed, NotReady, Overloaded, ServiceError
 from app.features.graph_inputs import Batch, Scores
 from app.scoring.batcher import LEARNING_RUNS, SHARED_SECONDS, MicroBatcher
+from app.scoring.engine_runs import EngineRuns
 from app.scoring.job import Closed, Job
 from tests.support.fakes import FakeEngine
 
@@ -563,6 +567,83 @@ async def test_leaving_answers_every_waiter() -> None:
     finally:
         engine.gate.set()
     assert engine.rows == [1]
+
+
+async def test_a_hung_run_answers_every_caller() -> None:
+    """Callers in the engine, in the queue and later ones get an error before their deadline."""
+    engine, told = FakeEngine(), []
+    async with batcher(engine, hang_seconds=0.1, hung=lambda: told.append("hung")) as batches:
+        engine.gate.clear()
+        running = asyncio.create_task(score(batches, job(row_of(1))))
+        await until(engine.entered.is_set)
+        queued = asyncio.create_task(score(batches, job([[2, 0]] * 300)))
+        assert [await outcome(running), await outcome(queued)] == [EngineFailed, EngineFailed]
+        assert told == ["hung"]
+        with pytest.raises(EngineFailed, match="hangs"):
+            await score(batches, job(row_of(3)))
+        engine.gate.set()
+        await asyncio.sleep(0.01)
+    assert engine.rows == [1], "no run begins any more"
+
+
+async def test_a_run_that_hangs_on_the_loop_is_told_elsewhere() -> None:
+    """The loop cannot do anything then: another thread is told."""
+    engine, threads = FakeEngine(), []
+
+    def stuck() -> None:
+        threads.append(threading.current_thread())
+        engine.gate.set()
+
+    async with batcher(engine, inline_seconds=INLINE, hang_seconds=0.1, stuck=stuck) as batches:
+        engine.gate.clear()
+        assert (await score(batches, job(row_of(1)))).logit.tolist() == [1.0]
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+
+
+@both_ways
+async def test_a_system_exit_in_the_engine_is_a_failed_run(way: float) -> None:
+    """It fails its callers and ends neither the engine's thread nor the event loop."""
+
+    def leave(batch: Batch, scores: Scores) -> Scores:
+        raise SystemExit(3)
+
+    engine = FakeEngine(leave)
+    async with batcher(engine, inline_seconds=way) as batches:
+        for _ in range(2):
+            with pytest.raises(EngineFailed, match="SystemExit"):
+                await score(batches, job(row_of(1)))
+            await asyncio.sleep(0)
+        engine.spoil = None
+        assert (await score(batches, job(row_of(4)))).logit.tolist() == [4.0]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_thread_that_is_gone_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its callers get an error soon, and the next ones their scores, by another thread."""
+    engine, failures = FakeEngine(), []
+    async with batcher(engine, failed=failures.append) as batches:
+        with monkeypatch.context() as patch:
+            # As if the interpreter had ended it: SystemExit ends a thread without a word.
+            patch.setattr(EngineRuns, "run", lambda *_, **__: sys.exit())
+            with pytest.raises(EngineFailed, match="thread has ended"):
+                await score(batches, job(row_of(1)))
+        assert (await score(batches, job(row_of(4)))).logit.tolist() == [4.0]
+    assert [type(error) for error in failures] == [EngineFailed]
+
+
+async def test_nothing_keeps_the_engine_of_a_batcher_that_was_left() -> None:
+    """What is in use is frozen: references alone must free a replaced engine."""
+    engine = FakeEngine()
+    gc.disable()
+    try:
+        async with batcher(engine) as batches:
+            await score(batches, job(row_of(1)))
+        kept = weakref.ref(engine)
+        del engine, batches
+        await until(lambda: kept() is None)
+    finally:
+        gc.enable()
 
 
 async def test_a_lone_quick_request_runs_at_once() -> None:
