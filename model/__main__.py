@@ -428,7 +428,11 @@ def main() -> int:
     except (Interrupted, typer.Abort):
         code = INTERRUPTED
     except typer.TyperException as error:
-        say(f"error: {error}")
+        # Without a command typer has printed the help already, and has no message.
+        if message := error.format_message().rstrip("."):
+            context = getattr(error, "ctx", None)
+            command = context.command_path if context else "python -m model"
+            say(f"error: {message}; see {command} --help")
         return 2
     if code == INTERRUPTED:
         say("interrupted; nothing half-finished is in use")

@@ -144,8 +144,10 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """
         try:
             return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SpecError(f"cannot read feature spec {path}: {error}") from error
+        except OSError as error:
+            raise SpecError(f"cannot read feature spec {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise SpecError(f"feature spec {path} is not UTF-8: {error.reason}") from error
 
     @classmethod
     def parse(cls, text: str) -> FeatureSpec:

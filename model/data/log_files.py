@@ -84,7 +84,8 @@ def pieces(spec: FeatureSpec, path: Path, wanted: Sequence[str], bad: BadLines) 
         for frame, position in read(spec, path, wanted, bad):
             yield Piece(frame.with_columns(pl.lit(path.name).alias(FILE)), position)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read {path}: {reason}") from error
 
 
 def _parquet(

@@ -54,13 +54,16 @@ def demo(checkout: Path, *arguments: str, **variables: str) -> subprocess.Comple
 
 
 @pytest.mark.network
-@pytest.mark.timeout(600)  # It trains on 80,000 rows.
+@pytest.mark.timeout(300)
 def test_a_run_fits_a_screen_and_explains_its_figures(checkout: Path) -> None:
     """24 lines of 100 columns, none of them from a library, lead to five titles and a curl."""
     try:
         fetch("movielens-100k", checkout / "data")
     except DownloadFailed as error:
         pytest.skip(f"no package registry can be reached: {error}")
+    # A tenth of the ratings is enough to learn from, and to see the output.
+    ratings = checkout / "data" / "movielens-100k" / "ratings.csv"
+    ratings.write_text("".join(ratings.read_text().splitlines(keepends=True)[:10_001]))
     done = demo(checkout, "--once", "--port", str(free_port()))
 
     assert done.returncode == 0, done.stdout
