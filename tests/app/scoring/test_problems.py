@@ -63,6 +63,18 @@ def test_unknown_fields_are_counted_and_logged_once(caplog: pytest.LogCaptureFix
     assert caplog.messages == ["unknown field 'one' ignored", "unknown field 'two' ignored"]
 
 
+def test_callers_cannot_fill_the_log_with_names(caplog: pytest.LogCaptureFixture) -> None:
+    """The log names the first 1,000 unknown fields; the others are counted."""
+    counts: list[int] = []
+    names, problems = FieldNames(ENCODER, False, counts.append), Problems()
+    with caplog.at_level(logging.WARNING):
+        for row in range(5):
+            names.check([f"name {row} {number}" for number in range(500)], "row", problems)
+    assert sum(counts) == 2_500
+    assert len(caplog.messages) == 1_000
+    assert caplog.messages[-1] == "unknown field 'name 1 499' ignored"
+
+
 @pytest.mark.parametrize("known_only", [False, True])
 def test_a_field_on_the_wrong_side_is_a_problem(known_only: bool) -> None:
     """Ignoring it would give another score without a word."""
