@@ -72,6 +72,12 @@ def test_blocks_are_closed(page: Path) -> None:
     assert "```" not in prose(page)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_has_an_unmerged_conflict(page: Path) -> None:
+    """Both sides of a merge were read."""
+    assert not re.search(r"^(<{7}|>{7})", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 @pytest.mark.parametrize("light", sorted(IMAGES.glob("*-light.svg")), ids=lambda path: path.stem)
 def test_dark_pictures_show_what_the_light_ones_show(light: Path) -> None:
     """A dark picture is the light one in other colours."""
