@@ -11,6 +11,9 @@ from app.features.layout import Layout, RowShape, Slot
 from app.scoring.engine import Engine
 from model.config import NETWORKS, TrainConfig
 from model.data.dataset import Dataset
+from model.export.graph import write_graph
+from model.networks.network import Network
+from tests.support.trained import kept
 
 CONFIG = TrainConfig(embedding_size=4, hidden=(16, 8), init_std=0.5)
 LAYOUT = Layout(
@@ -47,6 +50,25 @@ def shape(single: tuple[Slot, ...], lists: tuple[Slot, ...]) -> RowShape:
     ranges = tuple((start + i * PLACES, start + (i + 1) * PLACES) for i in range(len(lists)))
     values = sum(slot.scaled for slot in single)
     return RowShape(start + PLACES * len(lists) + values, start, ranges, values)
+
+
+def exported_once(
+    network: Network, layout: Layout, directory: Path, *decisive: str | bytes
+) -> tuple[Network, Path]:
+    """Return a network and its exported graph below ``directory``; exported once on a machine.
+
+    Its weights and ``decisive``, where it has more that decides the graph, are the key.
+    """
+
+    def export(made: Path) -> None:
+        made.mkdir()
+        write_graph(network, layout, made / "score.onnx")
+
+    weights = [each.numpy().tobytes() for each in network.state_dict().values()]
+    kept(
+        export, directory, type(network).__name__, repr(network), repr(layout), *weights, *decisive
+    )
+    return network, directory / "score.onnx"
 
 
 def engine_of(path: Path, layout: Layout) -> Engine:

@@ -1,4 +1,4 @@
-"""Bundles that tests train, kept between runs while everything that decides them is the same."""
+"""Bundles and graphs that tests make, kept between runs while what decides them is the same."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -32,30 +32,40 @@ KERNELS = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN
 def trained(
     spec: Path, data: Path, config: TrainConfig, out: Path, int8: bool = False, after: str = ""
 ) -> Path:
-    """Return a bundle below ``out``, trained on ``data`` by ``config``.
+    """Return a bundle below ``out``, trained on ``data`` by ``config``; the caller's own copy.
 
-    It is a copy of the caller's own. The training itself is done once on this machine: its result
-    is kept under a key of the files, the settings, the code of ``app`` and ``model``, the
-    versions of packages and the processor. So this is for tests of what is done with a bundle.
-    Tests of training train.
+    This is for tests of what is done with a bundle. Tests of training train.
 
     Args:
         after: the name of a bundle that this one must be younger than.
     """
-    words = [repr(config), str(int8), after, *_surroundings()]
-    key = _digest([*(word.encode() for word in words), spec.read_bytes(), data.read_bytes()])
+    kept(
+        lambda directory: _train(spec, data, config, directory, int8),
+        out,
+        *(spec.read_bytes(), data.read_bytes(), repr(config), str(int8), after),
+    )
+    return next(path for path in out.iterdir() if path.suffix != ".report")
+
+
+def kept(make: Callable[[Path], None], out: Path, *decisive: bytes | str) -> None:
+    """Let ``out`` hold what ``make`` writes into a directory that is not there yet.
+
+    It is made once on this machine. The result is kept under a key of what is ``decisive``, the
+    code of ``app`` and ``model``, the versions of packages and the processor.
+    """
+    words = [*decisive, *_surroundings()]
+    key = _digest(word.encode() if isinstance(word, str) else word for word in words)
     home = KEPT / key
     KEPT.mkdir(parents=True, exist_ok=True)
     with FileLock(KEPT / f"{key}.lock"):
         if not home.is_dir():
             unfinished = KEPT / f"{key}.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
-            _train(spec, data, config, unfinished, int8)
+            make(unfinished)
             unfinished.rename(home)
             _remove_unused()
         os.utime(home)
         shutil.copytree(home, out, dirs_exist_ok=True)
-    return next(path for path in out.iterdir() if path.suffix != ".report")
 
 
 def _train(spec: Path, data: Path, config: TrainConfig, out: Path, int8: bool) -> None:

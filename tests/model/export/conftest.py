@@ -8,9 +8,8 @@ import pytest
 
 from app.features.layout import Layout
 from app.scoring.engine import Engine
-from model.export.graph import write_graph
 from model.networks.network import Network
-from tests.support.graphs import CASES, CONFIG, LAYOUTS, Case, engine_of
+from tests.support.graphs import CASES, CONFIG, LAYOUTS, Case, engine_of, exported_once
 from tests.support.networks import trained
 
 
@@ -28,9 +27,7 @@ def layout(case: Case) -> Layout:
 @pytest.fixture(scope="session")
 def graph(case: Case, tmp_path_factory: pytest.TempPathFactory) -> tuple[Network, Path]:
     name, layout = case
-    network, path = trained(name, layout, CONFIG), tmp_path_factory.mktemp("graph") / "score.onnx"
-    write_graph(network, layout, path)
-    return network, path
+    return exported_once(trained(name, layout, CONFIG), layout, tmp_path_factory.mktemp("graph"))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +18,9 @@ from app.scoring.engine import Engine
 from model.config import NETWORKS, TrainConfig
 from model.data.cross_counts import count_crosses
 from model.data.dataset import Dataset
-from model.export.graph import write_graph
 from model.networks import build
 from model.networks.network import Network
+from tests.support.graphs import exported_once
 from tests.support.networks import inputs, trained
 
 SIZES = range(1, 101)
@@ -94,8 +95,9 @@ def network(name: str, data: Dataset) -> Network:
 @pytest.fixture(scope="module", params=NETWORKS)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     data = dataset()
-    path = tmp_path_factory.mktemp("graph") / "score.onnx"
-    write_graph(network(request.param, data), LAYOUT, path)
+    made = network(request.param, data)
+    directory = tmp_path_factory.mktemp("graph")
+    _, path = exported_once(made, LAYOUT, directory, Path(__file__).read_bytes())
     engine = Engine(path, LAYOUT, shape(9, 2), shape(7, 2), threads=1)
     return Case(engine, data.context_rows, data.candidate_rows)
 
