@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
-from pydantic_core import PydanticUndefined
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError, PydanticUndefined
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Provider = Literal["auto", "cuda", "cpu"]
@@ -21,6 +29,7 @@ Group = Literal[
     "Admin",
 ]
 PREFIX = "CTR_"
+_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)")
 _KINDS: dict[type, str] = {Path: "PATH", SecretStr: "URL", str: "TEXT"}
 
 
@@ -41,6 +50,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
+        env_ignore_empty=True,
         frozen=True,
         extra="forbid",
         cli_prog_name="python -m app",
@@ -203,6 +213,19 @@ class Settings(BaseSettings):
         " --admin-port",
     )
 
+    @field_validator("port", "admin_port", mode="before")
+    @classmethod
+    def _is_no_service_link(cls, value: object) -> object:
+        """Explain a value that Kubernetes sets for a Service whose name gives such a variable."""
+        if isinstance(value, str) and value.startswith(("tcp://", "udp://")):
+            raise PydanticCustomError(
+                "service_link",
+                "{value} is the address of a Kubernetes Service, set by its name: rename the"
+                " Service, set enableServiceLinks: false in the pod, or set the variable yourself",
+                {"value": value},
+            )
+        return value
+
 
 class Description(NamedTuple):
     """A setting as help and documentation show it."""
@@ -254,8 +277,13 @@ def descriptions() -> Iterator[Description]:
 
 
 def unknown_variables(environment: Iterable[str]) -> list[str]:
-    """Return the names that begin like settings but are not: a mistyped one has no effect."""
+    """Return the names that begin like settings but are not: a mistyped one has no effect.
+
+    Variables that Kubernetes sets for a Service whose name begins like a setting are left out.
+    """
     known = {each.variable for each in descriptions()}
     return sorted(
-        name for name in environment if name.startswith(PREFIX) and name.upper() not in known
+        name
+        for name in environment
+        if name.startswith(PREFIX) and name.upper() not in known and not _SERVICE_LINK.search(name)
     )

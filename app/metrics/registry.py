@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app import logs
 from app.bundle.bundle import Bundle
 from app.features.encoder import Encoder
 from app.metrics.bundle import BundleCounts
@@ -31,6 +32,7 @@ EVENTS = {
     "refused_bundles": "Bundles that could not take the place of the one in use",
     "engine_failures": "Engine runs that gave no scores",
     "engine_hangs": "Engine runs that did not end in time; each ended its process",
+    "dropped_log_lines": "Log lines that nothing read in time",
 }
 """Counters without labels, ``ctr_NAME_total``, and their texts."""
 REMOTE_COUNTERS = {
@@ -169,6 +171,7 @@ class Metrics:
 
     def poll(self) -> None:
         """Look up the numbers that are not counted as they change."""
+        self.events.add("dropped_log_lines", logs.take_dropped())
         for counts in self._counting:
             counts.poll()
         for gauge in self._gauges.values():

@@ -20,6 +20,7 @@ from app.serving.state import ServingState
 from app.web.bounded_protocol import BoundedProtocol
 from app.web.endpoints import ScoringEndpoints
 from app.web.protocol import ScoringProtocol
+from app.workers.children import reap
 
 SPARE_SECONDS = 1
 """What requests have beyond the time to drain before uvicorn cancels them; their clients are cut
@@ -28,6 +29,12 @@ TICK_SECONDS = 1.0
 """How old the date in answers may be."""
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 log = logging.getLogger(__name__)
+
+
+def _reap_all(*_: object) -> None:
+    """Reap children that the process was given: it starts none itself."""
+    for _ in reap():
+        pass
 
 
 class _Server(uvicorn.Server):
@@ -174,6 +181,10 @@ class ServiceServer(_Server):
         loop = asyncio.get_running_loop()
         for number in _STOPS:
             loop.add_signal_handler(number, self.stop)
+        if self._supervisor_pipe is None:
+            # Not by the loop: uvloop keeps this signal for subprocesses, of which there are none.
+            signal.signal(signal.SIGCHLD, _reap_all)
+            _reap_all()
         if self._supervisor_pipe is not None:
             # The supervisor forked with the signals blocked, until there is a handler.
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)

@@ -14,14 +14,15 @@ import os
 import select
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import NamedTuple
 
+from app import logs
 from app.backoff import Backoff
+from app.workers.children import reap
 from app.workers.shared_numbers import SharedNumbers
 
 STEADY_SECONDS = 30.0
@@ -114,6 +115,8 @@ class Supervisor:
         for awaited in (*_STOPS, signal.SIGCHLD):
             signal.signal(awaited, lambda *_: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        # Children may have ended before there was a handler.
+        self._reap()
         # All workers share the memory that is filled by now: the collector must not write to it.
         gc.collect()
         gc.freeze()
@@ -172,17 +175,15 @@ class Supervisor:
         except BaseException:
             log.exception("worker %d failed", worker.number + 1)
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            logs.flush()
             os._exit(code)
 
     def _reap(self) -> None:
-        by_pid = {worker.pid: worker for worker in self._workers if worker.pid}
-        while by_pid:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            self._ended(by_pid.pop(pid), os.waitstatus_to_exitcode(status))
+        """Note the workers that have ended; other children are none of the service's."""
+        workers = {worker.pid: worker for worker in self._workers if worker.pid}
+        for pid, code in reap():
+            if pid in workers:
+                self._ended(workers[pid], code)
 
     def _ended(self, worker: _Worker, code: int) -> None:
         worker.pid = 0

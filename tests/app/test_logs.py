@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from app.logs import FIELDS, JsonFormatter, LogLimit
+from app import logs
+from app.logs import FIELDS, BackgroundHandler, JsonFormatter, LogLimit
+from tests.support.serving import wait_until
 
 
 def test_fields_and_tracebacks_stay_in_their_line() -> None:
@@ -57,3 +62,99 @@ def test_a_loggers_warnings_are_limited(caplog: pytest.LogCaptureFixture) -> Non
     assert [record.getMessage() for record in warnings] == ["odd 0"] * 3
     assert [getattr(record, FIELDS)["left_out"] for record in warnings] == [0, 9, 9]
     assert [record.getMessage() for record in errors] == ["broken", "broken"]
+
+
+class Pipe:
+    """A pipe of one page as a log's descriptor: its reader reads when the test says so."""
+
+    def __init__(self) -> None:
+        self.reading, self.writing = os.pipe()
+        self.handler = BackgroundHandler(self.writing, most_bytes=20_000)
+        self.handler.setFormatter(JsonFormatter())
+        self.logger = logging.getLogger("tests.piped")
+        self.logger.setLevel(logging.INFO)
+        self._text = b""
+
+    def lines(self) -> list[dict[str, object]]:
+        """All lines that could be read until now."""
+        os.set_blocking(self.reading, False)
+        try:
+            while found := os.read(self.reading, 65_536):
+                self._text += found
+        except BlockingIOError:
+            pass
+        whole = self._text[: self._text.rfind(b"\n") + 1]
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+@contextmanager
+def piped() -> Iterator[Pipe]:
+    """A logger that writes to a pipe."""
+    pipe = Pipe()
+    pipe.logger.addHandler(pipe.handler)
+    try:
+        yield pipe
+    finally:
+        pipe.logger.removeHandler(pipe.handler)
+
+
+def test_logging_does_not_wait_for_a_reader() -> None:
+    """A full pipe drops lines; once it is read again, a line says how many, and logging goes on."""
+    with piped() as pipe:
+        for number in range(5_000):
+            pipe.logger.info("line %d", number)
+        found: list[dict[str, object]] = []
+
+        def all_told() -> bool:
+            found[:] = pipe.lines()
+            return len(found) > 0 and "dropped" in found[-1]
+
+        wait_until(all_told, "the number of dropped lines is told")
+        kept, told = found[:-1], found[-1]
+        assert told["level"] == "warning"
+        assert isinstance(told["dropped"], int)
+        assert len(kept) + told["dropped"] == 5_000
+        assert [line["message"] for line in kept] == [f"line {n}" for n in range(len(kept))]
+        assert pipe.handler.take_dropped() == told["dropped"]
+        assert pipe.handler.take_dropped() == 0
+        pipe.logger.info("again")
+        wait_until(lambda: pipe.lines()[-1]["message"] == "again", "the next line is written")
+
+
+def test_an_end_does_not_wait_for_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flushing writes what can be written, and gives up on a reader that is stuck."""
+    monkeypatch.setattr(logs, "FLUSH_SECONDS", 0.05)
+    with piped() as pipe:
+        pipe.logger.info("first")
+        pipe.handler.flush()
+        assert [line["message"] for line in pipe.lines()] == ["first"]
+        for number in range(5_000):
+            pipe.logger.info("line %d", number)
+        pipe.handler.flush()
+        pipe.lines()
+
+
+def test_a_reader_that_has_gone_harms_nothing() -> None:
+    """Lines for a pipe without a reader are counted as dropped."""
+    with piped() as pipe:
+        os.close(pipe.reading)
+        for number in range(3):
+            pipe.logger.info("line %d", number)
+        pipe.handler.flush()
+        assert pipe.handler.take_dropped() == 3
+
+
+def test_a_fork_has_a_thread_of_its_own() -> None:
+    """A worker's lines are written by the worker; the parent's are written once."""
+    with piped() as pipe:
+        pipe.logger.info("before")
+        pid = os.fork()
+        if pid == 0:
+            pipe.logger.info("in the child")
+            pipe.handler.flush()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        pipe.logger.info("after")
+        pipe.handler.flush()
+        messages = [line["message"] for line in pipe.lines()]
+    assert sorted(map(str, messages)) == ["after", "before", "in the child"]

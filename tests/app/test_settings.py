@@ -104,3 +104,37 @@ def test_variables_that_are_not_settings_are_found() -> None:
     """Names with the prefix that no setting has, in any case; other names are not ours."""
     names = ["CTR_PORT", "CTR_PROT", "ctr_port", "CTR_max_body_bytes", "PATH", "CTR_"]
     assert unknown_variables(names) == ["CTR_", "CTR_PROT"]
+
+
+def test_links_of_kubernetes_services_are_not_told() -> None:
+    """Kubernetes sets these for a Service named ``ctr``: nobody mistyped them."""
+    links = [
+        "CTR_SERVICE_HOST", "CTR_SERVICE_PORT", "CTR_SERVICE_PORT_HTTP", "CTR_PORT_8000_TCP",
+        "CTR_PORT_8000_TCP_ADDR", "CTR_PORT_8000_TCP_PORT", "CTR_PORT_8000_TCP_PROTO",
+    ]  # fmt: skip
+    assert unknown_variables([*links, "CTR_SERVICE"]) == ["CTR_SERVICE"]
+
+
+@pytest.mark.parametrize("name", ["port", "admin_port"])
+def test_a_kubernetes_service_is_explained(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``CTR_PORT`` of a Service named ``ctr`` is an error that says what it is and what to do."""
+    monkeypatch.setenv("CTR_BUNDLE", "somewhere")
+    monkeypatch.setenv(f"CTR_{name.upper()}", "tcp://10.96.0.7:8000")
+    with pytest.raises(ValidationError) as caught:
+        Settings()  # type: ignore[call-arg]
+    (problem,) = caught.value.errors()
+    assert problem["loc"] == (name,)
+    for expected in ("tcp://10.96.0.7:8000", "Kubernetes Service", "enableServiceLinks: false"):
+        assert expected in problem["msg"]
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_an_empty_variable_is_an_unset_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose files and templates set what they have no value for to nothing."""
+    monkeypatch.setenv("CTR_BUNDLE", "somewhere")
+    monkeypatch.setenv(f"CTR_{name.upper()}", "")
+    if name == "bundle":
+        with pytest.raises(ValidationError, match="Field required"):
+            Settings()  # type: ignore[call-arg]
+    else:
+        assert Settings() == read("--bundle", "somewhere")  # type: ignore[call-arg]

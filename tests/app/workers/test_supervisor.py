@@ -10,12 +10,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from app.workers.supervisor import bind
 from tests.support.serving import ROOT, wait_until
+
+until = partial(wait_until, seconds=60.0)
 
 SCRIPT = """
 import logging, os, signal, sys, time
@@ -68,7 +71,7 @@ class Supervised:
 
 @contextmanager
 def supervised(
-    directory: Path, work: str, workers: int = 1, **patches: float
+    directory: Path, work: str, workers: int = 1, program: tuple[str, ...] = (), **patches: float
 ) -> Iterator[Supervised]:
     """Run a supervisor over workers that do this, with other constants."""
     lines = "\n".join(f"supervisor.{name} = {value!r}" for name, value in patches.items())
@@ -95,7 +98,7 @@ def kill(pid: int) -> None:
 def test_it_ends_with_its_workers(tmp_path: Path) -> None:
     """SIGTERM reaches every worker; when all have ended well, so does the supervisor."""
     with supervised(tmp_path, SLEEP, workers=2) as service:
-        wait_until(lambda: len(service.pids()) == 2, "both workers run")
+        until(lambda: len(service.pids()) == 2, "both workers run")
         service.process.terminate()
         assert service.process.wait(30) == 0
         assert service.log() == ""
@@ -104,20 +107,34 @@ def test_it_ends_with_its_workers(tmp_path: Path) -> None:
 def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     """Its successor has its number, and starts at once."""
     with supervised(tmp_path, SLEEP, workers=2) as service:
-        wait_until(lambda: len(service.pids()) == 2, "both workers run")
+        until(lambda: len(service.pids()) == 2, "both workers run")
         before = service.pids()
         os.kill(before[1], signal.SIGKILL)
-        wait_until(lambda: service.pids()[1] != before[1], "a successor runs")
+        until(lambda: service.pids()[1] != before[1], "a successor runs")
         assert service.pids()[0] == before[0]
         assert service.pauses() == [0]
         assert "worker 2 ended by signal 9" in service.log()
+
+
+def test_children_that_are_no_workers_are_passed_over(tmp_path: Path) -> None:
+    """Children of the shell that became the supervisor end, and leave nothing behind."""
+    shell = ("sh", "-c", 'sleep 0.2 & sleep 0.4 & exec "$0" "$@"')
+    with supervised(tmp_path, SLEEP, workers=2, program=shell) as service:
+        until(lambda: len(service.pids()) == 2, "both workers run")
+        parent = service.process.pid
+        children = Path(f"/proc/{parent}/task/{parent}/children")
+        until(lambda: len(children.read_text().split()) == 2, "only workers are left")
+        os.kill(service.pids()[0], signal.SIGKILL)
+        until(lambda: service.pauses() == [0], "a worker is replaced as before")
+        service.process.terminate()
+        assert service.process.wait(30) == 0
 
 
 def test_workers_that_die_again_wait_longer(tmp_path: Path) -> None:
     """Pauses double from the second failure in a row on, up to the longest."""
     dies = "    worker.shared.set_ready()\n    return 1\n"
     with supervised(tmp_path, dies, FIRST_PAUSE=0.1, LONGEST_PAUSE=0.3) as service:
-        wait_until(lambda: len(service.pauses()) >= 5, "five workers died")
+        until(lambda: len(service.pauses()) >= 5, "five workers died")
         assert service.pauses()[:5] == [0.0, 0.1, 0.2, 0.3, 0.3]
 
 
@@ -125,7 +142,7 @@ def test_a_steady_worker_is_forgiven(tmp_path: Path) -> None:
     """The successor of a worker that lived long starts at once, however many died before."""
     dies = "    worker.shared.set_ready()\n    time.sleep(0.3)\n    return 1\n"
     with supervised(tmp_path, dies, STEADY_SECONDS=0.2, FIRST_PAUSE=30.0) as service:
-        wait_until(lambda: len(service.pauses()) >= 4, "four workers died")
+        until(lambda: len(service.pauses()) >= 4, "four workers died")
         assert set(service.pauses()) == {0}
 
 
@@ -140,7 +157,7 @@ def test_a_failure_at_the_start_ends_the_service(tmp_path: Path) -> None:
 def test_a_worker_that_does_not_drain_is_killed(tmp_path: Path) -> None:
     """A stopped worker cannot drain: the supervisor ends after the drain time and a grace."""
     with supervised(tmp_path, SLEEP, workers=2, GRACE_SECONDS=0.2) as service:
-        wait_until(lambda: len(service.pids()) == 2, "both workers run")
+        until(lambda: len(service.pids()) == 2, "both workers run")
         os.kill(service.pids()[0], signal.SIGSTOP)
         service.process.terminate()
         assert service.process.wait(30) == 1

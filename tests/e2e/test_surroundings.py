@@ -1,0 +1,128 @@
+"""A service as shells, containers and log collectors run it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartService
+from tests.support.samples import Sample
+from tests.support.serving import APP, wait_until, workers_of
+
+pytestmark = pytest.mark.e2e
+SHELL = ("sh", "-c")
+NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
+PIPE_BYTES = 4096
+
+
+def in_namespace() -> bool:
+    """Whether this machine lets a process have process ids of its own."""
+    if shutil.which(NAMESPACE[0]) is None:
+        return False
+    return subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode == 0
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process, zombies too."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@contextmanager
+def full_pipe(directory: Path) -> Iterator[tuple[Path, Callable[[], bytes]]]:
+    """A named pipe that has no room; the function returns all that could be read until now."""
+    path = directory / "log"
+    os.mkfifo(path)
+    end = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+    found = bytearray()
+
+    def read() -> bytes:
+        with suppress(BlockingIOError):
+            found.extend(os.read(end, PIPE_BYTES))
+        return bytes(found)
+
+    try:
+        fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        os.write(end, b"x" * PIPE_BYTES)
+        yield path, read
+    finally:
+        os.close(end)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_log_that_is_not_read_holds_nothing_up(
+    start_service: StartService, sample: Sample, tmp_path: Path, workers: int
+) -> None:
+    """With a full pipe as standard error it starts, scores, and answers every endpoint."""
+    with full_pipe(tmp_path) as (path, read):
+        program = (*SHELL, f'exec "$0" "$@" 2>{path}', *APP)
+        service = start_service(program=program, workers=workers, log_level="debug")
+        for _ in range(20):
+            service.predict(sample.rows[:1])
+            assert service.client.get("/live").status_code == 200
+        assert service.metrics()["ctr_dropped_log_lines_total"] == 0, "there was room in memory"
+        assert read() == b"x" * PIPE_BYTES, "nothing of the log was written"
+        wait_until(lambda: b"ready: bundle" in read(), "the lines are written once they are read")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_it_ends_though_its_log_is_not_read(
+    start_service: StartService, tmp_path: Path, workers: int
+) -> None:
+    """SIGTERM ends it with exit code 0; the last lines are waited for a second at most."""
+    with full_pipe(tmp_path) as (path, _):
+        program = (*SHELL, f'exec "$0" "$@" 2>{path}', *APP)
+        service = start_service(program=program, workers=workers)
+        assert service.stop() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_children_of_its_shell_are_reaped(
+    start_service: StartService, sample: Sample, workers: int
+) -> None:
+    """``sh -c 'sleep 1 & exec python -m app'``: the end of ``sleep`` is not that of the service."""
+    program = (*SHELL, 'sleep 1 & sleep 2 & exec "$0" "$@"', *APP)
+    service = start_service(program=program, workers=workers)
+    expected = 0 if workers == 1 else workers
+    wait_until(lambda: len(workers_of(service)) == expected, "the others are reaped", 60)
+    service.predict(sample.rows[:1])
+    assert service.stop() == 0
+
+
+@pytest.mark.skipif(not in_namespace(), reason="unshare --pid is not there or not permitted")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_orphans_are_reaped_by_process_1(
+    start_service: StartService, sample: Sample, workers: int
+) -> None:
+    """As process 1 of a container it gets every orphan, and leaves no zombie; SIGTERM drains."""
+    program = (*NAMESPACE, *SHELL, '(sleep 1 &); (sleep 2 &); exec "$0" "$@"', *APP)
+    service = start_service(program=program, workers=workers)
+    (first,) = children(service.process.pid)
+    expected = 0 if workers == 1 else workers
+    wait_until(lambda: len(children(first)) == expected, "orphans are reaped", 60)
+    service.predict(sample.rows[:1])
+    os.kill(first, signal.SIGTERM)
+    assert service.exit_code() == 0
+
+
+def test_a_worker_is_replaced_after_a_child_has_ended(
+    start_service: StartService, sample: Sample
+) -> None:
+    """The supervisor passes over the child and goes on to watch its workers."""
+    program = (*SHELL, 'sleep 0.5 & exec "$0" "$@"', *APP)
+    service = start_service(program=program, workers=2)
+    wait_until(lambda: len(workers_of(service)) == 2, "the other child is reaped", 60)
+    gone = workers_of(service)[0]
+    os.kill(gone, signal.SIGKILL)
+    wait_until(
+        lambda: len(workers_of(service)) == 2 and gone not in workers_of(service), "replaced", 60
+    )
+    service.predict(sample.rows[:1])
