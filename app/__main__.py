@@ -11,8 +11,10 @@ import sys
 # them. It reads this once, when numpy is first imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from app import __version__
 from app.bundle.directory import newest
-from app.command_line import read_settings
+from app.check import check
+from app.command_line import read_command, read_settings
 from app.errors import CtrError, KeyFileError
 from app.main import build_server
 from app.serving.loading import open_bundle
@@ -26,7 +28,13 @@ log = logging.getLogger("app")
 
 def main() -> int:
     """Serve until a signal; return the exit code."""
-    settings = read_settings(sys.argv[1:])
+    command = read_command(sys.argv[1:])
+    if command.version:
+        print(__version__)
+        return 0
+    settings = read_settings(command.settings)
+    if command.check is not None:
+        return check(settings, command.against)
     try:
         admin = bind_admin(settings)
     except (CtrError, OSError) as error:

@@ -8,6 +8,8 @@ import sys
 import textwrap
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource
@@ -22,6 +24,17 @@ Serve a trained bundle over HTTP.
 
 Each option is also an environment variable: --max-batch-rows is CTR_MAX_BATCH_ROWS.
 A flag takes precedence over its variable.
+"""
+OTHER_COMMANDS = """
+Instead of serving:
+  --check BUNDLE [--against BUNDLE]
+      Load and verify a bundle, score its golden requests, compare the requests that it takes with
+      those of the bundle in use, and say what would happen; exit code 0 if it would be served,
+      1 if it would be refused or would wait to be activated
+  --version
+      Show the version of this program and exit
+  -h, --help
+      Show this help and exit
 """
 _WIDTH, _INDENT = 96, 6
 log = logging.getLogger(__name__)
@@ -46,6 +59,32 @@ def read_settings(arguments: Sequence[str] | None = None) -> Settings:
     return settings
 
 
+class Command(NamedTuple):
+    """What the process does instead of serving, and the arguments that are settings."""
+
+    check: Path | None
+    against: Path | None
+    version: bool
+    settings: list[str]
+
+
+def read_command(arguments: Sequence[str]) -> Command:
+    """Take the flags that are not settings out of the command line.
+
+    Where one is wrong the process ends with exit code 2.
+    """
+    parser = _Parser(prog=PROGRAM, allow_abbrev=False, add_help=False)
+    parser.add_argument("--check", type=Path, metavar="BUNDLE")
+    parser.add_argument("--against", type=Path, metavar="BUNDLE")
+    parser.add_argument("--version", action="store_true")
+    known, rest = parser.parse_known_args(list(arguments))
+    if known.against is not None and known.check is None:
+        parser.error("--against needs --check")
+    if known.check is not None:
+        rest += ["--bundle", str(known.check)]
+    return Command(known.check, known.against, known.version, rest)
+
+
 def _parse(arguments: Sequence[str] | None) -> Settings:
     if arguments is None:
         return Settings()
@@ -66,7 +105,7 @@ def help_text() -> str:
             group = setting.group
             lines.append(f"\n{group}:")
         lines += _described(setting)
-    return "\n".join([*lines, "", "  -h, --help", "      Show this help and exit", ""])
+    return "\n".join([*lines, OTHER_COMMANDS])
 
 
 def _described(setting: Description) -> list[str]:

@@ -6,11 +6,13 @@ sees the old content or the new, never a part. This is the only module that does
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +55,21 @@ def put_in_place(partial: Path, target: Path) -> None:
     sync(partial)
     partial.rename(target)
     sync(target.parent)
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """Return a file's content, at most so many bytes of it.
+
+    A FIFO, a device or a socket is refused at once: reading it could block, or never end.
+
+    Raises:
+        OSError: it cannot be read, or is not a regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
+        return file.read(most)
 
 
 def sync(path: Path) -> None:

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from app import __version__
 from app.command_line import read_settings
 from app.errors import CtrError
 from app.metrics.registry import Metrics
@@ -70,7 +71,7 @@ class Service(FastAPI):
         super().__init__(
             title="deepfm-serving",
             description="Raw features in, click probabilities out.",
-            version="0.1.0",
+            version=__version__,
             redirect_slashes=False,
             docs_url=None,
             redoc_url=None,
@@ -176,13 +177,19 @@ def build_service(
     agreement = Agreement(shared)
     loader = Loader(settings, metrics.remote)
     builder = Builder(settings, limits, metrics, state)
+    versions = Versions(settings.bundle)
+    metrics.watch_directory(
+        lambda: versions.problem is None,
+        lambda: len(versions.unreadable),
+        lambda: len(versions.waiting),
+    )
     swapper = Swapper(
-        Versions(settings.bundle),
+        versions,
         loader,
         builder,
         state,
         agreement,
-        metrics.events,
+        metrics.refused_bundles,
         poll_seconds=settings.bundle_poll_seconds,
         deadline_seconds=limits.deadline_seconds,
     )
@@ -230,7 +237,7 @@ def build_service(
     def docs() -> HTMLResponse:
         return HTMLResponse(page(service.openapi()))
 
-    service.include_router(build_router(state, endpoints, metrics))
+    service.include_router(build_router(state, endpoints, metrics, versions))
     answer_errors(service)
     return service
 

@@ -102,8 +102,17 @@ class Bundle:
         """Read and verify a bundle; ``mapped`` leaves the vocabulary's arrays on disk.
 
         Raises:
-            BundleError: a file is absent, altered, or of another format version.
+            BundleError: a file is absent, altered, unreadable, or of another format version.
         """
+        try:
+            return cls._open(path, mapped)
+        except OSError as error:
+            name = Path(str(error.filename or "a file"))
+            shown = name.relative_to(path) if name.is_relative_to(path) else name
+            raise BundleError(f"{path.name}: {shown} cannot be read: {error.strerror}") from error
+
+    @classmethod
+    def _open(cls, path: Path, mapped: bool) -> Bundle:
         manifest = read_manifest(path)
         _verify_files(path, manifest)
         if vocabulary_hash(manifest.files) != manifest.vocabulary_hash:

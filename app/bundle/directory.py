@@ -6,14 +6,26 @@ No other module reads or writes ``CURRENT``, whose only line is the name of a bu
 from __future__ import annotations
 
 import re
+import stat
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from app.bundle.manifest import MANIFEST, read_manifest
 from app.errors import BundleError
-from app.files import sync, write_file
+from app.files import read_regular, sync, write_file
 
 CURRENT = "CURRENT"
+CURRENT_BYTES = 4096
+"""Bytes of the file that are read; a name has 29."""
 _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{12}")
+
+
+class Found(NamedTuple):
+    """Bundles that may be served, best first, and those that cannot be read, with the reason."""
+
+    bundles: list[Path]
+    unreadable: Mapping[str, str]
 
 
 def newest(path: Path) -> Path:
@@ -22,40 +34,50 @@ def newest(path: Path) -> Path:
     Raises:
         BundleError: there is none.
     """
-    return preferred_bundles(path)[0]
+    return find_bundles(path).bundles[0]
 
 
-def preferred_bundles(path: Path) -> list[Path]:
-    """Return the bundle at ``path``, or those of that directory that may be served, best first.
+def find_bundles(path: Path) -> Found:
+    """Return the bundle at ``path``, or those of that directory that may be served.
 
-    That is the bundle that ``CURRENT`` names, where the directory has this file; otherwise the
-    newest comes first.
+    A bundle that ``path`` leads to through links is returned as the directory that it is, so that
+    a link that is turned leads to another one. Of a directory it is the bundle that ``CURRENT``
+    names, where the directory has this file; otherwise the newest comes first.
 
     Raises:
         BundleError: there is none.
     """
-    if _has_manifest(path):
-        return [path]
-    if not path.is_dir():
+    try:
+        if is_bundle(path):
+            return Found([path.resolve()], {})
+        directory = path.is_dir()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+    if not directory:
         raise BundleError(f"no bundle at {path}: there is no such directory")
     name = _current_name(path)
+    readable, unreadable = _readable(path)
     if name is not None:
-        if not _NAME.fullmatch(name) or not _has_manifest(path / name):
+        if not _NAME.fullmatch(name) or not is_bundle(path / name):
             raise BundleError(f"{path / CURRENT} names {name[:80]!r}, and there is no such bundle")
-        return [path / name]
-    complete = complete_bundles(path)
-    if not complete:
+        return Found([path / name], unreadable)
+    if not readable and not unreadable:
         raise BundleError(f"no bundle at {path}: no {MANIFEST}, and no bundle directory inside")
+    if not readable:
+        raise BundleError(f"no bundle at {path} can be read: {next(iter(unreadable.values()))}")
+    return Found(readable, unreadable)
+
+
+def _readable(directory: Path) -> tuple[list[Path], dict[str, str]]:
+    """Return the bundles of a directory, the newest first, and those whose manifest is not read."""
     readable: list[tuple[str, str, Path]] = []
-    problems = []
-    for bundle in complete:
+    unreadable = {}
+    for bundle in complete_bundles(directory):
         try:
             readable.append((read_manifest(bundle).created, bundle.name, bundle))
         except BundleError as error:
-            problems.append(str(error))
-    if not readable:
-        raise BundleError(f"no bundle at {path} can be read: {problems[0]}")
-    return [bundle for _, _, bundle in sorted(readable, reverse=True)]
+            unreadable[bundle.name] = str(error)
+    return [bundle for _, _, bundle in sorted(readable, reverse=True)], unreadable
 
 
 def complete_bundles(directory: Path) -> list[Path]:
@@ -68,14 +90,14 @@ def complete_bundles(directory: Path) -> list[Path]:
         return [
             child
             for child in directory.iterdir()
-            if _NAME.fullmatch(child.name) and _has_manifest(child)
+            if _NAME.fullmatch(child.name) and is_bundle(child)
         ]
     except OSError as error:
         raise BundleError(f"{directory} cannot be read: {error.strerror}") from error
 
 
-def _has_manifest(path: Path) -> bool:
-    """Return whether a directory looks like a bundle.
+def is_bundle(path: Path) -> bool:
+    """Return whether a directory, or a link to one, looks like a bundle.
 
     One without permission to look inside does if it has the name: reading it tells why.
     """
@@ -93,7 +115,7 @@ def _current_name(directory: Path) -> str | None:
     """
     file = directory / CURRENT
     try:
-        return file.read_text(errors="replace").strip()
+        return read_regular(file, CURRENT_BYTES).decode(errors="replace").strip()
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not file.is_symlink():
             return None
@@ -109,7 +131,7 @@ def read_current(directory: Path) -> bytes | None:
         OSError: it is there and cannot be read.
     """
     try:
-        return (directory / CURRENT).read_bytes()
+        return read_regular(directory / CURRENT, CURRENT_BYTES)
     except FileNotFoundError:
         return None
 
@@ -130,8 +152,23 @@ def write_current(directory: Path, content: bytes | None) -> int:
 
 
 def current_written(directory: Path) -> int:
-    """Return when ``CURRENT`` was written, in nanoseconds since 1970; 0 if it is not there."""
+    """Return when a bundle was last chosen, in nanoseconds since 1970; 0 if none is.
+
+    That is when ``CURRENT`` was written, or when the link was made that leads to a bundle.
+    """
     try:
+        if is_bundle(directory):
+            return _youngest_link(directory)
         return (directory / CURRENT).stat().st_mtime_ns
     except OSError:
         return 0
+
+
+def _youngest_link(path: Path) -> int:
+    """Return when the youngest link on the way to ``path`` was made; 0 if there is none."""
+    times = [0]
+    for part in (path, *path.absolute().parents):
+        status = part.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            times.append(status.st_mtime_ns)
+    return max(times)

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app import logs
+from app import __version__, logs
 from app.bundle.bundle import Bundle
 from app.features.encoder import Encoder
 from app.metrics.bundle import BundleCounts
@@ -29,7 +29,6 @@ REMOTE_ERRORS = ("connection", "timeout", "login", "refused", "sentinel", "value
 FALLBACKS = ("snapshot", "oov", "reject")
 EVENTS = {
     "unknown_fields": "Fields in requests that the spec does not know",
-    "refused_bundles": "Bundles that could not take the place of the one in use",
     "engine_failures": "Engine runs that gave no scores",
     "engine_hangs": "Engine runs that did not end in time; each ended its process",
     "dropped_log_lines": "Log lines that nothing read in time",
@@ -81,6 +80,32 @@ class EventsCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         totals = self._events.totals()
         return [counter(f"ctr_{name}", text, totals[name]) for name, text in EVENTS.items()]
+
+
+class RefusedBundles(Collector):
+    """Bundles that were refused: each worker refuses each of them, which counts once."""
+
+    def __init__(self, shared: SharedNumbers) -> None:
+        self._region = shared.region("refused bundles", 1)
+
+    def add(self) -> None:
+        """Count a bundle that this worker refused."""
+        self._region.own[0] += 1
+
+    def collect(self) -> Iterable[Metric]:
+        text = "Bundles that could not take the place of the one in use"
+        return [counter("ctr_refused_bundles", text, self._region.most()[0])]
+
+
+class WorkerRestarts(Collector):
+    """Workers that took the place of a dead one."""
+
+    def __init__(self, shared: SharedNumbers) -> None:
+        self._shared = shared
+
+    def collect(self) -> Iterable[Metric]:
+        text = "Workers that were started in the place of a dead one"
+        return [counter("ctr_worker_restarts", text, self._shared.restarts)]
 
 
 class RemoteMetrics(Collector):
@@ -150,12 +175,24 @@ class Metrics:
         self.requests = RequestsCollector(shared)
         self.engine = EngineMetrics(shared)
         self.events = Counts(shared, "events", EVENTS)
+        self.refused_bundles = RefusedBundles(shared)
         self.remote = RemoteMetrics(shared)
         for collector in (self.requests, self.engine, EventsCollector(self.events)):
             self.registry.register(collector)
+        self.registry.register(self.refused_bundles)
         self._bundle: BundleCounts | None = None
         self._counting: WeakSet[BundleCounts] = WeakSet()
         self._gauges: dict[str, PolledGauge] = {}
+        self.build = Gauge(
+            "ctr_build_info", "The version of this program", ["version"], registry=self.registry
+        )
+        self.build.labels(__version__).set(1)
+        self.registry.register(WorkerRestarts(shared))
+        self.created = Gauge(
+            "ctr_bundle_created_timestamp_seconds",
+            "When the bundle in use was trained, in seconds since 1970",
+            registry=self.registry,
+        )
         self.info = Gauge(
             "ctr_bundle_info",
             "The bundle, the execution provider in use, why not CUDA, precision",
@@ -195,6 +232,20 @@ class Metrics:
         self._watch("ctr_queued_rows", "Rows waiting for the engine", rows)
         dropped = "Requests dropped before the engine: deadline or departed"
         self._watch("ctr_abandoned_requests", dropped, abandoned)
+
+    def watch_directory(
+        self,
+        usable: Callable[[], bool],
+        unreadable: Callable[[], int],
+        waiting: Callable[[], int],
+    ) -> None:
+        """Show the state of the directory of bundles at the last look."""
+        text = "0 while no bundle can be found: CURRENT is unusable, so the next start would fail"
+        self._watch("ctr_bundles_usable", text, usable, Region.least)
+        text = "Bundles of the directory that cannot be read"
+        self._watch("ctr_unreadable_bundles", text, unreadable, Region.most)
+        text = "Bundles that wait to be activated, as their requests differ"
+        self._watch("ctr_waiting_bundles", text, waiting, Region.most)
 
     def watch_remote(
         self, entries: Callable[[], int], up: Callable[[], bool], marked: Callable[[], bool]

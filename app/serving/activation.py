@@ -11,10 +11,17 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from app.bundle.directory import CURRENT, complete_bundles, read_current, write_current
+from app.bundle.directory import (
+    CURRENT,
+    complete_bundles,
+    is_bundle,
+    read_current,
+    write_current,
+)
 from app.bundle.manifest import read_manifest
 from app.errors import ActivationRefused, BundleError, NotFound, NotReady
 from app.serving.agreement import Agreement
+from app.serving.off_loop import run_off_loop
 from app.serving.state import ServingState
 from app.serving.swap import Swapper
 
@@ -70,9 +77,12 @@ class Activation:
             ActivationRefused: the directory cannot be read.
         """
         serving = self._state.loaded.bundle.path if self._state.loaded else None
-        if serving == self._directory:
+        if is_bundle(self._directory):
+            shown = {self._directory.resolve(), *([serving] if serving else [])}
             return Listing(
-                serving=serving.name, current=None, bundles=[self._listed(serving, serving)]
+                serving=serving.name if serving else None,
+                current=None,
+                bundles=[self._listed(path, serving) for path in sorted(shown)],
             )
         found = [self._listed(path, serving) for path in self._found()]
         found.sort(key=lambda each: (each.created or "", each.version), reverse=True)
@@ -98,14 +108,17 @@ class Activation:
             return Listed(
                 version=path.name, created=None, network=None, state="unreadable", reason=str(error)
             )
-        refusal = None if path == serving else self._swapper.versions.refusals.get(path)
+        versions = self._swapper.versions
+        refusal = None if path == serving else versions.refusals.get(path)
         state: Literal["serving", "refused", "available"] = "refused" if refusal else "available"
+        difference = versions.waiting.get(path.name)
+        waits = f"its requests differ: {difference}" if difference else None
         return Listed(
             version=path.name,
             created=manifest.created,
             network=manifest.network,
             state="serving" if path == serving else state,
-            reason=refusal.reason if refusal else None,
+            reason=refusal.reason if refusal else waits,
         )
 
     async def activate(self, version: str) -> Activated:
@@ -121,11 +134,11 @@ class Activation:
         if loaded is None:
             raise NotReady(self._state.not_ready)
         before = loaded.bundle.path
-        if before == self._directory:
+        if await run_off_loop(lambda: is_bundle(self._directory)):
             if version != before.name:
                 raise NotFound("the service was started with one bundle, not a directory of them")
             return Activated(version=version, previous=version)
-        found = await asyncio.to_thread(self._found)
+        found = await run_off_loop(self._found)
         if version not in {path.name for path in found}:
             raise NotFound("there is no such bundle")
         if self._busy.locked():
@@ -138,17 +151,17 @@ class Activation:
     async def _point(self, version: str) -> None:
         """Write ``CURRENT`` and wait; put back what it was if that comes to nothing."""
         try:
-            kept = await asyncio.to_thread(read_current, self._directory)
-            pinned = await asyncio.to_thread(
-                write_current, self._directory, f"{version}\n".encode()
+            kept = await run_off_loop(lambda: read_current(self._directory))
+            chosen = await run_off_loop(
+                lambda: write_current(self._directory, f"{version}\n".encode())
             )
         except OSError as error:
             raise ActivationRefused(f"{CURRENT} cannot be written: {error.strerror}") from error
         try:
             async with asyncio.timeout(ACTIVATION_SECONDS):
-                await self._served(self._directory / version, pinned)
+                await self._served(self._directory / version, chosen)
         except BaseException as error:
-            await asyncio.to_thread(write_current, self._directory, kept)
+            await run_off_loop(lambda: write_current(self._directory, kept))
             self._swapper.look()
             if isinstance(error, TimeoutError):
                 raise ActivationRefused(
@@ -156,7 +169,7 @@ class Activation:
                 ) from None
             raise
 
-    async def _served(self, path: Path, pinned: int) -> None:
+    async def _served(self, path: Path, chosen: int) -> None:
         """Wait until a bundle is served by all.
 
         Raises:
@@ -168,6 +181,6 @@ class Activation:
             state.loaded is None or state.loaded.bundle.path != path or not self._agreement.reached
         ):
             refusal = refusals.get(path)
-            if refusal is not None and refusal.attempt.pinned == pinned:
+            if refusal is not None and refusal.attempt.chosen == chosen:
                 raise ActivationRefused(refusal.reason)
             await asyncio.sleep(LOOK_SECONDS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from app.bundle.bundle import Bundle
+from app.bundle.directory import is_bundle
 from app.errors import BundleError
 from app.serving.versions import Attempt
 from app.workers.shared_numbers import SharedNumbers
@@ -64,13 +66,18 @@ class Agreement:
         except TimeoutError:
             raise BundleError("another worker is not able to serve it yet") from None
 
-    def in_use(self, directory: Path) -> Path | None:
+    def in_use(self, bundle: Path, opened: Bundle | None = None) -> Path | None:
         """Return the bundle that the other workers serve, for one that takes a dead one's place.
 
-        The newest bundle, or the one that ``CURRENT`` names, is no answer: it may have been
-        refused.
+        The newest bundle, or the one that ``CURRENT`` or a link leads to, is no answer: it may
+        have been refused. ``bundle`` is a directory of bundles, or a link to one that has others
+        beside it; ``opened`` is the one that the service began with.
         """
-        if not self._shared.started or not directory.is_dir():
+        if not self._shared.started or not bundle.is_dir():
             return None
-        ends = {f"-{int(number):012x}" for number in self._prepared.each()}
+        numbers = {int(number) for number in self._prepared.each()}
+        if opened is not None and opened.number in numbers:
+            return opened.path
+        ends = {f"-{number:012x}" for number in numbers}
+        directory = bundle.resolve().parent if is_bundle(bundle) else bundle
         return next((path for path in directory.glob("[0-9]*") if path.name[-13:] in ends), None)

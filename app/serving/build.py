@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from datetime import datetime
 
 from app.features.graph_inputs import Batch, Scores
 from app.metrics.registry import Metrics
@@ -122,6 +123,7 @@ class Builder:
             lambda: sum(each.batcher.queued_rows for each in self._open),
             lambda: self._abandoned + sum(each.batcher.abandoned for each in self._open),
         )
+        metrics.created.set(datetime.fromisoformat(bundle.manifest.created).timestamp())
         metrics.info.clear()
         metrics.info.labels(
             bundle.version, engine.provider, engine.fallback or "", engine.precision

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -17,6 +16,7 @@ from app.remote.link import open_link
 from app.remote.vocabulary import CONNECTIONS, RemoteVocabulary
 from app.scoring.engine import Engine, refuse_mixed_distributions
 from app.serving.golden import verify_examples
+from app.serving.off_loop import run_off_loop
 from app.settings import Settings
 from app.workers.cpus import cpu_quota
 
@@ -87,7 +87,7 @@ class Loader:
         def work() -> Loaded:
             return load(settings, remote_metrics, opened or open_bundle(settings, path))
 
-        return await asyncio.to_thread(work)
+        return await run_off_loop(work)
 
     async def with_new_engine(self, loaded: Loaded) -> Loaded:
         """Return the same bundle with a new engine.
@@ -95,9 +95,8 @@ class Loader:
         Raises:
             BundleError, ProviderError: as ``start_engine``.
         """
-        engine, worst = await asyncio.to_thread(
-            start_engine, self._settings, loaded.bundle, loaded.encoder
-        )
+        settings, bundle, encoder = self._settings, loaded.bundle, loaded.encoder
+        engine, worst = await run_off_loop(lambda: start_engine(settings, bundle, encoder))
         return replace(loaded, engine=engine, worst_difference=worst)
 
 

@@ -13,6 +13,7 @@ from app.serving.agreement import Agreement
 from app.serving.build import Builder, watch_vocabulary
 from app.serving.healing import Healer
 from app.serving.loading import Loader, Opened
+from app.serving.off_loop import run_off_loop
 from app.serving.state import ServingState
 from app.serving.swap import Swapper
 from app.serving.tuning import switch_threads_quickly
@@ -54,7 +55,7 @@ class Starter:
         Raises:
             CtrError: there is no bundle that can be served.
         """
-        path = await asyncio.to_thread(self._first)
+        path = await run_off_loop(lambda: self._first(opened))
         if opened is not None and opened.bundle.path != path:
             opened = None
         async with AsyncExitStack() as undo:
@@ -72,11 +73,12 @@ class Starter:
         self._begin(self._healer.watch())
         if self._metrics.shared.workers > 1:
             self._begin(self._poll_metrics())
-        if path != self._bundle:
-            self._begin(self._swapper.watch())
+        self._begin(self._swapper.watch())
 
-    def _first(self) -> Path:
-        return self._agreement.in_use(self._bundle) or newest(self._bundle)
+    def _first(self, opened: Opened | None) -> Path:
+        """Return the bundle that the other workers serve, or else the one to serve."""
+        bundle = opened.bundle if opened else None
+        return self._agreement.in_use(self._bundle, bundle) or newest(self._bundle)
 
     async def _poll_metrics(self) -> None:
         """Let the other workers show this one's numbers."""

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 
 from app.errors import BundleError, CtrError
-from app.metrics.counters import Counts
+from app.metrics.registry import RefusedBundles
 from app.serving.agreement import Agreement
 from app.serving.build import Builder
 from app.serving.loading import Loaded, Loader
+from app.serving.off_loop import run_off_loop
 from app.serving.state import BundleInUse, ServingState
 from app.serving.tuning import freeze_heap
 from app.serving.versions import Attempt, Versions
 
 REACH_SECONDS = 30.0
 """How long another bundle's vocabulary may take to be found in Redis."""
+HANGING_SECONDS = 10.0
+"""How long a look at the disk may take before it counts as hanging."""
 RETIRE_SECONDS = 1.0
 """How long beyond the deadline of its requests a bundle is kept that was replaced."""
 log = logging.getLogger(__name__)
@@ -32,7 +36,7 @@ class Swapper:
         builder: Builder,
         state: ServingState,
         agreement: Agreement,
-        events: Counts,
+        refused_bundles: RefusedBundles,
         *,
         poll_seconds: float,
         deadline_seconds: float,
@@ -42,7 +46,7 @@ class Swapper:
         self._builder = builder
         self._state = state
         self._agreement = agreement
-        self._events = events
+        self._refused_bundles = refused_bundles
         self._poll_seconds = poll_seconds
         self._retire_seconds = deadline_seconds + RETIRE_SECONDS
         self._look_now = asyncio.Event()
@@ -68,10 +72,21 @@ class Swapper:
     async def swap_if_wanted(self) -> None:
         """Serve another bundle, if another one should be served."""
         assert self._state.loaded is not None
-        path = self._state.loaded.bundle.path
-        attempt = await asyncio.to_thread(self.versions.wanted, path)
+        bundle = self._state.loaded.bundle
+        attempt = await self._look(lambda: self.versions.wanted(bundle))
         if attempt is not None:
             await self._swap(attempt)
+
+    async def _look(self, work: Callable[[], Attempt | None]) -> Attempt | None:
+        """Look at the disk; where it does not answer, the log and ``/ready`` say so meanwhile."""
+        looking = asyncio.ensure_future(run_off_loop(work))
+        try:
+            async with asyncio.timeout(HANGING_SECONDS):
+                return await asyncio.shield(looking)
+        except TimeoutError:
+            self.versions.problem = f"{self.versions.directory} does not answer"
+            log.error("still serving the same bundle: %s", self.versions.problem)
+        return await looking
 
     async def _swap(self, attempt: Attempt) -> None:
         """Put another bundle in the place of the one in use, or keep that and say why."""
@@ -101,7 +116,7 @@ class Swapper:
             reason,
             exc_info=None if foreseen else error,
         )
-        self._events.add("refused_bundles")
+        self._refused_bundles.add()
         self._state.refused = reason
         self.versions.refuse(attempt, reason)
         self._agreement.refuse(attempt, kept.number)

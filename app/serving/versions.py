@@ -1,88 +1,151 @@
-"""Which bundle of a directory should be served instead of the one in use."""
+"""Which bundle should be served instead of the one in use."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from app.bundle.directory import current_written, preferred_bundles
-from app.errors import BundleError
+from app.bundle.bundle import Bundle
+from app.bundle.contract import differences
+from app.bundle.directory import current_written, find_bundles
+from app.bundle.manifest import SPEC
+from app.errors import BundleError, SpecError
+from app.features.spec import FeatureSpec
 
-Fingerprint = tuple[tuple[str, int, int], ...]
+Fingerprint = tuple[tuple[str, int, int, int], ...]
 log = logging.getLogger(__name__)
 
 
 class Attempt(NamedTuple):
-    """A bundle as it was when it was last wanted, and when ``CURRENT`` was written (0: it is not
-    there)."""
+    """A bundle as it is when it is wanted, and when it was chosen (0: nobody chose it).
+
+    A bundle is chosen by ``CURRENT``, or by a link that leads to it.
+    """
 
     path: Path
     files: Fingerprint
-    pinned: int
+    chosen: int
 
     @property
     def number(self) -> int:
-        """A number for the cell of a worker: the same attempt has the same one in each."""
+        """A number that workers can share: the same attempt has the same one in each."""
         return int.from_bytes(hashlib.sha256(repr(self[1:]).encode()).digest()[:6])
 
 
 class Refusal(NamedTuple):
-    """Why an attempt came to nothing."""
+    """An attempt that failed, and why."""
 
     attempt: Attempt
     reason: str
 
 
 class Versions:
-    """The bundles of a directory, of which some have been refused.
+    """The bundles that ``CTR_BUNDLE`` leads to, of which some are refused and some wait.
 
-    A refused one is left alone until its files change, as it may still be on its way, or until
-    ``CURRENT`` is written again and names it.
+    A refused bundle is left alone until its files or their permissions change, as it may still be
+    on its way, or until it is chosen again. A bundle with another request contract waits until it
+    is chosen.
+
+    :meth:`wanted` reads the disk and runs in a thread of its own. What the properties show is
+    replaced as a whole, so the event loop may read them at any time.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.refusals: dict[Path, Refusal] = {}
-        self._problem = ""
+        self.problem: str | None = None
+        """Why no bundle could be found at the last look: the next start would fail."""
+        self.unreadable: Mapping[str, str] = {}
+        """Bundles that cannot be read, by name, and why."""
+        self.waiting: Mapping[str, str] = {}
+        """Bundles that wait to be chosen, by name, and how their requests differ."""
+        self._specs: dict[Path, tuple[Fingerprint, FeatureSpec]] = {}
 
-    def wanted(self, current: Path) -> Attempt | None:
+    def wanted(self, current: Bundle) -> Attempt | None:
         """Return the bundle that should take the place of ``current``, if any should."""
         try:
-            found = preferred_bundles(self.directory)
-        except BundleError as error:
-            if str(error) != self._problem:
-                self._problem = str(error)
-                log.error("still serving %s: %s", current.name, error)
+            found = find_bundles(self.directory)
+        except (BundleError, OSError) as error:
+            if str(error) != self.problem:
+                log.error("still serving %s: %s", current.path.name, error)
+            self.problem = str(error)
             return None
-        self._problem = ""
-        for path in found:
-            if path.name == current.name:
-                return None
-            attempt = Attempt(path, _fingerprint(path), current_written(self.directory))
+        self.problem = None
+        self._show_unreadable(found.unreadable)
+        chosen = current_written(self.directory)
+        waiting: dict[str, str] = {}
+        attempt = None
+        for path in found.bundles:
+            if path == current.path or path.name == current.path.name == current.version:
+                break
+            attempt = Attempt(path, _fingerprint(path), chosen)
             refusal = self.refusals.get(path)
             if refusal is None or _differs(attempt, refusal.attempt):
-                return attempt
-        return None
+                difference = None if chosen else self._difference(attempt, current)
+                if difference is None:
+                    break
+                waiting[path.name] = difference
+            attempt = None
+        self._show_waiting(waiting, current)
+        return attempt
 
     def refuse(self, attempt: Attempt, reason: str) -> None:
-        """Remember that a bundle as it was is of no use."""
+        """Remember that a bundle as it is cannot be served."""
         self.refusals[attempt.path] = Refusal(attempt, reason)
+
+    def _difference(self, attempt: Attempt, current: Bundle) -> str | None:
+        """Return how requests for a bundle differ from those for ``current``, if they do.
+
+        A spec that cannot be read makes no difference: loading the bundle says what is wrong.
+        """
+        files, spec = self._specs.get(attempt.path, ((), None))
+        if spec is None or files != attempt.files:
+            try:
+                spec = FeatureSpec.load(attempt.path / SPEC)
+            except SpecError:
+                return None
+            self._specs[attempt.path] = attempt.files, spec
+        return "; ".join(differences(current.spec, spec)) or None
+
+    def _show_unreadable(self, unreadable: Mapping[str, str]) -> None:
+        for name, reason in unreadable.items():
+            if self.unreadable.get(name) != reason:
+                log.error("bundle %s is skipped: %s", name, reason)
+        self.unreadable = unreadable
+
+    def _show_waiting(self, waiting: Mapping[str, str], current: Bundle) -> None:
+        for name, difference in waiting.items():
+            if self.waiting.get(name) != difference:
+                log.warning(
+                    "bundle %s waits to be activated: its requests differ from those of %s: %s",
+                    name,
+                    current.version,
+                    difference,
+                )
+        self.waiting = waiting
 
 
 def _differs(attempt: Attempt, refused: Attempt) -> bool:
-    """Whether there is a reason to try again."""
-    return attempt.files != refused.files or attempt.pinned not in (0, refused.pinned)
+    """Return whether there is a reason to try again."""
+    return attempt.files != refused.files or attempt.chosen not in (0, refused.chosen)
 
 
 def _fingerprint(path: Path) -> Fingerprint:
-    """Names, sizes and times of a bundle's files."""
+    """Return names, sizes and times of a bundle's files, and of its directories.
+
+    The time of change is that of permissions too, which a modification does not touch.
+    """
     found = []
-    for file in sorted(path.rglob("*")):
+    for file in [path, *sorted(path.rglob("*"))]:
         try:
             status = file.stat()
         except OSError:
+            found.append((str(file.relative_to(path)), -1, -1, -1))
             continue
-        found.append((str(file.relative_to(path)), status.st_size, status.st_mtime_ns))
+        size = 0 if file.is_dir() else status.st_size
+        times = status.st_mtime_ns, status.st_ctime_ns
+        found.append((str(file.relative_to(path)), size, *times))
     return tuple(found)

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, FastAPI, Header
 from app.errors import KeyFileError, Unauthorized
 from app.logs import LogLimit
 from app.serving.activation import Activated, Activation, Listing
+from app.serving.off_loop import run_off_loop
 from app.web.admin_keys import Keys
 from app.web.error_responses import answer_errors
 
@@ -34,9 +35,9 @@ def create_admin(activation: Activation, keys: Keys) -> FastAPI:
     router = APIRouter(prefix="/admin", dependencies=[Depends(authorize)])
 
     @router.get("/bundles")
-    def bundles() -> Listing:
+    async def bundles() -> Listing:
         """Every bundle of the directory: which one serves, which were refused, and why."""
-        return activation.list()
+        return await run_off_loop(activation.list)
 
     @router.post("/bundles/{version}/activate")
     async def activate(version: str) -> Activated:

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from app.errors import NotFound, NotReady
 from app.metrics.registry import Metrics
 from app.serving.state import ServingState
+from app.serving.versions import Versions
 from app.web import asgi
 from app.web.endpoints import ROUTES, ScoringEndpoints
 from app.web.exchange import Endpoint
@@ -59,7 +60,9 @@ def _scoring(endpoints: ScoringEndpoints, path: str) -> Callable[..., Awaitable[
     return score_named if "{name}" in path else score
 
 
-def build_router(state: ServingState, endpoints: ScoringEndpoints, metrics: Metrics) -> APIRouter:
+def build_router(
+    state: ServingState, endpoints: ScoringEndpoints, metrics: Metrics, versions: Versions
+) -> APIRouter:
     """Build the routes over the objects they show."""
     router = APIRouter()
 
@@ -101,6 +104,9 @@ def build_router(state: ServingState, endpoints: ScoringEndpoints, metrics: Metr
             "vocabulary": "memory" if remote is None else "redis",
             "redis_problem": remote.problem if remote else None,
             "refused_bundle": state.refused,
+            "bundles_problem": versions.problem,
+            "unreadable_bundles": dict(versions.unreadable),
+            "waiting_bundles": dict(versions.waiting),
             "degraded": ["vocabulary"] if remote and not remote.breaker.closed else [],
         }
 

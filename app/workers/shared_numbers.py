@@ -55,6 +55,11 @@ class Region:
         found: list[float] = self._rows.min(0).tolist()
         return found
 
+    def most(self) -> list[float]:
+        """Each number's maximum over the workers."""
+        found: list[float] = self._rows.max(0).tolist()
+        return found
+
     def each(self) -> list[float]:
         """The first number of every worker."""
         found: list[float] = self._rows[:, 0].tolist()
@@ -123,6 +128,13 @@ class SharedNumbers:
         self.worker = worker
         self._ready, self._started = self.region("ready", 1), self.region("started", 1)
         self._ready.own[0] = 0
+        self.region("begun", 1).own[0] += 1
+
+    @property
+    def restarts(self) -> int:
+        """Workers that took the place of a dead one."""
+        begun = self.region("begun", 1).each()
+        return int(sum(max(0.0, times - 1) for times in begun))
 
     def set_ready(self) -> None:
         """Note that this worker is ready."""

@@ -50,7 +50,7 @@ async def parts(
         builder,
         state,
         agreement,
-        metrics.events,
+        metrics.refused_bundles,
         poll_seconds=chosen.bundle_poll_seconds,
         deadline_seconds=limits.deadline_seconds,
     )

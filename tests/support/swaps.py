@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from app.bundle.manifest import MANIFEST, FileRecord, bundle_id
+from app.bundle.manifest import MANIFEST, SPEC, FileRecord, bundle_id, read_manifest
 from tests.support.serving import Service, strict, wait_until
 
 POLL = {"bundle_poll_seconds": 0.1, "deadline_ms": 5_000}
@@ -108,3 +108,22 @@ def sign(bundle: Path) -> None:
     records = {name: FileRecord(**record) for name, record in manifest["files"].items()}
     manifest["id"] = bundle_id(records)
     (bundle / MANIFEST).write_text(json.dumps(manifest))
+
+
+def edited(bundle: Path, directory: Path, change: Callable[[str], str]) -> Path:
+    """Copy a bundle into a directory with another spec, under the name that is its own then."""
+    copy = directory / f".{bundle.name}"
+    shutil.copytree(bundle, copy)
+    spec = copy / SPEC
+    text = spec.read_text(encoding="utf-8")
+    assert change(text) != text
+    spec.write_text(change(text), encoding="utf-8")
+    sign(copy)
+    return copy.rename(directory / read_manifest(copy).version)
+
+
+def turn(link: Path, target: Path) -> None:
+    """Make a link lead to a target, at once, whether it is there or not."""
+    new = link.with_name(f".{link.name}")
+    new.symlink_to(target)
+    new.rename(link)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,8 @@ from app.bundle.directory import (
     CURRENT,
     complete_bundles,
     current_written,
+    find_bundles,
     newest,
-    preferred_bundles,
     read_current,
     write_current,
 )
@@ -64,17 +65,17 @@ def test_no_bundle_is_an_error(tmp_path: Path) -> None:
 
 def test_a_link_to_a_file_is_a_file(bundles: Path) -> None:
     """CURRENT may be a link, as a mounted configuration has it."""
-    _, old = preferred_bundles(bundles)
+    _, old = find_bundles(bundles).bundles
     (bundles / "chosen").write_text(old.name)
     (bundles / CURRENT).symlink_to("chosen")
-    assert preferred_bundles(bundles) == [old]
+    assert find_bundles(bundles).bundles == [old]
 
 
 def test_one_that_nobody_may_look_into_is_passed_over(
     bundles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody else's directory does not keep the others from being served."""
-    new, old = preferred_bundles(bundles)
+    new, old = find_bundles(bundles).bundles
     is_file, read_bytes = Path.is_file, Path.read_bytes
 
     def deny(call: Callable[[Path], Any]) -> Callable[[Path], Any]:
@@ -87,8 +88,11 @@ def test_one_that_nobody_may_look_into_is_passed_over(
 
     monkeypatch.setattr(Path, "is_file", deny(is_file))
     monkeypatch.setattr(Path, "read_bytes", deny(read_bytes))
-    assert preferred_bundles(bundles) == [old]
+    assert find_bundles(bundles).bundles == [old]
     assert set(complete_bundles(bundles)) == {old, new}, "an operator sees it"
+    [(name, reason)] = find_bundles(bundles).unreadable.items()
+    assert name == new.name
+    assert "manifest.json cannot be read" in reason
 
 
 def test_current_is_written_whole_or_not_at_all(bundles: Path) -> None:
@@ -116,14 +120,14 @@ def point_into_a_directory(bundles: Path) -> None:
 
 def test_current_names_the_bundle_to_serve(bundles: Path) -> None:
     """CURRENT is obeyed even where it names an older bundle, and is the only one offered."""
-    new, old = preferred_bundles(bundles)
+    new, old = find_bundles(bundles).bundles
     assert current_written(bundles) == 0
     stamp = write_current(bundles, f"{old.name}\n".encode())
     assert stamp == current_written(bundles) == (bundles / CURRENT).stat().st_mtime_ns
-    assert preferred_bundles(bundles) == [old]
+    assert find_bundles(bundles).bundles == [old]
     assert newest(bundles) == old
     assert write_current(bundles, None) == 0
-    assert preferred_bundles(bundles) == [new, old]
+    assert find_bundles(bundles).bundles == [new, old]
 
 
 @pytest.mark.parametrize("name", ["", "../elsewhere", "20260101T000000Z-0123456789ab"])
@@ -132,3 +136,71 @@ def test_a_current_that_names_no_bundle_is_an_error(bundles: Path, name: str) ->
     write_current(bundles, name.encode())
     with pytest.raises(BundleError, match=r"CURRENT names .* there is no such bundle"):
         newest(bundles)
+
+
+def test_a_link_leads_to_the_bundle_itself(tmp_path: Path) -> None:
+    """Turned to another one it is another path; a link to a directory is that directory."""
+    one, two = write(tmp_path / "one"), write(tmp_path / "two", "abc")
+    link = tmp_path / "current"
+    link.symlink_to(one)
+    assert newest(link) == one
+    before = current_written(link)
+    assert before == link.lstat().st_mtime_ns
+    turn(link, two)
+    assert newest(link) == two
+    assert current_written(link) >= before
+    turn(link, tmp_path / "one")
+    assert newest(link).resolve() == one
+    turn(link, tmp_path / "nowhere")
+    with pytest.raises(BundleError, match="no such directory"):
+        newest(link)
+    assert current_written(link) == 0
+
+
+def test_a_link_on_the_way_counts_too(tmp_path: Path) -> None:
+    """As a mounted volume has it: the bundle's own name stays, and a directory above is turned."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, name).rename(tmp_path / name / "bundle")
+    (tmp_path / "data").symlink_to("one")
+    path = tmp_path / "data" / "bundle"
+    assert newest(path) == tmp_path / "one" / "bundle"
+    turn(tmp_path / "data", Path("two"))
+    assert newest(path) == tmp_path / "two" / "bundle"
+    assert current_written(path) == (tmp_path / "data").lstat().st_mtime_ns
+
+
+def test_links_in_a_circle_are_an_error(tmp_path: Path) -> None:
+    """It is told like a bundle that is not there."""
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(BundleError, match="no bundle at"):
+        newest(tmp_path / "a")
+
+
+def turn(link: Path, target: Path) -> None:
+    """Put another link in a link's place, at once."""
+    new = link.with_name("new")
+    new.symlink_to(target)
+    new.rename(link)
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "device", "endless link"])
+def test_a_current_that_could_block_is_refused_at_once(bundles: Path, kind: str) -> None:
+    """Nothing waits for a writer that may never come, or reads without end."""
+    if kind == "FIFO":
+        os.mkfifo(bundles / CURRENT)
+    else:
+        (bundles / CURRENT).symlink_to("/dev/zero" if kind == "endless link" else "/dev/tty")
+    with pytest.raises(BundleError, match="CURRENT cannot be read, and should be a file"):
+        newest(bundles)
+    with pytest.raises(OSError):  # noqa: PT011
+        read_current(bundles)
+
+
+def test_only_the_beginning_of_a_large_current_is_read(bundles: Path) -> None:
+    """A file that is no name of a bundle is shown in part."""
+    (bundles / CURRENT).write_text("x" * 10**6)
+    with pytest.raises(BundleError, match="there is no such bundle") as told:
+        newest(bundles)
+    assert len(str(told.value)) < 400

@@ -52,7 +52,7 @@ async def test_a_bundle_that_cannot_be_loaded_is_refused_once(
         assert worker.state.loaded.bundle.path.name == tiny_bundle.name
         assert worker.state.refused is not None
         assert "examples.jsonl" in worker.state.refused
-        assert worker.metrics.events.totals()["refused_bundles"] == 1
+        assert worker.metrics.refused_bundles.collect()[0].samples[0].value == 1
 
 
 async def test_what_another_worker_refuses_is_neither_served_nor_announced(
@@ -70,7 +70,7 @@ async def test_what_another_worker_refuses_is_neither_served_nor_announced(
         shared.set_ready()
         other = Agreement(shared)
         shutil.copytree(other_bundle, bundles / other_bundle.name)
-        attempt = worker.swapper.versions.wanted(bundles / tiny_bundle.name)
+        attempt = worker.swapper.versions.wanted(loaded.bundle)
         assert attempt is not None
         # The other worker has no bundle of its own to name: what it announces is no answer.
         other.refuse(attempt, 0)

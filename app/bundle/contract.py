@@ -1,0 +1,53 @@
+"""The request contract of a bundle: which fields a request has, and which values they take."""
+
+from __future__ import annotations
+
+from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Time
+
+
+def differences(served: FeatureSpec, other: FeatureSpec) -> list[str]:
+    """Return why requests for ``served`` may fail, or mean something else, for ``other``.
+
+    The list is empty if every request that ``served`` takes is taken by ``other`` with the same
+    values. A new field that is not required, or one that is no longer required, breaks no request.
+    """
+    found = []
+    fields = {field.name: field for field in other.fields}
+    for field in served.fields:
+        now = fields.pop(field.name, None)
+        if now is None:
+            found.append(f"field {field.name!r} is gone")
+        else:
+            found += [f"field {field.name!r} {change}" for change in _changes(field, now)]
+    found += [f"field {name!r} is new and required" for name in fields if fields[name].required]
+    return found
+
+
+def _changes(before: Field, now: Field) -> list[str]:
+    """Return what has changed in a field that both specs have."""
+    if type(before) is not type(now):
+        return [f"is {_kind(now)} instead of {_kind(before)}"]
+    changes = []
+    if before.side != now.side:
+        changes.append(f"belongs to the {now.side} instead of the {before.side}")
+    if now.required and not before.required:
+        changes.append("is required")
+    match before, now:
+        case (
+            Categorical(dtype=old) | MultiCategorical(dtype=old),
+            Categorical(dtype=new) | MultiCategorical(dtype=new),
+        ):
+            if old != new:
+                changes.append(f"takes values of type {new} instead of {old}")
+        case Time(format=old_format, timezone=old_zone), Time(format=new_format, timezone=new_zone):
+            if old_format != new_format:
+                changes.append(f"has the format {new_format!r} instead of {old_format!r}")
+            if old_zone != new_zone:
+                changes.append(f"has the time zone {new_zone} instead of {old_zone}")
+        case _:
+            pass
+    return changes
+
+
+def _kind(field: Field) -> str:
+    return str(type(field).__struct_config__.tag)

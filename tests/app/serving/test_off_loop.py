@@ -1,0 +1,59 @@
+"""Work off the loop gives its result or its error, and holds up nothing where it hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from app.serving.off_loop import run_off_loop
+from tests.support.serving import ROOT
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_its_result_comes_back() -> None:
+    """From a thread that is not the loop's."""
+    assert await run_off_loop(threading.get_ident) != threading.get_ident()
+
+
+async def test_its_error_comes_back() -> None:
+    """As it was raised."""
+
+    def fail() -> None:
+        raise FileNotFoundError("here")
+
+    with pytest.raises(FileNotFoundError, match="here"):
+        await run_off_loop(fail)
+
+
+async def test_nobody_may_wait_any_longer() -> None:
+    """A caller who is cancelled leaves; what the work gives then is dropped."""
+    released = threading.Event()
+    waiting = asyncio.create_task(run_off_loop(released.wait))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    released.set()
+    assert await run_off_loop(lambda: 1) == 1
+
+
+def test_a_process_ends_while_work_hangs() -> None:
+    """At the end of the loop and of the interpreter its thread is not waited for."""
+    program = (
+        "import asyncio, threading\n"
+        "from app.serving.off_loop import run_off_loop\n"
+        "async def main():\n"
+        "    task = asyncio.create_task(run_off_loop(threading.Event().wait))\n"
+        "    await asyncio.sleep(0.05)\n"
+        "asyncio.run(main())\n"
+        "print('ended')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ended\n", "")
