@@ -298,7 +298,10 @@ def test_a_check_tells_what_would_be_refused_or_wait(
     examples = [json.loads(line) for line in (served / EXAMPLES).read_text().splitlines()]
     examples[0]["logits"][0] += 1
     (served / EXAMPLES).write_text("\n".join(map(json.dumps, examples)))
-    for change, reason in (("altered", "was altered"), ("signed", "golden")):
+    for change, reason in (
+        ("altered", "the manifest says"),
+        ("signed", "golden example 1 scores 1 away"),
+    ):
         if change == "signed":
             sign(served)
         done = command("--check", served)
