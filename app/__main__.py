@@ -20,8 +20,9 @@ from app.main import build_server
 from app.serving.loading import open_bundle
 from app.settings import Settings
 from app.web.admin_keys import Keys
+from app.workers.listeners import Listeners
 from app.workers.shared_numbers import SharedNumbers
-from app.workers.supervisor import Supervisor, WorkerResources, bind
+from app.workers.supervisor import Supervisor, WorkerResources
 
 log = logging.getLogger("app")
 
@@ -40,12 +41,22 @@ def main() -> int:
     except (CtrError, OSError) as error:
         log.error("cannot serve: the admin port: %s", error)
         return 1
-    if settings.workers > 1:
-        return supervise(settings, admin)
-    return build_server(settings, admin_listener=admin).run_to_end()
+    try:
+        listeners = Listeners(settings.host, settings.port, settings.workers)
+    except OSError as error:
+        log.error("cannot serve: %s", error)
+        return 1
+    log.info("listening on %s, %d worker(s)", listeners.names, settings.workers)
+    try:
+        if settings.workers > 1:
+            return supervise(settings, listeners, admin)
+        (own,) = listeners.of_worker
+        return build_server(settings, own, admin_listeners=admin).run_to_end()
+    finally:
+        listeners.close()
 
 
-def bind_admin(settings: Settings) -> socket.socket | None:
+def bind_admin(settings: Settings) -> list[socket.socket]:
     """Bind the admin port, if the settings have one.
 
     Raises:
@@ -53,37 +64,38 @@ def bind_admin(settings: Settings) -> socket.socket | None:
         OSError: the port cannot be bound.
     """
     if settings.admin_port is None:
-        return None
+        return []
     if settings.admin_key_file is None:
         raise KeyFileError("setting admin_port needs admin_key_file")
     Keys(settings.admin_key_file)
-    return bind(settings.admin_host, settings.admin_port, 1)[0]
+    # Sockets that systemd passes are the service's.
+    (listeners,) = Listeners(settings.admin_host, settings.admin_port, environment={}).of_worker
+    return listeners
 
 
-def supervise(settings: Settings, admin: socket.socket | None) -> int:
+def supervise(settings: Settings, listeners: Listeners, admin: list[socket.socket]) -> int:
     """Load what the workers share, and run them until a signal; return the exit code.
 
     The first worker, or its successor, has the admin port too.
     """
     shared = SharedNumbers(settings.workers)
     try:
-        listeners = bind(settings.host, settings.port, settings.workers)
         opened = open_bundle(settings, newest(settings.bundle))
     except (CtrError, OSError) as error:
         log.error("cannot serve: %s", error)
         return 1
-    log.info("%d workers on %s", settings.workers, listeners[0].getsockname()[:2])
 
     def work(worker: WorkerResources) -> int:
         """Be a worker; return its exit code."""
         return build_server(
             settings,
-            admin_listener=admin if worker.number == 0 else None,
+            worker.listeners,
+            admin_listeners=admin if worker.number == 0 else [],
             worker=worker,
             opened=opened,
         ).run_to_end()
 
-    return Supervisor(listeners, shared, work, settings.drain_seconds).run()
+    return Supervisor(listeners.of_worker, shared, work, settings.drain_seconds).run()
 
 
 if __name__ == "__main__":

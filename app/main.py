@@ -44,6 +44,7 @@ from app.web.openapi import complete
 from app.web.operations import build_router
 from app.web.server import AdminServer, ServiceServer
 from app.web.slow_requests import SlowRequests
+from app.workers.listeners import name_of
 from app.workers.shared_numbers import SharedNumbers
 from app.workers.supervisor import WorkerResources
 
@@ -134,8 +135,9 @@ def create_app() -> Service:
 
 def build_server(
     settings: Settings,
+    listeners: list[socket.socket],
     *,
-    admin_listener: socket.socket | None = None,
+    admin_listeners: list[socket.socket],
     worker: WorkerResources | None = None,
     opened: Opened | None = None,
 ) -> ServiceServer:
@@ -145,18 +147,16 @@ def build_server(
     """
     service = build_service(settings, shared=worker.shared if worker else None, opened=opened)
     admin = None
-    if admin_listener is not None and settings.admin_key_file is not None:
+    if admin_listeners and settings.admin_key_file is not None:
         admin_app = create_admin(service.activation, Keys(settings.admin_key_file))
-        admin = AdminServer(admin_app, admin_listener, settings.receive_seconds)
-        log.info("admin endpoints on %s", admin_listener.getsockname()[:2])
+        admin = AdminServer(admin_app, admin_listeners, settings.receive_seconds)
+        log.info("admin endpoints on %s", ", ".join(map(name_of, admin_listeners)))
     return ServiceServer(
         service,
         service.endpoints,
         service.serving,
-        host=settings.host,
-        port=settings.port,
         drain_seconds=settings.drain_seconds,
-        listener=worker.listener if worker else None,
+        listeners=listeners,
         supervisor_pipe=worker.alive if worker else None,
         admin=admin,
     )

@@ -75,7 +75,13 @@ class Settings(BaseSettings):
         " name once, error refuses the request with 422",
     )
 
-    host: str = _setting("Network", "127.0.0.1", "Address to listen on")
+    host: str = _setting(
+        "Network",
+        "127.0.0.1",
+        "Address or name to listen on; :: is all addresses of IPv6 and IPv4, 0.0.0.0 all of IPv4,"
+        " unix:/path a Unix socket; sockets that systemd passes take precedence",
+        min_length=1,
+    )
     port: int = _setting(
         "Network", 8000, "Port to listen on; 0 takes a free one, which the log names",
         ge=0, le=65535,
@@ -205,7 +211,7 @@ class Settings(BaseSettings):
         ge=1,
         le=65535,
     )
-    admin_host: str = _setting("Admin", "127.0.0.1", "Address of the admin endpoints")
+    admin_host: str = _setting("Admin", "127.0.0.1", "Address of the admin endpoints", min_length=1)
     admin_key_file: Path | None = _setting(
         "Admin",
         None,

@@ -57,12 +57,14 @@ class _Server(uvicorn.Server):
 
 
 class AdminServer(_Server):
-    """The admin endpoints on a listener of their own.
+    """The admin endpoints on listeners of their own.
 
     An async context manager: entering it starts it, leaving it ends it.
     """
 
-    def __init__(self, app: FastAPI, listener: socket.socket, receive_seconds: float) -> None:
+    def __init__(
+        self, app: FastAPI, listeners: list[socket.socket], receive_seconds: float
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -76,7 +78,7 @@ class AdminServer(_Server):
             ),
             asyncio.Event(),
         )
-        self._listener = listener
+        self._listeners = listeners
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -84,7 +86,7 @@ class AdminServer(_Server):
         yield
 
     async def __aenter__(self) -> None:
-        self._running = asyncio.create_task(self.serve([self._listener]))
+        self._running = asyncio.create_task(self.serve(self._listeners))
 
     async def __aexit__(self, *_: object) -> None:
         self.should_exit = True
@@ -105,14 +107,12 @@ class ServiceServer(_Server):
         endpoints: ScoringEndpoints,
         state: ServingState,
         *,
-        host: str,
-        port: int,
         drain_seconds: float,
-        listener: socket.socket | None = None,
+        listeners: list[socket.socket],
         supervisor_pipe: int | None = None,
         admin: AdminServer | None = None,
     ) -> None:
-        """Listen on ``listener``, or else on ``host`` and ``port``.
+        """Listen on ``listeners``.
 
         ``supervisor_pipe`` is the end of a pipe that is readable once the supervisor is gone;
         ``admin`` runs as long as this server does.
@@ -122,8 +122,6 @@ class ServiceServer(_Server):
                 app,
                 ws="none",
                 http=cast(type[asyncio.Protocol], partial(ScoringProtocol, endpoints)),
-                host=host,
-                port=port,
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -132,14 +130,14 @@ class ServiceServer(_Server):
             state.ending,
         )
         self.state = state
-        self._listener = listener
+        self._listeners = listeners
         self._supervisor_pipe = supervisor_pipe
         self._drain_seconds = drain_seconds
         self._admin = admin
 
     def run_to_end(self) -> int:
         """Serve; return the exit code."""
-        self.run(None if self._listener is None else [self._listener])
+        self.run(self._listeners)
         if self.state.failure is not None:
             log.error("cannot serve: %s", self.state.failure)
             if self.state.engine_hangs:

@@ -1,6 +1,6 @@
 """Several worker processes on one port: a supervisor starts them, and replaces those that die.
 
-Each worker listens on a socket of its own; the kernel distributes new connections among them. The
+Each worker listens on sockets of its own; the kernel distributes new connections among them. The
 supervisor keeps all sockets open, so that connections to a dead worker's socket wait for its
 successor instead of being refused. Workers are forks: memory that was filled before the fork is
 shared as long as no process writes to it.
@@ -15,7 +15,6 @@ import select
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import NamedTuple
@@ -42,7 +41,7 @@ class WorkerResources(NamedTuple):
     """
 
     number: int
-    listener: socket.socket
+    listeners: list[socket.socket]
     alive: int
     shared: SharedNumbers
 
@@ -50,39 +49,13 @@ class WorkerResources(NamedTuple):
 @dataclass
 class _Worker:
     number: int
-    listener: socket.socket
+    listeners: list[socket.socket]
     pid: int = 0
     started: float = 0.0
     backoff: Backoff = field(
         default_factory=lambda: Backoff(FIRST_PAUSE, LONGEST_PAUSE, at_once=True)
     )
     due: float = field(default_factory=monotonic)
-
-
-def bind(host: str, port: int, count: int) -> list[socket.socket]:
-    """Bind sockets to one address; once they listen, the kernel distributes connections to them.
-
-    Raises:
-        OSError: the address is in use, or is not one of this machine.
-    """
-    family, _, _, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    sockets: list[socket.socket] = []
-    with ExitStack() as opened:
-        for _ in range(count):
-            listener = opened.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            sockets.append(listener)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if len(sockets) > 1:
-                # The first is bound without it: a port that another service uses is not shared.
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.bind(address)
-            if len(sockets) == 1:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                address = listener.getsockname()
-        opened.pop_all()
-    return sockets
 
 
 class Supervisor:
@@ -94,7 +67,7 @@ class Supervisor:
 
     def __init__(
         self,
-        listeners: list[socket.socket],
+        listeners: list[list[socket.socket]],
         shared: SharedNumbers,
         work: Callable[[WorkerResources], int],
         drain_seconds: float,
@@ -167,10 +140,10 @@ class Supervisor:
             os.close(self._held)
             for other in self._workers:
                 if other is not worker:
-                    other.listener.close()
+                    close_all(other.listeners)
             self._shared.begin_worker(worker.number)
             code = self._work(
-                WorkerResources(worker.number, worker.listener, self._alive, self._shared)
+                WorkerResources(worker.number, worker.listeners, self._alive, self._shared)
             )
         except BaseException:
             log.exception("worker %d failed", worker.number + 1)
@@ -214,10 +187,16 @@ class Supervisor:
             self._end = monotonic() + self._drain
             # Connections that are not accepted yet are refused from now on.
             for worker in self._workers:
-                worker.listener.close()
+                close_all(worker.listeners)
         self._tell(signal.SIGTERM)
 
     def _tell(self, number: signal.Signals) -> None:
         for worker in self._workers:
             if worker.pid:
                 os.kill(worker.pid, number)
+
+
+def close_all(sockets: list[socket.socket]) -> None:
+    """Close sockets."""
+    for each in sockets:
+        each.close()

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import StartService
+from tests.support.children import ending_with_us
 from tests.support.samples import Sample
-from tests.support.serving import APP, wait_until, workers_of
+from tests.support.serving import APP, ROOT, environment, free_port, wait_until, workers_of
 
 pytestmark = pytest.mark.e2e
 SHELL = ("sh", "-c")
@@ -126,3 +129,70 @@ def test_a_worker_is_replaced_after_a_child_has_ended(
         lambda: len(workers_of(service)) == 2 and gone not in workers_of(service), "replaced", 60
     )
     service.predict(sample.rows[:1])
+
+
+def curl(*words: str) -> str:
+    """What curl prints; empty if it cannot connect."""
+    return subprocess.run(["curl", "-s", *words], capture_output=True, text=True).stdout
+
+
+@contextmanager
+def running(words: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A service in a process of its own, which ends with 0 after SIGTERM."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(ending_with_us(words), cwd=ROOT, env=environment(), stderr=file)
+    try:
+        yield process
+        process.terminate()
+        assert process.wait(60) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not there")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_unix_socket_serves(
+    tiny_bundle: Path, sample: Sample, tmp_path: Path, workers: int
+) -> None:
+    """curl over a Unix socket is answered as over TCP; the file is gone at the end."""
+    path = tmp_path / "ctr.sock"
+    words = [*APP, "--bundle", str(tiny_bundle), "--workers", str(workers)]
+    with running([*words, "--host", f"unix:{path}"], tmp_path / "log"):
+        there = ("--unix-socket", str(path))
+        wait_until(lambda: '"ready"' in curl(*there, "http://ctr/ready"), "it is ready", 60)
+        body = json.dumps({"instances": sample.rows[:3]})
+        json_body = ("-H", "content-type: application/json", "-d", body)
+        found = json.loads(curl(*there, *json_body, "http://ctr/predict"))
+        assert len(found["predictions"]) == 3
+        assert "ctr_requests_total" in curl(*there, "http://ctr/metrics")
+    assert not path.exists()
+
+
+ACTIVATION = """
+import os, socket, sys
+listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+os.dup2(listener.fileno(), 3)
+os.set_inheritable(3, True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="ctr.socket")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_socket_that_systemd_passes_is_used(
+    tiny_bundle: Path, tmp_path: Path, workers: int
+) -> None:
+    """It is served in place of host and port, by any number of workers."""
+    port = free_port()
+    words = [*APP, "--bundle", str(tiny_bundle), "--workers", str(workers), "--port", "1"]
+    with running([sys.executable, "-c", ACTIVATION, str(port), *words], tmp_path / "log"):
+        answer = ""
+
+        def ready() -> bool:
+            nonlocal answer
+            answer = curl(f"http://127.0.0.1:{port}/ready")
+            return '"ready"' in answer
+
+        wait_until(ready, "it is ready", 60)
+        assert f"listening on http://127.0.0.1:{port}" in (tmp_path / "log").read_text()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +12,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-import pytest
-
-from app.workers.supervisor import bind
 from tests.support.serving import ROOT, wait_until
 
 until = partial(wait_until, seconds=60.0)
@@ -24,7 +20,8 @@ SCRIPT = """
 import logging, os, signal, sys, time
 from app.workers import supervisor
 from app.workers.shared_numbers import SharedNumbers
-from app.workers.supervisor import Supervisor, bind
+from app.workers.listeners import Listeners
+from app.workers.supervisor import Supervisor
 
 def work(worker):
     # A worker takes signals as soon as it can: here the default action.
@@ -34,8 +31,8 @@ def work(worker):
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 {patches}
 shared = SharedNumbers({workers})
-listeners = bind("127.0.0.1", 0, {workers})
-sys.exit(Supervisor(listeners, shared, work, drain_seconds=0.1).run())
+listeners = Listeners("127.0.0.1", 0, {workers})
+sys.exit(Supervisor(listeners.of_worker, shared, work, drain_seconds=0.1).run())
 """
 SLEEP = """
     worker.shared.set_ready()
@@ -162,22 +159,3 @@ def test_a_worker_that_does_not_drain_is_killed(tmp_path: Path) -> None:
         service.process.terminate()
         assert service.process.wait(30) == 1
         assert "worker 1 ended by signal 9" in service.log()
-
-
-def test_a_port_that_is_in_use_is_refused() -> None:
-    """A service shares its port with its own workers, not with another service."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as other,
-        pytest.raises(OSError, match="in use"),
-    ):
-        bind("127.0.0.1", other.getsockname()[1], 2)
-
-
-def test_listeners_share_one_port() -> None:
-    """Port 0 takes one free port for all workers."""
-    listeners = bind("127.0.0.1", 0, 3)
-    try:
-        assert len({listener.getsockname() for listener in listeners}) == 1
-    finally:
-        for listener in listeners:
-            listener.close()
