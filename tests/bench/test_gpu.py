@@ -15,6 +15,8 @@ from app.scoring.engine import Engine, cuda_problem
 from tests.bench import gpu
 from tests.support.serving import ROOT, environment
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.skipif(cuda_problem() is None, reason="this machine has CUDA")
 def test_it_refuses_without_cuda(tmp_path: Path) -> None:

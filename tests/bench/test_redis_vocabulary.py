@@ -11,6 +11,8 @@ from tests.bench import redis_vocabulary
 from tests.support.redis_server import binaries
 from tests.support.vocabularies import rows_of
 
+pytestmark = pytest.mark.slow
+
 VALUES = 3_000
 
 

@@ -11,6 +11,8 @@ from model.config import SHALLOW
 from tests.bench.sizing import LAYERS, configs
 from tests.support.serving import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def test_deep_networks_are_measured_for_each_choice_of_layers() -> None:
     """Layers cost time; a network without any is measured once."""

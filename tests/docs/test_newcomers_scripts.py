@@ -13,6 +13,8 @@ from app.features.spec import FeatureSpec
 from model.data.reader import MOMENT, Reader
 from tests.support.markdown import ROOT
 
+pytestmark = pytest.mark.slow
+
 SPECS = [
     path
     for path in sorted((ROOT / "model" / "specs").glob("*.toml"))

@@ -31,6 +31,8 @@ from model.data.prepare import Prepared, prepare
 from model.score_files import Offline
 from tests.conftest import Sample
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = (
     "network,seed,auc,log_loss,calibration_ratio,parameters,train_seconds,train_rows_per_second,"
     "bundle_bytes,score_1_us,score_1000_us"

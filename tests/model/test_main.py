@@ -11,6 +11,8 @@ import pytest
 
 from model.__main__ import main
 
+pytestmark = pytest.mark.slow
+
 RunCommand = Callable[..., tuple[int, str]]
 SPEC = """
 label = "click"

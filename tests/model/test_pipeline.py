@@ -32,6 +32,8 @@ from model.training.fit import TrainingError
 from tests.conftest import Sample
 from tests.support.serving import ROOT, wait_until
 
+pytestmark = pytest.mark.slow
+
 CONFIG = TrainConfig(embedding_size=4, hidden=(16,), batch_size=256, epochs=1, threads=1)
 
 

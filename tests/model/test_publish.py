@@ -27,7 +27,7 @@ from tests.support.redis_server import RedisServer
 from tests.support.serving import ROOT, wait_until
 from tests.support.vocabularies import linked, place_of, publish_now, publish_to, rows_of, slots_of
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 SECONDS = 30.0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
@@ -16,6 +17,8 @@ from model.quality.figures import evaluate_scores
 from model.report import write_report
 from model.training.evaluation import Evaluation
 from model.training.fit import FitResult
+
+pytestmark = pytest.mark.slow
 
 PNG = b"\x89PNG\r\n\x1a\n"
 CONFIG = TrainConfig(hidden=(2,), embedding_size=2)

@@ -12,6 +12,8 @@ from model.data.log_files import DataError
 from model.score_files import Offline
 from tests.support.samples import Sample
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def offline(tiny_bundle: Path) -> Offline:

@@ -12,6 +12,8 @@ import torch
 from model import __main__ as command
 from model.threads import SPINS, bound_spinning, own_cpus
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("cpus", "processes", "own"), [(8, None, 8), (8, "1", 8), (8, "3", 2), (2, "4", 1)]

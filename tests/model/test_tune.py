@@ -23,6 +23,8 @@ from model.training.warm_start import WarmStart
 from model.tune import FIRST_LINE, SearchResult, TuneError, suggest, tune
 from tests.support import samples
 
+pytestmark = pytest.mark.slow
+
 BASE = TrainConfig(
     embedding_size=4, hidden=(8,), batch_size=128, epochs=2, evaluations_per_epoch=5, threads=1
 )

@@ -7,6 +7,8 @@ import pytest
 
 from tests.bench.quality.__main__ import Parts, logistic_regression, one_hot, table
 
+pytestmark = pytest.mark.slow
+
 
 def ratings(count: int, first: int = 0) -> pl.DataFrame:
     """Rows as the data set has them; people click on horror films, and on nothing else."""

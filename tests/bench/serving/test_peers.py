@@ -25,6 +25,8 @@ from tests.support import environments
 from tests.support.environments import ROOT, PeerProblem
 from tests.support.serving import wait_until
 
+pytestmark = pytest.mark.slow
+
 # Fields of the two sides take turns, so that the spec's order is not the graph's.
 FIELDS = {"a": "context", "b": "candidate", "c": "context", "d": "candidate"}
 KNOWN = ["0a1b2c3d", "é", "NA", "null", '"quoted"', "a\\b", "\n"]

@@ -19,6 +19,8 @@ from tests.bench.training.work import Rows, Work, read_rows, write_rows
 from tests.support import environments
 from tests.support.environments import ROOT
 
+pytestmark = pytest.mark.slow
+
 ABSENT = Library("absent", "no_such_runner")
 
 

@@ -31,6 +31,8 @@ from model.training.evaluation import predict
 from model.training.fit import fit
 from model.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
+
 LAYOUT = Layout(
     context=(Slot("gender", "gender", 1, 4), Slot("city", "city", 5, 5)),
     candidate=(Slot("genre", "genre", 10, 5),),

@@ -24,6 +24,8 @@ from model.pipeline import run
 from tests.contract.test_layers import imports, modules
 from tests.support import samples
 
+pytestmark = pytest.mark.slow
+
 NOT_DECIDING = {
     "app.bundle.bundle",
     "app.bundle.manifest",

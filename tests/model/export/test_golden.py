@@ -19,6 +19,8 @@ from tests.support.frames import learned, read
 from tests.support.networks import trained
 from tests.support.samples import Sample
 
+pytestmark = pytest.mark.slow
+
 Made = tuple[Encoder, Network, Sequence[Mapping[str, Any]]]
 
 

@@ -30,6 +30,8 @@ from tests.support.graphs import (
 )
 from tests.support.networks import trained
 
+pytestmark = pytest.mark.slow
+
 ROWS = (0, 1, 2, 3, 7, 64, 1000)
 CONTEXTS = (1, 2, 5, 64, 1000)
 

@@ -18,6 +18,8 @@ from model.quality.calibration import Calibration
 from tests.support.graphs import CONFIG, LAYOUT, dataset, engine_of
 from tests.support.networks import trained
 
+pytestmark = pytest.mark.slow
+
 
 def test_parity_counts_its_rows(exported: tuple[Network, Engine], layout: Layout) -> None:
     """The trainer's own check compares at least 1,000 rows, repeating few ones."""

@@ -24,6 +24,8 @@ from model.quality.offline_scoring import batch_of, open_engine, score_dataset
 from tests.conftest import Sample
 from tests.support.frames import read
 
+pytestmark = pytest.mark.slow
+
 ALONE = 1e-6
 """Largest difference of an int8 logit between a row alone and the row in a batch."""
 

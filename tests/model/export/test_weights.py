@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from model.export.graph import write_graph
@@ -11,6 +12,8 @@ from model.export.weights import read_weights
 from model.networks.network import Network
 from tests.support.graphs import CONFIG, LAYOUT, Case
 from tests.support.networks import trained
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_weights_can_be_read_again(case: Case, graph: tuple[Network, Path]) -> None:

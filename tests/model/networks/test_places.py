@@ -23,6 +23,8 @@ from model.networks.network import Network
 from tests.support.graphs import exported_once
 from tests.support.networks import inputs, trained
 
+pytestmark = pytest.mark.slow
+
 SIZES = range(1, 101)
 ROWS, LENGTH, VALUES = 300, 5, 7
 CONFIG = TrainConfig(embedding_size=10, hidden=(65, 33), init_std=0.5)

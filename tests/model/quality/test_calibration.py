@@ -30,6 +30,8 @@ from tests.conftest import Sample, StartService
 from tests.drills.parity import Check
 from tests.support.trained import trained
 
+pytestmark = pytest.mark.slow
+
 METHODS = ("platt", "isotonic")
 QUICK = TrainConfig(
     embedding_size=4, hidden=(16,), batch_size=256, epochs=3, learning_rate=0.02, threads=1,

@@ -32,6 +32,8 @@ from model.training.trainer import Trainer
 from tests.support import samples
 from tests.support.serving import ROOT, wait_until
 
+pytestmark = pytest.mark.slow
+
 LAYOUT = Layout(
     context=(Slot("user", "user", 1, 6),),
     candidate=(Slot("item", "item", 7, 6),),

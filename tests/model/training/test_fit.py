@@ -21,6 +21,8 @@ from model.training.fit import batch_count, fit, learning_rate
 from model.training.trainer import Trainer, TrainingError
 from tests.support.clicks import CONFIG, LAYOUT, NUMBERS, PRICE, dataset, priced
 
+pytestmark = pytest.mark.slow
+
 
 def train(config: TrainConfig, rows: int = 300, **data: Any) -> Any:
     """Fit quietly on random rows."""

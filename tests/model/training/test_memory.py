@@ -18,6 +18,8 @@ from model.training.memory import available_memory
 from model.training.trainer import TrainingError
 from tests.support.networks import CONFIG, LAYOUT
 
+pytestmark = pytest.mark.slow
+
 ROWS = 2
 DATA = Dataset(
     np.full((ROWS, 1), 3, np.int32),

@@ -27,6 +27,8 @@ from model.training.sampling import Sampling
 from model.training.trainer import cut
 from tests.support.samples import SPEC, Sample
 
+pytestmark = pytest.mark.slow
+
 USERS, ITEMS, GENRES = 20, 30, 5
 LAYOUT = Layout(
     context=(Slot("user", "user", 1, 2 + USERS),),

@@ -33,6 +33,8 @@ from tests.support import samples
 from tests.support.frames import part_of
 from tests.support.trained import trained
 
+pytestmark = pytest.mark.slow
+
 CONFIG = TrainConfig(
     embedding_size=4, hidden=(16, 8), batch_size=128, epochs=2, learning_rate=0.01, threads=1
 )
