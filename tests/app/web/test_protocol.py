@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Sample, StartService
-from tests.support.serving import Service, logits, strict
+from tests.support.serving import Service, logits, strict, wait_until
 
 Row = dict[str, Any]
 THROUGH_THE_APPLICATION = "?way=2"
@@ -166,3 +166,12 @@ def test_int8_serves_where_it_is_asked_for(start_service: StartService, sample: 
         assert strict(service.client.get(path).content)["precision"] == "int8"
     assert any("in int8 on CPU" in event["message"] for event in service.events())
     assert any('precision="int8"' in name for name in service.metrics())
+
+
+def test_a_client_that_leaves_within_its_body_is_released(service: Service) -> None:
+    """A request whose body never ends is counted as gone when its connection ends."""
+    name = 'ctr_requests_total{outcome="gone",route="predict"}'
+    before = service.metrics().get(name, 0)
+    with socket.create_connection(("127.0.0.1", service.port), 30) as client:
+        client.sendall(request(b" " * 1000)[:-500])
+    wait_until(lambda: service.metrics().get(name, 0) == before + 1, "the request is gone", 30)
