@@ -123,6 +123,11 @@ class MicroBatcher:
         """Return the jobs in the queue and in the engine."""
         return [*self._small, *self._large, *(job for job, _, _ in self._running)]
 
+    @property
+    def idle(self) -> bool:
+        """True if no rows are queued or in the engine."""
+        return not (self._running or self._small or self._large)
+
     def _refusal(self) -> ServiceError:
         """Return the answer to every caller once no more runs begin."""
         if self._hangs:

@@ -11,7 +11,7 @@ from typing import Any
 from app.errors import Detail, Invalid, ValueProblem
 from app.features.encoder import Encoder, SideEncoder
 from app.features.spec import Side
-from app.scoring.decoding import MAX_DETAILS
+from app.scoring.not_finite import MAX_DETAILS
 
 NAME_LENGTH = 64
 """Characters of an unknown field's name that are shown and compared."""

@@ -86,6 +86,8 @@ class Scorer:
         names = FieldNames(encoder, limits.known_fields_only, count_unknown)
         self._predict = PredictReader(encoder, limits, names)
         self._rank = RankReader(encoder, limits, names)
+        self.reading = 0
+        """Requests that are being decoded, encoded or completed from Redis."""
 
     def predict(self, body: bytes, request: ScoringRequest) -> Steps[None]:
         """Queue the instances of a ``/predict`` body.
@@ -93,12 +95,16 @@ class Scorer:
         Raises:
             ServiceError: the request is refused.
         """
-        misses = self._misses()
-        rows = yield from self._predict.read(body, request, misses)
-        job = Job(request, rows.contexts, rows.candidates, request.rows, rows.row_context)
-        if misses:
-            yield from self._complete(job, request, misses)
-        self._batcher.submit(job)
+        self.reading += 1
+        try:
+            misses = self._misses()
+            rows = yield from self._predict.read(body, request, misses)
+            job = Job(request, rows.contexts, rows.candidates, request.rows, rows.row_context)
+            if misses:
+                yield from self._complete(job, request, misses)
+            self._batcher.submit(job)
+        finally:
+            self.reading -= 1
 
     def rank(self, body: bytes, request: ScoringRequest) -> Steps[None]:
         """Queue the candidates of a ``/rank`` body, part by part.
@@ -106,8 +112,18 @@ class Scorer:
         Raises:
             ServiceError: the request is refused; scores of its first parts are dropped.
         """
-        misses = self._misses()
-        ranking = yield from self._rank.read(body, request, misses)
+        self.reading += 1
+        try:
+            misses = self._misses()
+            ranking = yield from self._rank.read(body, request, misses)
+            yield from self._score(request, ranking, misses)
+        finally:
+            self.reading -= 1
+
+    def _score(
+        self, request: ScoringRequest, ranking: Ranking, misses: Misses | None
+    ) -> Steps[None]:
+        """Encode the candidates, and have the rows scored that are ready."""
         width = self._encoder.candidate.shape.width * WORD_BYTES
         packed = bytearray(ranking.rows * width)
         job = Job(request, [ranking.context], packed, ranking.rows, ready=0)

@@ -40,6 +40,7 @@ class Healer:
         while self._state.engine_failing.is_set():
             loaded = self._state.loaded
             assert loaded is not None
+            await self._swapper.wait_for_room()
             try:
                 rebuilt = await self._loader.with_new_engine(loaded)
             except Exception as error:

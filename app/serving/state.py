@@ -26,6 +26,11 @@ class BundleInUse:
     batcher: MicroBatcher
     scorer: Scorer
 
+    @property
+    def idle(self) -> bool:
+        """True if none of its requests is being read, queued or scored."""
+        return self.scorer.reading == 0 and self.batcher.idle
+
 
 class ServingState:
     """The bundle in use, which every request looks up here when it begins.

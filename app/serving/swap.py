@@ -22,7 +22,11 @@ REACH_SECONDS = 30.0
 HANGING_SECONDS = 10.0
 """How long a look at the disk may take before it counts as hanging."""
 RETIRE_SECONDS = 1.0
-"""How long beyond the deadline of its requests a bundle is kept that was replaced."""
+"""Time beyond the deadline of its requests after which a replaced bundle is closed, idle or not."""
+RETIRE_CHECK_SECONDS = 0.05
+"""Time between two looks at a replaced bundle that still has requests."""
+MAX_RETIRING = 2
+"""Replaced bundles that may be open; another swap waits until one of them is closed."""
 log = logging.getLogger(__name__)
 
 
@@ -75,6 +79,7 @@ class Swapper:
         bundle = self._state.loaded.bundle
         attempt = await self._look(lambda: self.versions.wanted(bundle))
         if attempt is not None:
+            await self.wait_for_room()
             await self._swap(attempt)
 
     async def _look(self, work: Callable[[], Attempt | None]) -> Attempt | None:
@@ -87,6 +92,11 @@ class Swapper:
             self.versions.problem = f"{self.versions.directory} does not answer"
             log.error("still serving the same bundle: %s", self.versions.problem)
         return await looking
+
+    async def wait_for_room(self) -> None:
+        """Wait until few enough replaced bundles are open: each has an engine with its threads."""
+        while len(self._retiring) >= MAX_RETIRING:
+            await asyncio.wait(self._retiring, return_when=asyncio.FIRST_COMPLETED)
 
     async def _swap(self, attempt: Attempt) -> None:
         """Put another bundle in the place of the one in use, or keep that and say why."""
@@ -134,7 +144,11 @@ class Swapper:
 
     async def _retire(self, bundle: BundleInUse) -> None:
         """Close a bundle once every request that began with it has had its answer."""
-        await asyncio.sleep(self._retire_seconds)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._retire_seconds
+        # Swaps are rare; an event for this would cost each request something.
+        while not bundle.idle and loop.time() < end:  # noqa: ASYNC110
+            await asyncio.sleep(RETIRE_CHECK_SECONDS)
         await self._builder.close(bundle)
 
     async def close(self) -> None:

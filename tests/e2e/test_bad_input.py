@@ -47,6 +47,29 @@ def small(start_shared_service: StartService) -> Service:
 # Numbers that JSON has no word for, or that no float holds.
 
 
+@pytest.mark.parametrize("literal", ["NaN", "-Infinity", "1e400"])
+@pytest.mark.parametrize("size", [1_000, 300_000, 4_000_000])
+def test_a_number_that_is_not_finite_is_named_in_bodies_of_any_size(
+    service: Service, literal: str, size: int
+) -> None:
+    """A long body gets the answer of a short one: 422 with the field's path."""
+    rows = ['{"a": "' + "x" * 900 + '"}'] * (size // 1_000) + [f'{{"a": 1, "deep": [{literal}]}}']
+    last = len(rows) - 1
+    for path, body, where in (
+        ("/predict", f'{{"instances": [{",".join(rows)}]}}', f"instances[{last}].deep[0]"),
+        (
+            "/rank",
+            f'{{"context": {{}}, "candidates": {{"features": {{"p": [{",".join(rows)}]}}}}}}',
+            f"candidates.features.p[{last}].deep[0]",
+        ),
+    ):
+        answer = service.post(path, body.encode())
+        assert answer.status_code == 422
+        error = strict(answer.content)["error"]
+        assert error["message"] == "a number is not finite"
+        assert [detail["path"] for detail in error["details"]] == [where]
+
+
 @pytest.mark.parametrize(
     "literal", ["NaN", "Infinity", "-Infinity", "1e400", "-1e400", "9" * 5_000, f"-{'9' * 5_000}"]
 )

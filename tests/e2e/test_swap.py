@@ -216,6 +216,20 @@ def test_swaps_leave_no_descriptors_behind(
     assert mapped()
 
 
+def test_quick_swaps_keep_few_engines(
+    start_service: StartService, bundles: Path, tiny_bundle: Path, other_bundle: Path
+) -> None:
+    """However long requests may take, idle engines end: threads are those of one engine again."""
+    service = start_service(bundles, engine_threads=3, **{**POLL, "deadline_ms": 3_600_000})
+    arrive(other_bundle, bundles)
+    wait_until(serves(service, other_bundle), "the new bundle is served", 60)
+    threads = service.threads()
+    for bundle in (tiny_bundle, other_bundle) * 4:
+        (bundles / CURRENT).write_text(bundle.name)
+        wait_until(serves(service, bundle), f"{bundle.name} is served", 60)
+    wait_until(lambda: service.threads() <= threads + 1, "the old engines' threads end", 30)
+
+
 def test_a_worker_that_is_replaced_serves_what_the_others_serve(
     start_service: StartService, bundles: Path, tiny_bundle: Path, other_bundle: Path
 ) -> None:

@@ -9,11 +9,7 @@ import pytest
 
 from app.errors import Invalid, ServiceError, TooLarge, Undecodable
 from app.scoring.decoding import (
-    MAX_DETAILS,
-    MAX_PATH,
-    MAX_STEP,
     MAX_VALUES,
-    SEARCHED_BYTES,
     check_size,
     context_decoder,
     decode,
@@ -21,6 +17,7 @@ from app.scoring.decoding import (
     predict_decoder,
     rank_decoder,
 )
+from app.scoring.not_finite import MAX_DETAILS, MAX_PATH, MAX_STEP
 
 
 def refusal(body: bytes) -> ServiceError:
@@ -76,12 +73,6 @@ def test_numbers_that_are_not_finite_are_named() -> None:
     error = refusal(body.encode())
     assert error.total == len(values)
     assert [d.path for d in error.details] == [f"context.a[{i}]" for i in range(MAX_DETAILS)]
-
-
-def test_long_bodies_are_not_searched() -> None:
-    """Naming what is not finite takes a slower reading, which a long body does not get."""
-    body = b'{"context": {"a": NaN}, "candidates": []' + b" " * SEARCHED_BYTES + b"}"
-    assert type(refusal(body)) is Undecodable
 
 
 def test_paths_are_bounded() -> None:

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from app.errors import Detail, Invalid, ValueProblem
-from app.scoring.decoding import MAX_DETAILS
+from app.scoring.not_finite import MAX_DETAILS
 from app.scoring.problems import NAME_LENGTH, FieldNames, Problems
 from tests.support.encoding import PRICE, TAGS, USER, encoder_for
 

@@ -187,6 +187,24 @@ async def test_a_list_that_is_given_up_is_cancelled() -> None:
     assert batcher.cancelled == [batcher.submitted[0][0]]
 
 
+async def test_requests_that_are_being_read_are_counted() -> None:
+    """However a request ends, it counts until then: its bundle is kept so long."""
+    uses = scorer(FakeBatcher())
+    ends = [uses.rank(rank_body(candidates(300)), FakeRequest()) for _ in range(2)]
+    refused = uses.rank(rank_body([{"price": "dear"}] * 300), FakeRequest())
+    predicted = uses.predict(predict_body([{}] * 3), FakeRequest())
+    assert uses.reading == 0, "none has begun"
+    for steps in (*ends, refused):
+        next(steps)
+    assert uses.reading == 3
+    await finish(ends[0])
+    ends[1].close()
+    with pytest.raises(Invalid):
+        await finish(refused)
+    await finish(predicted)
+    assert uses.reading == 0
+
+
 async def test_an_answered_list_is_encoded_no_further() -> None:
     """After its deadline, or a failed run, the rest of a list costs nothing."""
     batcher = FakeBatcher()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 
 import pytest
 
 from app.serving.agreement import Agreement
+from app.serving.swap import MAX_RETIRING, RETIRE_CHECK_SECONDS
 from app.workers.shared_numbers import SharedNumbers
 from tests.support.serving_parts import parts
 
@@ -78,3 +80,41 @@ async def test_what_another_worker_refuses_is_neither_served_nor_announced(
         assert worker.state.loaded is loaded
         assert worker.state.refused == "another worker cannot serve it"
         assert other.in_use(bundles) == bundles / tiny_bundle.name
+
+
+async def test_replaced_bundles_are_closed_when_they_are_idle(
+    bundles: Path, tiny_bundle: Path
+) -> None:
+    """However long requests may take: a bundle that has none is closed at once."""
+    async with parts(bundles, deadline_ms=3_600_000) as worker:
+        for _ in range(6):
+            await worker.swapper.wait_for_room()
+            loaded = await worker.loader.load(bundles / tiny_bundle.name)
+            await worker.swapper.put_in_use(loaded)
+            assert len(worker.builder._open) <= 2
+        async with asyncio.timeout(30):
+            while len(worker.builder._open) > 1:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.01)
+
+
+async def test_a_bundle_is_kept_for_its_requests_and_few_are(
+    bundles: Path, tiny_bundle: Path
+) -> None:
+    """A swap waits while two replaced bundles have requests, and goes on when one has none."""
+    async with parts(bundles, deadline_ms=3_600_000) as worker:
+        held = []
+        for _ in range(1 + MAX_RETIRING):
+            loaded = await worker.loader.load(bundles / tiny_bundle.name)
+            await worker.swapper.put_in_use(loaded)
+            assert worker.state.in_use is not None
+            held.append(worker.state.in_use.scorer)
+            held[-1].reading += 1
+        waiting = asyncio.create_task(worker.swapper.wait_for_room())
+        # Long enough for several looks at the bundles, which have requests.
+        await asyncio.sleep(4 * RETIRE_CHECK_SECONDS)
+        assert not waiting.done()
+        assert len(worker.builder._open) == 1 + MAX_RETIRING
+        held[0].reading -= 1
+        async with asyncio.timeout(30):
+            await waiting
+        assert len(worker.builder._open) == MAX_RETIRING
