@@ -32,7 +32,7 @@ from model.export.quantize import Quantized
 from model.fetch import fetch
 from model.group import joined
 from model.pipeline import CheckpointOptions, export, train
-from model.progress import say
+from model.progress import say, warn
 from model.score_files import Offline
 from model.threads import own_cpus
 from model.training.warm_start import WarmStart
@@ -99,7 +99,7 @@ INTERRUPTED = 130
 
 
 class Split(StrEnum):
-    """How data files are split into parts."""
+    """Ways of splitting data files into parts."""
 
     auto = "auto"
     time = "time"
@@ -357,7 +357,7 @@ def publish_command(
     opened = Bundle.open(newest(bundle), mapped=True)
     done = _with_redis(redis, redis_password_file, lambda link: publishing.publish(link, opened))
     for warning in done.warnings:
-        say(f"warning: {warning}")
+        warn(warning)
     say(f"{done.entry.values:,} values of {done.entry.bundle}; {done.written:,} buckets written")
     print(done.entry.hash)
 

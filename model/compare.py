@@ -1,8 +1,8 @@
-"""Networks beside each other: the same rows, the same budget, several seeds.
+"""A comparison of networks: the same rows, the same budget, several seeds.
 
-Every member of a comparison is a network and a seed. What is done of it lies in the output
-directory, one file for each member, so that a comparison that was cut off goes on where it
-was, and one that is asked for more networks or seeds only adds them.
+Every member of a comparison is a network and a seed. Each finished member has a file in the
+output directory: a comparison that was interrupted resumes, and one that is asked for more
+networks or seeds only adds them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ REPEATS = {1: 300, CANDIDATES: 40}
 
 
 class CompareError(CtrError):
-    """Members that failed; what the others gave is written."""
+    """Some members failed; the results of the others are written."""
 
 
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,10 +61,10 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is kept of a member that is done."""
+    """A finished member, as it is kept on disk."""
 
     fingerprint: str
-    """Hash of all that decides the member's figures but this program."""
+    """Fingerprint of the data and settings that decide the member's figures."""
     bundle: str
     row: Row
     config: dict[str, object]
@@ -84,7 +84,7 @@ class Member(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """All that came of it: members in their order, and why others failed."""
+    """Finished members in their order, and failed ones with the reason."""
 
     records: Sequence[Record]
     failures: Sequence[tuple[Member, str]]
@@ -142,7 +142,7 @@ def compare(
                 trained += 1
             records[member] = record
         except Exception as error:
-            # Whatever it is that one network cannot do, the others are still wanted.
+            # A member that fails for any reason must not end the comparison.
             failures[member] = f"{type(error).__name__}: {error}"
             say(f"failed: {member}: {failures[member]}")
         after(Comparison([*records.values()], [*failures.items()]))
@@ -150,7 +150,7 @@ def compare(
 
 
 def _left(seconds: float, done: int, left: int) -> str:
-    """Say how long what is left will take, from what was done so far."""
+    """Return the estimated time of the remaining members, once one is finished."""
     return f"; about {seconds / done * left / 60:.0f} min to go" if done else ""
 
 
@@ -225,12 +225,12 @@ def _done(out: Path, member: Member, fingerprint: str) -> Record | None:
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError:
-        say(f"{member}: its record cannot be read; it is trained anew")
+        say(f"{member}: its record cannot be read; it is trained again")
         return None
     if record.fingerprint != fingerprint:
-        say(f"{member}: data or settings have changed; it is trained anew")
+        say(f"{member}: data or settings have changed; it is trained again")
         return None
     if not (out / BUNDLES / record.bundle).is_dir():
-        say(f"{member}: its bundle is gone; it is trained anew")
+        say(f"{member}: its bundle is gone; it is trained again")
         return None
     return record

@@ -42,7 +42,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "fnn": {"embedding_l2": 3e-4},
 }
 """Defaults that hold for one network, whatever is said for all: the table of an FM, which an FNN
-starts from, is lost under an L2 that suits the other deep networks."""
+starts from, does not survive an L2 that suits the other deep networks."""
 
 
 class ConfigError(CtrError):
@@ -54,7 +54,7 @@ class TrainConfig:
     """Everything that decides a training run, the data aside.
 
     The defaults here suit a deep network and some 10^5 rows; ``SettingsFile`` has those of other
-    networks and sizes. ``embedding_l2`` is the knob that depends on the data most: .003 to .1
+    networks and sizes. ``embedding_l2`` depends on the data most: .003 to .1
     for small vocabularies and several epochs, 0 and a single epoch for huge sparse ones.
     ``oov_rate`` teaches what to say of values never trained on; 0 where there are next to none.
     """
@@ -81,16 +81,16 @@ class TrainConfig:
     oov_rate: float = 0.02
     """Share of single-valued indices that training replaces by their slot's OOV index."""
     negative_rate: float = 1.0
-    """Share of the rows without a click that an epoch learns from, drawn anew for each."""
+    """Share of the rows without a click that an epoch trains on, drawn again for each."""
 
     evaluations_per_epoch: int = 2
     patience: int = 8
     """Evaluations in a row without improvement after which training stops; 0 never stops."""
     metric: Metric = "auc"
-    """What the best weights are best at on the validation rows."""
+    """The figure on the validation rows by which the best weights are chosen."""
 
     calibration: str = "none"
-    """How the exported score is put right on the validation part; the logit stays as it is."""
+    """The calibration of the exported score on the validation part; the logit does not change."""
 
     precision: str = "float32"
     """Of the hidden layers' matrix products while training; bfloat16 is faster where the
@@ -146,9 +146,9 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True)
 class SettingsFile:
-    """What a settings file says: keys for all networks, and a section for each that differs.
+    """A settings file: keys for all networks, and a section for each that differs.
 
-    Where it is silent, the defaults are those of the network and of the number of training
+    Settings that it leaves out have the defaults of the network and of the number of training
     rows. Keys of ``OWN`` are changed by the network's section alone, or by a file that names
     the network as its only one: an L2 that suits the deep networks would leave nothing of a
     linear one.

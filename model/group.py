@@ -25,7 +25,7 @@ LONGEST_WAIT = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """``size`` processes, of which this one has a ``rank``; of one alone nothing is asked."""
+    """``size`` processes, of which this one has a ``rank``; alone it needs no communication."""
 
     rank: int = 0
     size: int = 1
@@ -61,19 +61,19 @@ class Group:
         return [part[: int(length)].numpy() for part, length in zip(found, lengths, strict=True)]
 
     def first_says(self, answer: bool) -> bool:
-        """Return what the first process answers: of what depends on a clock."""
+        """Return the first process' answer, for questions that depend on a clock."""
         if self.size == 1:
             return answer
-        told = torch.tensor([float(answer)])
-        dist.broadcast(told, 0)
-        return bool(told)
+        shared = torch.tensor([float(answer)])
+        dist.broadcast(shared, 0)
+        return bool(shared)
 
     def alike(self, text: str) -> bool:
-        """Tell whether all processes have the same text."""
+        """Return whether all processes have the same text."""
         return len({part.tobytes() for part in self.all(np.frombuffer(text.encode(), "u1"))}) == 1
 
     def wait(self) -> None:
-        """Go on when all processes have come here."""
+        """Wait until all processes are here."""
         if self.size > 1:
             dist.barrier()
 

@@ -58,7 +58,7 @@ FLAT_LOGITS = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class CheckpointOptions:
-    """How often a run writes a checkpoint, and whether it resumes from one."""
+    """Intervals of checkpoints, in seconds and in steps (0: never), and whether to resume."""
 
     seconds: float = 600.0
     steps: int = 0
@@ -80,7 +80,7 @@ class Trained:
 
 @dataclass(slots=True)
 class Measured:
-    """What an export was measured to be; :func:`describe` puts it into the manifest."""
+    """Measurements of an exported graph; :func:`describe` puts them into the manifest."""
 
     parity: dict[str, Any]
     validation: Scores

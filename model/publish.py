@@ -27,7 +27,7 @@ from app.remote.redis_layout import REGISTER, SENTINEL, Entry, SlotKeys, in_use,
 from model.progress import progress_bar
 
 SECONDS = 30.0
-"""How long one round trip of a publisher may take."""
+"""Longest time of a publisher's round trip."""
 CHUNK_BUCKETS = 200
 CHUNK_KEYS = 5_000
 MAX_PASSES = 3
@@ -49,7 +49,7 @@ class ListedVocabulary:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What a publishing did: ``written`` buckets were absent or differed."""
+    """The result of publishing: ``written`` buckets were absent or differed."""
 
     entry: Entry
     written: int
@@ -81,7 +81,9 @@ async def publish(link: Link, bundle: Bundle, progress: bool = True) -> Publishe
     if not visible:
         now = await _entry(link, identity)
         if now is None or (now.writer != entry.writer and now.state != "complete"):
-            raise PublishError("removed, or begun anew, by somebody else meanwhile; repeat it")
+            raise PublishError(
+                "removed or started again by somebody else in the meantime; repeat the command"
+            )
         entry = msgspec.structs.replace(entry, state="complete")
         await _ask(link, [("HSET", REGISTER, identity, entry.encode())])
     return Published(found if found is not None and visible else entry, written, warnings)
@@ -102,7 +104,7 @@ async def listed(link: Link) -> list[ListedVocabulary]:
 
 
 async def unpublish(link: Link, name: str, force: bool = False) -> Entry:
-    """Remove the vocabulary whose hash begins with ``name``: first from sight, then for good.
+    """Remove the vocabulary whose hash starts with ``name``: first its entry, then its keys.
 
     Raises:
         PublishError: there is not exactly one, or a service uses it and ``force`` is not given.
@@ -112,7 +114,7 @@ async def unpublish(link: Link, name: str, force: bool = False) -> Entry:
         raise PublishError("name the vocabulary by at least 8 digits of its hash")
     found = [each for each in await listed(link) if each.entry.hash.startswith(name)]
     if len(found) != 1:
-        raise PublishError(f"{len(found)} published vocabularies begin with {name}")
+        raise PublishError(f"{len(found)} published vocabularies start with {name}")
     if found[0].in_use and not force:
         raise PublishError(f"a service uses {name}; --force removes it all the same")
     await _remove(link, found[0].entry)
@@ -200,7 +202,7 @@ async def _converge(link: Link, slots: Sequence[_Arranged], values: int, progres
         written += differed
         if not differed:
             return written
-    raise PublishError("what was written does not come back; does this Redis evict keys?")
+    raise PublishError("Redis does not return what was written; does it evict keys?")
 
 
 async def _write_differing(link: Link, wanted: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> int:

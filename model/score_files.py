@@ -1,4 +1,4 @@
-"""A bundle's scores for data in files, through the engine that serves."""
+"""Scores and figures of a bundle over files, through the engine that serves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from model.data.input_files import InputFiles
 from model.data.log_files import FILE, LINE, DataError
 from model.data.reader import Reader
 from model.data.split import PARTS
-from model.progress import say
+from model.progress import warn
 from model.quality.calibration import Calibration, calibrated
 from model.quality.figures import Quality, evaluate_scores
 from model.quality.offline_scoring import open_engine, score_dataset
@@ -68,7 +68,7 @@ class Offline:
             _warn(raw.warnings)
             recorded = [source["sha256"] for source in manifest.data]
             if [source.sha256 for source in raw.sources[part]] != recorded:
-                raise DataError("these are not the files that this bundle's split was made of")
+                raise DataError("these are not the files that this bundle was trained on")
             for where, frame in raw.spill.frames():
                 chosen = np.flatnonzero(raw.part[where] == PARTS.index(part))
                 yield frame[chosen.tolist()]
@@ -85,7 +85,7 @@ class Offline:
 
     @property
     def calibration(self) -> Calibration | None:
-        """What the graph makes of a logit before it is a score, if anything."""
+        """The calibration in the graph, if it has one."""
         return Calibration.of(self.bundle.manifest.training.get("calibration"))
 
     def predict(self, paths: Sequence[Path], out: Path, max_bad_lines: float) -> int:
@@ -119,4 +119,4 @@ class Offline:
 
 def _warn(warnings: Sequence[str]) -> None:
     for warning in warnings:
-        say(f"warning: {warning}")
+        warn(warning)

@@ -1,8 +1,8 @@
-"""The search for training settings: trials that learn from the training part and are judged on
-the validation part.
+"""The search for training settings: trials train on the training part and are compared on the
+validation part.
 
-The test part is not read. A study file keeps every trial, so that a search that was cut off goes
-on where it was, and one that is asked for more trials only adds them.
+The test part is not read. A study file keeps every trial: a search that was interrupted resumes,
+and one that is asked for more trials only adds them.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ FIRST_LINE = "# Found by `python -m model tune`"
 NAMES = {"auc": "AUC", "log_loss": "log loss"}
 SQLITE = b"SQLite format 3\0"
 STEPS = 10
-"""Points of a training at which a trial may be given up, all trials at the same ones."""
+"""Points of a training at which a trial may be pruned, the same for all trials."""
 SPARED_STEPS = 3
-"""A trial is not given up before: while the rate still rises, little can be said."""
+"""Points before which no trial is pruned: while the rate still rises, figures say little."""
 STARTING_TRIALS = 8
-"""Trials that are drawn at random, and none of which is given up."""
+"""Trials that are drawn at random and never pruned."""
 
 
 class TuneError(CtrError):
-    """The search cannot begin, or came to nothing."""
+    """The search cannot start, or found nothing."""
 
 
 class SearchResult(NamedTuple):
-    """What came of a search."""
+    """The result of a search: its best trial, and counts of all."""
 
     config: TrainConfig
     """The settings of the best trial."""
     number: int
-    """Which trial it was, from 1."""
+    """The number of the best trial, from 1."""
     value: float
     """Its figure on the validation part, by ``metric``."""
     first: float | None
-    """That of the settings that the search began from."""
+    """The figure of the settings that the search started from; None if that trial failed."""
     metric: Metric
     trials: int
     given_up: int
@@ -73,8 +73,8 @@ def tune(
     """Try settings until there are ``trials`` trials, and keep the best in ``out``.
 
     The first trial has the settings ``base`` itself. A trial that falls behind the median of
-    those before it is given up, one that fails is left behind. Each starts from ``start``. The
-    same data, settings and thread count give the same trials, cut off or not.
+    those before it is pruned; one that fails is skipped. Each starts from ``start``. The same
+    data, settings and thread count give the same trials, interrupted or not.
 
     Raises:
         TuneError: ``out`` or the study file is not of this search, or every trial failed.
@@ -89,13 +89,13 @@ def tune(
     with open_study(study_file, base.metric, fingerprint) as study:
         before, started = len(_done(study)), perf_counter()
         for number in range(before + 1, trials + 1):
-            # Seeded for each trial, so that what was cut off does not change what comes.
+            # Seeded for each trial, so that an interruption does not change later trials.
             study.sampler = optuna.samplers.TPESampler(
                 n_startup_trials=STARTING_TRIALS, seed=base.seed + number
             )
-            told = _try(study, prepared, base, number, start, progress)
+            outcome = _try(study, prepared, base, number, start, progress)
             left = (perf_counter() - started) / (number - before) * (trials - number)
-            say(f"[{number}/{trials}] {told}; about {left / 60:.0f} min to go")
+            say(f"[{number}/{trials}] {outcome}; about {left / 60:.0f} min to go")
             if (found := _found(study, base.metric)) is not None:
                 write_settings(out, prepared.name, found)
         found = _found(study, base.metric)
@@ -146,7 +146,7 @@ def _try(
     start: WarmStart | None,
     progress: bool,
 ) -> str:
-    """Run a trial, whatever comes of it, and say it in a line."""
+    """Run a trial, record its outcome and return it as one line."""
     trial = study.ask()
     trial.set_user_attr("number", number)
     began = perf_counter()
@@ -164,7 +164,7 @@ def _try(
         study.tell(trial, state=TrialState.PRUNED)
         outcome = f"given up at {at}"
     except Exception as error:
-        # Whatever it is that one trial cannot do, the others are still wanted.
+        # A trial that fails for any reason must not end the search.
         trial.set_user_attr("error", f"{type(error).__name__}: {error}")
         study.tell(trial, state=TrialState.FAIL)
         outcome = f"failed: {type(error).__name__}: {error}"
@@ -177,7 +177,7 @@ def _try(
 
 
 def _watch(trial: Trial, config: TrainConfig) -> Callable[[Evaluation], None]:
-    """Return what is told of each evaluation, and raises where the trial is to be given up."""
+    """Return a function that takes each evaluation, and raises to prune the trial."""
     reported = 0
 
     def report(evaluation: Evaluation) -> None:
@@ -202,7 +202,7 @@ def _value(evaluation: Evaluation, metric: Metric) -> float:
 
 
 def _difference(base: TrainConfig, config: TrainConfig) -> str:
-    """Say in which settings a trial differs from what the search began from."""
+    """Return the settings in which a trial differs from those that the search started from."""
     before = base.to_dict()
     changed = [
         f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
@@ -243,7 +243,7 @@ def open_study(path: Path, metric: Metric, fingerprint: str) -> Iterator[optuna.
 
 
 def _done(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that have an outcome; one that was cut off has none."""
+    """Return the trials that have an outcome; an interrupted one has none."""
     finished = (TrialState.COMPLETE, TrialState.PRUNED)
     return [
         trial for trial in study.trials if trial.state in finished or "error" in trial.user_attrs
@@ -251,7 +251,7 @@ def _done(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _found(study: optuna.Study, metric: Metric) -> SearchResult | None:
-    """Return the best trial so far, if one came to its end."""
+    """Return the best trial so far, if one is complete."""
     done = _done(study)
     states = [trial.state for trial in done]
     if TrialState.COMPLETE not in states:
@@ -271,10 +271,10 @@ def _found(study: optuna.Study, metric: Metric) -> SearchResult | None:
 
 
 def require_own(out: Path) -> None:
-    """Refuse a settings file that somebody else has written.
+    """Refuse to replace a settings file that no search has written.
 
     Raises:
-        TuneError: it is there and does not begin as those of a search do.
+        TuneError: the file exists and does not start as those of a search do.
     """
     if out.exists() and not out.read_text(encoding="utf-8").startswith(FIRST_LINE):
         raise TuneError(f"out: {out} was not written by tune; it is left as it is")

@@ -1,4 +1,4 @@
-"""Which pairs of values have weights of their own: counted in the training part."""
+"""Counts of pairs of values in the training part, which decide the pairs with own weights."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from app.features.layout import RowShape
 from model.networks.network import NetworkInputs
 
 Shapes = tuple[RowShape, RowShape]
-"""How the encoder's rows of context and candidate divide."""
+"""The shapes of the encoder's rows of context and candidate."""
 
 
 @dataclass(frozen=True, slots=True)

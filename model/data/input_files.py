@@ -22,7 +22,7 @@ from model.fingerprint import fingerprint_of
 
 @dataclass(frozen=True, slots=True)
 class SplitRows:
-    """Rows as they were read, in the order of the files."""
+    """Good rows as they were read, on disk in the order of the files, and the part of each."""
 
     spill: FramesOnDisk
     part: NDArray[np.uint8]
@@ -125,7 +125,7 @@ class InputFiles:
         )  # fmt: skip
 
     def describe(self, spec: FeatureSpec) -> dict[str, Any]:
-        """What the manifest says about the split."""
+        """Return the split's description for the manifest."""
         if self.parts is not None:
             return {"mode": "files"}
         return {"mode": self._mode(spec), "seed": self.seed, "shares": list(SHARES)}

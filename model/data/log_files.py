@@ -40,7 +40,7 @@ class Source:
 
 @dataclass(slots=True)
 class BadLines:
-    """How many lines cannot be used, and the first of them; ``total`` counts good ones too."""
+    """Lines that cannot be used: their count and the first of them; ``total`` is of all lines."""
 
     lines: list[tuple[str, int, str]] = field(default_factory=list)
     """File, line and problem."""
@@ -68,7 +68,7 @@ class Piece(NamedTuple):
 
     frame: pl.DataFrame
     bytes: int
-    """How far into the file they end, about."""
+    """Approximate position in the file of their end."""
 
 
 def pieces(spec: FeatureSpec, path: Path, wanted: Sequence[str], bad: BadLines) -> Iterator[Piece]:
@@ -143,7 +143,7 @@ def _text(
 
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """Open a file and give it as it is on disk, whose position tells progress, and as text."""
+    """Open a file; yield it as it is on disk, whose position tells progress, and decompressed."""
     with path.open("rb") as raw:
         yield (
             raw,

@@ -28,7 +28,7 @@ from model.data.vocabulary_learning import learn_vocabulary, reused_numbers
 from model.fingerprint import fingerprint_of
 from model.group import Group
 from model.networks.crosses import CrossWeights
-from model.progress import LINE_SECONDS, Stopwatch, say
+from model.progress import LINE_SECONDS, Stopwatch, say, warn
 
 PURPOSES: Mapping[DataPart, str] = {
     "train": "to train on", "validation": "to validate", "test": "to test",
@@ -49,7 +49,7 @@ class Prepared:
     encoder: Encoder
     data: Mapping[DataPart, Dataset]
     test_rows: Sequence[Mapping[str, Any]]
-    """What a caller would send for some rows of the test part."""
+    """Rows of the test part as a caller would send them."""
     before: str | None = None
     """Id of the bundle whose buckets and scales were kept."""
 
@@ -59,7 +59,7 @@ class Prepared:
         return len(self.data["train"])
 
     def crosses(self, config: TrainConfig) -> tuple[CrossWeights, ...]:
-        """Learn the crosses of the spec for a network that has any.
+        """Count the pairs of the spec's crosses, for a network that has any.
 
         Raises:
             CrossError: the fields of a cross have too many values.
@@ -120,11 +120,11 @@ def prepare(
                     " TMPDIR in the environment, names another place"
                 ) from error
             encoded = read_encoded(entry, spec)
-            # Not if a file has changed since its hash was taken.
+            # Dropped if a file has changed since its hash was taken.
             if cache is not None and entry.name != _key(inputs, text, spec, before):
                 shutil.rmtree(entry)
     for warning in encoded.warnings:
-        say(f"warning: {warning}")
+        warn(warning)
     data, vocabulary = encoded.data, encoded.vocabulary
     counts = ", ".join(f"{len(rows):,} {PURPOSES[part]}" for part, rows in data.items())
     say(
@@ -186,17 +186,17 @@ def _say_if_long(stage: str, seconds: float) -> None:
 
 
 def _kept(entry: Path, spec: FeatureSpec) -> EncodedData | None:
-    """Return what is kept, if it is there and whole."""
+    """Return the cache's entry, if it is there and whole."""
     if not entry.exists():
         return None
     try:
         return read_encoded(entry, spec)
     except DamagedError as error:
-        say(f"warning: the cache is damaged and made anew: {error}")
+        warn(f"the cache is damaged and is written again: {error}")
         return None
 
 
 def _warn_of_flat_labels(data: Mapping[DataPart, Dataset]) -> None:
     for part, rows in data.items():
         if rows.label.min() == rows.label.max():
-            say(f"warning: the {part} part's labels are all {rows.label[0]}: it has no AUC")
+            warn(f"the {part} part's labels are all {rows.label[0]}: it has no AUC")

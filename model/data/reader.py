@@ -1,8 +1,8 @@
 """Click logs in files → frames of good rows of raw values, checked line by line.
 
-A file's cell becomes the value that JSON would hold for it; from there on training goes
-through the same encoder as serving. All work per value is done once per distinct value of a
-frame, and no more than one frame is in memory.
+A file's cell becomes the value that JSON would hold for it; from there on training uses the same
+encoder as serving. All work per value is done once per distinct value of a
+frame, and only one frame is in memory.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Reader:
 
     @property
     def warnings(self) -> list[str]:
-        """What to say after the last frame."""
+        """The warnings after the last frame."""
         return [f"left out: {self.bad.report()}"] if self.bad.count else []
 
     def frames(self) -> Iterator[pl.DataFrame]:
@@ -66,7 +66,7 @@ class Reader:
 
         Raises:
             DataError: a file cannot be read, a column is absent, a label is neither 0 nor 1, a
-                time that is wanted is none, or, at the end, the share of bad lines is above
+                wanted time is not a time, or, at the end, the share of bad lines is above
                 ``max_bad_lines`` or no row is left.
         """
         rows = 0

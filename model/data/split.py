@@ -1,4 +1,4 @@
-"""Which part of the data a row belongs to: what is learnt from, chosen on, and measured on."""
+"""The split of rows into the parts for training, for choosing weights, and for measuring."""
 
 from __future__ import annotations
 

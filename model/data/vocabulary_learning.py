@@ -1,4 +1,4 @@
-"""What the training part's values are: vocabularies and bucket edges."""
+"""Vocabularies, bucket edges and scales, learned from the values of the training part."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from model.networks.network import NetworkInputs, mean_of_list
 from model.networks.rows import of_rows
 
 RARE = 1
-"""The weight that all pairs share which training saw too rarely, or never."""
+"""The weight that all rare pairs share, never seen ones included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Operand:
 
     @property
     def numbers(self) -> int:
-        """How many values :meth:`values` may give, padding included."""
+        """The number of values that :meth:`values` may give, padding included."""
         return self.slot.size + 1
 
     def values(self, inputs: NetworkInputs) -> Tensor:
@@ -71,12 +71,12 @@ class Pairs:
 
     @property
     def of_context(self) -> bool:
-        """Whether a pair is the context's, and not each row's."""
+        """True if both slots are the context's, so that a context has one pair."""
         return self.left.context and self.right.context
 
     @property
     def numbers(self) -> int:
-        """How many numbers :meth:`find` may give."""
+        """The number of pairs that :meth:`find` may give."""
         return self.left.numbers * self.right.numbers
 
     def find(self, inputs: NetworkInputs) -> Tensor:
@@ -93,9 +93,9 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class CrossWeights:
-    """Which of its weights each pair has: ``weight_of`` int32 [numbers] by the pair's number.
+    """The weight of each pair of values: ``weight_of`` int32 [numbers] by the pair's number.
 
-    Weight 0 is padding's and stays zero; ``weights`` is how many there are.
+    Weight 0 is padding's and stays zero; ``weights`` is their number.
     """
 
     pairs: Pairs
@@ -103,7 +103,7 @@ class CrossWeights:
     weights: int
 
     def described(self) -> dict[str, Any]:
-        """Return what the manifest says of it: slots, and pairs with a weight of their own."""
+        """Return its description for the manifest: slots, and pairs with a weight of their own."""
         names = [self.pairs.left.slot.name, self.pairs.right.slot.name]
         return {"fields": names, "pairs": self.weights - RARE - 1}
 

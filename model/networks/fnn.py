@@ -16,7 +16,7 @@ class FNN(Network):
     """logit = W_out tanh(... tanh(W_1 z + c_1) ...) + b, z = (w_0, w_1, v_1, ..., w_F, v_F).
 
     The paper's form: z holds the global bias, the weights and the embeddings of an FM, which a
-    warm start takes from a trained one; then everything is learnt further. A row of the
+    warm start takes from a trained one; then everything is trained further. A row of the
     table is (w, v). Left out is the paper's optional pre-training of the hidden layers.
     """
 

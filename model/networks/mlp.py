@@ -50,7 +50,7 @@ class Mlp(nn.Module):
         """Start from Xavier's normal weights and zero biases."""
         super().__init__()
         self.split = context_inputs
-        """How many of the first layer's inputs are the context's."""
+        """The number of the first layer's inputs that are the context's."""
         self.activation = activation
         self.brief = config.precision == "bfloat16"
         sizes = (context_inputs + row_inputs, *config.hidden)

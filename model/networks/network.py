@@ -1,4 +1,4 @@
-"""What every network is: rows of one fused table in, one logit for each candidate out.
+"""The base of all networks: rows of one fused table in, one logit for each candidate out.
 
 Letters that end a tensor's name are its axes: U contexts, N rows (candidates to score), R rows
 of either side, F fields of one side, L list length, C columns of the table, K embedding size,
@@ -89,7 +89,7 @@ class Network(nn.Module):
         return iter(())
 
     def parameter_count(self) -> int:
-        """Return how many numbers were learnt."""
+        """Return the number of trained parameters."""
         return sum(value.numel() for value in self.parameters())
 
     def folded(self) -> Self:

@@ -1,4 +1,4 @@
-"""Scores put right on the validation part: a rising function of the logit, linear in pieces.
+"""Calibration on the validation part: a rising, piecewise linear function of the logit.
 
 ``platt`` fits a line (Platt 1999, "Probabilistic Outputs for Support Vector Machines"),
 ``isotonic`` a rising curve (Zadrozny and Elkan 2002, doi:10.1145/775047.775151): click rates of
@@ -24,12 +24,12 @@ from model.quality.figures import Floats, sigmoid, weights
 
 BINS = 64
 BIN_ROWS = 50
-"""Fewest rows of a bin: its click rate has to be worth something."""
+"""Fewest rows of a bin, so that its click rate is known well enough."""
 _NEWTON_STEPS = 50
 
 
 class CalibrationError(CtrError):
-    """The validation part does not tell how to calibrate."""
+    """The validation part gives no calibration: one class, or clicks that do not rise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Calibration:
 
     @classmethod
     def of(cls, described: Mapping[str, Any] | None) -> Self | None:
-        """Return what a manifest describes, if it does."""
+        """Return the calibration that a manifest describes, if any."""
         if described is None:
             return None
         parts = (tuple(described[name]) for name in ("knots", "levels", "slopes"))
@@ -79,19 +79,19 @@ class Calibration:
         return found
 
     def described(self) -> dict[str, Any]:
-        """Return what the manifest says of it."""
+        """Return its description for the manifest."""
         return asdict(self)
 
 
 def calibrated(
     calibration: Calibration | None, logit: NDArray[np.floating[Any]]
 ) -> NDArray[np.floating[Any]]:
-    """Return the logits [R] of scores, which are the logits themselves where none calibrates."""
+    """Return the calibrated logits [R]; without a calibration the logits themselves."""
     return logit if calibration is None else calibration.apply(logit)
 
 
 class CalibratedLogit(nn.Module):
-    """The same function in the graph, by operations that round alike wherever a row stands.
+    """The same function in the graph, by operations that round the same at every place of a batch.
 
     A row's piece is found by counting the knots below it; no piece ends above the next one's
     start, so rounding does not change the order of two rows.
@@ -177,9 +177,9 @@ def _curve(value: Floats, label: NDArray[np.uint8], weight: Floats) -> _Pieces:
 
 
 def _rises(low: tuple[float, float, float], high: tuple[float, float, float]) -> bool:
-    """Whether the click rate rises from one block (rows, mean logit, clicks) to the next.
+    """Return whether the click rate rises from one block (rows, mean logit, clicks) to the next.
 
-    Not where it rises so steeply that a logit's rounding would be seen in the score.
+    A rise so steep that a logit's rounding shows in the score does not count.
     """
     gap, rise = high[1] - low[1], _logit(high) - _logit(low)
     return 0 < rise <= STEEPEST * gap

@@ -1,7 +1,7 @@
-"""How good scores are: ranking, likelihood and calibration, over a whole split at once.
+"""Quality of scores: ranking, likelihood and calibration, over a whole part of the data.
 
-Where only a share ``kept`` of the rows without a click is there, each counts 1 / kept times, so
-that the figures are those of all rows. AUC needs no correction.
+Where the data hold only a share ``kept`` of the rows without a click, each of these counts
+1 / kept times, so that the figures are those of all rows. AUC needs no correction.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Quality:
     log_loss: float
     """Mean over rows, natural logarithm."""
     calibration: float | None
-    """Predicted clicks over observed clicks; 1 is right, above 1 promises too much."""
+    """Predicted clicks over observed clicks; 1 is right, above 1 predicts too many."""
     calibration_error: float
     """Expected calibration error over bins of equal count, in probability."""
 
@@ -51,7 +51,7 @@ class Reliability:
     predicted: Floats
     observed: Floats
     count: Floats
-    """Rows that each bin stands for."""
+    """Rows that each bin represents."""
 
 
 def evaluate_scores(label: Labels, logit: NDArray[np.floating[Any]], kept: float = 1.0) -> Quality:
@@ -75,7 +75,7 @@ def evaluate_scores(label: Labels, logit: NDArray[np.floating[Any]], kept: float
 
 
 def weights(label: Labels, kept: float) -> Floats:
-    """Return how many rows each row [R] stands for."""
+    """Return the weight of each row [R]: the number of rows that it represents."""
     return np.where(label == 1, 1.0, 1 / kept)
 
 

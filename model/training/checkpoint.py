@@ -1,4 +1,4 @@
-"""The state of a run on disk, so that another process goes on where one was killed."""
+"""Checkpoints: the state of a run on disk, from which a later process can resume."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from model.array_files import Arrays, DamagedError, read_arrays, write_arrays
 from model.progress import warn
 
 KEPT = 2
-"""How many checkpoints stay: the one before is there if the newest is broken."""
+"""Checkpoints that are kept: if the newest is damaged, the one before is used."""
 
 
 class TrainingState(NamedTuple):
-    """All that a run needs to go on after ``step``: plain values and arrays."""
+    """All that a run needs to continue after ``step``: plain values and arrays."""
 
     step: int
     values: dict[str, Any]
@@ -30,7 +30,7 @@ class TrainingState(NamedTuple):
 class Checkpoints:
     """Writes a run's state below ``directory`` every so many seconds or steps; 0 is never.
 
-    With ``resume`` the run goes on from the newest checkpoint that is whole; without, those of an
+    With ``resume`` the run continues from the newest whole checkpoint; without, those of an
     earlier run are removed.
     """
 
@@ -39,11 +39,11 @@ class Checkpoints:
     steps: int = 0
     resume: bool = False
     state: TrainingState | None = None
-    """What to go on from, after :meth:`begin`."""
+    """The state to resume from, after :meth:`begin`."""
     _written: float = field(default_factory=time.monotonic)
 
     def begin(self) -> None:
-        """Find the state to go on from, if there is one; a broken one is warned of."""
+        """Find the state to resume from, if any; a damaged one is skipped with a warning."""
         if not self.resume:
             self.clear()
             return
@@ -58,7 +58,7 @@ class Checkpoints:
             return
 
     def due(self, step: int) -> bool:
-        """Whether the state after ``step`` is to be written."""
+        """Return whether the state after ``step`` is to be written."""
         by_step = self.steps > 0 and step % self.steps == 0
         return by_step or 0 < self.seconds <= time.monotonic() - self._written
 
@@ -75,7 +75,7 @@ class Checkpoints:
     def clear(self) -> None:
         """Remove every checkpoint, half-written ones too."""
         shutil.rmtree(self.directory, ignore_errors=True)
-        # Not where another run's are beside it.
+        # Fails where other runs have checkpoints beside it.
         with suppress(OSError):
             self.directory.parent.rmdir()
 

@@ -1,4 +1,4 @@
-"""How good a network is on the validation part, seen while it trains."""
+"""Evaluations of a network on the validation part while it trains."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ class Evaluation:
     step: int
     epoch: float
     train_loss: float | None
-    """Mean log loss of the rows learnt from since the evaluation before; None before any."""
+    """Mean log loss of the training rows since the last evaluation; None before any."""
     log_loss: float
-    """On the validation rows, as is the AUC."""
+    """On the validation rows, as the AUC is."""
     auc: float | None
     """None if the validation rows are all of one class."""
     learning_rate: float
     rows_per_second: float
-    """Training rows since the evaluation before, per second spent on training."""
+    """Training rows since the last evaluation, per second spent on training."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures by name, as JSON can hold them."""
         return asdict(self)
 
     def shown(self) -> dict[str, str]:
-        """Return what a progress bar has room for."""
+        """Return the figures that a progress bar shows."""
         auc = "none" if self.auc is None else f"{self.auc:.4f}"
         loss = "none" if self.train_loss is None else f"{self.train_loss:.4f}"
         return {"training loss": loss, "validation AUC": auc}
 
     def beats(self, other: Evaluation, metric: str) -> bool:
-        """Tell whether this is better, by AUC and then log loss, or by log loss alone."""
+        """Return whether this is better, by AUC and then log loss, or by log loss alone."""
         if metric == "log_loss" or self.auc is None or other.auc is None:
             return self.log_loss < other.log_loss
         return (self.auc, -self.log_loss) > (other.auc, -other.log_loss)
 
 
 def evaluated(network: Network, validation: Dataset, group: Group = ALONE) -> Evaluation:
-    """Return how good a network is before any step."""
+    """Evaluate a network as it is before any step."""
     logit = predict(network, validation, group)
     return Evaluation(
         step=0,

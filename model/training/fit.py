@@ -29,7 +29,7 @@ from model.training.sampling import Sampling
 from model.training.trainer import Trainer, TrainingError, named, not_finite, unnamed
 
 COPIES = 4
-"""Arrays as large as the weights: they themselves, Adam's two moments, the best weights."""
+"""Arrays as large as the weights: the weights, Adam's two moments, the best weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class FitResult:
 
 @dataclass(slots=True)
 class Progress:
-    """What a fit has reached, beside the trainer's own state; a checkpoint holds both."""
+    """The progress of a fit, beside the trainer's own state; a checkpoint holds both."""
 
     history: list[Evaluation] = field(default_factory=list)
     best: int = 0
@@ -74,7 +74,7 @@ class Progress:
         self.losses, self.rows_since, self.seconds_since = [], 0, 0.0
 
     def state(self, seconds: float) -> tuple[dict[str, Any], Arrays]:
-        """Return what a checkpoint holds of it; ``seconds`` are those of this process so far."""
+        """Return its values and arrays for a checkpoint; ``seconds`` are this process' so far."""
         values = {
             "history": [evaluation.to_dict() for evaluation in self.history],
             "best": self.best,
@@ -89,7 +89,7 @@ class Progress:
 
     @classmethod
     def of(cls, state: TrainingState) -> Progress:
-        """Return what a checkpoint holds."""
+        """Return the progress that a checkpoint holds."""
         values = dict(state.values["progress"])
         history = [Evaluation(**evaluation) for evaluation in values.pop("history")]
         return cls(history, best_weights=unnamed("best", state.arrays), **values)
@@ -195,8 +195,8 @@ class _Loop:
     started: float
     progress: Progress = field(default_factory=Progress)
     _resumed: float = 0.0
-    """When training went on after the last pause, by ``perf_counter``: evaluations and
-    checkpoints do not count as time spent on training."""
+    """The end of the last pause, by ``perf_counter``: evaluations and checkpoints are pauses, which
+    do not count as time spent on training."""
 
     def begin(self, begin: Callable[[Network], object] | None) -> None:
         """Resume from the checkpoint, or start, from given weights if there are any."""
@@ -285,7 +285,7 @@ def snapshot(network: Network) -> dict[str, Tensor]:
 
 
 def require_rows(rows: int, validation: Dataset, config: TrainConfig, group: Group = ALONE) -> None:
-    """Refuse parts that cannot be trained or validated on; warn of a validation AUC of none.
+    """Refuse parts that cannot be trained or validated on; warn if there is no validation AUC.
 
     ``rows`` are those of an epoch.
     """
@@ -306,7 +306,7 @@ def require_rows(rows: int, validation: Dataset, config: TrainConfig, group: Gro
 def require_memory(
     layout: Layout, config: TrainConfig, crosses: Sequence[CrossWeights] = ()
 ) -> None:
-    """Refuse a network whose weights and what training keeps beside them do not fit."""
+    """Refuse a network whose weights and optimiser state do not fit into memory."""
     needed, available = COPIES * weight_bytes(layout, config, crosses), available_memory()
     if available is not None and needed > available:
         raise TrainingError(

@@ -1,4 +1,4 @@
-"""Which rows an epoch learns from: every click, and a share of the others.
+"""The rows of an epoch: every click, and a share of the rows without one.
 
 A network that learns from a share w of the rows without a click sees odds 1 / w too high; log w
 added to its logit puts them right (He et al. 2014, doi:10.1145/2648584.2648589). Here it is
@@ -24,12 +24,12 @@ Rows = NDArray[np.int64]
 BLOCK, WINDOW = 2**12, 2**22
 """Rows that lie together on disk, and rows that are shuffled at once."""
 _FARTHEST, _HALVINGS = 2.0, 30
-"""Logits are moved by no more than this, and by bisection."""
+"""Largest shift of the logits, and the steps of the bisection that finds it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How many rows have a click and have none, and how many of the latter an epoch draws."""
+    """Counts of rows with a click and without, and of those without that an epoch draws."""
 
     label: NDArray[np.uint8]
     clicks: int
@@ -59,7 +59,7 @@ class Sampling:
 
     @property
     def shift(self) -> float:
-        """What to add to the logit of true odds for the odds among the rows of an epoch."""
+        """The logit of the odds among an epoch's rows minus the logit of the true odds."""
         return -math.log(self.rate * self.kept)
 
     @property
@@ -101,8 +101,8 @@ class Sampling:
     def correction(self, logit: NDArray[np.float32]) -> float:
         """Return what to add to all logits [R] so that their mean score is the base rate.
 
-        What a network does not explain of the rows that it learnt from is noise in its logits,
-        and noise that cancels out at the odds of these rows does not at the true odds.
+        The network's logits carry noise. It cancels out at the odds of the rows trained on, but
+        not at the true odds.
         """
         value, stands_for = logit.astype(np.float64), np.where(self.label == 1, 1.0, 1 / self.kept)
         low, high = -_FARTHEST, _FARTHEST
@@ -113,5 +113,5 @@ class Sampling:
         return (low + high) / 2
 
     def described(self) -> dict[str, Any]:
-        """Return what the manifest says of it."""
+        """Return its description for the manifest."""
         return {"kept": self.kept, "rate": self.rate, "logit_shift": 0.0 - self.shift}

@@ -36,14 +36,14 @@ _COUNTED_AT_ONCE = 2**17
 
 
 class TrainingError(CtrError):
-    """Training cannot go on; the message says at which step and why."""
+    """Training cannot start or continue; the message names the step and the reason."""
 
 
 class Trainer:
     """A network, its optimisers and the training rows, taken one batch at a time.
 
-    The processes of a ``group`` take each step together: every one learns from its share of the
-    batch, and all add up their gradients.
+    The processes of a ``group`` take each step together: each computes the gradient of its
+    share of the batch, and all add up their gradients.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Trainer:
             # The same weights everywhere, other units dropped.
             torch.manual_seed(config.seed + 2**32 * group.rank)
         self.steps = 0
-        """How many were taken."""
+        """Steps taken so far."""
 
     @property
     def epoch_rows(self) -> int:
@@ -82,7 +82,7 @@ class Trainer:
     def shuffled(self, batches: int) -> Iterator[NDArray[np.int64]]:
         """Yield the row numbers of every batch of every epoch, each epoch in a new order.
 
-        What was restored goes on within its epoch.
+        A restored trainer continues within its epoch.
         """
         epoch, done = divmod(self.steps, batches)
         for _ in range(epoch, self._config.epochs):
@@ -93,7 +93,7 @@ class Trainer:
             done = 0
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
-        """Return all that the steps to come depend on, as a checkpoint holds it.
+        """Return all that later steps depend on, as a checkpoint holds it.
 
         All processes of a group ask at the same step.
         """
@@ -111,7 +111,7 @@ class Trainer:
         return values, arrays
 
     def restore(self, state: TrainingState) -> None:
-        """Take over what :meth:`state` gave."""
+        """Restore a state of :meth:`state`."""
         self.steps = state.values["steps"]
         self._random.bit_generator.state = state.values["random"]
         self._epoch_seed = state.values["epoch_seed"]
@@ -131,7 +131,7 @@ class Trainer:
                 value.div_(self._group.size)
 
     def step(self, rows: NDArray[np.int64], rate: float) -> float:
-        """Learn from a batch of rows once and return their mean log loss before it."""
+        """Take one step on a batch of rows and return their mean log loss before it."""
         self.steps += 1
         batch, rows = rows, self._group.share(rows)
         index = self._columns.take(rows)
@@ -287,20 +287,20 @@ class NamedRows:
         return torch.from_numpy(row), torch.from_numpy(self._position[index].astype(np.int64))
 
 
-def named(head: str, tensors: Mapping[str, Tensor]) -> Arrays:
-    """Return tensors as arrays whose names begin with ``head``."""
-    return {f"{head}.{name}": value.numpy() for name, value in tensors.items()}
+def named(prefix: str, tensors: Mapping[str, Tensor]) -> Arrays:
+    """Return tensors as arrays whose names start with ``prefix``."""
+    return {f"{prefix}.{name}": value.numpy() for name, value in tensors.items()}
 
 
-def unnamed(head: str, arrays: Arrays) -> dict[str, Tensor]:
-    """Return the tensors of arrays whose names begin with ``head``."""
+def unnamed(prefix: str, arrays: Arrays) -> dict[str, Tensor]:
+    """Return the tensors of arrays whose names start with ``prefix``."""
     return {
-        name.removeprefix(f"{head}."): torch.from_numpy(array)
+        name.removeprefix(f"{prefix}."): torch.from_numpy(array)
         for name, array in arrays.items()
-        if name.startswith(f"{head}.")
+        if name.startswith(f"{prefix}.")
     }
 
 
 def not_finite(what: str, value: float, step: int, rate: float) -> str:
-    """Return what to say of a loss that ends training."""
+    """Return the message of a loss that ends training."""
     return f"the {what} is {value} at step {step}, at a rate of {rate:.2g}: lower learning_rate"

@@ -1,10 +1,10 @@
-"""A network begins as an exported one was, over today's values: those known keep their weights.
+"""Warm start: training starts from the weights of an exported network, over today's values.
 
-A value that is new begins as OOV, which is what it was to the old network, and a value that has
-gone is OOV from now on. So before the first step a row scores as it did in the old bundle, unless
-one of its values has gone. Nothing is kept for this beside the graph, from which all weights can
-be had: batch norm, which the export folds into the linear layers, is set up to pass on what it
-gets, by the statistics of today's rows.
+Values seen before keep their weights; new values start from the OOV weights; values that are no
+longer present are OOV from now on. So before the first step a row scores as it did in the old
+bundle, unless one of its values is no longer present. All weights are read from the exported graph.
+Batch norm, which the export folds into the linear layers, is set up to return its input, by the
+statistics of today's rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from model.networks.network import Network
 from model.training.trainer import TrainingError
 
 NEW = -1
-"""In the place of an old row: there is none."""
+"""Stands for an old row where there was none."""
 STATISTICS_ROWS = 16_384
 """Rows of the training part whose mean and variance batch norm starts from."""
 Rows = NDArray[np.int64]
@@ -38,7 +38,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class WarmStart:
-    """An exported network, and where today's values are in it."""
+    """An exported network, and the rows of today's values in its table."""
 
     bundle: Bundle
     weights: Mapping[str, Tensor]
@@ -46,7 +46,7 @@ class WarmStart:
     rows: Rows
     """For each row [T] of today's table the old one's, or ``NEW``."""
     values: Mapping[str, int]
-    """How many values were ``known``, are ``new`` and have ``gone``."""
+    """Counts of values that were ``known``, are ``new`` and have ``gone``."""
     other_fields: bool
 
     @classmethod
@@ -79,7 +79,7 @@ class WarmStart:
 
     @torch.no_grad()
     def begin(self, network: Network) -> None:
-        """Give a new network the old weights, as far as they fit."""
+        """Give a new network the old weights that fit."""
         known = torch.from_numpy(np.flatnonzero(self.rows != NEW))
         old = torch.from_numpy(self.rows[self.rows != NEW])
         network.table[known] = self.weights["table"][old]
@@ -96,7 +96,7 @@ class WarmStart:
         pass_on(network, self.data)
 
     def obstacle(self, network: Network) -> str | None:
-        """Say why the hidden layers begin anew, if they do."""
+        """Return why the hidden layers start from random weights; None if they do not."""
         if self.bundle.manifest.network == "fm":
             return None
         if self.other_fields:
@@ -114,7 +114,7 @@ class WarmStart:
         return f"{min(extra)} is not here" if extra else None
 
     def described(self, network: Network) -> dict[str, Any]:
-        """Return what the manifest says of it."""
+        """Return its description for the manifest."""
         manifest = self.bundle.manifest
         return {
             "network": manifest.network,
@@ -192,10 +192,10 @@ def old_rows(new: Vocabulary, old: Vocabulary) -> Rows:
 
 @torch.no_grad()
 def pass_on(network: Network, data: Dataset) -> None:
-    """Set up batch norm so that for inference its output is its input.
+    """Set up batch norm so that in inference its output is its input.
 
-    Its statistics are those of rows of ``data``, its scale and offset undo them, so in training
-    too it changes little.
+    Its statistics are those of rows of ``data``; its scale and offset undo them, so that in
+    training too it changes little.
     """
 
     def follow(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -219,9 +219,10 @@ def pass_on(network: Network, data: Dataset) -> None:
 
 
 def _is_dense(name: str, value: Tensor) -> bool:
-    """Whether a parameter belongs to the hidden layers or what feeds them.
+    """Return whether a parameter belongs to the hidden layers or to what feeds them.
 
-    One without numbers, the kernels of a side's pairs where it has one field, is in no graph.
+    A parameter without numbers (the kernels of a side's pairs where it has one field) is in no
+    graph.
     """
     outside = name in ("table", "bias") or name.startswith("crosses.")
     return not outside and ".norms." not in name and value.numel() > 0
@@ -237,7 +238,7 @@ def _fields(layout: Layout) -> Sequence[Sequence[tuple[str, bool]]]:
 
 
 def _alike(new: SlotVocabulary, old: SlotVocabulary) -> bool:
-    """Whether the rows of two slots can stand for the same values."""
+    """Return whether the rows of two slots can stand for the same values."""
     match new, old:
         case Edges(edges), Edges(before):
             return np.array_equal(edges, before)
@@ -249,7 +250,7 @@ def _alike(new: SlotVocabulary, old: SlotVocabulary) -> bool:
 
 
 def _count(new: Vocabulary, old: Vocabulary, rows: Rows) -> dict[str, int]:
-    """Count values, which are what has a row of its own beyond the reserved ones."""
+    """Count values: the rows beyond the reserved ones."""
     before = {slot.name: slot for slot in old.layout.slots}
     values = sum(slot.size - RESERVED_ROWS for slot in new.layout.slots)
     known = 0

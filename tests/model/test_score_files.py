@@ -46,7 +46,7 @@ def test_other_files_have_no_part(offline: Offline, sample: Sample, tmp_path: Pa
     """A split is that of the files that it was made of."""
     other = tmp_path / "other.csv"
     other.write_bytes(sample.data.read_bytes() + b"\n")
-    with pytest.raises(DataError, match="not the files that this bundle's split was made of"):
+    with pytest.raises(DataError, match="not the files that this bundle was trained on"):
         list(offline.frames([other], "test"))
 
 

@@ -194,7 +194,7 @@ def test_damage_is_noticed_and_mended(
     capsys.readouterr()
     again = cached()
     err = capsys.readouterr().err
-    assert "warning: the cache is damaged and made anew: " in err
+    assert "warning: the cache is damaged and is written again: " in err
     assert "read and encoded" in err
     assert_same(again, first)
     assert_same(cached(), first)
