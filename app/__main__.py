@@ -11,6 +11,13 @@ import sys
 # them. It reads this once, when numpy is first imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from app.missing_packages import advise
+from app.workers.signals import ignore_unused
+
+sys.excepthook = advise
+# Imports take a second, in which a signal would end the process.
+ignore_unused()
+
 from app import __version__
 from app.bundle.directory import newest
 from app.check import check

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
+from app.missing_packages import advise
+
+sys.excepthook = advise
+
 import asyncio
 import json
 import signal
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from enum import StrEnum
 from pathlib import Path

@@ -21,13 +21,13 @@ from app.web.bounded_protocol import BoundedProtocol
 from app.web.endpoints import ScoringEndpoints
 from app.web.protocol import ScoringProtocol
 from app.workers.children import reap
+from app.workers.signals import stops
 
 SPARE_SECONDS = 1
 """What requests have beyond the time to drain before uvicorn cancels them; their clients are cut
 at its end."""
 TICK_SECONDS = 1.0
 """How old the date in answers may be."""
-_STOPS = (signal.SIGTERM, signal.SIGINT)
 log = logging.getLogger(__name__)
 
 
@@ -177,7 +177,8 @@ class ServiceServer(_Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        for number in _STOPS:
+        endings = stops()
+        for number in endings:
             loop.add_signal_handler(number, self.stop)
         if self._supervisor_pipe is None:
             # Not by the loop: uvloop keeps this signal for subprocesses, of which there are none.
@@ -185,7 +186,7 @@ class ServiceServer(_Server):
             _reap_all()
         if self._supervisor_pipe is not None:
             # The supervisor forked with the signals blocked, until there is a handler.
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, endings)
             loop.add_reader(self._supervisor_pipe, self._supervisor_gone)
         yield
 

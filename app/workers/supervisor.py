@@ -23,6 +23,7 @@ from app import logs
 from app.backoff import Backoff
 from app.workers.children import reap
 from app.workers.shared_numbers import SharedNumbers
+from app.workers.signals import stops
 
 STEADY_SECONDS = 30.0
 """A worker that lived this long did not fail at its start: its successor starts at once."""
@@ -30,7 +31,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Pauses before a successor starts; the first worker that dies is replaced at once."""
 GRACE_SECONDS = 5.0
 """Time that workers have beyond their own time to drain before they are killed."""
-_STOPS = (signal.SIGTERM, signal.SIGINT)
 log = logging.getLogger(__name__)
 
 
@@ -74,6 +74,7 @@ class Supervisor:
     ) -> None:
         self._workers = [_Worker(number, each) for number, each in enumerate(listeners)]
         self._shared = shared
+        self._stops = stops()
         self._work = work
         self._drain = drain_seconds + GRACE_SECONDS
         self._end: float | None = None
@@ -85,7 +86,7 @@ class Supervisor:
         wakes, wake = os.pipe()
         for end in (wakes, wake):
             os.set_blocking(end, False)
-        for awaited in (*_STOPS, signal.SIGCHLD):
+        for awaited in (*self._stops, signal.SIGCHLD):
             signal.signal(awaited, lambda *_: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         # Children may have ended before there was a handler.
@@ -101,7 +102,7 @@ class Supervisor:
             except BlockingIOError:
                 numbers = b""
             for number in numbers:
-                if number in _STOPS:
+                if number in self._stops:
                     self._stop()
             self._reap()
             if self._end is not None and monotonic() > self._end:
@@ -121,19 +122,19 @@ class Supervisor:
 
     def _start(self, worker: _Worker) -> None:
         """Fork; signals are blocked until the worker has set up its handlers."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._stops)
         worker.started = monotonic()
         worker.pid = os.fork()
         if worker.pid == 0:
             self._become(worker)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._stops)
 
     def _become(self, worker: _Worker) -> None:
         """In the new process: do the work and end, without returning to the supervisor's code."""
         code = 1
         try:
             signal.set_wakeup_fd(-1)
-            for number in (*_STOPS, signal.SIGCHLD):
+            for number in (*self._stops, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             # Ctrl-C in a terminal reaches the whole process group: only the supervisor handles it.
             os.setpgid(0, 0)

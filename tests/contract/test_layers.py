@@ -38,6 +38,7 @@ TRAINER = DATA | {
 MAY_IMPORT: dict[str, set[str]] = {
     "app": set(),
     "app.backoff": set(),
+    "app.missing_packages": set(),
     "app.errors": set(),
     "app.files": set(),
     "app.logs": set(),
@@ -53,7 +54,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.web": SERVICE - {"app.settings", "app.remote"},
     "app.check": SERVICE,
     "app.main": SERVICE | {"app.web", "app.command_line"},
-    "app.__main__": SERVICE | {"app.check", "app.web", "app.main", "app.command_line"},
+    "app.__main__": SERVICE
+    | {"app.missing_packages"}
+    | {"app.check", "app.web", "app.main", "app.command_line"},
     # The trainer takes from the service what turns values into indices and what runs a graph, so
     # that training and serving share both.
     "model": {"model.threads"},
@@ -77,6 +80,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.compare_report": FEATURES | TRAINER | {"model.compare"},
     "model.publish": BUNDLE | {"app.remote", "model.progress"},
     "model.__main__": BUNDLE
+    | {"app.missing_packages"}
     | TRAINER
     | {"app.remote", "model.compare", "model.compare_report", "model.fetch", "model.publish"}
     | {"model.threads", "model.tune"},

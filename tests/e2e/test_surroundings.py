@@ -196,3 +196,49 @@ def test_a_socket_that_systemd_passes_is_used(
 
         wait_until(ready, "it is ready", 60)
         assert f"listening on http://127.0.0.1:{port}" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_signals_of_tools_do_no_harm(
+    start_service: StartService, sample: Sample, workers: int
+) -> None:
+    """Without a terminal SIGHUP, SIGUSR1 and SIGUSR2 do nothing to any process of the service."""
+    service = start_service(program=("setsid", *APP), workers=workers)
+    before = [service.process.pid, *workers_of(service)]
+    for pid in before:
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            os.kill(pid, number)
+    for _ in range(20):
+        service.predict(sample.rows[:1])
+    assert [service.process.pid, *workers_of(service)] == before
+    assert not any("ended" in event["message"] for event in service.events())
+
+
+IN_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(int(sys.argv[1]), termios.TIOCSCTTY, 0)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_closed_terminal_drains(tiny_bundle: Path, tmp_path: Path, workers: int) -> None:
+    """The service of a terminal that is closed ends as after SIGTERM: with exit code 0."""
+    port, log = free_port(), tmp_path / "log"
+    terminal, end = os.openpty()
+    words = [*APP, "--bundle", str(tiny_bundle), "--workers", str(workers), "--port", str(port)]
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            ending_with_us([sys.executable, "-c", IN_TERMINAL, str(end), *words]),
+            cwd=ROOT, env=environment(), stderr=file, pass_fds=[end],
+        )  # fmt: skip
+    try:
+        ready = f"http://127.0.0.1:{port}/ready"
+        wait_until(lambda: '"ready"' in curl(ready), "it is ready", 60)
+        os.close(end)
+        os.close(terminal)
+        assert process.wait(60) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
