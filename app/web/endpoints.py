@@ -297,9 +297,11 @@ class ScoringEndpoints:
             if value != b"application/json":
                 media = value.split(b";")[0].strip().lower()
                 if media != b"application/json" and not media.endswith(b"+json"):
-                    raise WrongMediaType("the body must be application/json")
+                    raise WrongMediaType(
+                        "the body must be JSON: send the header Content-Type: application/json"
+                    )
         elif value.strip().lower() not in (b"", b"identity"):
-            raise WrongMediaType("compressed bodies are not read: send the body uncompressed")
+            raise WrongMediaType("compressed bodies are not read: send it without Content-Encoding")
 
     def too_large(self) -> TooLarge:
         """The answer to a body over the limit."""

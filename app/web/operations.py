@@ -8,10 +8,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.types import Receive, Scope, Send
 
 from app.errors import NotFound, NotReady
 from app.metrics.registry import Metrics
+from app.serving.loading import Loaded
 from app.serving.state import ServingState
 from app.serving.versions import Versions
 from app.web import asgi
@@ -60,6 +62,21 @@ def _scoring(endpoints: ScoringEndpoints, path: str) -> Callable[..., Awaitable[
     return score_named if "{name}" in path else score
 
 
+class _ModelName(Convertor[str]):
+    """A model's name in a path; what follows a colon is an operation on it."""
+
+    regex = "[^/:]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("model", _ModelName())
+
+
 def build_router(
     state: ServingState, endpoints: ScoringEndpoints, metrics: Metrics, versions: Versions
 ) -> APIRouter:
@@ -80,6 +97,14 @@ def build_router(
                 tags=["scoring"],
             )
 
+    def ready_bundle() -> Loaded:
+        loaded = state.loaded
+        if state.draining:
+            raise NotReady("the service is draining")
+        if loaded is None or not state.ready:
+            raise NotReady(state.not_ready)
+        return loaded
+
     @router.get("/live", tags=["operation"])
     async def live() -> dict[str, str]:
         """The process answers."""
@@ -88,11 +113,7 @@ def build_router(
     @router.get("/ready", tags=["operation"], responses={503: {"model": ErrorBody}})
     async def ready() -> dict[str, Any]:
         """A bundle is loaded, verified and warm; names the provider really in use."""
-        loaded = state.loaded
-        if state.draining:
-            raise NotReady("the service is draining")
-        if loaded is None or not state.ready:
-            raise NotReady(state.not_ready)
+        loaded = ready_bundle()
         remote = loaded.remote
         return {
             "status": "ready",
@@ -136,6 +157,27 @@ def build_router(
             "training": manifest.training,
             "data": manifest.data,
         }  # fmt: skip
+
+    @router.get(
+        "/v1/models/{name:model}", tags=["operation"], responses={503: {"model": ErrorBody}}
+    )
+    async def model_status(name: str) -> dict[str, Any]:
+        """The state of the model, as health checks for TensorFlow Serving and KServe read it.
+
+        Any name is taken, as at ``:predict``; 503 like ``/ready``.
+        """
+        loaded = ready_bundle()
+        return {
+            "name": name,
+            "ready": True,
+            "model_version_status": [
+                {
+                    "version": loaded.bundle.version,
+                    "state": "AVAILABLE",
+                    "status": {"error_code": "OK", "error_message": ""},
+                }
+            ],
+        }
 
     @router.get("/metrics", tags=["operation"], response_class=Response)
     async def show_metrics(request: Request) -> Response:

@@ -597,7 +597,7 @@ def test_other_methods_are_405(service: Service, method: str, path: str) -> None
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/nothing", "/predict/x", "/v1/models/x", "/v1/models/a/b:predict", "/Predict"]
+    "path", ["/", "/nothing", "/predict/x", "/v1/models", "/v1/models/a/b:predict", "/Predict"]
 )
 def test_other_paths_are_404(service: Service, path: str) -> None:
     """A path that is not there is 404 for every method."""
