@@ -289,8 +289,10 @@ def part_files(
 ) -> dict[DataPart, Sequence[Path]] | None:
     """Return the files given for each part, if any were."""
     files: dict[DataPart, list[Path] | None] = {
-        "train": train_files, "validation": validation_files, "test": test_files,
-    }  # fmt: skip
+        "train": train_files,
+        "validation": validation_files,
+        "test": test_files,
+    }
     return {part: paths for part, paths in files.items() if paths} or None
 
 
@@ -373,9 +375,14 @@ def list_command(redis: RedisUrl, redis_password_file: PasswordFile = None) -> N
     for each in _with_redis(redis, redis_password_file, publishing.listed):
         entry = each.entry
         print(
-            entry.hash[:12], entry.published, f"{entry.values:>12,}", f"{entry.state:10}",
-            "in use" if each.in_use else "-     ", entry.bundle, sep="  ",
-        )  # fmt: skip
+            entry.hash[:12],
+            entry.published,
+            f"{entry.values:>12,}",
+            f"{entry.state:10}",
+            "in use" if each.in_use else "-     ",
+            entry.bundle,
+            sep="  ",
+        )
 
 
 @cli.command("unpublish")

@@ -189,9 +189,13 @@ def _measure(
         score_1000_us=time_scoring(engine, test, CANDIDATES),
     )
     record = Record(
-        fingerprint, bundle.name, row, config.to_dict(), bins.predicted.tolist(),
+        fingerprint,
+        bundle.name,
+        row,
+        config.to_dict(),
+        bins.predicted.tolist(),
         bins.observed.tolist(),
-    )  # fmt: skip
+    )
     write_file(_path(out, Member(row.network, row.seed)), msgspec.json.encode(record))
     return record
 

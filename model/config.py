@@ -14,8 +14,16 @@ from app.errors import CtrError
 from model.threads import own_cpus
 
 NETWORKS = (
-    "lr", "fm", "ffm", "fnn", "ipnn", "opnn", "pnn_star", "wide_deep", "deepfm",
-)  # fmt: skip
+    "lr",
+    "fm",
+    "ffm",
+    "fnn",
+    "ipnn",
+    "opnn",
+    "pnn_star",
+    "wide_deep",
+    "deepfm",
+)
 
 SHALLOW = ("lr", "fm", "ffm")
 """Networks without hidden layers."""

@@ -71,9 +71,14 @@ async def publish(link: Link, bundle: Bundle, progress: bool = True) -> Publishe
     warnings = await _eviction(link)
     found = await _entry(link, identity)
     entry = Entry(
-        identity, "publishing", values, {keys.number: keys.buckets for keys in slots.values()},
-        bundle.version, datetime.now(UTC).isoformat(timespec="seconds"), uuid4().hex,
-    )  # fmt: skip
+        identity,
+        "publishing",
+        values,
+        {keys.number: keys.buckets for keys in slots.values()},
+        bundle.version,
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        uuid4().hex,
+    )
     visible = found is not None and found.state == "complete"
     if not visible:
         await _ask(link, [("HSET", REGISTER, identity, entry.encode())])
@@ -132,10 +137,11 @@ async def prune(link: Link, keep: int) -> list[Entry]:
     found = await listed(link)
     complete = [each for each in found if each.entry.state == "complete"]
     abandoned = [
-        each for each in found
+        each
+        for each in found
         if each.entry.state == "publishing"
         and datetime.now(UTC) - datetime.fromisoformat(each.entry.published) > ABANDONED
-    ]  # fmt: skip
+    ]
     removed = []
     for each in complete[keep:] + abandoned:
         # Asked once more right before: a service may have taken it up while others were removed.
@@ -163,8 +169,9 @@ class _Arranged:
         for bucket in range(start, stop):
             low, high = self.bounds[bucket] - first, self.bounds[bucket + 1] - first
             content = {SENTINEL: self.keys.sentinel(bucket)}
-            content.update(zip(texts[low:high], [b"%d" % row for row in rows[low:high]],
-                               strict=True))  # fmt: skip
+            content.update(
+                zip(texts[low:high], [b"%d" % row for row in rows[low:high]], strict=True)
+            )
             yield self.keys.name(bucket), content
 
 

@@ -64,13 +64,13 @@ class Offline:
             paths, None, described["mode"], described["seed"], max_bad_lines, [part]
         )
         with TemporaryDirectory(prefix="ctr-") as directory:
-            raw = inputs.read(spec, Path(directory))
-            _warn(raw.warnings)
+            split_rows = inputs.read(spec, Path(directory))
+            _warn(split_rows.warnings)
             recorded = [source["sha256"] for source in manifest.data]
-            if [source.sha256 for source in raw.sources[part]] != recorded:
+            if [source.sha256 for source in split_rows.sources[part]] != recorded:
                 raise DataError("these are not the files that this bundle was trained on")
-            for where, frame in raw.spill.frames():
-                chosen = np.flatnonzero(raw.part[where] == PARTS.index(part))
+            for where, frame in split_rows.on_disk.frames():
+                chosen = np.flatnonzero(split_rows.part[where] == PARTS.index(part))
                 yield frame[chosen.tolist()]
 
     def evaluate(self, frames: Iterable[pl.DataFrame], kept: float = 1.0) -> Quality:

@@ -156,10 +156,15 @@ def _try(
             config = suggest(trial, base, prepared.train_rows, start is not None)
         trial.set_user_attr("config", config.to_dict())
         result = fit(
-            prepared.vocabulary.layout, prepared.data["train"], prepared.data["validation"],
-            config, progress, start.begin if start else None, prepared.crosses(config),
+            prepared.vocabulary.layout,
+            prepared.data["train"],
+            prepared.data["validation"],
+            config,
+            progress,
+            start.begin if start else None,
+            prepared.crosses(config),
             _watch(trial, config),
-        )  # fmt: skip
+        )
     except optuna.TrialPruned as at:
         study.tell(trial, state=TrialState.PRUNED)
         outcome = f"given up at {at}"

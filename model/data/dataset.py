@@ -44,9 +44,14 @@ class Dataset:
         (context_single, context_lists, context_value) = _cut(context, shapes[0])
         (candidate_single, candidate_lists, candidate_value) = _cut(candidate, shapes[1])
         return cls(
-            context_single, candidate_single, context_lists, candidate_lists, label,
-            context_value, candidate_value,
-        )  # fmt: skip
+            context_single,
+            candidate_single,
+            context_lists,
+            candidate_lists,
+            label,
+            context_value,
+            candidate_value,
+        )
 
     def __len__(self) -> int:
         return len(self.label)

@@ -66,25 +66,25 @@ def write_encoded(
     directory: Path,
     spec: FeatureSpec,
     vocabulary: Vocabulary,
-    raw: SplitRows,
+    split_rows: SplitRows,
     progress: bool = False,
 ) -> None:
-    """Encode raw rows, a frame at a time, into a directory of their own."""
+    """Encode rows, a frame at a time, into a directory of their own."""
     encoder = Encoder(spec, vocabulary)
-    counts = np.bincount(raw.part, minlength=len(PARTS))
-    tests = int(counts[PARTS.index("test")]) if "test" in raw.parts else 0
+    counts = np.bincount(split_rows.part, minlength=len(PARTS))
+    tests = int(counts[PARTS.index("test")]) if "test" in split_rows.parts else 0
     # Evenly over the part, which may be in the order of time.
     sample = np.linspace(0, tests, min(SAMPLE, tests), endpoint=False).astype(np.int64)
     rows: list[dict[str, Any]] = []
     tested = 0
     with (
         write_arrays(directory) as entry,
-        progress_bar("encoding", len(raw.spill), "rows", progress) as shown,
+        progress_bar("encoding", len(split_rows.on_disk), "rows", progress) as shown,
     ):
-        for where, frame in raw.spill.frames():
+        for where, frame in split_rows.on_disk.frames():
             data = encode(spec, encoder, frame)
-            for part in raw.parts:
-                chosen = np.flatnonzero(raw.part[where] == PARTS.index(part))
+            for part in split_rows.parts:
+                chosen = np.flatnonzero(split_rows.part[where] == PARTS.index(part))
                 for name, array in _columns(data.take(chosen)).items():
                     entry.append(f"{part}.{name}", array)
                 if part == "test":
@@ -96,12 +96,12 @@ def write_encoded(
         vocabulary.save(entry.directory / VOCABULARY)
         (entry.directory / ROWS).write_bytes(msgspec.json.Encoder().encode_lines(rows))
         entry.description = {
-            "kept": {part: spec.kept(part) for part in raw.parts},
+            "kept": {part: spec.kept(part) for part in split_rows.parts},
             "sources": {
                 part: [asdict(source) for source in sources]
-                for part, sources in raw.sources.items()
+                for part, sources in split_rows.sources.items()
             },
-            "warnings": list(raw.warnings),
+            "warnings": list(split_rows.warnings),
         }
 
 

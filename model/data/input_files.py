@@ -24,7 +24,7 @@ from model.fingerprint import fingerprint_of
 class SplitRows:
     """Good rows as they were read, on disk in the order of the files, and the part of each."""
 
-    spill: FramesOnDisk
+    on_disk: FramesOnDisk
     part: NDArray[np.uint8]
     """The place in ``PARTS`` of each row's part."""
     parts: Sequence[DataPart]
@@ -34,7 +34,7 @@ class SplitRows:
 
     def train(self, name: str) -> Iterator[pl.Series]:
         """Yield a column of the training part, in pieces."""
-        return self.spill.column(name, self.part == PARTS.index("train"))
+        return self.on_disk.column(name, self.part == PARTS.index("train"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +66,20 @@ class InputFiles:
         if timed and spec.timestamp is None:
             raise DataError("the spec has no `timestamp` to split along")
         reader = Reader(spec, self.data, self.max_bad_lines, moment=timed, progress=progress)
-        spill = FramesOnDisk(directory)
+        on_disk = FramesOnDisk(directory)
         moments = []
         for frame in reader.frames():
-            spill.add(frame)
+            on_disk.add(frame)
             if timed:
                 moments.append(frame[MOMENT].to_numpy())
-        part = split(len(spill), np.concatenate(moments) if timed else None, self.seed)
+        part = split(len(on_disk), np.concatenate(moments) if timed else None, self.seed)
         return SplitRows(
-            spill, part, self.wanted, dict.fromkeys(self.wanted, reader.sources),
+            on_disk,
+            part,
+            self.wanted,
+            dict.fromkeys(self.wanted, reader.sources),
             reader.warnings,
-        )  # fmt: skip
+        )
 
     def _read_parts(
         self,
@@ -88,18 +91,18 @@ class InputFiles:
         if self.data or set(files) != set(self.wanted):
             parts = ", ".join(self.wanted)
             raise DataError(f"give either data files, or files for each part: {parts}")
-        spill = FramesOnDisk(directory)
+        on_disk = FramesOnDisk(directory)
         part: list[NDArray[np.uint8]] = []
         sources: dict[DataPart, Sequence[Source]] = {}
         warnings: list[str] = []
         for name in self.wanted:
             reader = Reader(spec, files[name], self.max_bad_lines, progress=progress)
             for frame in reader.frames():
-                spill.add(frame)
+                on_disk.add(frame)
                 part.append(np.full(frame.height, PARTS.index(name), np.uint8))
             sources[name] = reader.sources
             warnings += reader.warnings
-        return SplitRows(spill, np.concatenate(part), self.wanted, sources, warnings)
+        return SplitRows(on_disk, np.concatenate(part), self.wanted, sources, warnings)
 
     def _mode(self, spec: FeatureSpec) -> SplitMode:
         if self.mode == "auto":
@@ -122,7 +125,7 @@ class InputFiles:
             raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
         return fingerprint_of(
             text, content, self.describe(spec), list(self.wanted), self.max_bad_lines, *others
-        )  # fmt: skip
+        )
 
     def describe(self, spec: FeatureSpec) -> dict[str, Any]:
         """Return the split's description for the manifest."""

@@ -57,10 +57,9 @@ class BadLines:
         """Count the bad lines and show the first few."""
         shown = "".join(f"\n  {f}:{n}: {why}" for f, n, why in self.lines)
         more = self.count - len(self.lines)
-        return (
-            f"{self.count} of {self.total} lines are bad:{shown}"
-            + (f"\n  and {more} more" if more else "")
-        )  # fmt: skip
+        return f"{self.count} of {self.total} lines are bad:{shown}" + (
+            f"\n  and {more} more" if more else ""
+        )
 
 
 class Piece(NamedTuple):
@@ -130,9 +129,13 @@ def _text(
         kept = [f"column_{names.index(name) + 1}" for name in wanted]
         for numbers, lines in _good_lines(path, file, delimiter, len(names), first_line, bad):
             frame = pl.read_csv(
-                b"\n".join(lines) + b"\n", has_header=False, schema=schema, columns=kept,
-                separator=delimiter, quote_char=quote,
-            ).select(pl.col(kept[i]).alias(name) for i, name in enumerate(wanted))  # fmt: skip
+                b"\n".join(lines) + b"\n",
+                has_header=False,
+                schema=schema,
+                columns=kept,
+                separator=delimiter,
+                quote_char=quote,
+            ).select(pl.col(kept[i]).alias(name) for i, name in enumerate(wanted))
             if frame.height != len(lines):
                 raise DataError(f"{path.name}: quotes near line {numbers[0]} do not pair up")
             usable = True

@@ -31,8 +31,10 @@ from model.networks.crosses import CrossWeights
 from model.progress import LINE_SECONDS, Stopwatch, say, warn
 
 PURPOSES: Mapping[DataPart, str] = {
-    "train": "to train on", "validation": "to validate", "test": "to test",
-}  # fmt: skip
+    "train": "to train on",
+    "validation": "to validate",
+    "test": "to test",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +135,17 @@ def prepare(
     )
     _warn_of_flat_labels(data)
     return Prepared(
-        spec_path.stem, text, spec, inputs, encoded.sources, vocabulary, Encoder(spec, vocabulary),
-        data, encoded.test_rows, before.manifest.id if before else None,
-    )  # fmt: skip
+        spec_path.stem,
+        text,
+        spec,
+        inputs,
+        encoded.sources,
+        vocabulary,
+        Encoder(spec, vocabulary),
+        data,
+        encoded.test_rows,
+        before.manifest.id if before else None,
+    )
 
 
 def prepare_together(
@@ -171,12 +181,12 @@ def _encode(
     remove_abandoned(entry.parent)
     with partial_directory(entry.parent) as directory:
         watch = Stopwatch()
-        raw = inputs.read(spec, directory, progress)
-        _say_if_long(f"read {len(raw.spill):,} rows", watch.lap())
+        split_rows = inputs.read(spec, directory, progress)
+        _say_if_long(f"read {len(split_rows.on_disk):,} rows", watch.lap())
         reused = reused_numbers(spec, before) if before else None
-        vocabulary = learn_vocabulary(spec, raw.train, reused)
+        vocabulary = learn_vocabulary(spec, split_rows.train, reused)
         _say_if_long("learned the vocabulary", watch.lap())
-        write_encoded(entry, spec, vocabulary, raw, progress)
+        write_encoded(entry, spec, vocabulary, split_rows, progress)
         _say_if_long("encoded", watch.lap())
 
 

@@ -86,6 +86,10 @@ def example(
     logits = network_logits(network, data, np.zeros(rows, np.int32))
     scores = None if calibration is None else sigmoid(calibration.apply(logits)).tolist()
     return Example(
-        context, candidates, context_row.tolist(), candidate_rows.tolist(), logits.tolist(),
+        context,
+        candidates,
+        context_row.tolist(),
+        candidate_rows.tolist(),
+        logits.tolist(),
         scores=scores,
-    )  # fmt: skip
+    )

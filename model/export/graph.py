@@ -57,9 +57,14 @@ class ScoreGraph(nn.Module):
         candidate_lists = list(islice(rest, self.candidate_lists))
         context_value = next(rest) if self.context_values else None
         inputs = NetworkInputs(
-            context, candidate, row_context, context_lists, candidate_lists,
-            context_value, next(rest, None),
-        )  # fmt: skip
+            context,
+            candidate,
+            row_context,
+            context_lists,
+            candidate_lists,
+            context_value,
+            next(rest, None),
+        )
         logit = self.network(inputs)
         # onnxruntime's Sigmoid has an absolute error of about 1e-7, too large for a score of 1e-4.
         # The error of its Exp is relative, in the last bits.

@@ -68,10 +68,14 @@ def check_parity(
             candidates = part.take(slice(0, rows))
             expected = network_logits(
                 network,
-                replace(candidates, context=part.context, context_lists=part.context_lists,
-                        context_value=part.context_value),
+                replace(
+                    candidates,
+                    context=part.context,
+                    context_lists=part.context_lists,
+                    context_value=part.context_value,
+                ),
                 row_context,
-            )  # fmt: skip
+            )
             found = engine.score(
                 Batch(part.context_rows[:contexts], candidates.candidate_rows, row_context)
             )

@@ -114,13 +114,19 @@ class ServingDeepFM(nn.Module):
     def forward(self, inputs: NetworkInputs) -> Tensor:
         """Return the logit float32 [N] of every row."""
         context_UH, context_UK = self._side(
-            inputs.context, inputs.context_lists, inputs.context_value,
-            self.context_weight, self.hidden_bias,
-        )  # fmt: skip
+            inputs.context,
+            inputs.context_lists,
+            inputs.context_value,
+            self.context_weight,
+            self.hidden_bias,
+        )
         candidate_NH, candidate_NK = self._side(
-            inputs.candidate, inputs.candidate_lists, inputs.candidate_value,
-            self.candidate_weight, None,
-        )  # fmt: skip
+            inputs.candidate,
+            inputs.candidate_lists,
+            inputs.candidate_value,
+            self.candidate_weight,
+            None,
+        )
         hidden_NH = functional.relu(of_rows(context_UH, inputs.row_context) + candidate_NH)
         for linear in self.deeper:
             hidden_NH = functional.relu(linear(hidden_NH))

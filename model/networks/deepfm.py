@@ -35,8 +35,13 @@ class DeepFM(Network):
         self.mlp = Mlp(size * contexts, size * candidates, config)
 
     def logit(self, table_TC: Tensor, place: NetworkInputs, inputs: NetworkInputs) -> Tensor:
-        beside = (*place.context_lists, *place.candidate_lists, place.row_context,
-                  place.context_value, place.candidate_value)  # fmt: skip
+        beside = (
+            *place.context_lists,
+            *place.candidate_lists,
+            place.row_context,
+            place.context_value,
+            place.candidate_value,
+        )
         if self.training and all(each is None for each in beside):
             return self._whole(table_TC, torch.cat([place.context, place.candidate], 1))
         return super().logit(table_TC, place, inputs)

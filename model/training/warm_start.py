@@ -232,9 +232,12 @@ def _fields(layout: Layout) -> Sequence[Sequence[tuple[str, bool]]]:
     return [
         [(slot.name, slot.scaled) for slot in side]
         for side in (
-            layout.context, layout.context_lists, layout.candidate, layout.candidate_lists,
+            layout.context,
+            layout.context_lists,
+            layout.candidate,
+            layout.candidate_lists,
         )
-    ]  # fmt: skip
+    ]
 
 
 def _alike(new: SlotVocabulary, old: SlotVocabulary) -> bool:

@@ -26,9 +26,9 @@ def read(spec: FeatureSpec, paths: Sequence[Path], **options: Any) -> pl.DataFra
 def part_of(spec: FeatureSpec, inputs: InputFiles, part: DataPart) -> pl.DataFrame:
     """All rows of a part."""
     with TemporaryDirectory() as directory:
-        raw = inputs.read(spec, Path(directory))
-        frames = [frame for _, frame in raw.spill.frames()]
-    return pl.concat(frames)[np.flatnonzero(raw.part == PARTS.index(part)).tolist()]
+        split_rows = inputs.read(spec, Path(directory))
+        frames = [frame for _, frame in split_rows.on_disk.frames()]
+    return pl.concat(frames)[np.flatnonzero(split_rows.part == PARTS.index(part)).tolist()]
 
 
 def learned(spec: FeatureSpec, frame: pl.DataFrame) -> Vocabulary:
