@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -165,12 +166,14 @@ def check(block: Block) -> None:
         assert (ROOT / script).is_file(), script
 
 
+@cache
 def help_of(command: str) -> set[str]:
     """Return the options that a command of ``./ctr`` has."""
     if command in ("serve", ""):
-        from app.settings import Settings
-
-        return {"--help"} | {f"--{name.replace('_', '-')}" for name in Settings.model_fields}
+        shown = subprocess.run(
+            [sys.executable, "-m", "app", "--help"], cwd=ROOT, capture_output=True, text=True
+        )
+        return set(re.findall(r"--[a-z][a-z-]*", shown.stdout))
     from typer.main import get_command
 
     from model.__main__ import cli
