@@ -14,6 +14,7 @@ from app.bundle.bundle import Bundle
 from app.features.encoder import Encoder
 from app.metrics.bundle import BundleCounts
 from app.metrics.counters import Counts, Histogram, counter
+from app.metrics.processes import ProcessCollector
 from app.metrics.requests import (
     LATENCY_BUCKETS,
     OPERATION,
@@ -188,6 +189,7 @@ class Metrics:
         )
         self.build.labels(__version__).set(1)
         self.registry.register(WorkerRestarts(shared))
+        self.registry.register(ProcessCollector(shared))
         self.created = Gauge(
             "ctr_bundle_created_timestamp_seconds",
             "When the bundle in use was trained, in seconds since 1970",

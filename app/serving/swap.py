@@ -16,6 +16,7 @@ from app.serving.off_loop import run_off_loop
 from app.serving.state import BundleInUse, ServingState
 from app.serving.tuning import freeze_heap
 from app.serving.versions import Attempt, Versions
+from app.workers.descriptors import out_of_descriptors
 
 REACH_SECONDS = 30.0
 """How long another bundle's vocabulary may take to be found in Redis."""
@@ -128,7 +129,9 @@ class Swapper:
         )
         self._refused_bundles.add()
         self._state.refused = reason
-        self.versions.refuse(attempt, reason)
+        if not out_of_descriptors(error):
+            # Otherwise it is tried again at the next look: the bundle may be right.
+            self.versions.refuse(attempt, reason)
         self._agreement.refuse(attempt, kept.number)
 
     async def put_in_use(self, loaded: Loaded) -> None:

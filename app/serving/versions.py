@@ -14,6 +14,7 @@ from app.bundle.directory import current_written, find_bundles
 from app.bundle.manifest import SPEC
 from app.errors import BundleError, SpecError
 from app.features.spec import FeatureSpec
+from app.workers.descriptors import out_of_descriptors
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class Versions:
         try:
             found = find_bundles(self.directory)
         except (BundleError, OSError) as error:
+            if out_of_descriptors(error):
+                return None  # Not a fault of the directory; the server tells it.
             if str(error) != self.problem:
                 log.error("still serving %s: %s", current.path.name, error)
             self.problem = str(error)

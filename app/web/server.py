@@ -21,6 +21,7 @@ from app.web.bounded_protocol import BoundedProtocol
 from app.web.endpoints import ScoringEndpoints
 from app.web.protocol import ScoringProtocol
 from app.workers.children import reap
+from app.workers.descriptors import DescriptorWatch
 from app.workers.signals import stops
 
 SPARE_SECONDS = 1
@@ -133,6 +134,7 @@ class ServiceServer(_Server):
         self._listeners = listeners
         self._supervisor_pipe = supervisor_pipe
         self._drain_seconds = drain_seconds
+        self._descriptors = DescriptorWatch()
         self._admin = admin
 
     def run_to_end(self) -> int:
@@ -172,6 +174,7 @@ class ServiceServer(_Server):
             await super().serve(sockets)
 
     async def on_tick(self, counter: int) -> bool:
+        self._descriptors.look()
         return await super().on_tick(counter) or self.state.failure is not None
 
     @contextmanager

@@ -73,6 +73,6 @@ def test_every_metric_is_documented(start_service: StartService, valkey: RedisSe
         shown.add(family.name.removesuffix("_total") + total)
     named = {
         re.sub(r"_bucket$", "", name)
-        for name in re.findall(r"ctr_[a-z_]*[a-z]", METRICS.read_text(encoding="utf-8"))
+        for name in re.findall(r"(?:ctr|process)_[a-z_]*[a-z]", METRICS.read_text(encoding="utf-8"))
     }
     assert shown == named - {"ctr_redis", "ctr_vocabulary"}

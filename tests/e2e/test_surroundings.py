@@ -7,14 +7,17 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from app.metrics.processes import CPU, GAUGES
 from tests.conftest import StartService
 from tests.support.children import ending_with_us
 from tests.support.samples import Sample
@@ -24,6 +27,8 @@ pytestmark = pytest.mark.e2e
 SHELL = ("sh", "-c")
 NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
 PIPE_BYTES = 4096
+DESCRIPTORS = 64
+MEMORY = "process_resident_memory_bytes"
 
 
 def in_namespace() -> bool:
@@ -242,3 +247,41 @@ def test_a_closed_terminal_drains(tiny_bundle: Path, tmp_path: Path, workers: in
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_are_measured(start_service: StartService, workers: int) -> None:
+    """/metrics has memory, descriptors, start and CPU time of every process of the service."""
+    service = start_service(workers=workers)
+    processes = [service.process.pid, *workers_of(service)]
+    found = service.metrics()
+    for name in (*GAUGES, f"{CPU}_total"):
+        shown = [value for sample, value in found.items() if sample.startswith(f"{name}{{")]
+        assert len(shown) == len(processes), name
+        assert min(shown) > 0, name
+    memory = sum(value for name, value in found.items() if name.startswith(f"{MEMORY}{{"))
+    assert memory > 2**20 * len(processes)
+
+
+def test_the_end_of_descriptors_is_told(
+    start_service: StartService, tiny_bundle: Path, sample: Sample, tmp_path: Path
+) -> None:
+    """One line says so, no bundle and no CURRENT is blamed, and it passes with its cause."""
+    directory = tmp_path / "bundles"
+    shutil.copytree(tiny_bundle, directory / tiny_bundle.name)
+    program = (*SHELL, f'ulimit -n {DESCRIPTORS}; exec "$0" "$@"', *APP)
+    service = start_service(directory, program=program, bundle_poll_seconds=0.1)
+    callers = []
+    try:
+        while "out of file descriptors" not in service.log():
+            callers.append(socket.create_connection(("127.0.0.1", service.port), 30))
+            assert len(callers) < 10 * DESCRIPTORS
+            time.sleep(0.02)
+    finally:
+        for caller in callers:
+            caller.close()
+    wait_until(lambda: service.client.get("/live").status_code == 200, "it answers again", 30)
+    service.predict(sample.rows[:1])
+    told = [event for event in service.events() if event["level"] == "error"]
+    assert ["out of file descriptors" in event["message"] for event in told] == [True]
+    assert f"{DESCRIPTORS} are allowed" in told[0]["message"]
