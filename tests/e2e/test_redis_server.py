@@ -69,7 +69,7 @@ def test_the_server_ends_with_the_demo(name: str) -> None:
         assert process.stdout.readline().startswith("redis://127.0.0.1:")
         assert len(servers(process.pid)) == 2, "the program and its server"
         process.send_signal(signal.Signals[name])
-        process.wait(10)
+        process.wait(60)
         wait_until(lambda: not servers(process.pid), "the server has ended", 30)
 
 
@@ -78,5 +78,5 @@ def test_the_server_ends_though_its_start_was_not_awaited() -> None:
     with shell(f"{demo_line()}\nsleep 600 &\nwait") as process:
         wait_until(lambda: servers(process.pid) != [], "it is being started", 30)
         process.kill()
-        process.wait(10)
+        process.wait(60)
         wait_until(lambda: not servers(process.pid), "nothing is left", 60)

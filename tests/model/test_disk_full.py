@@ -38,7 +38,7 @@ def train(
 
     return subprocess.run(
         [sys.executable, "-m", "model", *map(str, words)],
-        cwd=ROOT, capture_output=True, text=True, timeout=100, preexec_fn=bound,
+        cwd=ROOT, capture_output=True, text=True, timeout=250, preexec_fn=bound,
     )  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def test_a_report_without_room_costs_no_bundle(sample: Sample, cache: Path, tmp_
     )
     bundle = Path(ended.stdout.strip())
     words = [sys.executable, "-m", "model", "evaluate", str(bundle), str(sample.data)]
-    assert subprocess.run(words, cwd=ROOT, capture_output=True, timeout=100).returncode == 0
+    assert subprocess.run(words, cwd=ROOT, capture_output=True, timeout=250).returncode == 0
 
 
 def test_a_place_that_is_no_directory_is_told(sample: Sample, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tests.support import realdata
 from tests.support.samples import Sample
 from tests.support.serving import wait_until
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS: dict[str, Any] = {
     "embedding_size": 4, "hidden": [16], "batch_size": 250, "epochs": 3, "learning_rate": 0.02,
@@ -83,7 +84,7 @@ def test_two_or_three_learn_what_one_does(network: str, sample: Sample, tmp_path
 def test_what_is_exchanged_is_exact(tmp_path: Path) -> None:
     """Sums, arrays of different lengths, answers; a shared evaluation has all bits of one alone."""
     command = torchrun(3, "-m", "tests.model.exchange", tmp_path)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
     assert found[0] == found[1] == found[2] == {
@@ -140,7 +141,7 @@ def test_processes_need_a_cache(sample: Sample, tmp_path: Path) -> None:
     """Without a place for the encoded data that all can see, nothing is begun."""
     words = ("-m", "model", "train", sample.spec, sample.data, "--out", tmp_path / "out")
     done = subprocess.run(
-        torchrun(2, *words), cwd=ROOT, capture_output=True, text=True, timeout=120
+        torchrun(2, *words), cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode != 0
     assert "error: several processes share the encoded data: give --cache" in done.stderr

@@ -91,7 +91,7 @@ def test_the_commands_give_what_the_pipeline_gives(
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
     )
     assert trained.returncode == 0, trained.stderr
     bundle = Path(trained.stdout.strip())

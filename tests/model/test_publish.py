@@ -354,7 +354,7 @@ def command(*words: str, url: str) -> subprocess.CompletedProcess[str]:
     """Run one of the trainer's commands; Redis' address comes by the environment."""
     return subprocess.run(
         [sys.executable, "-m", "model", *words], cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "CTR_REDIS_URL": url}, timeout=60,
+        env={**os.environ, "CTR_REDIS_URL": url}, timeout=250,
     )  # fmt: skip
 
 
