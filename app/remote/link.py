@@ -38,6 +38,8 @@ from redis.exceptions import (
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.errors import AddressError, LinkError, Problem
+from app.files import read_regular
+from app.off_loop import run_off_loop
 from app.remote.address import Address
 
 Command = tuple[bytes | str | int, ...]
@@ -146,6 +148,9 @@ def _common() -> dict[str, Any]:
     }
 
 
+PASSWORD_BYTES = 2**16
+
+
 class _PasswordFile(CredentialProvider):
     """The login that a file holds now."""
 
@@ -155,7 +160,7 @@ class _PasswordFile(CredentialProvider):
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
         try:
-            lines = self._path.read_text(encoding="utf-8").splitlines()
+            lines = read_regular(self._path, PASSWORD_BYTES).decode("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise AddressError(f"the password file cannot be read: {error}") from error
         match lines:
@@ -169,7 +174,8 @@ class _PasswordFile(CredentialProvider):
         )
 
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
-        return self.get_credentials()
+        # The file may lie on a disk that hangs.
+        return await run_off_loop(self.get_credentials)
 
 
 async def _converse(connection: AbstractConnection, commands: Sequence[Command]) -> list[Reply]:

@@ -20,8 +20,8 @@ from app.bundle.directory import (
 )
 from app.bundle.manifest import read_manifest
 from app.errors import ActivationRefused, BundleError, NotFound, NotReady
+from app.off_loop import run_off_loop
 from app.serving.agreement import Agreement
-from app.serving.off_loop import run_off_loop
 from app.serving.state import ServingState
 from app.serving.swap import Swapper
 

@@ -11,12 +11,12 @@ from app.bundle.bundle import Bundle
 from app.errors import AddressError
 from app.features.encoder import Encoder
 from app.metrics.registry import RemoteMetrics
+from app.off_loop import run_off_loop
 from app.remote.address import Address
 from app.remote.link import open_link
 from app.remote.vocabulary import CONNECTIONS, RemoteVocabulary
 from app.scoring.engine import Engine, refuse_mixed_distributions
 from app.serving.golden import verify_examples
-from app.serving.off_loop import run_off_loop
 from app.settings import Settings
 from app.workers.cpus import cpu_quota
 

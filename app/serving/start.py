@@ -9,11 +9,11 @@ from pathlib import Path
 
 from app.bundle.directory import newest
 from app.metrics.registry import Metrics
+from app.off_loop import run_off_loop
 from app.serving.agreement import Agreement
 from app.serving.build import Builder, watch_vocabulary
 from app.serving.healing import Healer
 from app.serving.loading import Loader, Opened
-from app.serving.off_loop import run_off_loop
 from app.serving.state import ServingState
 from app.serving.swap import Swapper
 from app.serving.tuning import switch_threads_quickly

@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack, suppress
 
 from app.errors import BundleError, CtrError
 from app.metrics.registry import RefusedBundles
+from app.off_loop import run_off_loop
 from app.serving.agreement import Agreement
 from app.serving.build import Builder
 from app.serving.loading import Loaded, Loader
-from app.serving.off_loop import run_off_loop
 from app.serving.state import BundleInUse, ServingState
 from app.serving.tuning import freeze_heap
 from app.serving.versions import Attempt, Versions

@@ -8,7 +8,10 @@ import re
 from pathlib import Path
 
 from app.errors import KeyFileError
+from app.files import read_regular
 
+FILE_BYTES = 2**20
+"""Bytes of the file that are read: some ten thousand keys."""
 _BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 _HASH = re.compile(r"[0-9a-f]{64}")
 
@@ -43,7 +46,7 @@ class Keys:
 
     def _hashes(self) -> list[str]:
         try:
-            lines = self._file.read_text("ascii").splitlines()
+            lines = read_regular(self._file, FILE_BYTES).decode("ascii").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             problem = error.strerror if isinstance(error, OSError) else "it is not text"
             raise KeyFileError(f"{self._file} cannot be read: {problem}") from None

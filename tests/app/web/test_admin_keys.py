@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -66,4 +67,8 @@ def test_a_file_without_keys_is_refused(file: Path, content: str) -> None:
             use()
     file.unlink()
     with pytest.raises(KeyFileError, match="No such file"):
+        Keys(file)
+    # Reading it would wait for a writer without end.
+    os.mkfifo(file)
+    with pytest.raises(KeyFileError, match="Not a regular file"):
         Keys(file)

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from app.serving.off_loop import run_off_loop
+from app.off_loop import run_off_loop
 from tests.support.serving import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -46,7 +46,7 @@ def test_a_process_ends_while_work_hangs() -> None:
     """At the end of the loop and of the interpreter its thread is not waited for."""
     program = (
         "import asyncio, threading\n"
-        "from app.serving.off_loop import run_off_loop\n"
+        "from app.off_loop import run_off_loop\n"
         "async def main():\n"
         "    task = asyncio.create_task(run_off_loop(threading.Event().wait))\n"
         "    await asyncio.sleep(0.05)\n"
