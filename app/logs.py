@@ -40,11 +40,17 @@ class JsonFormatter(logging.Formatter):
 
 
 class LogLimit:
-    """Writes at most one line per ``seconds``; its field ``left_out`` counts those before it."""
+    """Writes at most ``lines`` in ``seconds``; the field ``left_out`` counts the lines before."""
 
-    def __init__(self, seconds: float = 1.0, clock: Callable[[], float] = monotonic) -> None:
-        self._seconds, self._clock = seconds, clock
-        self._next = -inf
+    def __init__(
+        self,
+        seconds: float = 1.0,
+        clock: Callable[[], float] = monotonic,
+        lines: int = 1,
+    ) -> None:
+        self._seconds, self._clock, self._lines = seconds, clock, lines
+        self._end = -inf
+        self._written = 0
         self._left_out = 0
 
     def log(
@@ -55,7 +61,7 @@ class LogLimit:
         *args: object,
         fields: Mapping[str, object] | None = None,
     ) -> None:
-        """Write a line with these fields, unless the last one was less than ``seconds`` ago."""
+        """Write a line with these fields, unless the limit is reached."""
         left_out = self._admit()
         if left_out is not None:
             extra = {FIELDS: {**(fields or {}), "left_out": left_out}}
@@ -74,10 +80,12 @@ class LogLimit:
     def _admit(self) -> int | None:
         """Return how many lines were left out since the last one, or None to leave this one out."""
         now = self._clock()
-        if now < self._next:
+        if now >= self._end:
+            self._end, self._written = now + self._seconds, 0
+        if self._written == self._lines:
             self._left_out += 1
             return None
-        self._next = now + self._seconds
+        self._written += 1
         left_out, self._left_out = self._left_out, 0
         return left_out
 

@@ -35,10 +35,11 @@ from app.serving.swap import Swapper
 from app.serving.versions import Versions
 from app.settings import Settings
 from app.web import asgi
+from app.web.access_log import PATH_LENGTH, AccessLog
 from app.web.admin import create_admin
 from app.web.admin_keys import Keys
 from app.web.docs_page import page
-from app.web.endpoints import ScoringEndpoints
+from app.web.endpoints import REQUEST_ID, ScoringEndpoints
 from app.web.error_responses import answer_errors
 from app.web.openapi import complete
 from app.web.operations import build_router
@@ -62,6 +63,7 @@ class Service(FastAPI):
         state: ServingState,
         activation: Activation,
         request_metrics: RequestMetrics,
+        access_log: AccessLog,
         **fastapis: Any,
     ) -> None:
         """``request_metrics`` count what does not score."""
@@ -69,6 +71,7 @@ class Service(FastAPI):
         self.serving = state
         self.activation = activation
         self._request_metrics = request_metrics
+        self._access_log = access_log
         super().__init__(
             title="deepfm-serving",
             description="Raw features in, click probabilities out.",
@@ -111,7 +114,10 @@ class Service(FastAPI):
 
         await super().__call__(scope, receive, counting)
         if status:
-            self._request_metrics.observe_latency(status, perf_counter() - start)
+            taken = perf_counter() - start
+            self._request_metrics.observe_latency(status, taken)
+            if self._access_log.wants(scope["path"], status):
+                self._access_log.log(_access_fields(scope, status, taken))
 
     def _telling_failure(self, send: Send) -> Send:
         """Have a server say in one line why the application cannot start, not by a traceback."""
@@ -122,6 +128,19 @@ class Service(FastAPI):
             await send(message)
 
         return telling
+
+
+def _access_fields(scope: Scope, status: int, taken: float) -> dict[str, object]:
+    """The access log's line of a request that does not score."""
+    given = dict(scope["headers"]).get(b"x-request-id", b"")
+    return {
+        "request": given.decode() if REQUEST_ID.fullmatch(given) else "-",
+        "route": OPERATION,
+        "method": scope["method"],
+        "path": scope["path"][:PATH_LENGTH],
+        "status": status,
+        "total_ms": round(1000 * taken, 3),
+    }
 
 
 def create_app() -> Service:
@@ -203,8 +222,13 @@ def build_service(
         agreement,
         metrics,
     )
+    access_log = AccessLog(settings.access_log)
     endpoints = ScoringEndpoints(
-        state, metrics.for_route, SlowRequests(settings.slow_request_ms), limits
+        state,
+        metrics.for_route,
+        SlowRequests(settings.slow_request_ms),
+        limits,
+        access_log,
     )
 
     @asynccontextmanager
@@ -230,6 +254,7 @@ def build_service(
         state,
         Activation(state, swapper, agreement),
         metrics.for_route(OPERATION),
+        access_log,
         lifespan=lifespan,
     )
 

@@ -200,6 +200,12 @@ class Settings(BaseSettings):
     metrics: Literal["on", "off"] = _setting(
         "Metrics and logs", "on", "off counts no requests and removes /metrics"
     )
+    access_log: Literal["off", "errors", "all"] = _setting(
+        "Metrics and logs",
+        "errors",
+        "Requests that get a log line: errors are those answered with 400 or above, at most 20 a"
+        " second",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "Metrics and logs", "info", "Least severe log lines that are written"
     )

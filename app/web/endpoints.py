@@ -35,6 +35,7 @@ from app.scoring.job import Ids
 from app.scoring.limits import Limits
 from app.scoring.scorer import Scorer
 from app.scoring.steps import Steps, Wait
+from app.web.access_log import AccessLog
 from app.web.exchange import Endpoint, Exchange, Header, Route
 from app.web.schemas import PredictRequest, PredictResponse, RankRequest, RankResponse
 from app.web.slow_requests import SlowRequests
@@ -47,7 +48,7 @@ _READ_HEADERS = frozenset(
     (b"content-length", b"content-type", b"content-encoding", b"x-request-id",
      b"x-request-timeout-ms")
 )  # fmt: skip
-_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 def _predictions(exchange: Exchange, scores: Scores) -> str:
@@ -130,6 +131,7 @@ class ScoringEndpoints:
         metrics: Callable[[str], RequestMetrics],
         slow_requests: SlowRequests,
         limits: Limits,
+        access_log: AccessLog,
     ) -> None:
         """``metrics`` gives the request metrics of a route's name."""
         self.limits = limits
@@ -144,7 +146,7 @@ class ScoringEndpoints:
         """The endpoints of the paths without a ``{name}``."""
         self._by_pattern: list[tuple[re.Pattern[str], Endpoint]] = []
         for route in ROUTES:
-            endpoint = Endpoint(route, metrics(route.name), slow_requests)
+            endpoint = Endpoint(route, metrics(route.name), slow_requests, access_log)
             for path in route.paths:
                 if "{" in path:
                     pattern = re.compile(re.sub(r"\\{\w+\\}", "[^/:]+", re.escape(path)))
@@ -282,7 +284,7 @@ class ScoringEndpoints:
                     self._check_header(name, value)
             except ServiceError as error:
                 problem = problem or error
-        if given and _REQUEST_ID.fullmatch(given):
+        if given and REQUEST_ID.fullmatch(given):
             exchange.request_id = given
         else:
             exchange.request_id = b"%b-%x" % (self._request_id_prefix, next(self._request_number))

@@ -17,6 +17,7 @@ from app.metrics.requests import RequestMetrics
 from app.scoring.job import Ids
 from app.scoring.scorer import Scorer
 from app.scoring.steps import Steps
+from app.web.access_log import AccessLog
 from app.web.slow_requests import SlowRequests
 
 Header = tuple[bytes, bytes]
@@ -44,6 +45,7 @@ class Endpoint:
     route: Route
     metrics: RequestMetrics
     slow_requests: SlowRequests
+    access_log: AccessLog
 
 
 class Exchange(ABC):
@@ -59,8 +61,8 @@ class Exchange(ABC):
     """
 
     __slots__ = (
-        "_start", "_status", "answered", "begun", "deadline", "degraded", "encoded", "ended",
-        "endpoint", "ids", "received", "request_id", "rows", "top_k", "version",
+        "_reason", "_start", "_status", "answered", "begun", "deadline", "degraded", "encoded",
+        "ended", "endpoint", "ids", "received", "request_id", "rows", "top_k", "version",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -68,6 +70,7 @@ class Exchange(ABC):
         self._start = perf_counter()
         self.received = self.encoded = self.begun = self.ended = 0.0
         self._status = 0
+        self._reason = ""
         self.request_id = b"-"
         self.deadline = 0.0
         self.version = ""
@@ -103,6 +106,7 @@ class Exchange(ABC):
         if not isinstance(error, ServiceError):
             log.error("request %s failed", self.request_id.decode(), exc_info=error)
             error = ServiceError("internal error")
+        self._reason = error.reason
         headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
         if not self.departed():
             self.endpoint.metrics.count_refusal(error.reason)
@@ -133,6 +137,19 @@ class Exchange(ABC):
             )
         if taken > endpoint.slow_requests.seconds:
             endpoint.slow_requests.log(self._log_fields(now))
+        if status >= endpoint.access_log.least_status:
+            endpoint.access_log.log(self._access_fields(taken))
+
+    def _access_fields(self, taken: float) -> dict[str, object]:
+        """The access log's line: nothing out of the body."""
+        fields: dict[str, object] = {
+            "request": self.request_id.decode(),
+            "route": self.endpoint.route.name,
+            "status": self._status,
+            "rows": self.rows,
+            "total_ms": round(1000 * taken, 3),
+        }
+        return {**fields, "reason": self._reason} if self._reason else fields
 
     def _log_fields(self, now: float) -> dict[str, object]:
         """The log line of a slow request: its times, and nothing out of its body."""

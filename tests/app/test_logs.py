@@ -44,6 +44,18 @@ def test_a_limit_counts_what_it_leaves_out(caplog: pytest.LogCaptureFixture) -> 
     ]
 
 
+def test_a_limit_may_allow_several_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """So many lines a second are written as they come, whenever in the second that is."""
+    caplog.set_level(logging.INFO)
+    now = 0.0
+    logger, limit = logging.getLogger("tests.limited"), LogLimit(1.0, lambda: now, lines=3)
+    for moment, lines in ((0.0, 2), (0.9, 3), (1.0, 1)):
+        now = moment
+        for _ in range(lines):
+            limit.log(logger, logging.INFO, "line")
+    assert [getattr(record, FIELDS)["left_out"] for record in caplog.records] == [0, 0, 0, 2]
+
+
 def test_a_loggers_warnings_are_limited(caplog: pytest.LogCaptureFixture) -> None:
     """A flood of warnings is a line with their number; every error is written."""
     now = 0.0

@@ -22,6 +22,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "bundle_poll_seconds": ("0.5", 0.5),
     "log_level": ("debug", "debug"),
     "metrics": ("off", "off"),
+    "access_log": ("all", "all"),
     "admin_port": ("17", 17),
     "admin_host": ("0.0.0.0", "0.0.0.0"),
     "admin_key_file": ("/run/secrets/admin", Path("/run/secrets/admin")),

@@ -15,6 +15,7 @@ from app.features.graph_inputs import Scores
 from app.metrics.requests import SCORING, RequestMetrics
 from app.scoring.limits import Limits
 from app.scoring.scorer import Scorer
+from app.web.access_log import AccessLog
 from app.web.endpoints import LONG_BODY, ROUTES, ScoringEndpoints
 from app.web.exchange import Endpoint, Exchange, Header, Route
 from app.web.schemas import RankRequest, RankResponse
@@ -53,9 +54,11 @@ def test_one_long_body_is_begun_in_a_turn_of_the_loop(size: int, at_once: int) -
 
     async def scene() -> None:
         state = cast(Any, SimpleNamespace(scorer=SimpleNamespace(version="1")))
-        endpoints = ScoringEndpoints(state, lambda _: RequestMetrics(), SlowRequests(0), LIMITS)
+        endpoints = ScoringEndpoints(
+            state, lambda _: RequestMetrics(), SlowRequests(0), LIMITS, AccessLog()
+        )
         route = Route("rank", {}, cast(Any, prepare), lambda *_: "", RankRequest, RankResponse)
-        endpoint = Endpoint(route, RequestMetrics(), SlowRequests(0))
+        endpoint = Endpoint(route, RequestMetrics(), SlowRequests(0), AccessLog())
         exchanges = [Asked(endpoint) for _ in range(LISTS)]
         for exchange in exchanges:
             exchange.deadline = asyncio.get_running_loop().time() + 60
@@ -83,7 +86,7 @@ def endpoints_over() -> ScoringEndpoints:
     """Endpoints whose scorer takes everything."""
     scorer = SimpleNamespace(version="1", admit=lambda rows, deadline: None)
     state = cast(Any, SimpleNamespace(scorer=scorer))
-    return ScoringEndpoints(state, lambda _: RequestMetrics(), SlowRequests(0), LIMITS)
+    return ScoringEndpoints(state, lambda _: RequestMetrics(), SlowRequests(0), LIMITS, AccessLog())
 
 
 @pytest.mark.parametrize(("given", "seconds"), [(b"250", 0.25), (b"60001", 60.0), (b"1", 0.001)])
@@ -107,7 +110,7 @@ def test_equal_logits_keep_the_requests_order() -> None:
     """A hundred candidates of five distinct scores; five would keep their order by luck."""
     logit = np.array([number % 5 for number in range(100)], np.float32)
     (route,) = (route for route in ROUTES if route.name == "rank")
-    exchange = Kept(Endpoint(route, RequestMetrics(), SlowRequests(0)))
+    exchange = Kept(Endpoint(route, RequestMetrics(), SlowRequests(0), AccessLog()))
     for top_k in (None, 100, 37):
         exchange.top_k = top_k
         ranking = json.loads(route.render(exchange, Scores(logit, logit)))["ranking"]
@@ -126,7 +129,7 @@ def test_the_end_answers_what_is_held_up() -> None:
             yield held
 
         route = Route("rank", {}, cast(Any, prepare), lambda *_: "", RankRequest, RankResponse)
-        endpoint = Endpoint(route, RequestMetrics(), SlowRequests(0))
+        endpoint = Endpoint(route, RequestMetrics(), SlowRequests(0), AccessLog())
         fetching, reading = Kept(endpoint), Kept(endpoint)
         for exchange in (fetching, reading):
             exchange.deadline = asyncio.get_running_loop().time() + 60

@@ -11,6 +11,7 @@ import pytest
 from app.errors import NotReady
 from app.features.graph_inputs import Scores
 from app.metrics.requests import RequestMetrics
+from app.web.access_log import AccessLog
 from app.web.endpoints import ROUTES
 from app.web.exchange import Endpoint, Exchange, Header
 from app.web.slow_requests import SlowRequests
@@ -44,7 +45,7 @@ class Asked(Exchange):
     """An exchange that keeps what is written."""
 
     def __init__(self, metrics: RequestMetrics, slow_ms: int = 0) -> None:
-        super().__init__(Endpoint(ROUTES[0], metrics, SlowRequests(slow_ms)))
+        super().__init__(Endpoint(ROUTES[0], metrics, SlowRequests(slow_ms), AccessLog()))
         self.gone = False
         self.written: list[tuple[int, bytes, Sequence[Header]]] = []
 
