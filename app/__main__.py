@@ -102,7 +102,8 @@ def supervise(settings: Settings, listeners: Listeners, admin: list[socket.socke
             opened=opened,
         ).run_to_end()
 
-    return Supervisor(listeners.of_worker, shared, work, settings.drain_seconds).run()
+    end_seconds = settings.lame_duck_seconds + settings.drain_seconds
+    return Supervisor(listeners.of_worker, shared, work, end_seconds).run()
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from app.web import asgi
 from app.web.access_log import PATH_LENGTH, AccessLog
 from app.web.admin import create_admin
 from app.web.admin_keys import Keys
+from app.web.connections import Connections, most_connections
 from app.web.docs_page import page
 from app.web.endpoints import REQUEST_ID, ScoringEndpoints
 from app.web.error_responses import answer_errors
@@ -174,6 +175,10 @@ def build_server(
         service,
         service.endpoints,
         service.serving,
+        connections=Connections(
+            settings.max_connections or most_connections(), settings.keep_alive_seconds
+        ),
+        lame_duck_seconds=settings.lame_duck_seconds,
         drain_seconds=settings.drain_seconds,
         listeners=listeners,
         supervisor_pipe=worker.alive if worker else None,

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import (
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -97,8 +98,29 @@ class Settings(BaseSettings):
         "Time limit for a request to arrive in full, and for its answer to be taken",
         "seconds",
     )
+    keep_alive_seconds: PositiveInt = _setting(
+        "Network",
+        75,
+        "Time that a connection is kept open for another request; longer than the proxy in front"
+        " keeps it",
+        "seconds",
+    )
+    max_connections: NonNegativeInt = _setting(
+        "Network",
+        0,
+        "Open connections of a worker; one more closes the one that is idle for the longest."
+        " 0 means the limit of file descriptors - 100",
+        "connections",
+    )
+    lame_duck_seconds: NonNegativeFloat = _setting(
+        "Network",
+        0.0,
+        "Time after SIGTERM in which /ready is 503 while requests and connections are still"
+        " accepted, so that proxies can turn to other instances",
+        "seconds",
+    )
     drain_seconds: PositiveFloat = _setting(
-        "Network", 20.0, "Time that accepted requests have to finish after SIGTERM", "seconds"
+        "Network", 20.0, "Time that accepted requests have to finish after that", "seconds"
     )
 
     provider: Provider = _setting(

@@ -68,9 +68,6 @@ async def serve(
         (b"content-length", b"%d" % len(payload)),
         (b"x-request-id", exchange.request_id),
     ]
-    if status == 413:
-        # What is left of the body will not be read.
-        usual.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": [*usual, *headers]})
     await send({"type": "http.response.body", "body": payload})
     exchange.sent()

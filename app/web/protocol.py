@@ -21,13 +21,10 @@ from typing import Any, cast
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from app.errors import NotReady, ServiceError
-from app.web.bounded_protocol import BoundedProtocol
+from app.web.bounded_protocol import DISCARDED_BYTES, BoundedProtocol
+from app.web.connections import Connections
 from app.web.endpoints import ScoringEndpoints
 from app.web.exchange import Endpoint, Exchange, Header
-
-DISCARDED_BYTES = 64 * 1024
-"""Length up to which the body of a refused request is read and dropped; else its connection is
-closed."""
 
 
 class _Ignored:
@@ -88,11 +85,13 @@ class HttpExchange(Exchange):
         if self.departed():
             return
         protocol = self.protocol
-        if not self.arrived and not protocol.may_discard():
+        if protocol.open_connections.ending or not (self.arrived or protocol.may_discard()):
             self.keep_alive = False
-        more = [*protocol.server_state.default_headers, *headers]
-        if not self.keep_alive:
-            more.append((b"connection", b"close"))
+        more = [
+            *protocol.server_state.default_headers,
+            *headers,
+            protocol.keep_alive_header if self.keep_alive else (b"connection", b"close"),
+        ]
         protocol.transport.write(
             b"%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
             b"%b\r\n%b"
@@ -113,9 +112,13 @@ class HttpExchange(Exchange):
 class ScoringProtocol(BoundedProtocol):
     """HTTP/1.1 by httptools; one object for each connection."""
 
-    def __init__(self, endpoints: ScoringEndpoints, **uvicorns: Any) -> None:
+    def __init__(
+        self, endpoints: ScoringEndpoints, open_connections: Connections, **uvicorns: Any
+    ) -> None:
         limits = endpoints.limits
-        super().__init__(limits.receive_seconds, limits.max_body_bytes, **uvicorns)
+        super().__init__(
+            limits.receive_seconds, limits.max_body_bytes, open_connections, **uvicorns
+        )
         self.endpoints = endpoints
         self._by_target = {path.encode(): each for path, each in endpoints.by_path.items()}
 
@@ -150,50 +153,39 @@ class ScoringProtocol(BoundedProtocol):
         cycle: Any = self.cycle
         return cycle if cycle.__class__ is HttpExchange else None
 
-    def on_headers_complete(self) -> None:
-        self.check_head()
+    def start_request(self) -> None:
         endpoint = self._by_target.get(self.url)
         parser, before = self.parser, self.cycle
         if (
             endpoint is None
             or parser.get_method() != b"POST"
             or self.expect_100_continue
-            or parser.should_upgrade()
             or self.flow.write_paused
             or not (before is None or before.response_complete)
         ):
-            super().on_headers_complete()
+            super().start_request()
             return
         keep_alive = parser.get_http_version() != "1.0" and parser.should_keep_alive()
         exchange = HttpExchange(self, endpoint, keep_alive)
-        self.cycle = cast(RequestResponseCycle, exchange)
+        self.cycle = self.running = cast(RequestResponseCycle, exchange)
         self.endpoints.open(exchange, self.headers)
 
-    def on_body(self, body: bytes) -> None:
+    def take_body(self, body: bytes) -> None:
         exchange = self._exchange()
         if exchange is None:
-            super().on_body(body)
+            super().take_body(body)
         elif not exchange.response_complete:
             exchange.parts.append(body)
             exchange.size += len(body)
             if exchange.size > self.endpoints.limits.max_body_bytes:
                 exchange.failed(self.endpoints.too_large())
 
-    def on_message_complete(self) -> None:
+    def end_request(self) -> None:
         exchange = self._exchange()
         if exchange is None:
-            super().on_message_complete()
-            return
-        self.count_completed()
-        body = exchange.end()
-        if not exchange.response_complete:
-            self.endpoints.begin(exchange, body)
+            super().end_request()
         else:
-            # Refused before the body came: the connection is idle only now.
-            self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self.endpoints.begin(exchange, exchange.end())
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -202,8 +194,11 @@ class ScoringProtocol(BoundedProtocol):
             exchange.failed(NotReady("the client has gone"))
 
     def may_discard(self) -> bool:
-        """Whether what is left of the current request's body is short, by what was announced."""
-        return any(
-            name == b"content-length" and int(value) <= DISCARDED_BYTES
+        """Whether the rest of the current request's body may be read and dropped, so that the
+        connection can be kept: it is announced as short enough, or comes in chunks of which nobody
+        knows how many there will be.
+        """
+        return all(
+            name != b"content-length" or int(value) <= DISCARDED_BYTES
             for name, value in self.headers
         )

@@ -18,7 +18,9 @@ from fastapi import FastAPI
 
 from app.serving.state import ServingState
 from app.web.bounded_protocol import BoundedProtocol
+from app.web.connections import Connections
 from app.web.endpoints import ScoringEndpoints
+from app.web.last_connections import take_last_connections
 from app.web.protocol import ScoringProtocol
 from app.workers.children import reap
 from app.workers.descriptors import DescriptorWatch
@@ -29,6 +31,8 @@ SPARE_SECONDS = 1
 at its end."""
 TICK_SECONDS = 1.0
 """How old the date in answers may be."""
+ADMIN_CONNECTIONS, ADMIN_KEEP_ALIVE_SECONDS = 64, 5
+"""Bounds of the admin port."""
 log = logging.getLogger(__name__)
 
 
@@ -66,11 +70,17 @@ class AdminServer(_Server):
     def __init__(
         self, app: FastAPI, listeners: list[socket.socket], receive_seconds: float
     ) -> None:
+        protocol = partial(
+            BoundedProtocol,
+            receive_seconds,
+            0,
+            Connections(ADMIN_CONNECTIONS, ADMIN_KEEP_ALIVE_SECONDS),
+        )
         super().__init__(
             uvicorn.Config(
                 app,
                 ws="none",
-                http=cast(type[asyncio.Protocol], partial(BoundedProtocol, receive_seconds, 0)),
+                http=cast(type[asyncio.Protocol], protocol),
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -97,7 +107,12 @@ class AdminServer(_Server):
 
 class ServiceServer(_Server):
     """Serves the application until SIGTERM or SIGINT, until ``state`` has a failure, or until the
-    supervisor is gone; then drains.
+    supervisor is gone.
+
+    The end has two parts. For ``lame_duck_seconds`` the service says on ``/ready`` that it ends,
+    and still takes connections and requests, so that proxies notice in their own time; each
+    answer says ``connection: close``. Then it drains: it listens no longer, answers what is under
+    way, and closes idle connections after a short grace.
 
     uvicorn ends by the signal itself; here a clean stop has exit code 0.
     """
@@ -108,6 +123,8 @@ class ServiceServer(_Server):
         endpoints: ScoringEndpoints,
         state: ServingState,
         *,
+        connections: Connections,
+        lame_duck_seconds: float,
         drain_seconds: float,
         listeners: list[socket.socket],
         supervisor_pipe: int | None = None,
@@ -122,7 +139,7 @@ class ServiceServer(_Server):
             uvicorn.Config(
                 app,
                 ws="none",
-                http=cast(type[asyncio.Protocol], partial(ScoringProtocol, endpoints)),
+                http=cast(type[asyncio.Protocol], partial(ScoringProtocol, endpoints, connections)),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -133,7 +150,10 @@ class ServiceServer(_Server):
         self.state = state
         self._listeners = listeners
         self._supervisor_pipe = supervisor_pipe
+        self._connections = connections
+        self._lame_duck_seconds = lame_duck_seconds
         self._drain_seconds = drain_seconds
+        self._stopping = False
         self._descriptors = DescriptorWatch()
         self._admin = admin
 
@@ -150,21 +170,38 @@ class ServiceServer(_Server):
         return 0 if self.started else 1
 
     def stop(self) -> None:
-        """Stop accepting and let accepted requests finish; at a second call, wait no longer."""
-        self.state.draining = True
-        if self.should_exit:
-            self.force_exit = True
+        """Begin the end; at a second call, wait no longer."""
+        self.state.draining = self._connections.ending = True
+        if self._stopping:
+            self.should_exit = self.force_exit = True
+            self._ending.set()
             self._drop_untaken()
+            return
+        self._stopping = True
+        for connection in self._open():
+            connection.end_soon()
+        if self._lame_duck_seconds and self.started:
+            asyncio.get_running_loop().call_later(self._lame_duck_seconds, self._drain)
         else:
-            asyncio.get_running_loop().call_later(self._drain_seconds, self._drop_untaken)
+            self._drain()
+
+    def _drain(self) -> None:
+        """Stop accepting, and let accepted requests finish."""
         self.should_exit = True
         self._ending.set()
+        asyncio.get_running_loop().call_later(self._drain_seconds, self._drop_untaken)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await take_last_connections(sockets or [])
+        await super().shutdown(sockets)
 
     def _drop_untaken(self) -> None:
         """Cut clients that do not take their answers: writing to them would never end."""
-        for connection in list(self.server_state.connections):
-            if isinstance(connection, BoundedProtocol):
-                connection.drop_untaken()
+        for connection in self._open():
+            connection.drop_untaken()
+
+    def _open(self) -> list[BoundedProtocol]:
+        return cast(list[BoundedProtocol], list(self.server_state.connections))
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         if self._admin is None:

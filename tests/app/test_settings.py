@@ -17,6 +17,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "precision": ("int8", "int8"),
     "unknown_fields": ("error", "error"),
     "drain_seconds": ("1.5", 1.5),
+    "lame_duck_seconds": ("1.5", 1.5),
     "receive_seconds": ("1.5", 1.5),
     "engine_hang_seconds": ("1.5", 1.5),
     "bundle_poll_seconds": ("0.5", 0.5),

@@ -6,29 +6,34 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from app.main import build_server
 from app.settings import Settings
 from app.web.server import ServiceServer
+from app.workers.listeners import Listeners
 from tests.support.serving import free_port
 
 SECONDS = 60.0
 
 
 @asynccontextmanager
-async def serving(bundle: Path, **settings: Any) -> AsyncIterator[ServiceServer]:
-    """Run a ready service in this loop until the end of the block; ``config.port`` is its port."""
+async def serving(bundle: Path, **settings: Any) -> AsyncIterator[tuple[ServiceServer, int]]:
+    """Run a ready service in this loop until the end of the block; give it and its port."""
     interval = sys.getswitchinterval()
-    server = build_server(Settings(bundle=bundle, port=free_port(), **settings))
-    running = asyncio.create_task(server.serve())
+    chosen = Settings(bundle=bundle, port=free_port(), **settings)
+    ((listener,),) = Listeners(chosen.host, chosen.port, 1).of_worker
+    server = build_server(chosen, [listener], admin_listeners=[])
+    # Signals are the test's own, and so are its children.
+    server.capture_signals = nullcontext  # type: ignore[method-assign]
+    running = asyncio.create_task(server.serve([listener]))
     try:
         await until(lambda: server.state.ready and server.started, "the service is ready")
-        yield server
+        yield server, chosen.port
     finally:
-        server.should_exit = True
+        server.stop()
         await running
         sys.setswitchinterval(interval)
 

@@ -172,9 +172,10 @@ class Service:
         log: Path,
         env: Mapping[str, str] = {},
         program: Sequence[str] = APP,
+        port: int | None = None,
         **settings: object,
     ) -> None:
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = log
         with log.open("wb") as file:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import Sample, StartService
+from tests.support.inside import serving
 from tests.support.serving import Service, logits, strict, wait_until
 
 Row = dict[str, Any]
@@ -175,3 +179,25 @@ def test_a_client_that_leaves_within_its_body_is_released(service: Service) -> N
     with socket.create_connection(("127.0.0.1", service.port), 30) as client:
         client.sendall(request(b" " * 1000)[:-500])
     wait_until(lambda: service.metrics().get(name, 0) == before + 1, "the request is gone", 30)
+
+
+@pytest.mark.anyio
+async def test_a_client_that_reads_nothing_does_not_fill_the_memory(tiny_bundle: Path) -> None:
+    """Its requests wait: beside an answer or two nothing is kept for it."""
+    asked = request(b'{"instances":[%b]}' % b",".join([b'{"placement":"top"}'] * 2_000))
+    async with serving(tiny_bundle, deadline_ms=60_000) as (server, port):
+        loop = asyncio.get_running_loop()
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            connection.setblocking(False)
+            await loop.sock_connect(connection, ("127.0.0.1", port))
+            with suppress(TimeoutError):
+                for _ in range(500):
+                    async with asyncio.timeout(3):
+                        await loop.sock_sendall(connection, asked)
+            (held,) = (
+                each.transport.get_write_buffer_size()
+                for each in server.server_state.connections
+                if each.transport.get_write_buffer_size()
+            )
+        assert held < 500_000

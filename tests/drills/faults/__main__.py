@@ -20,6 +20,7 @@ from tests.drills.faults.figures import Figure, Found, Skipped, as_json, failure
 from tests.drills.faults.lists import company, long_lists, wrong_lists
 from tests.drills.faults.mutations import mutated_bodies
 from tests.drills.faults.overload import overload
+from tests.drills.faults.proxies import proxies
 from tests.drills.faults.redis_outage import SCENARIOS as REDIS
 from tests.drills.faults.resources import bodies, memory, threads
 from tests.drills.faults.stage import Stage
@@ -41,6 +42,7 @@ SCENARIOS: dict[str, Scenario] = {
     "swaps": swaps,
     "sigterm": sigterm_under_load,
     "killed-worker": killed_worker,
+    "proxies": proxies,
     **REDIS,
 }
 

@@ -38,11 +38,12 @@ class Stage:
         env: Mapping[str, str] = {},
         bundle: Path | None = None,
         expected: str | None = None,
+        port: int | None = None,
         **settings: object,
     ) -> Iterator[Service]:
         """Run a service; it must end with 0 and have logged no error, but for ``expected`` ones."""
         log = self._directory / f"log{next(self._number)}"
-        service = Service(bundle or self.bundle, log, env, program, **settings)
+        service = Service(bundle or self.bundle, log, env, program, port, **settings)
         try:
             service.wait_ready()
             yield service
