@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -23,7 +24,7 @@ from app.bundle.directory import newest
 from app.check import check
 from app.command_line import read_command, read_settings
 from app.errors import CtrError, KeyFileError
-from app.main import build_server
+from app.main import build_server, openapi_document
 from app.serving.loading import open_bundle
 from app.settings import Settings
 from app.web.admin_keys import Keys
@@ -43,6 +44,8 @@ def main() -> int:
     settings = read_settings(command.settings)
     if command.check is not None:
         return check(settings, command.against)
+    if command.openapi:
+        return print_openapi(settings)
     try:
         admin = bind_admin(settings)
     except (CtrError, OSError) as error:
@@ -61,6 +64,17 @@ def main() -> int:
         return build_server(settings, own, admin_listeners=admin).run_to_end()
     finally:
         listeners.close()
+
+
+def print_openapi(settings: Settings) -> int:
+    """Print the OpenAPI document of the settings' bundle; return the exit code."""
+    try:
+        document = openapi_document(settings)
+    except CtrError as error:
+        log.error("no OpenAPI document: %s", error)
+        return 1
+    print(json.dumps(document, ensure_ascii=False))
+    return 0
 
 
 def bind_admin(settings: Settings) -> list[socket.socket]:

@@ -31,6 +31,8 @@ Instead of serving:
       Load and verify a bundle, score its golden requests, compare the requests that it takes with
       those of the bundle in use, and say what would happen; exit code 0 if it would be served,
       1 if it would be refused or would wait to be activated
+  --openapi BUNDLE
+      Print the OpenAPI document of a bundle, as its service shows it at /openapi.json, and exit
   --version
       Show the version of this program and exit
   -h, --help
@@ -64,6 +66,7 @@ class Command(NamedTuple):
 
     check: Path | None
     against: Path | None
+    openapi: bool
     version: bool
     settings: list[str]
 
@@ -76,13 +79,17 @@ def read_command(arguments: Sequence[str]) -> Command:
     parser = _Parser(prog=PROGRAM, allow_abbrev=False, add_help=False)
     parser.add_argument("--check", type=Path, metavar="BUNDLE")
     parser.add_argument("--against", type=Path, metavar="BUNDLE")
+    parser.add_argument("--openapi", type=Path, metavar="BUNDLE")
     parser.add_argument("--version", action="store_true")
     known, rest = parser.parse_known_args(list(arguments))
     if known.against is not None and known.check is None:
         parser.error("--against needs --check")
-    if known.check is not None:
-        rest += ["--bundle", str(known.check)]
-    return Command(known.check, known.against, known.version, rest)
+    if known.check is not None and known.openapi is not None:
+        parser.error("--check and --openapi are two commands")
+    bundle = known.check or known.openapi
+    if bundle is not None:
+        rest += ["--bundle", str(bundle)]
+    return Command(known.check, known.against, known.openapi is not None, known.version, rest)
 
 
 def _parse(arguments: Sequence[str] | None) -> Settings:

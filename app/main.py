@@ -19,6 +19,8 @@ from fastapi.responses import HTMLResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from app import __version__
+from app.bundle.bundle import Bundle
+from app.bundle.directory import newest
 from app.command_line import read_settings
 from app.errors import CtrError
 from app.metrics.registry import Metrics
@@ -78,6 +80,8 @@ class Service(FastAPI):
             description="Raw features in, click probabilities out.",
             version=__version__,
             redirect_slashes=False,
+            # Generated clients name their functions after it.
+            generate_unique_id_function=lambda route: route.name,
             docs_url=None,
             redoc_url=None,
             **fastapis,
@@ -86,7 +90,10 @@ class Service(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document; once a bundle is loaded its examples are true ones."""
         loaded = self.serving.loaded
-        bundle = loaded.bundle if loaded else None
+        return self.document(loaded.bundle if loaded else None)
+
+    def document(self, bundle: Bundle | None) -> dict[str, Any]:
+        """The OpenAPI document for a bundle."""
         return complete(super().openapi(), bundle, self.endpoints.limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -184,6 +191,16 @@ def build_server(
         supervisor_pipe=worker.alive if worker else None,
         admin=admin,
     )
+
+
+def openapi_document(settings: Settings) -> dict[str, Any]:
+    """Return the OpenAPI document of the settings' bundle without serving it.
+
+    Raises:
+        BundleError: there is no bundle, or it is not complete.
+    """
+    bundle = Bundle.open(newest(settings.bundle), mapped=True)
+    return build_service(settings).document(bundle)
 
 
 def build_service(

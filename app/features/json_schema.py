@@ -9,6 +9,7 @@ a list's last place.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from app.features.canonical import (
@@ -36,7 +37,8 @@ _NUMBER: Schema = {
 _SECONDS: Schema = {"type": "number", "minimum": SECONDS_MIN, "maximum": SECONDS_MAX}
 _SECONDS_TEXT: Schema = {"type": "string", "pattern": r"^-?(0|[1-9][0-9]{0,9})(\.[0-9]+)?$"}
 _MOMENT: Schema = {"type": "string", "format": "date-time"}
-_EMPTY: Schema = {"const": ""}
+# Not a constant: generated clients refuse all other text where one form is a constant.
+_EMPTY: Schema = {"type": "string", "maxLength": 0}
 _NULL: Schema = {"type": "null"}
 
 
@@ -49,15 +51,15 @@ def features(spec: FeatureSpec, side: Side, closed: bool) -> Schema:
     """Return the schema of an object with the fields of one side and none of the other."""
     fields = tuple(spec.side(side))
     known = {field.name: value(field) for field in fields}
-    return _object({**known, **_elsewhere(spec, side)}, fields, closed)
+    return _object(known, fields, closed, _elsewhere(spec, side))
 
 
 def columns(spec: FeatureSpec, closed: bool) -> Schema:
     """Return the schema of an object with a list for each field of the candidates."""
     fields = tuple(spec.side("candidate"))
     known = {field.name: {"type": "array", "items": value(field)} for field in fields}
-    schema = _object({**known, **_elsewhere(spec, "candidate")}, fields, closed)
-    return schema if closed else {**schema, "additionalProperties": {"type": "array"}}
+    schema = _object(known, fields, closed, _elsewhere(spec, "candidate"))
+    return schema if closed else {**schema, "additionalProperties": {"type": "array", "items": {}}}
 
 
 def value(field: Field) -> Schema:
@@ -95,16 +97,24 @@ def _described(field: Field) -> str:
     return f"{words[str(kind)]}; {absent}."
 
 
-def _elsewhere(spec: FeatureSpec, side: Side) -> dict[str, Schema | bool]:
-    """The names of the other side's fields, which take nothing here."""
-    return {field.name: False for field in spec.fields if field.side != side}
+def _elsewhere(spec: FeatureSpec, side: Side) -> list[str]:
+    """Return the names of the other side's fields, which have no place here."""
+    return [field.name for field in spec.fields if field.side != side]
 
 
-def _object(properties: dict[str, Any], fields: tuple[Field, ...], closed: bool) -> Schema:
+def _object(
+    properties: dict[str, Any],
+    fields: tuple[Field, ...],
+    closed: bool,
+    excluded: Sequence[str] = (),
+) -> Schema:
     needed = [field.name for field in fields if field.required]
     schema: Schema = {"type": "object", "properties": properties}
     if needed:
         schema["required"] = needed
     if closed:
         schema["additionalProperties"] = False
+    elif excluded:
+        # Not as properties that are false: code generators make attributes of them, or fail.
+        schema["not"] = {"anyOf": [{"required": [name]} for name in excluded]}
     return schema

@@ -53,7 +53,31 @@ def complete(document: dict[str, Any], bundle: Bundle | None, limits: Limits) ->
             example = _EXAMPLES[route.name](bundle.examples[0], bundle.version)
         for path in route.paths:
             _complete(document["paths"][path]["post"], route.request.__name__, example)
+    _drop_null_defaults(document["components"])
+    _drop_validation_errors(document)
     return document
+
+
+def _drop_validation_errors(document: dict[str, Any]) -> None:
+    """Remove FastAPI's own answer to parameters that break a rule: no parameter has a rule."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    for path in document["paths"].values():
+        for operation in path.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
+
+
+def _drop_null_defaults(node: Any) -> None:
+    """Remove every ``default: null``: it makes generators take a property for one that is there."""
+    if isinstance(node, dict):
+        if "default" in node and node["default"] is None:
+            del node["default"]
+        for each in node.values():
+            _drop_null_defaults(each)
+    elif isinstance(node, list):
+        for each in node:
+            _drop_null_defaults(each)
 
 
 def _complete(

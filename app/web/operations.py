@@ -89,7 +89,6 @@ def build_router(
                 path,
                 _scoring(endpoints, path),
                 methods=["POST"],
-                # Generated clients are named after it.
                 name=f"kserve_{route.name}" if "{name}" in path else route.name,
                 description=documentation,
                 response_model=route.response,

@@ -43,6 +43,26 @@ def environment(pinned: Path, more: bool = False) -> Path:
     return home
 
 
+def node_environment(pinned: Path) -> Path:
+    """Return a directory with the npm packages that the lock in ``pinned`` names.
+
+    Raises:
+        PeerProblem: it cannot be made.
+    """
+    home = HOME.resolve() / pinned.name
+    files = {name: (pinned / name).read_text() for name in ("package.json", "package-lock.json")}
+    stamp = home / ".installed"
+    if stamp.is_file() and stamp.read_text() == "".join(files.values()):
+        return home
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    for name, text in files.items():
+        (home / name).write_text(text)
+    _run(["npm", "ci", "--prefix", str(home), "--no-audit", "--no-fund", "--ignore-scripts"])
+    stamp.write_text("".join(files.values()))
+    return home
+
+
 def _run(words: list[str]) -> None:
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=INSTALL_SECONDS)
