@@ -81,7 +81,8 @@ class Reader:
             self._service = None
 
     def _environment(self) -> dict[str, str]:
-        return environment({"COLUMNS": "100"})
+        # Keys that a page has made lie in the home directory.
+        return environment({"COLUMNS": "100", "HOME": str(self.directory)})
 
     def _run(self, words: list[str]) -> str:
         done = subprocess.run(
