@@ -166,7 +166,7 @@ async def test_what_does_not_come_back_is_not_seen(
 ) -> None:
     """A server that loses what was written gets no complete entry."""
     async with linked(redis_server.url) as link:
-        with pytest.raises(PublishError, match="does not come back"):
+        with pytest.raises(PublishError, match="does not return what was written"):
             await publish(Failing(link, loses=True), bundle, progress=False)
         found = await entry_in(link, bundle)
         assert found is not None
