@@ -62,7 +62,7 @@ def read_settings(arguments: Sequence[str] | None = None) -> Settings:
 
 
 class Command(NamedTuple):
-    """What the process does instead of serving, and the arguments that are settings."""
+    """The process' task other than serving, and the arguments that are settings."""
 
     check: Path | None
     against: Path | None

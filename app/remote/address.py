@@ -1,4 +1,4 @@
-"""Where Redis is and how to log in there, read from one URL.
+"""The address of Redis and the login there, read from one URL.
 
 redis://[user:password@]host[:6379][/db]                        one server (rediss:// with TLS)
 unix://[user:password@]/path/of/socket[?db=0]                   one server of this machine
@@ -50,12 +50,12 @@ class Address:
 
     @property
     def kind(self) -> Kind:
-        """Whether there is one server, sentinels that name one, or a cluster."""
+        """The kind of Redis: one server, sentinels that name one, or a cluster."""
         return _KINDS[self.scheme][0]
 
     @property
     def tls(self) -> bool:
-        """Whether connections are encrypted, those to sentinels too."""
+        """True if connections are encrypted, those to sentinels too."""
         return _KINDS[self.scheme][1]
 
     def __str__(self) -> str:

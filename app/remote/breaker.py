@@ -1,4 +1,4 @@
-"""Whether Redis is asked at all: while it does not answer, nobody waits for it."""
+"""A circuit breaker: while Redis does not answer, no request waits for it."""
 
 from __future__ import annotations
 

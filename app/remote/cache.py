@@ -1,4 +1,4 @@
-"""What a process remembers of a vocabulary that lies elsewhere: rows of values and absences."""
+"""A process' cache of a vocabulary in Redis: rows of values, and known absences."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Cache:
 
     @property
     def entries(self) -> int:
-        """How many values are remembered."""
+        """The number of values in the cache."""
         return sum(map(len, self.tables.values()))
 
     def trim(self) -> None:

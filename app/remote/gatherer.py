@@ -17,7 +17,7 @@ ROUNDS_AT_ONCE = 4
 
 
 class Answers(NamedTuple):
-    """What is known of some misses: their rows, and which of them have no usable row.
+    """The answers to some misses: their rows, and those that have no usable row.
 
     A miss that is in neither was not answered.
     """

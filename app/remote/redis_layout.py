@@ -1,4 +1,4 @@
-"""How a vocabulary lies in Redis, for who writes it and who reads it.
+"""The layout of a vocabulary in Redis, for publishing and for reading.
 
 The values of a slot are spread over small hashes, the buckets: field = canonical text of a
 value, content = its table row. Small hashes are stored as one packed list, so a value costs
@@ -91,7 +91,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 def bucket_count(values: int) -> int:
-    """How many buckets a slot with so many values has; at least one, for its sentinel."""
+    """The number of buckets of a slot with so many values; at least one, for its sentinel."""
     return max(1, -(-values // BUCKET_VALUES))
 
 
@@ -101,7 +101,7 @@ def text_of(key: Key) -> bytes:
 
 
 def slot_prefix(vocabulary_hash: str, number: int) -> bytes:
-    """What the keys of a slot's buckets begin with."""
+    """The prefix of the keys of a slot's buckets."""
     return f"{PREFIX}:{vocabulary_hash[:HASH_DIGITS]}:{number:x}:".encode()
 
 
@@ -128,7 +128,7 @@ class SlotKeys:
         return b"%s%x" % (self.prefix, bucket)
 
     def sentinel(self, bucket: int) -> bytes:
-        """What the bucket's sentinel holds."""
+        """The content of the bucket's sentinel."""
         return b"%x.%x" % (self.number, bucket)
 
     def row(self, content: bytes) -> int | None:

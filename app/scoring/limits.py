@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a request must keep to; one that does not is refused with the status given here."""
+    """The limits of a request; one beyond a limit is refused with the status given here."""
 
     max_body_bytes: int
     """Bytes of a body; 413."""

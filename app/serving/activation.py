@@ -1,4 +1,4 @@
-"""Which bundles there are, and how an operator chooses among them."""
+"""The bundles of the directory, and the operator's choice among them."""
 
 from __future__ import annotations
 

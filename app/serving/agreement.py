@@ -1,4 +1,4 @@
-"""Which bundle each worker has prepared, serves or has refused, told to the other workers."""
+"""The bundle that each worker has prepared, serves or has refused, shown to the other workers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Agreement:
 
     @property
     def reached(self) -> bool:
-        """Whether all workers serve the same bundle."""
+        """True if all workers serve the same bundle."""
         return self._serving.equal()
 
     async def wait(self, attempt: Attempt) -> None:

@@ -68,7 +68,7 @@ class Builder:
         )
 
     def _observer(self, loaded: Loaded) -> Callable[[Batch, Scores, float, Closed], None]:
-        """What counts a run of the bundle's engine."""
+        """Return the function that counts a run of the bundle's engine."""
         engine, state = self._metrics.engine, self._state
         counts = self._metrics.count_bundle(loaded.bundle, loaded.encoder)
 

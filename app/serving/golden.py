@@ -61,7 +61,7 @@ def verify_examples(
 
 
 def _alike(score: Floats, expected: list[float], tolerance: float) -> bool:
-    """Whether calibrated scores are as near as their logits have to be."""
+    """True if calibrated scores are as near as their logits have to be."""
     away = np.abs(score - np.array(expected, np.float32))
     allowed = STEEPEST * tolerance * np.array(expected, np.float32) + np.finfo(np.float32).eps
     return len(score) == len(expected) and bool((away <= allowed).all())

@@ -1,4 +1,4 @@
-"""What the service has in use now, and whether it is ready or why not."""
+"""The bundle in use, and the service's readiness with the reason where it is not ready."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class ServingState:
 
     @property
     def ready(self) -> bool:
-        """Whether this worker is ready, and the others are or have been."""
+        """True if this worker is ready, and the others are or have been."""
         works = not (self.engine_failing.is_set() or self.engine_hangs)
         return self.in_use is not None and works and self._shared.started
 

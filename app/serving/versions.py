@@ -1,4 +1,4 @@
-"""Which bundle should be served instead of the one in use."""
+"""The choice of the bundle that should be served instead of the one in use."""
 
 from __future__ import annotations
 

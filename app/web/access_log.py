@@ -29,7 +29,7 @@ class AccessLog:
         self._limited = mode == "errors"
 
     def wants(self, path: str, status: int) -> bool:
-        """Whether a request that did not score has a line.
+        """True if a request that did not score gets a line.
 
         A probe that is answered with 503 is not a refused request: only ``all`` has its line.
         """

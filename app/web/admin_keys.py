@@ -1,4 +1,4 @@
-"""Who may use the admin port: keys, of which only hashes are kept."""
+"""Keys for the admin port, of which only hashes are kept."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Keys:
         self._hashes()
 
     def admit(self, authorization: str) -> bool:
-        """Whether the value of an ``Authorization`` header is a bearer's, and the key is one.
+        """True if an ``Authorization`` header's value is a bearer's with a known key.
 
         Raises:
             KeyFileError: the file cannot be used any more.

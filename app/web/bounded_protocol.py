@@ -120,7 +120,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _still_sending(self) -> bool:
-        """Whether bytes of the client may be on their way that no answer depends on."""
+        """True if the client may still be sending bytes that no answer depends on."""
         return (
             self._refused
             or bool(self._unparsed)
@@ -315,7 +315,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.give_up()
 
     def under_way(self) -> bool:
-        """Whether there is a request whose answer is not complete."""
+        """True if there is a request whose answer is not complete."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def give_up(self) -> None:

@@ -12,7 +12,7 @@ WITHOUT_LIMIT = 100_000
 
 
 class Connection(Protocol):
-    """What is asked of a connection here."""
+    """The part of a connection that is used here."""
 
     def close_idle(self) -> None:
         """Close it; it has no request."""

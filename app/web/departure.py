@@ -1,4 +1,4 @@
-"""Whether a client that has ended its sending side has left, or waits for its answer."""
+"""Departed clients told from half-closed ones, which still wait for their answer."""
 
 from __future__ import annotations
 

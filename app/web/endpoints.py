@@ -110,7 +110,7 @@ of them."""
 
 
 class HasScorer(Protocol):
-    """Where the scorer in use is found, once there is one."""
+    """The holder of the scorer in use, once there is one."""
 
     @property
     def scorer(self) -> Scorer:

@@ -82,7 +82,7 @@ class Exchange(ABC):
 
     @abstractmethod
     def departed(self) -> bool:
-        """Whether the caller has closed its connection."""
+        """True if the caller has closed its connection."""
 
     @abstractmethod
     def write(self, status: int, body: bytes, headers: Sequence[Header]) -> None:

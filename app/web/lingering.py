@@ -42,11 +42,11 @@ class LingeringTransport:
 
     @property
     def lingers(self) -> bool:
-        """Whether only the client's closing is waited for."""
+        """True if only the client's closing is waited for."""
         return self._end is not None
 
     def is_closing(self) -> bool:
-        """Whether nothing more can be written."""
+        """True if nothing more can be written."""
         return self._end is not None or self._transport.is_closing()
 
     def close(self) -> None:

@@ -58,12 +58,12 @@ class HttpExchange(Exchange):
 
     @property
     def waits(self) -> bool:
-        """Whether an answer depends on the rest of the body."""
+        """True if an answer depends on the rest of the body."""
         return not (self.arrived or self.response_complete)
 
     @property
     def more_body(self) -> bool:
-        """Whether the body is still coming; uvicorn's cycles have the same attribute."""
+        """True if the body is still coming; uvicorn's cycles have the same attribute."""
         return not self.arrived
 
     def cut(self, error: ServiceError) -> None:
@@ -194,7 +194,7 @@ class ScoringProtocol(BoundedProtocol):
             exchange.failed(NotReady("the client has gone"))
 
     def may_discard(self) -> bool:
-        """Whether the rest of the current request's body may be read and dropped, so that the
+        """True if the rest of the current request's body may be read and dropped, so that the
         connection can be kept: it is announced as short enough, or comes in chunks of which nobody
         knows how many there will be.
         """

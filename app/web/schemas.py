@@ -90,7 +90,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorInner(BaseModel):
-    """What went wrong; ``details`` shows the first few of ``total`` problems."""
+    """The error; ``details`` shows the first few of ``total`` problems."""
 
     code: str
     message: str

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 class WorkerResources(NamedTuple):
-    """What a worker gets from its supervisor.
+    """The resources that a worker gets from its supervisor.
 
     ``alive`` is the end of a pipe that becomes readable when the supervisor ends.
     """

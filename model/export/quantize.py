@@ -56,7 +56,7 @@ class Quantized(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What the validation part says of an int8 graph."""
+    """The verdict of the validation part on an int8 graph."""
 
     accepted = "accepted"
     refused = "refused"
