@@ -59,7 +59,7 @@ def complete(document: dict[str, Any], bundle: Bundle | None, limits: Limits) ->
 
 
 def _drop_validation_errors(document: dict[str, Any]) -> None:
-    """Remove FastAPI's own answer to parameters that break a rule: no parameter has a rule."""
+    """Remove FastAPI's own answer to wrong parameters: the paths take no such ones."""
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
     for path in document["paths"].values():

@@ -4,9 +4,9 @@ the router, for the OpenAPI document and for applications that mount this one.""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.types import Receive, Scope, Send
@@ -158,9 +158,11 @@ def build_router(
         }  # fmt: skip
 
     @router.get(
-        "/v1/models/{name:model}", tags=["operation"], responses={503: {"model": ErrorBody}}
+        "/v1/models/{name:model}",
+        tags=["operation"],
+        responses={404: {"model": ErrorBody}, 503: {"model": ErrorBody}},
     )
-    async def model_status(name: str) -> dict[str, Any]:
+    async def model_status(name: Annotated[str, Path(pattern="^[^/:]+$")]) -> dict[str, Any]:
         """The state of the model, as health checks for TensorFlow Serving and KServe read it.
 
         Any name is taken, as at ``:predict``; 503 like ``/ready``.
