@@ -16,7 +16,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.25, 1.0
 REFRESH_SECONDS = 30.0
 """Time between probes while all is well."""
 LOG_SECONDS = 10.0
-"""Changes are told at most this often."""
+"""Shortest time between two log lines about changes."""
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 class Breaker:
     """Closed while Redis answers, open from the first failure to the next successful probe.
 
-    Requests never probe: one task does, at a bounded rate, and requests are let through again
-    only once it had its answer. ``probe`` returns what is wrong, or None.
+    Requests never probe. One task does, at a bounded rate, and requests ask Redis again only after
+    a probe has succeeded. ``probe`` returns what is wrong, or None.
     """
 
     def __init__(self, probe: Callable[[], Awaitable[Problem | None]]) -> None:
@@ -39,7 +39,7 @@ class Breaker:
         self.problem: Problem | None = Problem("Redis has not been asked yet")
 
     async def probed(self) -> None:
-        """Wait for the end of the first probe, whatever came of it."""
+        """Wait for the end of the first probe, successful or not."""
         await self._probed.wait()
 
     async def reached(self) -> None:
@@ -51,23 +51,23 @@ class Breaker:
         self.backoff.reset()
 
     def trip(self, problem: Problem) -> None:
-        """Open, as a question failed, and probe soon."""
+        """Open after a failed question, and probe soon."""
         if self.closed:
             self._open(problem)
         self._wake.set()
 
     def suspect(self) -> None:
-        """Probe soon: an answer was not what it should be."""
+        """Probe soon: an answer was wrong."""
         self._wake.set()
 
     async def watch(self) -> None:
-        """Probe for ever: when woken, at intervals while open, now and then while closed."""
+        """Probe until cancelled: when woken, often while open, rarely while closed."""
         while True:
             self._wake.clear()
             try:
                 problem = await self._probe()
             except Exception as error:
-                # Nobody foresaw it; without probes Redis would never be asked again.
+                # Without probes Redis would never be asked again, whatever the error is.
                 log.exception("the probe failed")
                 problem = Problem("the probe failed", type(error).__name__)
             if problem is None:
@@ -80,7 +80,7 @@ class Breaker:
                 except TimeoutError:
                     continue
                 if self.closed:
-                    # Only suspected: that may happen with every answer, so it waits its turn.
+                    # Only suspected. Every answer may cause that, so the rate is bounded.
                     await asyncio.sleep(FIRST_PAUSE)
                     continue
             else:
@@ -89,7 +89,7 @@ class Breaker:
             await asyncio.sleep(self.backoff.pause * random.uniform(0.8, 1.2))
 
     def close(self) -> None:
-        """Let nothing through any more, and let go of who probes: see ``Gatherer.close``."""
+        """Stay open from now on, and drop the reference to ``probe``: see ``Gatherer.close``."""
         self.closed = False
         self.problem = _ENDED
         self._probe = _no_probe
@@ -108,7 +108,7 @@ class Breaker:
             self._limit.log(log, logging.INFO, "Redis answers")
 
 
-_ENDED = Problem("Redis is not asked any more")
+_ENDED = Problem("Redis is no longer asked")
 
 
 async def _no_probe() -> Problem:

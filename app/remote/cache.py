@@ -7,17 +7,16 @@ from itertools import islice
 from typing import Any
 
 EVICTED_TOGETHER = 1_024
-"""Entries that are thrown out at a time: finding the oldest one costs a walk over the places of
-those thrown out before, so it is done for many at once."""
+"""Entries that are removed at a time. Finding a dict's oldest entry walks over the places of those
+removed before, so it is done for many at once."""
 
 
 class Cache:
     """One table (key → row) for each slot, bounded together.
 
-    The tables are plain dicts, for the encoder to ask as it asks those of a whole vocabulary:
-    remembering costs a hit nothing. A value that the vocabulary lacks has the row of OOV. When
-    there are too many entries, the largest table loses its oldest ones. What an encoder itself
-    keeps in a table, the rows of None and of the empty text, stays.
+    The tables are plain dicts that an encoder uses like those of a whole vocabulary, so a hit costs
+    nothing extra. A value that the vocabulary lacks has the row of OOV. Above the limit the largest
+    table loses its oldest entries. The encoder's own entries, None and the empty text, stay.
     """
 
     def __init__(self, slots: Iterable[str], limit: int) -> None:
@@ -31,7 +30,7 @@ class Cache:
         return sum(map(len, self.tables.values()))
 
     def trim(self) -> None:
-        """Throw out entries until there are no more than allowed."""
+        """Remove entries until the limit is kept."""
         excess = self.entries - self.limit
         while excess > 0:
             table = max(self.tables.values(), key=len)

@@ -1,4 +1,4 @@
-"""Questions of concurrent requests → few round trips."""
+"""Look-ups of concurrent requests → few round trips."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from app.remote.redis_layout import Key
 Miss = tuple[str, Key]
 """A slot's name and a key of it."""
 ROUND_KEYS = 256
-"""Keys of one round trip: enough to share its cost, few enough not to hold up the event loop."""
+"""Keys of one round trip: enough to share its cost, too few to hold up the event loop."""
 ROUNDS_AT_ONCE = 4
 
 
@@ -36,14 +36,14 @@ class _Round:
         self._waiting: list[asyncio.Future[None]] = []
 
     async def over(self) -> None:
-        """Wait until it has been asked; whoever stops waiting affects nobody else."""
+        """Wait for the end of the round; a request that stops waiting affects no other."""
         if not self._over:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
             await future
 
     def end(self) -> None:
-        """Tell everybody."""
+        """Wake all requests that wait."""
         self._over = True
         for future in self._waiting:
             if not future.done():
@@ -51,11 +51,11 @@ class _Round:
 
 
 class Gatherer:
-    """Asks once for what several requests want, and together for what they want at a time.
+    """Asks once for a value that several requests need, and for many values in one round trip.
 
-    Nothing waits to gather: while there is a free place for a round trip, the misses of one
-    turn of the event loop leave at once; while there is none, they gather. Round trips belong
-    to no request: a request that gives up or is cancelled stops waiting, and nothing else.
+    There is no waiting time: while fewer than ``rounds_at_once`` round trips are under way, the
+    misses of one turn of the event loop leave at once; otherwise they gather. A round trip belongs
+    to no request: one that gives up or is cancelled only stops waiting.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Gatherer:
         self._running: set[asyncio.Task[None]] = set()
 
     async def fetch(self, misses: Iterable[Miss], seconds: float) -> Answers:
-        """Return what Redis answers within so many seconds."""
+        """Return what Redis answers within ``seconds``."""
         rounds: dict[_Round, list[Miss]] = {}
         for miss in misses:
             found = self._asked.get(miss) or self._add(miss)
@@ -96,7 +96,7 @@ class Gatherer:
         if not self._waiting or len(self._waiting[-1].misses) >= self._round_keys:
             self._waiting.append(_Round())
             if len(self._running) < self._rounds_at_once:
-                # It begins in the next turn of the loop: others may still join.
+                # The task begins in the next turn of the loop, so others may still join.
                 self._running.add(asyncio.create_task(self._run()))
         last = self._waiting[-1]
         last.misses.append(miss)
@@ -104,7 +104,7 @@ class Gatherer:
         return last
 
     async def _run(self) -> None:
-        """Ask round after round until none waits."""
+        """Ask round after round until no round waits."""
         try:
             while self._waiting:
                 current = self._waiting.popleft()
@@ -120,7 +120,7 @@ class Gatherer:
             self._running.discard(task)
 
     async def close(self) -> None:
-        """End what is running; whoever waits is answered with nothing."""
+        """Cancel round trips under way; requests that wait get no answers."""
         waiting = list(self._waiting)
         self._waiting.clear()
         for task in self._running:
@@ -128,10 +128,10 @@ class Gatherer:
         await asyncio.gather(*self._running, return_exceptions=True)
         for each in waiting:
             each.end()
-        # Who answers refers to this object: where the collector does not look, because what was
-        # loaded is frozen, the two would keep each other for ever.
-        self._ask = _nobody
+        # ``ask`` refers back to this object. The collector does not look at what is frozen, so the
+        # cycle would keep both.
+        self._ask = _no_answers
 
 
-async def _nobody(misses: Sequence[Miss]) -> Answers:
+async def _no_answers(misses: Sequence[Miss]) -> Answers:
     return Answers({}, set())

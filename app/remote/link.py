@@ -1,4 +1,4 @@
-"""Redis, as far as this project needs it: many commands in, their replies out, in one round trip.
+"""The connection to Redis: many commands in, their replies out, in one round trip.
 
 redis-py finds the server, connects, encrypts and logs in; its retries are off, because ten of
 them are its default and cost seconds. The round trip itself is written here, as its pipelines
@@ -61,7 +61,7 @@ class ErrorReply(Exception):
 
 
 class Link(Protocol):
-    """A way to Redis."""
+    """A connection to Redis, of any kind."""
 
     async def ask(self, commands: Sequence[Command], seconds: float) -> list[Reply]:
         """Send commands together and return their replies, connecting first where needed.
@@ -133,7 +133,7 @@ def open_link(address: Address, connections: int, password_file: Path | None = N
 
 
 SENTINEL_SECONDS = 0.5
-"""How long one sentinel may take before the next is asked."""
+"""Time limit of one sentinel; after it the next is asked."""
 
 
 def _common() -> dict[str, Any]:
@@ -179,7 +179,7 @@ class _PasswordFile(CredentialProvider):
 
 
 async def _converse(connection: AbstractConnection, commands: Sequence[Command]) -> list[Reply]:
-    """Send commands and read as many replies; on any trouble the connection is closed."""
+    """Send commands and read as many replies; after any error the connection is closed."""
     try:
         # Something to read before anything was asked: the server has closed the connection.
         if connection.is_connected and await connection.can_read():
@@ -315,7 +315,7 @@ async def _ask_node(node: ClusterNode, commands: Sequence[Command]) -> list[Repl
 
 
 def _link_error(error: Exception) -> LinkError:
-    """Name a failure by a reason out of few: a metric's label."""
+    """Return a failure with its reason, one word of a small set: a metric's label."""
     if isinstance(error, ExceptionGroup):
         # Nodes of a cluster that failed together; one of them is enough to tell.
         return _link_error(error.exceptions[0])

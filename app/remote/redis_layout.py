@@ -8,7 +8,7 @@ the number of values.
 
 Every bucket also holds a sentinel, a field that no value can have, with the bucket's own name.
 An empty answer means that a value is unknown only where the sentinel came with it; and an
-answer that belongs to another bucket is seen to.
+answer that belongs to another bucket is noticed.
 
 Keys contain the vocabulary's hash, so what a key holds never changes. One hash, the register,
 lists the vocabularies; a vocabulary is visible to services only once its entry there says that
@@ -35,12 +35,12 @@ REGISTER = f"{PREFIX}:vocabularies"
 HASH_DIGITS = 32
 """Digits of the vocabulary's hash that its keys contain; the register has all 64."""
 SENTINEL = b"\xff"
-"""No value's text: it is not UTF-8."""
+"""A field that no value can have: it is not UTF-8."""
 BUCKET_VALUES = 80
 """Mean values of a bucket. Redis packs hashes of up to 128 fields by default; with this mean
 about one bucket in a million has more."""
 IN_USE_SECONDS = 300
-"""How long a service's mark on the vocabulary that it uses lasts; it is renewed far sooner."""
+"""Life of the mark that a service sets on its vocabulary; it is renewed ten times as often."""
 
 Key = int | str
 """A canonical value: an integer of an integer field, text of a string field."""
@@ -132,7 +132,7 @@ class SlotKeys:
         return b"%x.%x" % (self.number, bucket)
 
     def row(self, content: bytes) -> int | None:
-        """Read a table row; None if it is no number or not a row of a value of this slot."""
+        """Read a table row; None if it is not a number or not a row of a value of this slot."""
         if not content.isdigit() or len(content) > 10:
             return None
         row = int(content)

@@ -22,7 +22,7 @@ from app.scoring.engine_runs import EngineRuns, Run
 from app.scoring.job import Closed, Job, Piece, Scoring
 
 SWEEP_SECONDS = 0.05
-"""How late a caller learns that its deadline passed while its rows wait or run."""
+"""Delay at most until a caller learns that its deadline passed while its rows wait or run."""
 LEARNING_RUNS = 3
 """Runs on the engine's thread before the first one on the event loop."""
 INLINE_SECONDS = 0.0005

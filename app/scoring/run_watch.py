@@ -34,7 +34,7 @@ class RunWatch:
         Thread(target=self._watch, name="engine watch", daemon=True).start()
 
     def stop(self) -> None:
-        """Stop watching; ``hung`` is not called any more."""
+        """Stop watching; ``hung`` is no longer called."""
         self._stopped.set()
         self._hung = _do_nothing
 
