@@ -54,8 +54,8 @@ class BundleCounts(Collector):
         if self._kept_rows >= KEPT_ROWS:
             self.poll()
 
-    def poll(self) -> None:
-        """Count the batches that were kept."""
+    def poll(self) -> bool:
+        """Count the batches that were kept; return whether there were any."""
         kept, self._kept, self._kept_rows = self._kept, [], 0
         if kept:
             context, candidate = self._sides
@@ -66,6 +66,7 @@ class BundleCounts(Collector):
             self._scores.observe(np.concatenate([scores.score for _, scores in kept]))
             for side in self._sides:
                 side.publish()
+        return bool(kept)
 
     def collect(self) -> Iterable[Metric]:
         missing = CounterMetricFamily("ctr_missing_values", "Absent values", labels=["slot"])

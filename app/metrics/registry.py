@@ -149,9 +149,11 @@ class PolledGauge(Collector):
         self._region = shared.region(name, 1)
         self.value: Callable[[], float] = float
 
-    def poll(self) -> None:
-        """Ask the function."""
-        self._region.own[0] = self.value()
+    def poll(self) -> bool:
+        """Ask the function; return whether the number has changed."""
+        before, now = self._region.own[0], float(self.value())
+        self._region.own[0] = now
+        return now != before
 
     def collect(self) -> Iterable[Metric]:
         gauge = GaugeMetricFamily(self._name, self._text)
@@ -208,13 +210,12 @@ class Metrics:
             return RequestMetrics()
         return self.requests.operation if route == OPERATION else self.requests.scoring[route]
 
-    def poll(self) -> None:
-        """Look up the numbers that are not counted as they change."""
+    def poll(self) -> bool:
+        """Look up the numbers that are not counted as they change; return whether any has."""
         self.events.add("dropped_log_lines", logs.take_dropped())
-        for counts in self._counting:
-            counts.poll()
-        for gauge in self._gauges.values():
-            gauge.poll()
+        changed = [counts.poll() for counts in self._counting]
+        changed += [gauge.poll() for gauge in self._gauges.values()]
+        return any(changed)
 
     def count_bundle(self, bundle: Bundle, encoder: Encoder) -> BundleCounts:
         """Show values and scores of a bundle, in the place of another's.

@@ -18,8 +18,9 @@ from app.serving.state import ServingState
 from app.serving.swap import Swapper
 from app.serving.tuning import switch_threads_quickly
 
-POLL_SECONDS = 0.25
-"""How old what other workers show of this one's gauges may be, and its counts of values."""
+POLL_SECONDS, IDLE_POLL_SECONDS = 0.25, 1.0
+"""How old the gauges and counts of values may be that other workers show of this one: while they
+change, and after a pause."""
 
 
 class Starter:
@@ -82,9 +83,11 @@ class Starter:
 
     async def _poll_metrics(self) -> None:
         """Let the other workers show this one's numbers."""
+        pause = POLL_SECONDS
         while True:
-            self._metrics.poll()
-            await asyncio.sleep(POLL_SECONDS)
+            changed = self._metrics.poll()
+            pause = POLL_SECONDS if changed else min(IDLE_POLL_SECONDS, 2 * pause)
+            await asyncio.sleep(pause)
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
