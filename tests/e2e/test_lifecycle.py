@@ -397,6 +397,9 @@ def test_departed_callers_are_counted_and_cost_nothing(
     service = held.service
     body = json.dumps({"instances": sample.rows[:1]}).encode()
 
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{service.process.pid}/fd"))
+
     async def run() -> None:
         first, *wires = [await Wire.open(service.port) for _ in range(31)]
         held.hold()
@@ -407,11 +410,12 @@ def test_departed_callers_are_counted_and_cost_nothing(
         await asyncio.to_thread(
             wait_until, lambda: service.metrics()["ctr_queued_rows"] == 30, "all rows wait"
         )
+        before = descriptors()
         for wire in wires:
             await wire.close()
-        for _ in range(2):
-            # Once it has answered, its loop has also seen the connections that closed before.
-            await asyncio.to_thread(service.client.get, "/live")
+        await asyncio.to_thread(
+            wait_until, lambda: descriptors() <= before - 30, "their leaving is noticed"
+        )
         held.release()
         assert (await first.answer())[0] == 200
         await first.close()
