@@ -1,5 +1,8 @@
 """The OpenAPI document as a page: all of it comes from this service, nothing from elsewhere."""
 
+# Built from strings, each value escaped: a template engine would be a dependency of the serving
+# image for this one page.
+
 from __future__ import annotations
 
 import json
