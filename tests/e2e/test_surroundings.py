@@ -270,7 +270,10 @@ def test_the_end_of_descriptors_is_told(
     directory = tmp_path / "bundles"
     shutil.copytree(tiny_bundle, directory / tiny_bundle.name)
     program = (*SHELL, f'ulimit -n {DESCRIPTORS}; exec "$0" "$@"', *APP)
-    service = start_service(directory, program=program, bundle_poll_seconds=0.1)
+    # Otherwise idle connections are closed before descriptors run out.
+    service = start_service(
+        directory, program=program, bundle_poll_seconds=0.1, max_connections=10 * DESCRIPTORS
+    )
     callers = []
     try:
         while "out of file descriptors" not in service.log():
