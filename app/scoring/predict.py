@@ -1,8 +1,6 @@
-"""``/predict`` bodies → encoded rows."""
+"""``/predict`` bodies → jobs."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 from app.errors import TooLarge, ValueProblem
 from app.features.encoder import Encoder
@@ -14,22 +12,13 @@ from app.scoring.decoding import (
     instance_decoder,
     predict_decoder,
 )
-from app.scoring.job import ScoringRequest
+from app.scoring.job import Job, ScoringRequest
 from app.scoring.limits import Limits
 from app.scoring.problems import FieldNames, Problems
 from app.scoring.steps import Steps
 
 STEP_ROWS = 8
 """Rows that one step decodes and encodes."""
-
-
-class Instances(NamedTuple):
-    """The encoded rows of a body. Instances with equal contexts share one context row."""
-
-    contexts: list[bytes]
-    candidates: bytes
-    row_context: list[int] | None
-    """The context of each row; None where all have the same."""
 
 
 class PredictReader:
@@ -41,8 +30,8 @@ class PredictReader:
         self._max_instances = limits.max_instances
         self._max_row_bytes = limits.max_row_bytes
 
-    def read(self, body: bytes, request: ScoringRequest, misses: Misses | None) -> Steps[Instances]:
-        """Return the rows of a body, one for each instance, and tell the request their number.
+    def read(self, body: bytes, request: ScoringRequest, misses: Misses | None) -> Steps[Job]:
+        """Return a job with one row for each instance, and tell the request their number.
 
         Raises:
             ServiceError: the body is refused.
@@ -76,8 +65,12 @@ class PredictReader:
                 for side in (encoder.context, encoder.candidate):
                     problems.add_row(side, instance, f"instances[{row}]")
         problems.raise_if_any()
-        return Instances(
-            list(places),
+        # Equal contexts have one row; the context of each row is told only where they differ.
+        contexts = list(places)
+        return Job(
+            request,
+            contexts,
             b"".join(candidates),
-            row_context if len(places) > 1 else None,
+            len(instances),
+            row_context if len(contexts) > 1 else None,
         )

@@ -98,8 +98,7 @@ class Scorer:
         self.reading += 1
         try:
             misses = self._misses()
-            rows = yield from self._predict.read(body, request, misses)
-            job = Job(request, rows.contexts, rows.candidates, request.rows, rows.row_context)
+            job = yield from self._predict.read(body, request, misses)
             if misses:
                 yield from self._complete(job, request, misses)
             self._batcher.submit(job)
