@@ -20,7 +20,7 @@ FIELDS = "fields"
 MOST_BYTES = 2**20
 """Log lines that wait to be written: some 4,000."""
 FLUSH_SECONDS = 1.0
-"""How long a process that ends waits for its last lines to be read."""
+"""Time that a process that ends waits for its last lines to be read."""
 
 
 class JsonFormatter(logging.Formatter):

@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 UNIX = "unix:"
-"""What an address begins with that is the path of a Unix socket."""
+"""Prefix of an address that is the path of a Unix socket."""
 SOCKET_MODE = 0o660
 FIRST_INHERITED = 3
 """The first descriptor that systemd passes; ``LISTEN_FDS`` counts them."""
