@@ -232,7 +232,7 @@ def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
     """Kinds, shapes and any names are kept; an interrupted write leaves what was there."""
     arrays = {"a/b": np.float32(3), "c": np.zeros((0, 4), np.int32), "d": np.array([2**63], "u8")}
     with write_arrays(tmp_path / "x") as writing:
-        writing.described = {"big": 2**100, "none": None}
+        writing.description = {"big": 2**100, "none": None}
         for name, array in arrays.items():
             writing.save(name, array)
         for rows in (2, 0, 1):
