@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from functools import cache
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.markdown import ROOT, Block
+from tests.support.programs import installed
 from tests.support.serving import Service, environment, free_port
 
 LINKED = ("app", "model", "scripts", "docker", "tests", "ctr", ".venv", "pyproject.toml",
@@ -192,4 +192,4 @@ def missing_program(block: Block) -> str | None:
     needed = ["node"] if block.language == "js" else []
     needed += ["curl"] if block.language == "sh" and re.search(r"\bcurl\b", block.text) else []
     needed += ["openssl"] if block.language == "sh" and "openssl" in block.text else []
-    return next((name for name in needed if shutil.which(name) is None), None)
+    return next((name for name in needed if not installed(name)), None)

@@ -16,6 +16,7 @@ from app.features.spec import FeatureSpec
 from model.config import SettingsFile, TrainConfig
 from tests.docs.examples import Reader, check, missing_program
 from tests.support.markdown import ROOT, Block, blocks, pages
+from tests.support.programs import program
 from tests.support.redis_server import RedisServer
 from tests.support.trained import trained
 
@@ -57,9 +58,9 @@ def test_a_reader_can_follow(page: Path, reader: Reader) -> None:
     if page.name == "README.md":
         reader.serve("./ctr serve --bundle bundles/")
     for block in blocks(page):
-        program = missing_program(block)
-        if program is not None:
-            pytest.skip(f"{program} is not installed; the page was followed to line {block.line}")
+        absent = missing_program(block)
+        if absent is not None:
+            pytest.skip(f"program not installed: {absent}; page followed to line {block.line}")
         reader.follow(block)
 
 
@@ -108,8 +109,7 @@ def test_commands_exist(block: Block) -> None:
 )
 def test_files_for_other_programs_are_right(name: str, words: list[str], tmp_path: Path) -> None:
     """The programs themselves accept the snippets of docs/operations.md."""
-    if shutil.which(words[0]) is None:
-        pytest.skip(f"{words[0]} is not installed")
+    program(words[0])
     page = ROOT / "docs" / "operations.md"
     text = next(block.text for block in blocks(page) if block.words[:1] == (name,))
     file = tmp_path / name

@@ -22,8 +22,9 @@ import pytest
 from app.web.bounded_protocol import DISCARDED_BYTES
 from app.web.lingering import LINGER_BYTES
 from tests.conftest import Sample, StartService
-from tests.support.clients import connected, framed, head, needs, read_all, read_answer, run
+from tests.support.clients import connected, framed, head, read_all, read_answer, run
 from tests.support.errors import error_of
+from tests.support.programs import program
 from tests.support.serving import Service, free_port, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -84,13 +85,13 @@ def by_requests(url: str, body: bytes, headers: dict[str, str]) -> int:
 
 def by_curl(url: str, body: bytes, headers: dict[str, str]) -> int:
     lines = [word for name, value in headers.items() for word in ("-H", f"{name}: {value}")]
-    words = [needs("curl"), "-s", "-o", "/dev/null", "-w", "%{http_code}", "--noproxy", "*"]
+    words = [program("curl"), "-s", "-o", "/dev/null", "-w", "%{http_code}", "--noproxy", "*"]
     return int(run(*words, *lines, "-H", "expect:", "--data-binary", "@-", url, given=body))
 
 
 def by_node(script: str) -> Send:
     def send(url: str, body: bytes, headers: dict[str, str]) -> int:
-        told = run(needs("node"), "-e", script, url, str(len(body)), json.dumps(headers)).strip()
+        told = run(program("node"), "-e", script, url, str(len(body)), json.dumps(headers)).strip()
         assert told.isdigit(), f"no status, but {told}"
         return int(told)
 

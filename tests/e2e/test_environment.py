@@ -103,7 +103,7 @@ def programs(tmp_path: Path) -> Path:
     """A folder with uv; skips where there is none."""
     found = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if found is None:
-        pytest.skip("uv is not installed")
+        pytest.skip("program not installed: uv")
     folder = tmp_path / "programs"
     folder.mkdir()
     (folder / "uv").symlink_to(found)

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Sequence
 
 import pytest
 
 from tests.support.errors import error_of
+from tests.support.programs import program
 from tests.support.samples import Sample
 from tests.support.serving import Service, strict
 
 pytestmark = pytest.mark.e2e
-needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 MODEL = "/v1/models/clicks"
 
 
 def curl(*words: str) -> tuple[int, str]:
     """The status and the body that curl gets."""
     done = subprocess.run(
-        ["curl", "-sS", "-w", "\n%{http_code}", *words],
+        [program("curl"), "-sS", "-w", "\n%{http_code}", *words],
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     body, _, status = done.stdout.rpartition("\n")
     return int(status), body
 
 
-@needs_curl
 @pytest.mark.parametrize("path", ["/predict", "/rank", f"{MODEL}:predict"])
 @pytest.mark.parametrize(
     "words",
@@ -45,7 +43,6 @@ def test_curl_without_the_header_is_told_which_to_add(
     assert "send the header Content-Type: application/json" in error["message"]
 
 
-@needs_curl
 @pytest.mark.parametrize("words", [["-H", "Content-Type: application/json", "-d"], ["--json"]])
 def test_curl_with_the_header_is_answered(
     service: Service, sample: Sample, words: Sequence[str]

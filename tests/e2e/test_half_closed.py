@@ -10,7 +10,8 @@ import pytest
 
 from tests.conftest import Sample, StartService
 from tests.drills.faults.slow_service import SLOW, VARIABLE
-from tests.support.clients import connected, framed, needs, read_all, read_answer, run
+from tests.support.clients import connected, framed, read_all, read_answer, run
+from tests.support.programs import program
 from tests.support.serving import Service, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -36,14 +37,14 @@ CLIENTS = {
 }
 
 
-@pytest.mark.parametrize("program", CLIENTS)
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("path", PATHS)
 def test_what_a_pipe_sends_is_answered(
-    service: Service, slow_service: Service, sample: Sample, program: str, path: str
+    service: Service, slow_service: Service, sample: Sample, client: str, path: str
 ) -> None:
     """``echo … | nc -N``: one answer, be it quick or slow."""
-    words = [needs(program), *CLIENTS[program]]
-    if program == "nc" and not Path(words[0]).resolve().name.endswith("openbsd"):
+    words = [program(client), *CLIENTS[client]]
+    if client == "nc" and not Path(words[0]).resolve().name.endswith("openbsd"):
         pytest.skip("this nc is not OpenBSD's, which has -N")
     for each in (service, slow_service):
         command = [word.format(port=each.port) for word in words]

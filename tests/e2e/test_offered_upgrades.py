@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Sample, StartService
-from tests.support.clients import connected, framed, head, needs, read_all, read_answer, run
+from tests.support.clients import connected, framed, head, read_all, read_answer, run
+from tests.support.programs import program
 from tests.support.samples import context_of
 from tests.support.serving import Service, free_port
 
@@ -154,7 +155,7 @@ def test_connect_is_refused(service: Service) -> None:
 @pytest.mark.parametrize("size", [1, 3_000])
 def test_curl_with_http2(service: Service, sample: Sample, tmp_path: Path, size: int) -> None:
     """curl's own offer, with a body of one row and with one that it sends in a write of its own."""
-    curl = needs("curl")
+    curl = program("curl")
     if "HTTP2" not in run(curl, "--version"):
         pytest.skip("this curl knows no HTTP/2")
     body = tmp_path / "body"

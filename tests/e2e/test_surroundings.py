@@ -20,6 +20,7 @@ import pytest
 from app.metrics.processes import CPU, GAUGES
 from tests.conftest import StartService
 from tests.support.children import ending_with_us
+from tests.support.programs import program
 from tests.support.samples import Sample
 from tests.support.serving import APP, ROOT, environment, free_port, wait_until, workers_of
 
@@ -138,7 +139,7 @@ def test_a_worker_is_replaced_after_a_child_has_ended(
 
 def curl(*words: str) -> str:
     """What curl prints; empty if it cannot connect."""
-    return subprocess.run(["curl", "-s", *words], capture_output=True, text=True).stdout
+    return subprocess.run([program("curl"), "-s", *words], capture_output=True, text=True).stdout
 
 
 @contextmanager
@@ -155,7 +156,6 @@ def running(words: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]
         process.wait()
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not there")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_unix_socket_serves(
     tiny_bundle: Path, sample: Sample, tmp_path: Path, workers: int

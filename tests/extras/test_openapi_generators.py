@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.environments import PeerProblem, environment, node_environment
+from tests.support.programs import program
 from tests.support.registry import skip_without_registry
 from tests.support.samples import Sample, candidate_of, context_of
 from tests.support.serving import Service, strict
@@ -103,8 +103,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def node() -> Path:
     """The programs of openapi-typescript's environment."""
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not installed")
+    program("npm")
     try:
         return node_environment(NODE_PINNED) / "node_modules" / ".bin"
     except PeerProblem as problem:

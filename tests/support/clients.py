@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 PATIENCE = 20.0
 """Seconds after which a client counts as held for ever."""
-
-
-def needs(program: str) -> str:
-    """Return the path of a program; skip the test where it is absent."""
-    found = shutil.which(program)
-    if found is None:
-        for folder in ("/usr/sbin", "/usr/local/sbin"):
-            if Path(folder, program).exists():
-                return f"{folder}/{program}"
-        pytest.skip(f"{program} is not installed")
-    return found
 
 
 @contextmanager

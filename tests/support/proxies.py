@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.clients import needs
+from tests.support.programs import program
 from tests.support.serving import free_port, wait_until
 
 NGINX = """\
@@ -67,7 +67,7 @@ def nginx(
 
     Everything else is nginx' default.
     """
-    program, port = needs("nginx"), free_port()
+    executable, port = program("nginx"), free_port()
     folder.mkdir(parents=True, exist_ok=True)
     headers = 'proxy_http_version 1.1; proxy_set_header Connection "";' if pooled else ""
     config = NGINX.format(
@@ -79,20 +79,20 @@ def nginx(
         headers=f"      {headers}",
     )
     (folder / "nginx.conf").write_text(config)
-    with _running([program, "-p", str(folder), "-c", str(folder / "nginx.conf")], folder, port):
+    with _running([executable, "-p", str(folder), "-c", str(folder / "nginx.conf")], folder, port):
         yield port
 
 
 @contextmanager
 def haproxy(folder: Path, ports: Sequence[int]) -> Iterator[int]:
     """Run haproxy before services, which it asks for /ready."""
-    program, port = needs("haproxy"), free_port()
+    executable, port = program("haproxy"), free_port()
     folder.mkdir(parents=True, exist_ok=True)
     servers = "\n".join(
         f"  server ctr{each} 127.0.0.1:{each} check inter 300ms fall 2 rise 1" for each in ports
     )
     (folder / "haproxy.cfg").write_text(HAPROXY.format(port=port, servers=servers))
-    with _running([program, "-f", str(folder / "haproxy.cfg")], folder, port):
+    with _running([executable, "-f", str(folder / "haproxy.cfg")], folder, port):
         yield port
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from app.web.connections import SPARE_DESCRIPTORS, Connections, most_connections
 from tests.conftest import Sample, StartService
-from tests.support.clients import connected, framed, head, needs, read_all, read_answer, run
+from tests.support.clients import connected, framed, head, read_all, read_answer, run
+from tests.support.programs import program
 from tests.support.proxies import nginx
 from tests.support.serving import wait_until
 
@@ -164,7 +165,7 @@ def test_a_refused_request_leaves_a_connection_that_is_closed_when_idle(
 @pytest.mark.e2e
 def test_nodes_agent_loses_nothing(start_service: StartService) -> None:
     """Two hundred kept connections that are used again around the bound."""
-    node = needs("node")
+    node = program("node")
     service = start_service(keep_alive_seconds=BOUND, deadline_ms=30_000)
     found = run(node, "-e", NODE_AGENTS, f"{service.url}/predict", str(BOUND), str(CALLERS))
     assert json.loads(found) == [200] * CALLERS
@@ -174,7 +175,7 @@ def test_nodes_agent_loses_nothing(start_service: StartService) -> None:
 def test_nginx_with_a_pool_loses_nothing(start_service: StartService, tmp_path: Path) -> None:
     """nginx keeps its connections for less time than the service does, as its default of 60 s is
     less than ours of 75 s."""
-    node = needs("node")
+    node = program("node")
     service = start_service(keep_alive_seconds=BOUND, deadline_ms=30_000)
     with nginx(tmp_path, [service.port], pooled=True, pool_seconds=BOUND - 1) as port:
         url = f"http://127.0.0.1:{port}/predict"

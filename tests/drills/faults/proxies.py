@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import tempfile
 import threading
 import time
@@ -16,6 +15,7 @@ from tests.drills.faults.drive import Request, ask, run
 from tests.drills.faults.figures import Figure, Skipped
 from tests.drills.faults.slow_service import SLOW, VARIABLE
 from tests.drills.faults.stage import Stage, predict, rank
+from tests.support.programs import installed
 from tests.support.proxies import haproxy, nginx
 from tests.support.serving import Service, Wire
 
@@ -88,17 +88,13 @@ def shown(name: str, seen: Counter[str], answers: Sequence[str]) -> Iterator[Fig
 
 def proxies(stage: Stage) -> Iterator[Figure | Skipped]:
     """Back-pressure, then rolling restarts, behind each proxy and without one."""
-    absent = [each for each in ("nginx", "haproxy") if not _installed(each)]
+    absent = [each for each in ("nginx", "haproxy") if not installed(each)]
     if absent:
         yield Skipped(f"{' and '.join(absent)} not installed")
         return
     with tempfile.TemporaryDirectory() as folder:
         yield from back_pressure(stage, Path(folder))
         yield from rolling_restarts(stage, Path(folder))
-
-
-def _installed(program: str) -> bool:
-    return bool(shutil.which(program) or Path("/usr/sbin", program).exists())
 
 
 def back_pressure(stage: Stage, folder: Path) -> Iterator[Figure]:
