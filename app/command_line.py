@@ -38,6 +38,8 @@ Instead of serving:
   -h, --help
       Show this help and exit
 """
+MISSING = {"bundle": "missing: give --bundle PATH or set CTR_BUNDLE (a bundle, or their directory)"}
+"""Advice where a required setting is absent."""
 _WIDTH, _INDENT = 96, 6
 log = logging.getLogger(__name__)
 
@@ -53,7 +55,8 @@ def read_settings(arguments: Sequence[str] | None = None) -> Settings:
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(map(str, problem["loc"]))
-            print(f"setting {name}: {problem['msg']}", file=sys.stderr)
+            told = MISSING.get(name) if problem["type"] == "missing" else None
+            print(f"setting {name}: {told or problem['msg']}", file=sys.stderr)
         sys.exit(2)
     logs.set_up(settings.log_level)
     for name in unknown_variables(os.environ):

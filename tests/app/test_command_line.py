@@ -30,7 +30,7 @@ def test_help_is_printed(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ([], "setting bundle: Field required"),
+        ([], "setting bundle: missing: give --bundle PATH or set CTR_BUNDLE"),
         (["--bundle", "x", "--port", "tcp"], "setting port: Input should be a valid integer"),
         (["--bundle", "x", "--workers", "0"], "setting workers: Input should be greater than 0"),
     ],
