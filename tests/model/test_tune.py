@@ -272,7 +272,7 @@ def test_the_command_tunes_and_train_takes_what_it_found(
     code, printed, told = command(*tuned)
     assert (code, printed) == (0, f"{out}\n")
     assert "best of 2 trials, 0 given up and 0 failed: trial " in told
-    assert "to train on, 30 to validate; " in told
+    assert "to train on, 30 to validate)" in told
     assert (out.with_name("found.train.toml.study")).is_file()
     code, printed, _ = command("train", spec, data, "--config", out, "--out", tmp_path / "bundles")
     assert code == 0
