@@ -14,13 +14,11 @@ from app.bundle.manifest import (
     INT8_GRAPH,
     SPEC,
     VOCABULARY,
-    FileRecord,
     Manifest,
-    bundle_id,
-    described_files,
     read_manifest,
     vocabulary_hash,
 )
+from app.bundle.verification import verify_files
 from app.errors import BundleError, SpecError
 from app.features.spec import FeatureSpec
 from app.features.vocabulary import Vocabulary
@@ -114,7 +112,7 @@ class Bundle:
     @classmethod
     def _open(cls, path: Path, mapped: bool) -> Bundle:
         manifest = read_manifest(path)
-        _verify_files(path, manifest)
+        verify_files(path, manifest)
         if vocabulary_hash(manifest.files) != manifest.vocabulary_hash:
             raise BundleError(f"{path.name}: the vocabulary is not the one of the manifest")
         try:
@@ -133,22 +131,3 @@ class Bundle:
 def number_of(version: str) -> int:
     """Return the start of the id, in which a version ends, as a number below 2⁴⁸."""
     return int(version[-12:], 16)
-
-
-def _verify_files(bundle: Path, manifest: Manifest) -> None:
-    """Raise ``BundleError`` unless the files are exactly those that the manifest lists."""
-    present = dict(described_files(bundle))
-    for name in sorted(manifest.files.keys() - present.keys()):
-        raise BundleError(f"{bundle.name}: {name} is absent")
-    for name in sorted(present.keys() - manifest.files.keys()):
-        raise BundleError(f"{bundle.name}: {name} is not in the manifest")
-    for name, record in sorted(manifest.files.items()):
-        found = FileRecord.of(present[name])
-        if found.size != record.size:
-            raise BundleError(
-                f"{bundle.name}: {name} has {found.size} bytes, the manifest says {record.size}"
-            )
-        if found.sha256 != record.sha256:
-            raise BundleError(f"{bundle.name}: {name} was altered: its sha256 does not agree")
-    if bundle_id(manifest.files) != manifest.id:
-        raise BundleError(f"{bundle.name}: the manifest's id is not that of its files")

@@ -16,9 +16,6 @@ from itertools import count
 from time import perf_counter
 from typing import Protocol
 
-import msgspec
-import numpy as np
-
 from app.errors import (
     DeadlinePassed,
     Detail,
@@ -29,14 +26,13 @@ from app.errors import (
     Undecodable,
     WrongMediaType,
 )
-from app.features.graph_inputs import Scores
 from app.metrics.requests import RequestMetrics
-from app.scoring.job import Ids
 from app.scoring.limits import Limits
 from app.scoring.scorer import Scorer
 from app.scoring.steps import Steps, Wait
 from app.web.access_log import AccessLog
 from app.web.exchange import Endpoint, Exchange, Header, Route
+from app.web.responses import predictions, ranking
 from app.web.schemas import PredictRequest, PredictResponse, RankRequest, RankResponse
 from app.web.slow_requests import SlowRequests
 
@@ -51,36 +47,6 @@ _READ_HEADERS = frozenset(
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
-def _predictions(exchange: Exchange, scores: Scores) -> str:
-    numbers = ",".join([f"{score:.9g}" for score in scores.score.tolist()])
-    return f'{{"predictions":[{numbers}],"version":"{exchange.version}"{_degraded(exchange)}}}'
-
-
-def _ranking(exchange: Exchange, scores: Scores) -> str:
-    """The candidates by falling logit; equal logits keep the request's order."""
-    order = np.argsort(-scores.logit, kind="stable")[: exchange.top_k]
-    best = scores.score[order].tolist()
-    places = order.tolist()
-    ids: Ids = [None] * len(places)
-    if exchange.ids is not None:
-        ids = [exchange.ids[index] for index in places]
-    ranking = ",".join(
-        f'{{"index":{index},{_id_member(identity)}"score":{score:.9g}}}'
-        for index, identity, score in zip(places, ids, best, strict=True)
-    )
-    return f'{{"ranking":[{ranking}],"version":"{exchange.version}"{_degraded(exchange)}}}'
-
-
-def _degraded(exchange: Exchange) -> str:
-    return ',"degraded":["vocabulary"]' if exchange.degraded else ""
-
-
-def _id_member(identity: int | str | None) -> str:
-    if identity is None:
-        return ""
-    return f'"id":{msgspec.json.encode(identity).decode()},'
-
-
 ROUTES = (
     Route(
         name="predict",
@@ -90,7 +56,7 @@ ROUTES = (
             " Serving's and KServe's protocol.",
         },
         prepare=Scorer.predict,
-        render=_predictions,
+        render=predictions,
         request=PredictRequest,
         response=PredictResponse,
     ),
@@ -100,7 +66,7 @@ ROUTES = (
             "/rank": "Order candidates for one context by their predicted click probability.",
         },
         prepare=Scorer.rank,
-        render=_ranking,
+        render=ranking,
         request=RankRequest,
         response=RankResponse,
     ),

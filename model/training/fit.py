@@ -24,6 +24,7 @@ from model.networks.network import Network
 from model.progress import Bar, progress_bar, warn
 from model.training.checkpoint import Checkpoints, TrainingState
 from model.training.evaluation import Evaluation, evaluated, predict
+from model.training.learning_rate import learning_rate
 from model.training.memory import available_memory
 from model.training.sampling import Sampling
 from model.training.trainer import Trainer, TrainingError, named, not_finite, unnamed
@@ -262,13 +263,6 @@ class _Loop:
         trainer_values, trainer_arrays = self.trainer.state()
         if self.group.rank == 0:
             checkpoints.write(step, values | trainer_values, arrays | trainer_arrays)
-
-
-def learning_rate(progress: float, config: TrainConfig) -> float:
-    """Return the rate after a share ``progress`` of all steps: linear up, then linear to zero."""
-    falling = (1 - progress) / (1 - config.warmup)
-    rising = progress / config.warmup if config.warmup else 1.0
-    return config.learning_rate * min(rising, falling)
 
 
 def batch_count(rows: int, batch_size: int, processes: int = 1) -> int:

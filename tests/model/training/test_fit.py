@@ -17,7 +17,8 @@ from model.data.dataset import Dataset
 from model.networks.mlp import Mlp
 from model.quality.figures import auc, log_loss
 from model.training.evaluation import Evaluation, predict
-from model.training.fit import batch_count, fit, learning_rate
+from model.training.fit import batch_count, fit
+from model.training.learning_rate import learning_rate
 from model.training.trainer import Trainer, TrainingError
 from tests.support.clicks import CONFIG, LAYOUT, NUMBERS, PRICE, dataset, priced
 
