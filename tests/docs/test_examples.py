@@ -103,6 +103,7 @@ def test_commands_exist(block: Block) -> None:
     ("name", "words"),
     [
         ("deepfm-serving.service", ["systemd-analyze", "verify", "--man=no"]),
+        ("deepfm-serving.socket", ["systemd-analyze", "verify", "--man=no"]),
         ("nginx.conf", ["nginx", "-t", "-e", "stderr", "-g", "pid nginx.pid;", "-p", ".", "-c"]),
         ("haproxy.cfg", ["haproxy", "-c", "-f"]),
     ],
@@ -111,15 +112,19 @@ def test_files_for_other_programs_are_right(name: str, words: list[str], tmp_pat
     """The programs themselves accept the snippets of docs/operations.md."""
     program(words[0])
     page = ROOT / "docs" / "operations.md"
-    text = next(block.text for block in blocks(page) if block.words[:1] == (name,))
-    file = tmp_path / name
-    # The unit's program and user are those of a machine where it is installed.
-    text = text.replace("/opt/deepfm-serving/.venv/bin/python", sys.executable)
-    text = text.replace("/opt/deepfm-serving", str(ROOT)).replace("User=ctr\n", "")
     # What nginx writes it may write without root.
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     places = "".join(f" {kind}_temp_path {kind};" for kind in kinds)
-    file.write_text(text.replace("http {", "http { access_log off;" + places))
+    # All files, because a socket unit is checked together with its service unit.
+    for block in blocks(page):
+        if block.language not in ("ini", "nginx", "haproxy"):
+            continue
+        # The unit's program and user are those of a machine where it is installed.
+        text = block.text.replace("/opt/deepfm-serving/.venv/bin/python", sys.executable)
+        text = text.replace("/opt/deepfm-serving", str(ROOT)).replace("User=ctr\n", "")
+        text = text.replace("http {", "http { access_log off;" + places)
+        (tmp_path / block.words[0]).write_text(text)
+    file = tmp_path / name
     done = subprocess.run([*words, str(file)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not [line for line in done.stderr.splitlines() if name in line and "ignor" in line]
