@@ -157,7 +157,7 @@ def check(block: Block) -> None:
     done = subprocess.run(["bash", "-n", "-c", block.text], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     text = block.text.replace("\\\n", " ")
-    for command, rest in re.findall(r"(?:\./ctr|-m model|-m app)( +[\w-]+)?([^\n|;&]*)", text):
+    for command, rest in re.findall(r"(?:\./ctr|-m model|-m app)( +\w[\w-]*)?([^\n|;&]*)", text):
         name = command.strip()
         options = re.findall(r"(?<=\s)--[a-z][\w-]*", rest.partition("#")[0])
         if options or name:
