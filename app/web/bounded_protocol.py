@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from app.errors import HeadTooLarge, MethodNotAllowed, NotReady, ServiceError, Undecodable
 from app.web.connections import Connections
 from app.web.departure import DepartureWatch
+from app.web.flow import BoundedFlow
 from app.web.lingering import LingeringTransport
 
 HEAD_BYTES = 32 * 1024
@@ -97,6 +98,7 @@ class BoundedProtocol(HttpToolsProtocol):
             transport, self.loop, self._receive_seconds, self._still_sending
         )
         super().connection_made(cast(asyncio.Transport, self.lingering))
+        self.flow = BoundedFlow(self.transport, lambda: bool(self._unparsed or self.pipeline))
         if self.open_connections.opened(self):
             self.expect_more()
         else:
@@ -182,7 +184,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _parse_rest(self) -> None:
         """Parse what is left of what was read, and then read on."""
         self._parse_some()
-        if not (self._unparsed or self.pipeline or self.transport.is_closing()):
+        if not self.transport.is_closing():
             self.flow.resume_reading()
 
     def _parse_all(self) -> None:

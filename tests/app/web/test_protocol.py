@@ -7,12 +7,13 @@ import json
 import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from tests.conftest import Sample, StartService
-from tests.support.inside import serving
+from tests.support.inside import serving, until
 from tests.support.serving import Service, logits, strict, wait_until
 
 Row = dict[str, Any]
@@ -201,3 +202,36 @@ async def test_a_client_that_reads_nothing_does_not_fill_the_memory(tiny_bundle:
                 if each.transport.get_write_buffer_size()
             )
         assert held < 500_000
+
+
+@pytest.mark.anyio
+async def test_an_answer_waits_until_those_before_it_are_taken(tiny_bundle: Path) -> None:
+    """A client that asks one by one and reads nothing has two or three answers kept for it."""
+    asked = request(b'{"instances":[%b]}' % b",".join([b'{"placement":"top"}'] * 2_000))
+    async with serving(tiny_bundle, deadline_ms=60_000) as (server, port):
+        loop = asyncio.get_running_loop()
+        state = server.server_state
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", port))
+            await until(lambda: bool(state.connections), "it is connected")
+            connection = cast(Any, next(iter(state.connections)))
+            ours = connection.transport.get_extra_info("socket")
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+
+            def waits() -> bool:
+                """Whether the newest request has taken the way that waits for its client."""
+                return isinstance(connection.cycle, RequestResponseCycle)
+
+            for number in range(1, 41):
+                await loop.sock_sendall(client, asked)
+                await until(lambda: waits() or state.total_requests == number, "it is answered")  # noqa: B023
+                if waits():
+                    break
+            assert connection.transport.get_write_buffer_size() < 300_000
+            answer = b""
+            async with asyncio.timeout(60):
+                while answer.count(b"HTTP/1.1 200 OK") < number:
+                    answer += await loop.sock_recv(client, 65_536)
+        assert number < 40
