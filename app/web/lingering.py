@@ -35,7 +35,7 @@ class LingeringTransport:
         self._still_sending = still_sending
         self._dropped = 0
         self._end: asyncio.TimerHandle | None = None
-        self.write = transport.write
+        self.write: Callable[[bytes], None] = transport.write
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -55,6 +55,9 @@ class LingeringTransport:
             return
         if self._still_sending():
             self._end = self._loop.call_later(self._seconds, self.close_now)
+            # A request behind the last answer may still be under way; what it writes is dropped, as
+            # a transport that is closed does by itself.
+            self.write = lambda _: None
             self._transport.write_eof()
             self._transport.resume_reading()
         else:
