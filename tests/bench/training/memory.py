@@ -29,12 +29,24 @@ SETTINGS = {
     "embedding_l2": 0.0,
 }  # fmt: skip
 STAGES = (
-    ("read", r"^read [\d,]+ rows in ([\d.]+) s"), ("count", r"^learnt their values in ([\d.]+) s"),
+    ("read", r"^read [\d,]+ rows in ([\d.]+) s"), ("count", r"^learned the vocabulary in ([\d.]+) s"),
     ("encode", r"^encoded in ([\d.]+) s"), ("train", r"^trained in ([\d.]+) s"),
 )  # fmt: skip
 """What the command says when a stage is over; after these it scores and exports."""
 EXPORT = "export"
 _WATCH_SECONDS = 0.05
+
+
+TRAIN = """
+import sys
+from model.data import prepare
+
+prepare.LINE_SECONDS = 0.0
+from model.__main__ import main
+
+sys.exit(main())
+"""
+"""``python -m model``, but short stages print their line too."""
 
 
 class Watched(NamedTuple):
@@ -100,7 +112,7 @@ def watched(scratch: Path, files: list[Path], threads: int, tell: Callable[[str]
     settings, log = scratch / "settings.toml", scratch / "log"
     words = SETTINGS | {"threads": threads}
     settings.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in words.items()))
-    command = [sys.executable, "-m", "model", "train", SPEC, *files, "--config", settings,
+    command = [sys.executable, "-c", TRAIN, "train", SPEC, *files, "--config", settings,
                "--cache", scratch / "cache", "--out", scratch / "bundles"]  # fmt: skip
     seconds: dict[str, float] = {}
     peak: dict[str, int] = {}
