@@ -9,10 +9,11 @@ import socket
 import struct
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 TURNS = 1_000
 """Most turns of the event loop, of one connection each, in which connections are still accepted."""
-_SO_ATTACH_FILTER = 26
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _RETURN_NOTHING = struct.pack("=HBBI", 6, 0, 0, 0)
 """A packet filter of one instruction: let no byte through."""
 
@@ -32,6 +33,19 @@ async def take_last_connections(listeners: Sequence[socket.socket]) -> None:
         if not held.poll(0):
             break
         await asyncio.sleep(0)
+
+
+def take_connections_again(listeners: Sequence[socket.socket]) -> None:
+    """Undo :func:`take_last_connections` for the process that inherits the listeners.
+
+    A worker shares its listener with its successor: without this the successor, too, would hear
+    of no new connection. Listening again gives the queue its length back.
+    """
+    for listener in listeners:
+        if sys.platform == "linux" and listener.family in (socket.AF_INET, socket.AF_INET6):
+            # Without a filter there is nothing to detach, which is an error.
+            with suppress(OSError):
+                listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
 def _hold_no_more(listener: socket.socket) -> None:

@@ -20,7 +20,7 @@ from app.serving.state import ServingState
 from app.web.bounded_protocol import BoundedProtocol
 from app.web.connections import Connections
 from app.web.endpoints import ScoringEndpoints
-from app.web.last_connections import take_last_connections
+from app.web.last_connections import take_connections_again, take_last_connections
 from app.web.protocol import ScoringProtocol
 from app.workers.children import reap
 from app.workers.descriptors import DescriptorWatch
@@ -159,6 +159,7 @@ class ServiceServer(_Server):
 
     def run_to_end(self) -> int:
         """Serve; return the exit code."""
+        take_connections_again(self._listeners)
         self.run(self._listeners)
         if self.state.failure is not None:
             log.error("cannot serve: %s", self.state.failure)

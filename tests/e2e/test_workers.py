@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.conftest import StartService
@@ -148,6 +149,20 @@ def test_a_dead_worker_takes_only_its_own_requests(several: Service, sample: Sam
     assert max(failed) <= 1
     assert 0 < sum(failed) < len(failed), "the dead worker's connections, and no others"
     assert len(workers_of(several)) == WORKERS
+
+
+def test_the_successor_of_a_drained_worker_is_reached(several: Service) -> None:
+    """A worker that ends by SIGTERM closes its listener to new connections; its successor opens it.
+
+    Every worker is replaced in turn: afterwards no new connection waits for ever.
+    """
+    for worker in workers_of(several):
+        os.kill(worker, signal.SIGTERM)
+        wait_until(lambda worker=worker: worker not in workers_of(several), "it has ended", 60)
+    wait_until(lambda: len(workers_of(several)) == WORKERS, "each has a successor", 60)
+    for _ in range(40):
+        with httpx.Client(base_url=several.url, trust_env=False, timeout=30) as caller:
+            assert caller.get("/live").status_code == 200
 
 
 @pytest.mark.parametrize("how", ["supervisor", "group"])

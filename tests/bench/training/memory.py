@@ -29,9 +29,11 @@ SETTINGS = {
     "embedding_l2": 0.0,
 }  # fmt: skip
 STAGES = (
-    ("read", r"^read [\d,]+ rows in ([\d.]+) s"), ("count", r"^learned the vocabulary in ([\d.]+) s"),
-    ("encode", r"^encoded in ([\d.]+) s"), ("train", r"^trained in ([\d.]+) s"),
-)  # fmt: skip
+    ("read", r"^read [\d,]+ rows in ([\d.]+) s"),
+    ("count", r"^learned the vocabulary in ([\d.]+) s"),
+    ("encode", r"^encoded in ([\d.]+) s"),
+    ("train", r"^trained in ([\d.]+) s"),
+)
 """What the command says when a stage is over; after these it scores and exports."""
 EXPORT = "export"
 _WATCH_SECONDS = 0.05
