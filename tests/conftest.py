@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +21,6 @@ from tests.support.serving import APP, Service
 bound_spinning()
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-# What started the tests may ignore it (nohup does), and the services of tests would inherit that.
-if threading.current_thread() is threading.main_thread():
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 pytest_plugins = ["tests.support.skips"]
 
@@ -66,6 +61,13 @@ class StartService(Protocol):
         program: Sequence[str] = APP,
         **settings: object,
     ) -> Service: ...
+
+
+@pytest.fixture(autouse=True)
+def hangup_by_default() -> None:
+    """Services of tests inherit what this process does at SIGHUP; ``nohup``, or the service's own
+    set-up in a test before, has it ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
