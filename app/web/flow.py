@@ -21,5 +21,5 @@ class BoundedFlow(FlowControl):
 
     def resume_reading(self) -> None:
         """Read on, unless what was read before is still waiting."""
-        if not self._waits():
+        if self.read_paused and not self._waits():
             super().resume_reading()

@@ -35,7 +35,9 @@ class LingeringTransport:
         self._still_sending = still_sending
         self._dropped = 0
         self._end: asyncio.TimerHandle | None = None
+        # Both are asked for with every answer, so not left to __getattr__.
         self.write: Callable[[bytes], None] = transport.write
+        self.get_write_buffer_size = transport.get_write_buffer_size
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
