@@ -87,6 +87,11 @@ def joined() -> Iterator[Group]:
     if "WORLD_SIZE" not in os.environ:
         yield ALONE
         return
+    # Defaults of this module's functions keep the group that is there when it is imported (an
+    # optimiser imports it), and its threads with it: one that frees a tensor while the interpreter
+    # ends aborts the process (pytorch#190489).
+    import torch.distributed.nn  # noqa: F401
+
     dist.init_process_group("gloo", timeout=LONGEST_WAIT)
     try:
         yield Group(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))

@@ -62,6 +62,31 @@ def trained(processes: int, directory: Path, *words: object) -> Bundle:
     return bundle
 
 
+LEFT = """
+from pathlib import Path
+import torch
+from model.group import joined
+
+def threads():
+    return [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+
+with joined() as group:
+    torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])
+    group.wait()
+    assert any("gloo" in name for name in threads()), threads()
+assert not any("gloo" in name for name in threads()), threads()
+"""
+"""An optimiser imports what could keep the group."""
+
+
+def test_no_thread_of_the_group_outlives_it() -> None:
+    """A thread that frees a tensor while the interpreter ends would abort the process."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "1", "--no-python", sys.executable, "-c", LEFT]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize("network", ["deepfm", "fm"])
 def test_two_or_three_learn_what_one_does(network: str, sample: Sample, tmp_path: Path) -> None:
