@@ -12,8 +12,9 @@ from app.errors import CtrError
 from app.features.encoder import Encoder
 from app.features.spec import FeatureSpec
 from app.scoring.engine import refuse_mixed_distributions
-from app.serving.loading import start_engine
+from app.serving.engines import Engines
 from app.settings import Settings
+from app.workers.shared_numbers import SharedNumbers
 
 
 def check(settings: Settings, against: Path | None) -> int:
@@ -45,11 +46,15 @@ def _verified(settings: Settings) -> Bundle:
     refuse_mixed_distributions()
     bundle = Bundle.open(newest(settings.bundle))
     print(f"bundle {bundle.version}: {bundle.manifest.network}; every file is as its manifest says")
-    engine, worst = start_engine(settings, bundle, Encoder(bundle.spec, bundle.vocabulary))
+    encoder = Encoder(bundle.spec, bundle.vocabulary)
+    started = Engines(settings, SharedNumbers()).start(bundle, encoder)
+    engine, worst = started.engine, started.worst_difference
     print(
         f"{len(bundle.examples)} golden requests, in {engine.precision} on {engine.provider}:"
         f" logits within {worst:.1e} of the trainer's ({engine.tolerance:g} is allowed)"
     )
+    if started.reason is not None:
+        print(f"precision: {engine.precision}, because {started.reason}")
     return bundle
 
 

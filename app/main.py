@@ -29,6 +29,7 @@ from app.scoring.limits import Limits
 from app.serving.activation import Activation
 from app.serving.agreement import Agreement
 from app.serving.build import Builder
+from app.serving.engines import Engines
 from app.serving.healing import Healer
 from app.serving.loading import Loader, Opened
 from app.serving.start import Starter
@@ -216,7 +217,7 @@ def build_service(
     metrics = Metrics(shared, settings.metrics == "on")
     state = ServingState(shared)
     agreement = Agreement(shared)
-    loader = Loader(settings, metrics.remote)
+    loader = Loader(settings, metrics.remote, Engines(settings, shared))
     builder = Builder(settings, limits, metrics, state)
     versions = Versions(settings.bundle)
     metrics.watch_directory(

@@ -129,11 +129,11 @@ class Settings(BaseSettings):
         "Where the engine runs: auto takes a GPU if it can be used, cuda does not start without"
         " one, cpu never looks for one",
     )
-    precision: Literal["float32", "int8"] = _setting(
+    precision: Literal["auto", "float32", "int8"] = _setting(
         "Engine",
         "float32",
         "Precision of the matrix products; int8 is for CPUs and needs a bundle that was trained"
-        " with --quantize int8",
+        " with --quantize int8; auto measures both and takes the faster, which /ready tells",
     )
     engine_threads: NonNegativeInt = _setting(
         "Engine",

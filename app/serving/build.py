@@ -129,10 +129,11 @@ class Builder:
             bundle.version, engine.provider, engine.fallback or "", engine.precision
         ).set(1)
         log.info(
-            "ready: bundle %s in %s on %s%s, %d engine threads for %d CPUs, worker %d of %d,"
+            "ready: bundle %s in %s%s on %s%s, %d engine threads for %d CPUs, worker %d of %d,"
             " golden examples within %.1e, %.2f s",
             bundle.version,
             engine.precision,
+            f" ({reason})" if (reason := loaded.precision_reason) else "",
             engine.provider,
             f" (not CUDA: {engine.fallback})" if engine.fallback else "",
             engine.threads,

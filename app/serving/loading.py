@@ -16,9 +16,8 @@ from app.remote.address import Address
 from app.remote.link import open_link
 from app.remote.vocabulary import CONNECTIONS, RemoteVocabulary
 from app.scoring.engine import Engine, refuse_mixed_distributions
-from app.serving.golden import verify_examples
+from app.serving.engines import Engines
 from app.settings import Settings
-from app.workers.cpus import cpu_quota
 
 
 class Opened(NamedTuple):
@@ -56,6 +55,8 @@ class Loaded:
     worst_difference: float
     seconds: float
     remote: RemoteVocabulary | None = None
+    precision_reason: str | None = None
+    """The reason for the engine's precision, where the settings leave it to the service."""
 
     async def reach_vocabulary(self) -> None:
         """Begin to ask Redis, and wait for the vocabulary there unless something may replace it.
@@ -72,9 +73,10 @@ class Loaded:
 class Loader:
     """Loads bundles in a thread, so that the event loop goes on serving."""
 
-    def __init__(self, settings: Settings, remote_metrics: RemoteMetrics) -> None:
+    def __init__(self, settings: Settings, remote_metrics: RemoteMetrics, engines: Engines) -> None:
         self._settings = settings
         self._remote_metrics = remote_metrics
+        self._engines = engines
 
     async def load(self, path: Path, opened: Opened | None = None) -> Loaded:
         """Load a bundle; ``opened`` is the one at ``path``, if it was opened before.
@@ -82,25 +84,30 @@ class Loader:
         Raises:
             CtrError: it cannot be served; as ``open_bundle`` and ``load``.
         """
-        settings, remote_metrics = self._settings, self._remote_metrics
+        settings = self._settings
 
         def work() -> Loaded:
-            return load(settings, remote_metrics, opened or open_bundle(settings, path))
+            found = opened or open_bundle(settings, path)
+            return load(settings, self._remote_metrics, self._engines, found)
 
         return await run_off_loop(work)
 
     async def with_new_engine(self, loaded: Loaded) -> Loaded:
-        """Return the same bundle with a new engine.
+        """Return the same bundle with a new engine, in the precision that it had.
 
         Raises:
-            BundleError, ProviderError: as ``start_engine``.
+            BundleError, ProviderError: as ``Engines.start``.
         """
-        settings, bundle, encoder = self._settings, loaded.bundle, loaded.encoder
-        engine, worst = await run_off_loop(lambda: start_engine(settings, bundle, encoder))
-        return replace(loaded, engine=engine, worst_difference=worst)
+        engines, precision = self._engines, loaded.engine.precision
+        started = await run_off_loop(
+            lambda: engines.start_in(precision, loaded.bundle, loaded.encoder)
+        )
+        return replace(loaded, engine=started.engine, worst_difference=started.worst_difference)
 
 
-def load(settings: Settings, remote_metrics: RemoteMetrics, opened: Opened) -> Loaded:
+def load(
+    settings: Settings, remote_metrics: RemoteMetrics, engines: Engines, opened: Opened
+) -> Loaded:
     """Verify an opened bundle on the provider that will serve, and warm it up.
 
     Raises:
@@ -116,30 +123,16 @@ def load(settings: Settings, remote_metrics: RemoteMetrics, opened: Opened) -> L
         remote = remote_vocabulary(settings, bundle, remote_metrics)
         encoder = Encoder(bundle.spec, bundle.vocabulary, remote.cache.tables)
         remote.learn(bundle, encoder)
-    engine, worst = start_engine(settings, bundle, encoder)
-    return Loaded(bundle, encoder, engine, worst, perf_counter() - start, remote)
-
-
-def start_engine(settings: Settings, bundle: Bundle, encoder: Encoder) -> tuple[Engine, float]:
-    """Start an engine, verify it and warm it up; return it and the largest difference of a logit.
-
-    Raises:
-        BundleError: the golden examples do not come out as they did.
-        ProviderError: the provider that was asked for cannot be used.
-    """
-    threads = settings.engine_threads or engine_threads(cpu_quota(), settings.workers)
-    engine = Engine(
-        bundle.graph_in(settings.precision),
-        bundle.vocabulary.layout,
-        encoder.context.shape,
-        encoder.candidate.shape,
-        settings.provider,
-        threads,
-        settings.precision,
+    started = engines.start(bundle, encoder)
+    return Loaded(
+        bundle,
+        encoder,
+        started.engine,
+        started.worst_difference,
+        perf_counter() - start,
+        remote,
+        started.reason,
     )
-    worst = verify_examples(bundle, encoder, engine, engine.tolerance, settings.precision)
-    engine.warm_up()
-    return engine, worst
 
 
 def remote_vocabulary(
@@ -164,11 +157,3 @@ def remote_vocabulary(
         settings.redis_timeout_ms / 1000,
         remote_metrics,
     )
-
-
-def engine_threads(cpus: int, workers: int = 1) -> int:
-    """Threads of an engine where none are asked for: a worker's CPUs but the event loop's.
-
-    On two CPUs and 32 connections one thread answered 5,400 requests a second, two 4,700.
-    """
-    return max(1, cpus // workers - 1)

@@ -120,6 +120,7 @@ def build_router(
             "provider": loaded.engine.provider,
             "provider_fallback": loaded.engine.fallback,
             "precision": loaded.engine.precision,
+            "precision_reason": loaded.precision_reason,
             "engine_threads": loaded.engine.threads,
             "vocabulary": "memory" if remote is None else "redis",
             "redis_problem": remote.problem if remote else None,
@@ -145,6 +146,7 @@ def build_router(
             "provider": loaded.engine.provider,
             "provider_fallback": loaded.engine.fallback,
             "precision": loaded.engine.precision,
+            "precision_reason": loaded.precision_reason,
             "tolerance": loaded.engine.tolerance,
             "golden_examples_worst_difference": loaded.worst_difference,
             "fields": [

@@ -12,7 +12,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from struct import Struct
 
 import msgspec
@@ -50,6 +50,11 @@ class Region:
         found: list[float] = self._rows[self._rows[:, 0] == first].sum(0).tolist()
         return found
 
+    def beside(self, first: float) -> float | None:
+        """The second number of a worker whose first number is ``first``, if there is one."""
+        found = self._rows[self._rows[:, 0] == first]
+        return float(found[0, 1]) if len(found) else None
+
     def least(self) -> list[float]:
         """Each number's minimum over the workers."""
         found: list[float] = self._rows.min(0).tolist()
@@ -79,6 +84,15 @@ def _nameless_file() -> int:
     return file
 
 
+@contextmanager
+def _locked(file: int) -> Iterator[None]:
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.lockf(file, fcntl.LOCK_UN)
+
+
 class SharedNumbers:
     """The numbers of all workers, in named regions; ``worker`` is this process' worker."""
 
@@ -89,8 +103,9 @@ class SharedNumbers:
         self._names = memoryview(memory)[:NAMES_BYTES]
         numbers = np.frombuffer(memory, np.float64, offset=NAMES_BYTES)
         self._rows = numbers.reshape(workers, MOST_NUMBERS)
-        self._lock = _nameless_file()
-        weakref.finalize(self, os.close, self._lock)
+        self._lock, self._turn = _nameless_file(), _nameless_file()
+        for file in (self._lock, self._turn):
+            weakref.finalize(self, os.close, file)
         self._ready = self.region("ready", 1)
         self._started = self.region("started", 1)
 
@@ -100,7 +115,7 @@ class SharedNumbers:
         Raises:
             MemoryError: there is no room for it.
         """
-        with self._locked():
+        with _locked(self._lock):
             (length,) = _LENGTH.unpack_from(self._names)
             known = self._names[_LENGTH.size : _LENGTH.size + length]
             places = msgspec.msgpack.decode(known, type=_Places) if length else {}
@@ -115,13 +130,9 @@ class SharedNumbers:
                 self._names[_LENGTH.size : _LENGTH.size + len(encoded)] = encoded
         return Region(self._rows[:, start : start + count], self.worker)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        fcntl.lockf(self._lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._lock, fcntl.LOCK_UN)
+    def turn(self) -> AbstractContextManager[None]:
+        """Keep the other workers out of what one of them does for all; a dead one's turn ends."""
+        return _locked(self._turn)
 
     def begin_worker(self, worker: int) -> None:
         """Make this process, a fork, that of a worker that is not ready yet."""

@@ -12,6 +12,7 @@ from app.main import limits_of
 from app.metrics.registry import Metrics
 from app.serving.agreement import Agreement
 from app.serving.build import Builder
+from app.serving.engines import Engines
 from app.serving.loading import Loader
 from app.serving.state import ServingState
 from app.serving.swap import Swapper
@@ -42,7 +43,7 @@ async def parts(
     limits = limits_of(chosen)
     metrics = Metrics(shared, chosen.metrics == "on")
     state, agreement = ServingState(shared), Agreement(shared)
-    loader = Loader(chosen, metrics.remote)
+    loader = Loader(chosen, metrics.remote, Engines(chosen, shared))
     builder = Builder(chosen, limits, metrics, state)
     swapper = Swapper(
         Versions(bundle),

@@ -8,17 +8,22 @@ import pytest
 
 from app.errors import AddressError, ProviderError
 from app.metrics.registry import Metrics
-from app.serving.loading import Loader, engine_threads, load, open_bundle
+from app.serving.engines import Engines
+from app.serving.loading import Loader, load, open_bundle
 from app.settings import Settings
 from app.workers.shared_numbers import SharedNumbers
 
 pytestmark = pytest.mark.anyio
 
 
+def make_loader(settings: Settings) -> Loader:
+    shared = SharedNumbers()
+    return Loader(settings, Metrics(shared).remote, Engines(settings, shared))
+
+
 async def test_a_loaded_bundle_is_verified_and_warm(tiny_bundle: Path) -> None:
     """Its golden examples agree within the tolerance, with the threads that were asked for."""
-    metrics = Metrics(SharedNumbers())
-    loader = Loader(Settings(bundle=tiny_bundle, engine_threads=2), metrics.remote)
+    loader = make_loader(Settings(bundle=tiny_bundle, engine_threads=2))
     loaded = await loader.load(tiny_bundle)
     assert loaded.bundle.path == tiny_bundle
     assert loaded.worst_difference <= loaded.engine.tolerance
@@ -29,7 +34,7 @@ async def test_a_loaded_bundle_is_verified_and_warm(tiny_bundle: Path) -> None:
 
 async def test_a_new_engine_serves_the_same_bundle(tiny_bundle: Path) -> None:
     """Nothing else is loaded again."""
-    loader = Loader(Settings(bundle=tiny_bundle), Metrics(SharedNumbers()).remote)
+    loader = make_loader(Settings(bundle=tiny_bundle))
     loaded = await loader.load(tiny_bundle)
     renewed = await loader.with_new_engine(loaded)
     assert renewed.engine is not loaded.engine
@@ -63,14 +68,7 @@ def test_what_the_settings_ask_for_and_cannot_be_is_an_error(
     """The error names the setting or the provider; nothing else is used instead."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     chosen = Settings(bundle=tiny_bundle, **settings)  # type: ignore[arg-type]
+    opened = open_bundle(chosen, tiny_bundle)
+    shared = SharedNumbers()
     with pytest.raises(error, match=message):
-        load(chosen, Metrics(SharedNumbers()).remote, open_bundle(chosen, tiny_bundle))
-
-
-@pytest.mark.parametrize(
-    ("cpus", "workers", "threads"),
-    [(1, 1, 1), (2, 1, 1), (8, 1, 7), (8, 2, 3), (8, 4, 1), (2, 4, 1)],
-)
-def test_an_engine_leaves_a_cpu_to_its_event_loop(cpus: int, workers: int, threads: int) -> None:
-    """A worker's part of the CPUs, less one, but at least one thread."""
-    assert engine_threads(cpus, workers) == threads
+        load(chosen, Metrics(shared).remote, Engines(chosen, shared), opened)

@@ -13,7 +13,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from time import perf_counter
 
-from app.serving.loading import engine_threads
+from app.serving.engines import engine_threads
 from tests.drills.faults.drive import Request, ask_in_turn, run
 from tests.drills.faults.figures import Figure, Skipped
 from tests.drills.faults.stage import Stage, rank
