@@ -1,7 +1,7 @@
 """Raw values → canonical keys and numbers, the same in training and in serving.
 
 ``12345``, ``"12345"`` and ``12345.0`` of an integer field are one value everywhere. Raw values have
-the types of JSON; the trainer turns the cells of its files into the same types first.
+the types of JSON; the trainer turns the values of its files into the same types first.
 """
 
 from __future__ import annotations
@@ -22,8 +22,19 @@ from app.errors import ValueProblem
 from app.features.spec import TimePart
 
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**64 - 1
-INTEGER_TEXT = re.compile(r"(-?(?:0|[1-9][0-9]{0,19}))(?:\.0+)?", re.ASCII)
-_SECONDS_TEXT = re.compile(r"-?(?:0|[1-9][0-9]{0,19})(?:\.[0-9]+)?", re.ASCII)
+_EXPONENT = r"[eE][+-]?[0-9]+"
+INTEGER_TEXT = re.compile(r"(-?(?:0|[1-9][0-9]{0,19}))(?:\.0*)?", re.ASCII)
+_INTEGER_WITH_EXPONENT = re.compile(
+    rf"-?(?:0|[1-9][0-9]{{0,19}})(?:\.[0-9]*)?{_EXPONENT}", re.ASCII
+)
+NUMBER_TEXT = re.compile(rf"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:{_EXPONENT})?", re.ASCII)
+"""A number as text files hold it: ``.5``, ``5.`` and ``1e+05`` are numbers too."""
+_SECONDS_TEXT = re.compile(rf"-?(?:0|[1-9][0-9]{{0,19}})(?:\.[0-9]*)?(?:{_EXPONENT})?", re.ASCII)
+_DATE_WITH_OFFSET = re.compile(
+    r"[0-9]{4}-?(?:[0-9]{2}-?[0-9]{2}|W[0-9]{2}-?[0-9])[+-][0-9]{2}(?::?[0-9]{2})?", re.ASCII
+)
+_AFTER_DATE = frozenset("T ")
+_SPACE_BEFORE_OFFSET = re.compile(r" (?=[+-][0-9:]+\Z)", re.ASCII)
 FLOAT32_BOUND = float(2**128 - 2**103)
 """Numbers of this size and larger round to infinity in float32."""
 _EXACT_FLOAT = float(2**53)
@@ -50,30 +61,38 @@ def kind_of(value: object) -> str:
 def integer_key(value: Any) -> int:
     """Return the exact integer that a value of an integer field stands for.
 
+    Text with an exponent (``1e+05``) counts as the JSON number of the same spelling.
+
     Raises:
         ValueProblem: the value is a boolean, a fraction, other text, or out of range.
     """
     kind = type(value)
     if kind is str:
         found = INTEGER_TEXT.fullmatch(value)
-        if found is None:
+        if found is not None:
+            key = int(found[1])
+        elif _INTEGER_WITH_EXPONENT.fullmatch(value):
+            key = _whole(float(value))
+        else:
             raise ValueProblem("expected an integer, got text that is not an integer")
-        key = int(found[1])
     elif kind is int:
         key = value
     elif kind is float:
-        if not value.is_integer():
-            raise ValueProblem("expected an integer, got a number with a fraction")
-        if abs(value) >= _EXACT_FLOAT:
-            raise ValueProblem(
-                "an integer this large must have no decimal point: it would not be exact"
-            )
-        key = int(value)
+        key = _whole(value)
     else:
         raise ValueProblem(f"expected an integer, got {kind_of(value)}")
     if not INTEGER_MIN <= key <= INTEGER_MAX:
         raise ValueProblem("integer out of range")
     return key
+
+
+def _whole(value: float) -> int:
+    """Return the integer that a float holds exactly."""
+    if not value.is_integer():
+        raise ValueProblem("expected an integer, got a number with a fraction")
+    if abs(value) >= _EXACT_FLOAT:
+        raise ValueProblem("an integer this large must be digits alone: it would not be exact")
+    return int(value)
 
 
 def string_key(value: Any) -> str:
@@ -206,19 +225,38 @@ def seconds(value: Any, zone: ZoneInfo, text_format: str | None = None) -> int:
             raise ValueProblem("text does not have the field's time format") from None
         return _to_seconds(moment, zone)
     if isinstance(value, str):
-        if _SECONDS_TEXT.fullmatch(value):
-            value = float(value)
-        else:
-            try:
-                moment = datetime.fromisoformat(value)
-            except ValueError:
-                raise ValueProblem("expected seconds since 1970 or an ISO 8601 time") from None
-            return _to_seconds(moment, zone)
+        if value[10:11] in _AFTER_DATE or not _SECONDS_TEXT.fullmatch(value):
+            return _to_seconds(_iso_moment(value), zone)
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueProblem(f"expected seconds or an ISO 8601 time, got {kind_of(value)}")
     if not SECONDS_MIN <= value <= SECONDS_MAX:
-        raise ValueProblem("time out of range; expected seconds since 1970")
+        raise ValueProblem("time out of range: expected seconds since 1970, not milliseconds")
     return math.floor(value)
+
+
+def _iso_moment(text: str) -> datetime:
+    """Return the moment of ISO 8601 text, in which a space may precede the offset, or UTC.
+
+    The offset of a date without a time is refused: ``fromisoformat`` takes any character for the
+    T before the time, and would read the offset as the time.
+    """
+    try:
+        if text[10:11] in _AFTER_DATE:
+            return datetime.fromisoformat(text)
+    except ValueError:
+        pass
+    spaceless = _SPACE_BEFORE_OFFSET.sub("", text)
+    try:
+        if text.endswith(("UTC", "GMT")):
+            moment = datetime.fromisoformat(text[:-3].removesuffix(" "))
+            if moment.tzinfo is None:
+                return moment.replace(tzinfo=UTC)
+        elif not _DATE_WITH_OFFSET.fullmatch(spaceless):
+            return datetime.fromisoformat(spaceless)
+    except ValueError:
+        pass
+    raise ValueProblem("expected seconds since 1970 or an ISO 8601 time")
 
 
 def _to_seconds(moment: datetime, zone: ZoneInfo) -> int:

@@ -3,8 +3,8 @@
 The schemas follow the rules of ``canonical`` and ``field_encoders`` as far as JSON Schema can say
 them. Every value that a schema accepts is scored, except a whole number with a decimal point where
 text is expected: to JSON Schema ``3.0`` is an integer. A few values that it rejects are scored too:
-integers as text near the ends of their range, ISO 8601 text that RFC 3339 lacks, and anything after
-a list's last place.
+integers as text near the ends of their range, most text with an exponent, ISO 8601 text that RFC
+3339 lacks, and anything after a list's last place.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical,
 Schema = dict[str, Any]
 
 _INTEGER: Schema = {"type": "integer", "minimum": INTEGER_MIN, "maximum": INTEGER_MAX}
-# All of 18 digits are in range, whatever their sign, and so are those of 19 without one.
+# All of 18 digits are in range, whatever their sign, and so are those of 19 without one. With an
+# exponent (1e+05, as R writes) a digit times 10 to the 14th is still exact.
 _INTEGER_TEXT: Schema = {
     "type": "string",
-    "pattern": r"^(-?(0|[1-9][0-9]{0,17})|[1-9][0-9]{18})(\.0+)?$",
+    "pattern": r"^((-?(0|[1-9][0-9]{0,17})|[1-9][0-9]{18})(\.0*)?"
+    r"|-?[1-9]\.?[eE]\+?(0?[0-9]|1[0-4]))$",
 }
 _NUMBER: Schema = {
     "type": "number",
@@ -35,7 +37,10 @@ _NUMBER: Schema = {
     "exclusiveMaximum": FLOAT32_BOUND,
 }
 _SECONDS: Schema = {"type": "number", "minimum": SECONDS_MIN, "maximum": SECONDS_MAX}
-_SECONDS_TEXT: Schema = {"type": "string", "pattern": r"^-?(0|[1-9][0-9]{0,9})(\.[0-9]+)?$"}
+_SECONDS_TEXT: Schema = {
+    "type": "string",
+    "pattern": r"^-?((0|[1-9][0-9]{0,9})(\.[0-9]*)?|[1-9](\.[0-9]*)?[eE][+-]?0?[0-9])$",
+}
 _MOMENT: Schema = {"type": "string", "format": "date-time"}
 # Not a constant: generated clients refuse all other text where one form is a constant.
 _EMPTY: Schema = {"type": "string", "maxLength": 0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from itertools import pairwise
 from math import prod
@@ -198,6 +198,9 @@ def _explain(message: str, raw: dict[str, Any]) -> str:
 
 def _check(spec: FeatureSpec) -> None:
     names = [field.name for field in spec.fields]
+    for name in [*names, spec.label, spec.timestamp or "", *(spec.columns or ())]:
+        if "\0" in name:
+            raise SpecError(f"feature spec: the name {name!r} must not have the character NUL")
     for name in names:
         if names.count(name) > 1:
             raise SpecError(f"feature spec: field {name!r} is given more than once")
@@ -287,7 +290,12 @@ def _check_time(field: Time) -> None:
 
 
 def _check_format(text: str, where: str) -> None:
-    moment = datetime(2014, 10, 21, 13)
+    if "Z" in re.findall("%(.)", text):
+        raise SpecError(
+            f"{where} has `%Z`, but names of time zones cannot be read; use `%z` for offsets such"
+            " as +0200, or write the name as text and give `timezone`"
+        )
+    moment = datetime(2014, 10, 21, 13, tzinfo=UTC)
     try:
         if datetime.strptime(moment.strftime(text), text).year != 2014:
             raise ValueError("it has no year")

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import IO, NamedTuple, cast
 
 import polars as pl
+from polars import selectors as cs
 
 from app.errors import CtrError
 from app.features.spec import FeatureSpec
 
-LINE, FILE = "__line__", "__file__"
+LINE, FILE = "\0line", "\0file"
+"""Columns of a frame beside those of the spec, whose names have no NUL."""
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 SHOWN_BAD_LINES = 10
 ROWS_AT_ONCE = 2**17
@@ -96,7 +98,7 @@ def _parquet(
         rows, size = file.select(pl.len()).collect().item(), path.stat().st_size
         for start in range(0, rows, ROWS_AT_ONCE):
             # Slices, not batches: those hold whole row groups, several at a time.
-            frame = file.select(wanted).slice(start, ROWS_AT_ONCE).collect()
+            frame = file.select(cs.by_name(*wanted)).slice(start, ROWS_AT_ONCE).collect()
             bad.total += frame.height
             stop = start + frame.height
             numbers = pl.int_range(start + 1, stop + 1, dtype=pl.Int64, eager=True)

@@ -7,7 +7,6 @@ frame, and only one frame is in memory.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from app.errors import ValueProblem
-from app.features.canonical import integer_key, seconds
+from app.features.canonical import NUMBER_TEXT, integer_key, seconds
 from app.features.field_encoders import ColumnProblem, FieldEncoder, field_encoder
 from app.features.spec import FeatureSpec, Field, MultiCategorical, Numeric, Time, is_scaled
 from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Vocabulary, arrange
@@ -26,8 +25,7 @@ from app.files import sha256
 from model.data.log_files import FILE, LINE, BadLines, DataError, Source, pieces
 from model.progress import progress_bar
 
-MOMENT = "__moment__"
-_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
+MOMENT = "\0moment"
 
 
 class Reader:
@@ -169,7 +167,7 @@ def _cell(spec_field: Field, text: str | None) -> Any:
     if isinstance(spec_field, Numeric):
         if not text:
             return None
-        return float(text) if _NUMBER.fullmatch(text) else text
+        return float(text) if NUMBER_TEXT.fullmatch(text) else text
     return text
 
 
@@ -193,6 +191,8 @@ def labels(spec: FeatureSpec, frame: pl.DataFrame) -> NDArray[np.uint8]:
 def _label(value: Any) -> bool:
     if isinstance(value, bool):
         return value
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
     key = integer_key(value)
     if key not in (0, 1):
         raise ValueProblem("it is neither 0 nor 1")

@@ -42,7 +42,7 @@ class Twice(NamedTuple):
 
 NUMBERS_THAT_ARE_NONE = [Raw(text) for text in (b"NaN", b"-Infinity", b"1e400", b"9" * 5_000)]
 NO_NUMBER = [True, "3", "", {}, [], [1], 1e39, -1e39, 10**60, *NUMBERS_THAT_ARE_NONE]
-NO_INTEGER = [True, 1.5, "abc", "007", " 7", "1e3", {}, [], 2**64, -(2**63) - 1, "9" * 30]
+NO_INTEGER = [True, 1.5, "abc", "007", " 7", "1e-3", {}, [], 2**64, -(2**63) - 1, "9" * 30]
 NO_TEXT = [False, 1.5, {}, {"a": [1, {}]}, [], ["DE"], 2**64]
 NO_TIME = [True, "yesterday", {}, [], 1e300, -(10**12), "2026-13-01"]
 NO_LIST = ["news", 3, 1.5, True, {}, {"0": "news"}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -87,11 +88,12 @@ INT_TYPES = {
 @st.composite
 def integer_things(draw: st.DrawFn, kind: Any) -> Thing:
     value = draw(INT_TYPES[kind])
-    forms: list[Any] = [value, str(value), f"{value}.0"]
+    texts = [str(value), f"{value}.0", f"{value}."]
+    numbers: list[Any] = [value]
     if abs(value) < 2**53:
-        forms.append(float(value))
-    cell = draw(st.sampled_from([str(value), f"{value}.0"]))
-    return Thing(draw(st.sampled_from(forms)), cell, value)
+        numbers.append(float(value))
+        texts.append(f"{value:.15e}")
+    return Thing(draw(st.sampled_from(numbers + texts)), draw(st.sampled_from(texts)), value)
 
 
 @st.composite
@@ -148,7 +150,13 @@ def numeric(draw: st.DrawFn, name: str, side: Side) -> tuple[Field, Any, Any]:
     values = plain | st.floats(-100, 100, width=width) | st.floats(
         -float(2**127), float(2**127), width=width
     )  # fmt: skip
-    return field, values.map(lambda v: Thing(v, repr(v), v)), kind
+    forms = st.sampled_from([repr, "{:.17e}".format, oracle_text])
+    return field, st.builds(lambda v, form: Thing(v, form(v), v), values, forms), kind
+
+
+def oracle_text(value: float) -> str:
+    """A number without the zeros beside its point, as Oracle writes it."""
+    return re.sub(r"^(-?)0(\.[0-9]*[1-9])|(\.)0$", r"\1\2\3", repr(value))
 
 
 @st.composite

@@ -16,6 +16,7 @@ from app.features.canonical import (
     FLOAT32_BOUND,
     INTEGER_MAX,
     INTEGER_MIN,
+    NUMBER_TEXT,
     float32_thresholds,
     integer_key,
     log_squared_key,
@@ -41,6 +42,9 @@ NUMBERS = st.floats(min_value=-3.4e38, max_value=3.4e38)
         (INTEGER_MAX, 2**64 - 1), (str(INTEGER_MAX), 2**64 - 1),
         (2**53 + 1, 2**53 + 1), (str(2**53 + 1), 2**53 + 1), (f"{2**53 + 1}.0", 2**53 + 1),
         (float(2**53 - 1), 2**53 - 1),
+        ("5.", 5), ("-5.", -5), ("0.", 0), (f"{2**53 + 1}.", 2**53 + 1),
+        ("1e+05", 100_000), ("1E5", 100_000), ("-1e05", -100_000), ("1.5e+3", 1500), ("5.e1", 50),
+        ("100e-2", 1), ("0e7", 0), ("9e15", 9 * 10**15), ("1e00000000000000000002", 100),
     ],
 )  # fmt: skip
 def test_integer_has_one_key_in_every_form(value: Any, key: int) -> None:
@@ -55,8 +59,11 @@ def test_integer_has_one_key_in_every_form(value: Any, key: int) -> None:
     [
         (True, "a boolean"), (False, "a boolean"), (12345.5, "fraction"), (math.nan, "fraction"),
         (math.inf, "fraction"), ("007", "text that is not"), (" 7", "text"), ("7 ", "text"),
-        ("7\n", "text"), ("+7", "text"), ("abc", "text"), ("", "text"), ("7.", "text"),
-        (".0", "text"), ("7.5", "text"), ("7.01", "text"), ("1e3", "text"), ("1_000", "text"),
+        ("7\n", "text"), ("+7", "text"), ("abc", "text"), ("", "text"), (".", "text"),
+        (".0", "text"), (".5", "text"), ("7.5", "text"), ("7.01", "text"), ("1_000", "text"),
+        ("1e", "text"), ("e5", "text"), (".1e1", "text"), ("01e5", "text"), ("1e+-5", "text"),
+        ("1d5", "text"), ("1e5.0", "text"), ("1e-1", "fraction"), ("1.25e+1", "fraction"),
+        ("1e999", "fraction"), ("1e16", "not be exact"), ("1.23456789012346e+17", "not be exact"),
         ("0x1F", "text"), ("--7", "text"), ("-", "text"), ("\u0667", "text"), ("7,0", "text"),
         ("true", "text"), ("00", "text"), ("-01", "text"), ("9" * 400, "text"),
         (INTEGER_MIN - 1, "out of range"), (str(INTEGER_MIN - 1), "out of range"),
@@ -77,6 +84,39 @@ def test_integer_refuses_other_values(value: Any, problem: str) -> None:
 def test_integer_text_round_trips(value: int) -> None:
     """No integer of the range passes through a float on its way."""
     assert integer_key(value) == integer_key(str(value)) == integer_key(f"{value}.0") == value
+
+
+@settings(deadline=None)
+@given(st.integers(-(2**53) + 1, 2**53 - 1), st.integers(0, 16))
+def test_an_exponent_counts_as_its_json_number(value: int, places: int) -> None:
+    """Text with an exponent has the key, or the problem, of the number that it spells."""
+    text = f"{value:.{places}e}"
+
+    def outcome(raw: Any) -> int | str:
+        try:
+            return integer_key(raw)
+        except ValueProblem as problem:
+            return str(problem)
+
+    assert outcome(text) == outcome(float(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "-0", ".5", "-.5", "5.", "5.e1", "1e+05", "1E5", "1.5e-05", "007", "12345.678"]
+)
+def test_text_of_a_number(text: str) -> None:
+    """Forms in which R, SAS and Oracle write numbers are number text."""
+    assert NUMBER_TEXT.fullmatch(text)
+    float(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ".", "-", "-.", "e5", ".e5", "1e", "1e+", "+1", " 1", "1 ", "1_0", "1,5", "0x1",
+             "nan", "inf", "1d5", "1e5.", "\u0661", "1\n"],
+)  # fmt: skip
+def test_other_text_is_no_number(text: str) -> None:
+    """Anything that is no plain decimal number is left to the field's rules as text."""
+    assert not NUMBER_TEXT.fullmatch(text)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +229,11 @@ def test_log_squared_is_its_formula(value: float) -> None:
         1_700_000_000, 1_700_000_000.9, "1700000000", "1700000000.0",
         "1700000000.9", "2023-11-14T22:13:20",
         "2023-11-14 22:13:20.999", "2023-11-14T22:13:20Z", "2023-11-15T00:13:20+02:00",
+        "1700000000.", "1.7e9", "1.7E+09",
+        "2023-11-14 22:13:20 UTC", "2023-11-14 22:13:20.5 UTC", "2023-11-14T22:13:20UTC",
+        "2023-11-14 22:13:20 GMT", "2023-11-14 22:13:20 Z", "2023-11-14 22:13:20+00",
+        "2023-11-15 00:13:20 +0200", "2023-11-15 00:13:20.000 +0200", "2023-11-15T00:13:20 +02:00",
+        "20231114T221320Z", "2023-W46-2T22:13:20",
     ],
 )  # fmt: skip
 def test_one_moment_has_many_forms(value: Any) -> None:
@@ -219,6 +264,28 @@ def test_text_without_offset_is_local(text: str, second: int) -> None:
     assert seconds(text, BERLIN) == second
 
 
+def test_utc_after_a_time_is_not_the_fields_zone() -> None:
+    """Text that ends in UTC is in UTC whatever zone the field has, a date alone too."""
+    for text in ("2014-10-21 13:00:00 UTC", "2014-10-21T13 UTC", "2014-10-21 13:00 GMT"):
+        assert seconds(text, BERLIN) == 1_413_896_400
+    assert seconds("2014-10-21 UTC", BERLIN) == 1_413_896_400 - 13 * 3600
+
+
+@pytest.mark.parametrize(
+    ("text", "text_format"),
+    [
+        ("21/Oct/2014:15:00:00 +0200", "%d/%b/%Y:%H:%M:%S %z"),
+        ("[21/Oct/2014:15:00:00 +0200]", "[%d/%b/%Y:%H:%M:%S %z]"),
+        ("2014-10-21 06:00:00-07:00", "%Y-%m-%d %H:%M:%S%z"),
+        ("2014-10-21 13:00:00Z", "%Y-%m-%d %H:%M:%S%z"),
+    ],
+)
+def test_an_offset_in_a_format_is_obeyed(text: str, text_format: str) -> None:
+    """``%z``, as in the logs of Apache and nginx, goes before the field's zone."""
+    for zone in (UTC, BERLIN):
+        assert seconds(text, zone, text_format) == 1_413_896_400
+
+
 def test_parts_are_local() -> None:
     """Parts are those of the local date; an hour apart at a change of clocks."""
     parts = ("year", "month", "day", "weekday", "hour")
@@ -246,6 +313,10 @@ def test_format_describes_text() -> None:
         (math.nan, "out of range"), (math.inf, "out of range"), (10**400, "out of range"),
         (True, "a boolean"), ([], "a list"), ("", "ISO 8601"), ("yesterday", "ISO 8601"),
         (" 1700000000", "ISO 8601"), ("2024-02-30", "ISO 8601"), ("12:30", "ISO 8601"),
+        ("2014-10-21+02:00", "ISO 8601"), ("20141021-0700", "ISO 8601"), ("UTC", "ISO 8601"),
+        ("2014-10-21 +02:00", "ISO 8601"), ("2014-W43-2+02", "ISO 8601"), ("1.7e12", "range"),
+        ("2014-10-21 13:00:00 CEST", "ISO 8601"), ("2014-10-21 13:00 +02:00 UTC", "ISO 8601"),
+        ("1e400", "range"), ("01.", "ISO 8601"),
     ],
 )  # fmt: skip
 def test_what_is_no_moment_is_refused(value: Any, problem: str) -> None:

@@ -133,6 +133,16 @@ BROKEN = {
     "empty timezone": (moment('parts = ["hour"]\ntimezone = ""\n'), "'when'.*timezone"),
     "format without a year": (moment('parts = ["hour"]\nformat = "%H"\n'), "'when'.*`format`"),
     "format that is none": (moment('parts = ["hour"]\nformat = "%!"\n'), "'when'.*`format`"),
+    "format with the name of a zone": (
+        moment('parts = ["hour"]\nformat = "%Y-%m-%d %H %Z"\n'), "'when': `format`.*`%Z`.*`%z`",
+    ),
+    "timestamp's format with the name of a zone": (
+        'timestamp = "at"\ntimestamp_format = "%Y-%m-%d %Z"\n' + HEAD + USER + ITEM,
+        "`timestamp_format`.*`%Z`.*`%z`",
+    ),
+    "name with NUL": (HEAD + USER.replace("user", "\\u0000line") + ITEM, "NUL"),
+    "label with NUL": ('label = "\\u0000"\n' + USER + ITEM, "NUL"),
+    "timestamp with NUL": ('timestamp = "\\u0000moment"\n' + HEAD + USER + ITEM, "NUL"),
     "cross without fields": (crossed("min_count = 3\n"), "`fields`.*crosses"),
     "cross of one field": (crossed('fields = ["user"]\n'), "cross 'user'"),
     "cross of three": (
@@ -173,6 +183,14 @@ def test_error_names_the_field_and_the_key(text: str, message: str) -> None:
     """A broken rule is a SpecError that says where it is."""
     with pytest.raises(SpecError, match=message):
         FeatureSpec.parse(text)
+
+
+@pytest.mark.parametrize("text", ["%d/%b/%Y:%H:%M:%S %z", "%Y-%m-%d%%Z", "%Y%m%d"])
+def test_formats_that_can_be_read_back(text: str) -> None:
+    """A format with an offset, or with a percent sign before a Z, is one like any other."""
+    spec = FeatureSpec.parse(moment(f'parts = ["hour"]\nformat = "{text}"\n'))
+    assert isinstance(spec.fields[2], Time)
+    assert spec.fields[2].format == text
 
 
 def test_list_limits() -> None:

@@ -7,12 +7,15 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
+from app.features.canonical import integer_key
 from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
 from model.data import log_files
-from model.data.log_files import BadLines, DataError
+from model.data.frames_on_disk import FramesOnDisk
+from model.data.log_files import FILE, LINE, BadLines, DataError
 from model.data.reader import MOMENT, Reader, field_values, labels
 from tests.support.frames import read
 
@@ -121,7 +124,7 @@ def test_headerless(tmp_path: Path) -> None:
     path = write(tmp_path / "log.csv", *ROWS, header="")
     table = read(spec, [path])
     check(table)
-    assert table["__line__"].to_list() == [1, 2, 3]
+    assert table[LINE].to_list() == [1, 2, 3]
 
 
 def test_columns_by_name(tmp_path: Path) -> None:
@@ -138,8 +141,8 @@ def test_several_files(tmp_path: Path) -> None:
     reader = Reader(SPEC, [first, second])
     table = pl.concat(reader.frames())
     check(table)
-    assert table["__file__"].to_list() == ["a.csv", "a.csv", "b.csv"]
-    assert table["__line__"].to_list() == [2, 3, 2]
+    assert table[FILE].to_list() == ["a.csv", "a.csv", "b.csv"]
+    assert table[LINE].to_list() == [2, 3, 2]
     assert [(s.name, s.rows, s.bytes) for s in reader.sources] == [
         ("a.csv", 2, first.stat().st_size),
         ("b.csv", 1, second.stat().st_size),
@@ -227,7 +230,7 @@ def test_bad_lines_are_counted_and_named(tmp_path: Path, line: str, problem: str
         read(SPEC, [path])
     table, bad = read_with_bad(path, 0.25)
     assert values(table, "item") == ["a", "b", "é"]
-    assert table["__line__"].to_list() == [2, 4, 5]
+    assert table[LINE].to_list() == [2, 4, 5]
     assert [where[:2] for where in bad.lines] == [("log.csv", 3)]
     assert (bad.count, bad.total) == (1, 4)
 
@@ -279,10 +282,10 @@ def test_empty_lines_are_passed_over(tmp_path: Path) -> None:
     path = write(tmp_path / "log.csv", ROWS[0], "", *ROWS[1:], "")
     table = read(SPEC, [path])
     check(table)
-    assert table["__line__"].to_list() == [2, 4, 5]
+    assert table[LINE].to_list() == [2, 4, 5]
 
 
-@pytest.mark.parametrize("label", ["2", "", "yes", "0.5", "-1", "true", '"1 "'])
+@pytest.mark.parametrize("label", ["2", "", "yes", "0.5", "-1", "truth", "T", " true", '"1 "'])
 def test_label_is_0_or_1(tmp_path: Path, label: str) -> None:
     """Any other label is an error with file, line and column, whatever share may be bad."""
     path = write(tmp_path / "log.csv", *ROWS, f"{label},7,a,x,1")
@@ -290,13 +293,29 @@ def test_label_is_0_or_1(tmp_path: Path, label: str) -> None:
         read(SPEC, [path], max_bad_lines=1.0)
 
 
-@pytest.mark.parametrize("clicks", [["0", "1.0"], [0, 1], [0.0, 1.0], [False, True]])
+@pytest.mark.parametrize(
+    "clicks",
+    [["0", "1.0"], [0, 1], [0.0, 1.0], [False, True], ["false", "true"], ["False", "True"],
+     ["FALSE", "TRUE"], ["0.", "1e+00"]],
+    ids=str,
+)  # fmt: skip
 def test_forms_of_the_label(tmp_path: Path, clicks: list[Any]) -> None:
-    """Numbers, their text and booleans are labels."""
+    """Numbers, booleans and their text in any case are labels, in Parquet and in text alike."""
     frame = pl.DataFrame({"price": [1.0] * 2, "user": [7] * 2, "item": ["a"] * 2,
                           "tags": [["x"]] * 2, "click": clicks})  # fmt: skip
     frame.write_parquet(tmp_path / "log.parquet")
     assert labels(SPEC, read(SPEC, [tmp_path / "log.parquet"])).tolist() == [0, 1]
+    text = write(tmp_path / "log.csv", *(f"{click},7,a,x,1" for click in clicks))
+    assert labels(SPEC, read(SPEC, [text])).tolist() == [0, 1]
+
+
+def test_numbers_as_other_programs_write_them(tmp_path: Path) -> None:
+    """Numbers of R, SAS and Oracle are read in numeric and integer fields of text files."""
+    cells = [(".5", "5."), ("-.5", "1e+05"), ("5.", "1E5"), ("1e+05", "100000")]
+    path = write(tmp_path / "log.csv", *(f"1,{user},a,x,{price}" for price, user in cells))
+    table = read(SPEC, [path])
+    assert values(table, "price") == [0.5, -0.5, 5.0, 100_000.0]
+    assert [integer_key(user) for user in values(table, "user")] == [5, 100_000, 100_000, 100_000]
 
 
 def test_label_is_not_needed_to_predict(tmp_path: Path) -> None:
@@ -399,6 +418,27 @@ WHEN = Time(name="when", side="context", parts=("hour",), timezone="Europe/Berli
 def test_typed_times(column: pl.Series, expected: Any) -> None:
     """A typed time is the JSON value of the same moment; without a zone it stays local."""
     assert field_values(WHEN, column)[0] == [expected]
+
+
+NAMES = ["__line__", "__file__", "__moment__", "line", "v", "code", "*", "^.*$", "column_1", " "]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_of_a_field_is_its_own(tmp_path: Path, name: str, ending: str) -> None:
+    """Names of the reader's columns, and names that are patterns to libraries, are plain names."""
+    fields = (Categorical(name=name, side="context"), *FIELDS[1:2])
+    spec = FeatureSpec(label="click", timestamp="at", fields=fields)
+    frame = pl.DataFrame({"click": [1, 0], "at": [5, 7], name: ["x", "y"], "item": ["a", "b"]})
+    path = tmp_path / f"log.{ending}"
+    frame.write_csv(path) if ending == "csv" else frame.write_parquet(path)
+    table = read(spec, [path], moment=True)
+    assert table[name].to_list() == ["x", "y"]
+    assert table[MOMENT].to_list() == [5, 7]
+    assert table[LINE].to_list() == ([2, 3] if ending == "csv" else [1, 2])
+    on_disk = FramesOnDisk(tmp_path)
+    on_disk.add(table)
+    assert pl.concat(on_disk.column(name, np.array([True, False]))).to_list() == ["x"]
 
 
 def timed(tmp_path: Path, *moments: str) -> list[int]:
