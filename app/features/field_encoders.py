@@ -7,7 +7,8 @@ Each encodes one value at a time (``one``, for a request's few rows) and a colum
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from struct import Struct
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -46,8 +47,8 @@ Tables = Mapping[str, dict[Any, int]]
 """Key → row, by slot."""
 NO_TABLES: Tables = MappingProxyType({})
 _INTEGER_OR_NONE = frozenset((int, type(None)))
-_HASHABLE = str, int, type(None)
-"""Types of which a value can be looked up; others, lists among them, are errors."""
+_UNKNOWN = repeat(-1)
+"""Stands for the row of each value that a table lacks."""
 _NUMBER, _BITS = Struct("=f"), Struct("=i")
 
 
@@ -86,29 +87,33 @@ class ColumnProblem(ValueProblem):
         self.problems = tuple(problems)
 
 
-def _one_by_one(
+def _one_by_one(encoder: FieldEncoder, values: Sequence[Any], misses: Misses | None) -> Indices:
+    """Encode a column value by value and collect the problems with their rows."""
+    result = np.empty((len(values), encoder.width), np.int32)
+    _settle(encoder, values, range(len(values)), result, misses)
+    return result
+
+
+def _settle(
     encoder: FieldEncoder,
     values: Sequence[Any],
+    rows: Iterable[int],
+    result: Indices,
     misses: Misses | None,
-    settled: Sequence[int | None] | None = None,
-) -> Indices:
-    """Encode a column value by value and collect the problems with their rows.
+) -> None:
+    """Encode the values of some rows of a column into ``result`` [N, width].
 
-    ``settled`` holds the row of each value that is known already, and None for the others.
+    Raises:
+        ColumnProblem: at least one of these values breaks a rule.
     """
-    result = np.empty((len(values), encoder.width), np.int32)
     problems: list[tuple[int, ValueProblem]] = []
-    for row, value in enumerate(values):
-        if settled is not None and (index := settled[row]) is not None:
-            result[row] = index
-            continue
+    for row in rows:
         try:
-            result[row] = encoder.one(value, misses)
+            result[row] = encoder.one(values[row], misses)
         except ValueProblem as problem:
             problems.append((row, problem))
     if problems:
         raise ColumnProblem(problems)
-    return result
 
 
 class _Lookup:
@@ -169,12 +174,14 @@ class CategoricalEncoder:
             return _one_by_one(self, values, misses)
         known = self.lookup.known.get
         try:
-            found = np.fromiter(map(known, values), np.int32, len(values))
+            found = np.fromiter(map(known, values, _UNKNOWN), np.int32, len(values))
         except TypeError:
-            # A value is unknown (its None is not an int32), or it is a list or an object.
-            settled = [known(v) if isinstance(v, _HASHABLE) else None for v in values]
-            return _one_by_one(self, values, misses, settled)
-        return found.reshape(-1, 1)
+            # A value is a list or an object.
+            return _one_by_one(self, values, misses)
+        result = found.reshape(-1, 1)
+        if (found < 0).any():
+            _settle(self, values, np.flatnonzero(found < 0).tolist(), result, misses)
+        return result
 
 
 class ListEncoder:
