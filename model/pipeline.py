@@ -23,7 +23,7 @@ from model.data.encode import statistics
 from model.data.prepare import Prepared
 from model.data.split import PARTS
 from model.export.golden import golden_examples
-from model.export.graph import remove_graph, write_graph
+from model.export.graph import write_graph
 from model.export.parity import check_parity
 from model.export.quantize import (
     Loss,
@@ -299,7 +299,7 @@ def write_int8_graph(
     (say if lost.verdict is Verdict.accepted else warn)(lost.told(quantize))
     if lost.kept(quantize):
         return int8
-    remove_graph(graph)
+    graph.unlink()
     return None
 
 

@@ -20,6 +20,8 @@ SPEC = "features.toml"
 VOCABULARY = "vocabulary"
 GRAPH = "score.onnx"
 INT8_GRAPH = "score.int8.onnx"
+WEIGHTS = "weights.bin"
+"""Weights of all graphs, where they are too many for the graphs' own files; engines map it."""
 EXAMPLES = "examples.jsonl"
 
 

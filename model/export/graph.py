@@ -8,12 +8,14 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
-import onnx.external_data_helper
-import onnx.numpy_helper
 import torch
+from onnx import TensorProto
+from onnx.external_data_helper import set_external_data
 from torch import Tensor, nn
 
+from app.bundle.manifest import WEIGHTS
 from app.errors import CtrError
 from app.features.graph_inputs import CONTEXTS, ROWS, Scores, graph_inputs
 from app.features.layout import Layout
@@ -21,10 +23,15 @@ from model.export.serving_form import serving_form
 from model.networks.network import Network, NetworkInputs
 from model.quality.calibration import CalibratedLogit, Calibration
 
-MAX_INLINE_BYTES = 2**31 - 2**24
-"""Weights that one ONNX file can hold beside its nodes; more get a file of their own."""
+MAX_INLINE_BYTES = 2**27
+"""Weights that a graph holds in its own file, which each process reads into its memory.
+
+More are in a file beside it. The engine maps that file, so that all processes share its pages.
+"""
 _SMALL = 1024
 """Bytes of a tensor up to which it stays in the graph's own file in any case."""
+_PAGE = 4096
+"""Each tensor begins on a page of its file."""
 
 
 class ExportError(CtrError):
@@ -76,9 +83,9 @@ def write_graph(
 ) -> None:
     """Export a network for inference: batch norm folded, all sizes symbolic.
 
-    The score is the sigmoid of the logit, or of the calibrated logit. Weights of more than two
-    gigabytes are written beside the graph, into ``<name>.data``. The files depend on the weights
-    alone: they hold no paths, times or generated names of this run.
+    The score is the sigmoid of the logit, or of the calibrated logit. More weights than
+    ``MAX_INLINE_BYTES`` are written beside the graph, into ``weights.bin``. The files depend on
+    the weights alone: they hold no paths, times or generated names of this run.
 
     Raises:
         ExportError: torch's exporter gives no graph.
@@ -122,25 +129,49 @@ def _size(axis: str | int) -> int:
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
-    """Write a graph; weights that do not fit into its file go beside it, into ``<name>.data``."""
-    if sum(len(weights.raw_data) for weights in model.graph.initializer) > MAX_INLINE_BYTES:
-        onnx.external_data_helper.convert_model_to_external_data(
-            model, location=data_of(path).name, size_threshold=_SMALL
-        )
-        # This changes the model: from here on its large weights are in that file.
-        onnx.external_data_helper.write_external_data_tensors(model, str(path.parent))
+    """Write a graph; many weights go beside it into ``weights.bin``, which becomes its own."""
+    large = _large(model)
+    if sum(len(weights.raw_data) for weights in large) > MAX_INLINE_BYTES:
+        with (path.parent / WEIGHTS).open("wb") as file:
+            for weights in large:
+                file.seek(-(-file.tell() // _PAGE) * _PAGE)
+                start = file.tell()
+                file.write(weights.raw_data)
+                _refer(weights, start)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def remove_graph(path: Path) -> None:
-    """Remove the files of :func:`save_graph`."""
-    path.unlink()
-    data_of(path).unlink(missing_ok=True)
+def save_variant(model: onnx.ModelProto, path: Path, graph: Path) -> None:
+    """Write another form of ``graph``, which lies beside it and shares the weights that are equal.
+
+    All other weights are in the graph's own file.
+    """
+    shared = {
+        weights.name: {entry.key: entry.value for entry in weights.external_data}
+        for weights in onnx.load(graph, load_external_data=False).graph.initializer
+        if weights.data_location == TensorProto.EXTERNAL
+    }
+    if shared:
+        stored = np.memmap(graph.with_name(WEIGHTS), np.uint8, "r")
+        for weights in _large(model):
+            if weights.name not in shared:
+                continue
+            start = int(shared[weights.name]["offset"])
+            content = np.frombuffer(weights.raw_data, np.uint8)
+            if np.array_equal(stored[start : start + len(content)], content):
+                _refer(weights, start)
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def data_of(path: Path) -> Path:
-    """Return the file of a large graph's weights."""
-    return path.with_name(f"{path.name}.data")
+def _large(model: onnx.ModelProto) -> list[TensorProto]:
+    return [weights for weights in model.graph.initializer if len(weights.raw_data) > _SMALL]
+
+
+def _refer(weights: TensorProto, start: int) -> None:
+    """Replace a tensor's content by its place in the file of weights."""
+    length = len(weights.raw_data)
+    set_external_data(weights, WEIGHTS, offset=start, length=length)
+    weights.ClearField("raw_data")
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -29,10 +29,11 @@ from onnxruntime.quantization import (
 )
 
 from app.bundle.bundle import Example
+from app.bundle.manifest import WEIGHTS
 from app.features.graph_inputs import Batch, Scores
 from app.scoring.engine import Engine
 from model.data.dataset import Dataset
-from model.export.graph import data_of, save_graph
+from model.export.graph import save_variant
 from model.quality.offline_scoring import batch_of
 from model.quality.paired import Estimate, auc_difference, mean_ratio
 
@@ -198,10 +199,10 @@ def write_int8(graph: Path, out: Path, engine: Engine, data: Dataset, seed: int)
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm"]},
-                use_external_data_format=data_of(graph).exists(),
+                use_external_data_format=graph.with_name(WEIGHTS).exists(),
             )
             logging.getLogger().setLevel(level)
-        save_graph(onnx.load(partial), out)
+        save_variant(onnx.load(partial), out, graph)
 
 
 def with_int8_logits(example: Example, engine: Engine) -> Example:

@@ -71,7 +71,7 @@ def test_absent_file_is_named(path: Path, name: str) -> None:
         Bundle.open(path)
 
 
-@pytest.mark.parametrize("name", ["score.onnx.data", "vocabulary/009-x.rows.npy"])
+@pytest.mark.parametrize("name", ["weights.bin", "vocabulary/009-x.rows.npy"])
 def test_extra_file_is_named(path: Path, name: str) -> None:
     """A file that the manifest does not know is an error with its name."""
     (path / name).write_bytes(b"")

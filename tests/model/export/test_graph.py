@@ -15,7 +15,7 @@ from app.errors import BundleError, EngineFailed
 from app.features.graph_inputs import Batch
 from app.features.layout import Layout
 from app.scoring.engine import Engine
-from model.export.graph import remove_graph, write_graph
+from model.export.graph import write_graph
 from model.export.parity import network_logits
 from model.export.quantize import write_int8
 from model.export.weights import read_weights
@@ -147,9 +147,7 @@ def test_a_graph_tells_nothing_of_the_machine(tiny_bundle: Path) -> None:
         assert len(word) < 3 or word.encode() not in data, word
 
 
-def test_weights_beyond_one_file_are_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_weights_are_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph with external data scores as one without, wherever both files are moved."""
     network, data = trained("deepfm", LAYOUT, CONFIG), dataset(LAYOUT, 37)
     write_graph(network, LAYOUT, tmp_path / "score.onnx")
@@ -160,26 +158,36 @@ def test_weights_beyond_one_file_are_beside_it(
         (tmp_path / name).mkdir()
         write_graph(network, LAYOUT, tmp_path / name / "score.onnx")
     files = sorted((tmp_path / "one").iterdir())
-    assert [file.name for file in files] == ["score.onnx", "score.onnx.data"]
+    assert [file.name for file in files] == ["score.onnx", "weights.bin"]
     for file in files:
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
     moved = (tmp_path / "one").rename(tmp_path / "moved")
-    found = engine_of(moved / "score.onnx", LAYOUT).score(batch_of(data))
+    engine = engine_of(moved / "score.onnx", LAYOUT)
+    found = engine.score(batch_of(data))
     assert found.logit.tobytes() == expected.logit.tobytes()
     for parameter, value in read_weights(moved / "score.onnx", "deepfm", LAYOUT).items():
         torch.testing.assert_close(value, weights[parameter], atol=0, rtol=0)
+    # Mapped, and the table not copied: all processes share its pages.
+    maps = Path("/proc/self/maps").read_text()
+    assert str(moved / "weights.bin") in maps
+    before = (moved / "weights.bin").read_bytes()
 
-    write_int8(
-        moved / "score.onnx", moved / "int8.onnx", engine_of(moved / "score.onnx", LAYOUT), data, 1
-    )
+    write_int8(moved / "score.onnx", moved / "int8.onnx", engine, data, 1)
     assert sorted(file.name for file in moved.iterdir()) == [
-        "int8.onnx", "int8.onnx.data", "score.onnx", "score.onnx.data",
-    ]  # fmt: skip
+        "int8.onnx",
+        "score.onnx",
+        "weights.bin",
+    ]
+    assert (moved / "weights.bin").read_bytes() == before
+    outside = {
+        weights.name
+        for weights in onnx.load(moved / "int8.onnx", load_external_data=False).graph.initializer
+        if weights.external_data
+    }
+    assert "network.table" in outside
     quick = engine_of(moved / "int8.onnx", LAYOUT).score(batch_of(data))
     np.testing.assert_allclose(quick.logit, expected.logit, atol=0.2)
-    remove_graph(moved / "int8.onnx")
-    assert sorted(file.name for file in moved.iterdir()) == ["score.onnx", "score.onnx.data"]
 
-    (moved / "score.onnx.data").unlink()
-    with pytest.raises(BundleError, match=r"score\.onnx cannot be loaded: .*score\.onnx\.data"):
+    (moved / "weights.bin").unlink()
+    with pytest.raises(BundleError, match=r"score\.onnx cannot be loaded: .*weights\.bin"):
         engine_of(moved / "score.onnx", LAYOUT)
