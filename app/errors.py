@@ -2,6 +2,7 @@
 
 CtrError
 ├── SpecError            a feature spec cannot be used
+├── TomlError            a file that people write cannot be read as TOML, beside its reader
 ├── BundleError          a bundle must not be served: incomplete, altered, or not reproducible
 ├── ProviderError        the execution provider that was asked for cannot be used
 ├── AddressError         the address of Redis, or its login, cannot be used

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import re
-import tomllib
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from difflib import get_close_matches
-from itertools import pairwise
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import Meta
 
 from app.errors import SpecError
+from app.features.spec_rules import FIELD_RULES, format_problem
+from app.features.spec_tables import SpecTables, shown
+from app.nearest import suggestion
+from app.toml_files import TomlError, parse_toml, read_toml_text
 
 Side = Literal["context", "candidate"]
 TimePart = Literal["hour", "weekday", "day", "month", "year"]
 DataPart = Literal["train", "validation", "test"]
+WHAT = "feature spec"
 MAX_LIST_VALUES = 256
 MAX_ROW_PAIRS = 256
 """Pairs of values that a cross of two lists may have in one row."""
@@ -82,6 +81,12 @@ class Time(_Field, frozen=True, kw_only=True, tag_field="kind", tag="time"):
 
 
 Field = Categorical | MultiCategorical | Numeric | Time
+KINDS: Mapping[str, type[Field]] = {
+    "categorical": Categorical,
+    "multi_categorical": MultiCategorical,
+    "numeric": Numeric,
+    "time": Time,
+}
 
 
 def is_scaled(field: Field) -> bool:
@@ -130,38 +135,43 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Read and check a TOML file.
 
         Raises:
-            SpecError: the file is absent, not TOML, or breaks a rule; the message names
-                the field and the key.
+            SpecError: the file is absent, not TOML, or breaks rules; the message names every
+                field and key at fault.
         """
-        return cls.parse(cls.read(path))
+        return cls.parse(cls.read(path), path.name)
 
     @staticmethod
     def read(path: Path) -> str:
         """Return a spec file's text.
 
         Raises:
-            SpecError: it is absent or not UTF-8.
+            SpecError: it is absent, of another kind, or not UTF-8.
         """
         try:
-            return path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise SpecError(f"cannot read feature spec {path}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise SpecError(f"feature spec {path} is not UTF-8: {error.reason}") from error
+            return read_toml_text(path, WHAT)
+        except TomlError as error:
+            raise SpecError(str(error)) from error
 
     @classmethod
-    def parse(cls, text: str) -> FeatureSpec:
-        """Like :meth:`load`, from the file's text."""
+    def parse(cls, text: str, name: str = WHAT) -> FeatureSpec:
+        """Like :meth:`load`, from the file's text; ``name`` stands for the file in messages."""
         try:
-            raw = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise SpecError(f"feature spec is not TOML: {error}") from error
-        try:
-            spec = msgspec.convert(raw, cls)
-        except msgspec.ValidationError as error:
-            raise SpecError(_explain(str(error), raw)) from error
-        _check(spec)
-        return spec
+            table = parse_toml(text, name, WHAT)
+        except TomlError as error:
+            raise SpecError(str(error)) from error
+        if not table.keys() & {"label", "fields"}:
+            raise SpecError(
+                f"{name}: `label` and `[[fields]]` are missing, so this is no feature spec; a file"
+                " of training settings is given with --config"
+            )
+        tables = SpecTables()
+        read = _read(table, tables)
+        if len(tables.errors) == 1:
+            raise SpecError(f"{name}: {tables.errors[0]}")
+        if tables.errors:
+            lines = "".join(f"\n  {error}" for error in tables.errors)
+            raise SpecError(f"{name}: {len(tables.errors)} errors{lines}")
+        return cls(**read)
 
     def side(self, side: Side) -> Iterator[Field]:
         """Yield the fields of one side, in the order of the spec."""
@@ -174,130 +184,162 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return self.negatives.kept
 
 
-def _explain(message: str, raw: dict[str, Any]) -> str:
-    """Name the field or the cross instead of its number, and the nearest known key."""
-    if found := re.search(r"unknown field `(.+?)`", message):
-        known = {name for kind in (FeatureSpec, Categorical, MultiCategorical, Numeric, Time, Cross,
-                 Negatives)
-                 for name in kind.__struct_fields__}  # fmt: skip
-        if near := get_close_matches(found[1], known, 1):
-            message += f"; did you mean `{near[0]}`?"
-    if found := re.search(r"\$\.fields\[(\d+)\]", message):
-        entries = raw["fields"]
-        entry = entries[int(found[1])] if isinstance(entries, list) else None
-        if isinstance(entry, dict) and "name" in entry:
-            message = message.replace(found[0], f"field {entry['name']!r}")
-    if found := re.search(r"\$\.crosses\[(\d+)\]", message):
-        entries = raw["crosses"]
-        entry = entries[int(found[1])] if isinstance(entries, list) else None
-        if isinstance(entry, dict) and isinstance(entry.get("fields"), list):
-            name = " x ".join(map(str, entry["fields"]))
-            message = message.replace(found[0], f"cross {name!r}")
-    return f"feature spec: {message}"
+def _read(table: Mapping[str, Any], tables: SpecTables) -> dict[str, Any]:
+    """Return the values of a spec's keys; ``tables`` notes the errors."""
+    # Fields with an error: what a cross or a side says of them is judged once they are right.
+    unread: set[str] = set()
+    read = tables.read(
+        FeatureSpec,
+        table,
+        rules={"timestamp_format": format_problem},
+        inner={
+            "fields": lambda entries: _read_fields(entries, tables, unread),
+            "crosses": lambda entries: _read_crosses(entries, tables),
+            "negatives": lambda entry: _read_negatives(entry, tables),
+        },
+        elsewhere=lambda key: "; it belongs into a [[fields]] table" if _kinds_with(key) else None,
+    )
+    _check_names(read, unread, tables)
+    _check_crosses(read, unread, tables)
+    return read
 
 
-def _check(spec: FeatureSpec) -> None:
-    names = [field.name for field in spec.fields]
-    for name in [*names, spec.label, spec.timestamp or "", *(spec.columns or ())]:
+def _kinds_with(key: str) -> list[str]:
+    """Return the kinds of field that have a key."""
+    return [tag for tag, kind in KINDS.items() if key in kind.__struct_fields__]
+
+
+def _read_fields(entries: object, tables: SpecTables, unread: set[str]) -> tuple[Field, ...]:
+    found: list[Field] = []
+    before = len(tables.errors)
+    listed = tables.entries("fields", entries)
+    if entries == []:
+        tables.add("", "`fields` is empty; each side needs one")
+    if len(tables.errors) > before:
+        # Sides without a field follow from this one.
+        unread.add("")
+    for number, entry in enumerate(listed, 1):
+        name = entry.get("name")
+        place = f"field {name!r}" if name and isinstance(name, str) else f"field {number}"
+        before = len(tables.errors)
+        values = _read_field(entry, place, tables)
+        if len(tables.errors) == before:
+            found.append(KINDS[entry["kind"]](**values))
+        else:
+            unread.add(str(name))
+    return tuple(found)
+
+
+def _read_field(entry: Mapping[str, Any], place: str, tables: SpecTables) -> dict[str, Any]:
+    tag = entry.get("kind")
+    kind = KINDS.get(tag) if isinstance(tag, str) else None
+    if kind is None:
+        allowed = f"one of {', '.join(map(repr, KINDS))}"
+        near = suggestion(tag, KINDS) if isinstance(tag, str) else ""
+        if tag is None:
+            tables.add(place, f"`kind` is missing; it is {allowed}")
+        else:
+            tables.add(place, f"`kind` must be {allowed}, got {shown(tag)}{near}")
+        common = {key: entry[key] for key in _Field.__struct_fields__ if key in entry}
+        return tables.read(_Field, common, place)
+
+    def elsewhere(key: str) -> str | None:
+        if key in FeatureSpec.__struct_fields__:
+            return "; it belongs above the first [[fields]]"
+        if having := _kinds_with(key):
+            return f"; fields of kind {' or '.join(map(repr, having))} have it, not {tag!r}"
+        return None
+
+    values = tables.read(kind, entry, place, FIELD_RULES, elsewhere=elsewhere)
+    # Judged where both are right, or absent.
+    judged = kind is Numeric and not (entry.keys() - values.keys()) & {"encoding", "edges"}
+    if judged and (values.get("encoding") == "edges") != bool(values.get("edges")):
+        tables.add(place, '`edges` is needed with encoding = "edges", and allowed only there')
+    return values
+
+
+def _read_crosses(entries: object, tables: SpecTables) -> tuple[Cross, ...]:
+    found = []
+    for number, entry in enumerate(tables.entries("crosses", entries), 1):
+        names = entry.get("fields")
+        place = f"cross {' x '.join(map(str, names))!r}" if isinstance(names, list) else ""
+        values = tables.read(Cross, entry, place or f"cross {number}")
+        if "fields" in values:
+            found.append(Cross(**values))
+    return tuple(found)
+
+
+def _read_negatives(entry: object, tables: SpecTables) -> Negatives | None:
+    if not isinstance(entry, dict):
+        tables.add("", f"`negatives` must be a table, [negatives], got {shown(entry)}")
+        return None
+    before = len(tables.errors)
+    values = tables.read(Negatives, entry, "[negatives]")
+    return Negatives(**values) if len(tables.errors) == before else None
+
+
+def _check_names(read: Mapping[str, Any], unread: Collection[str], tables: SpecTables) -> None:
+    """Check the names of fields and columns, and that each side has a field."""
+    fields: Sequence[Field] = read.get("fields", ())
+    names = [field.name for field in fields]
+    label, timestamp = read.get("label"), read.get("timestamp")
+    for name in dict.fromkeys([*names, label or "", timestamp or "", *(read.get("columns") or ())]):
         if "\0" in name:
-            raise SpecError(f"feature spec: the name {name!r} must not have the character NUL")
-    for name in names:
+            tables.add("", f"the name {name!r} must not have the character NUL")
+    for name in dict.fromkeys(names):
         if names.count(name) > 1:
-            raise SpecError(f"feature spec: field {name!r} is given more than once")
-    if spec.label in names:
-        raise SpecError(f"feature spec: the label {spec.label!r} must not be a field too")
+            tables.add(f"field {name!r}", "it is given more than once")
+    if label in names:
+        tables.add("", f"the label {label!r} must not be a field too")
     for side in ("context", "candidate"):
-        if not any(field.side == side for field in spec.fields):
-            raise SpecError(f"feature spec: no field has side = {side!r}; each side needs one")
-    if spec.timestamp_format is not None:
-        if spec.timestamp is None:
-            raise SpecError("feature spec: `timestamp_format` needs `timestamp`")
-        _check_format(spec.timestamp_format, "feature spec: `timestamp_format`")
-    if spec.columns is not None:
-        wanted = [*names, spec.label, *filter(None, [spec.timestamp])]
-        for name in wanted:
-            if name not in spec.columns:
-                raise SpecError(f"feature spec: {name!r} is not among `columns`")
-    for field in spec.fields:
-        if isinstance(field, Numeric):
-            _check_numeric(field)
-        elif isinstance(field, Time):
-            _check_time(field)
-    slots = [slot for field in spec.fields for slot in field.slot_names]
-    for slot in slots:
-        if slots.count(slot) > 1:
-            raise SpecError(
-                f"feature spec: a field and a part of a time have the same name {slot!r}"
-            )
-    _check_crosses(spec, slots)
+        if not unread and "fields" in read and all(field.side != side for field in fields):
+            tables.add("", f"no field has side = {side!r}; each side needs one")
+    if "timestamp_format" in read and timestamp is None:
+        tables.add("", "`timestamp_format` needs `timestamp`")
+    if (columns := read.get("columns")) is not None:
+        for name in dict.fromkeys(filter(None, [*names, label, timestamp])):
+            if name not in columns:
+                tables.add("", f"{name!r} is not among `columns`{suggestion(name, columns)}")
+    slots = [slot for field in fields for slot in field.slot_names]
+    for slot in dict.fromkeys(slots):
+        if slots.count(slot) > 1 and names.count(slot) < 2:
+            tables.add("", f"a field and a part of a time have the same name {slot!r}")
 
 
-def _check_crosses(spec: FeatureSpec, slots: list[str]) -> None:
-    by_name = {field.name: field for field in spec.fields}
+def _check_crosses(read: Mapping[str, Any], unread: Collection[str], tables: SpecTables) -> None:
+    by_name: dict[str, Field] = {field.name: field for field in read.get("fields", ())}
     seen: set[frozenset[str]] = set()
-    for cross in spec.crosses:
-        where = f"feature spec: cross {cross.name!r}:"
-        for name in cross.fields:
-            field = by_name.get(name)
-            if field is not None and is_scaled(field):
-                raise SpecError(f"{where} {name!r} is scaled, and scaled fields cannot be crossed")
-            if name in slots:
-                continue
-            if field is not None:
-                parts = ", ".join(map(repr, field.slot_names))
-                raise SpecError(f"{where} {name!r} is a time; name one of its parts: {parts}")
-            near = get_close_matches(name, slots, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise SpecError(f"{where} there is no field {name!r}{hint}")
+    for cross in read.get("crosses", ()):
+        place = f"cross {cross.name!r}"
+        for name in dict.fromkeys(cross.fields):
+            known = name not in unread and name.rpartition(".")[0] not in unread
+            if known and (problem := _cross_problem(name, by_name)):
+                tables.add(place, problem)
         pair = frozenset(cross.fields)
         if len(pair) == 1:
-            raise SpecError(f"{where} a field cannot be crossed with itself")
-        if pair in seen:
-            raise SpecError(f"{where} this cross is given more than once")
+            tables.add(place, "a field cannot be crossed with itself")
+        elif pair in seen:
+            tables.add(place, "this cross is given more than once")
         seen.add(pair)
         lists = [by_name.get(name) for name in cross.fields]
         places = prod(field.max_values for field in lists if isinstance(field, MultiCategorical))
         if places > MAX_ROW_PAIRS:
-            raise SpecError(
-                f"{where} its lists make up to {places:,} pairs in a row, but at most"
-                f" {MAX_ROW_PAIRS} are allowed; lower their `max_values`"
+            tables.add(
+                place,
+                f"its lists make up to {places:,} pairs in a row, but at most {MAX_ROW_PAIRS} are"
+                " allowed; lower their `max_values`",
             )
 
 
-def _check_numeric(field: Numeric) -> None:
-    where = f"feature spec: field {field.name!r}:"
-    if (field.encoding == "edges") != bool(field.edges):
-        raise SpecError(
-            f'{where} `edges` is needed with encoding = "edges", and allowed only there'
-        )
-    for low, high in pairwise(field.edges):
-        if not low < high:
-            raise SpecError(f"{where} `edges` must increase, but {low} is before {high}")
-    if any(not abs(edge) < 3.4e38 for edge in field.edges):
-        raise SpecError(f"{where} `edges` must be finite float32 numbers")
-
-
-def _check_time(field: Time) -> None:
-    where = f"feature spec: field {field.name!r}:"
-    if len(set(field.parts)) != len(field.parts):
-        raise SpecError(f"{where} a part is given twice")
-    try:
-        ZoneInfo(field.timezone)
-    except (ValueError, OSError, KeyError) as error:
-        raise SpecError(f"{where} unknown timezone {field.timezone!r}") from error
-    if field.format is not None:
-        _check_format(field.format, f"{where} `format`")
-
-
-def _check_format(text: str, where: str) -> None:
-    if "Z" in re.findall("%(.)", text):
-        raise SpecError(
-            f"{where} has `%Z`, but names of time zones cannot be read; use `%z` for offsets such"
-            " as +0200, or write the name as text and give `timezone`"
-        )
-    moment = datetime(2014, 10, 21, 13, tzinfo=UTC)
-    try:
-        if datetime.strptime(moment.strftime(text), text).year != 2014:
-            raise ValueError("it has no year")
-    except ValueError as error:
-        raise SpecError(f"{where} cannot be read back: {error}") from error
+def _cross_problem(name: str, fields: Mapping[str, Field]) -> str | None:
+    """Return why a cross cannot have a field of this name, if it cannot."""
+    field = fields.get(name)
+    slots = [slot for each in fields.values() for slot in each.slot_names]
+    if field is not None and is_scaled(field):
+        return f"{name!r} is scaled, and scaled fields cannot be crossed"
+    if name in slots:
+        return None
+    if field is not None:
+        parts = ", ".join(map(repr, field.slot_names))
+        return f"{name!r} is a time; name one of its parts: {parts}"
+    return f"there is no field {name!r}{suggestion(name, slots)}"

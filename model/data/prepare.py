@@ -12,7 +12,6 @@ from time import perf_counter
 from typing import Any
 
 from app.bundle.bundle import Bundle
-from app.errors import SpecError
 from app.features.encoder import Encoder
 from app.features.spec import DataPart, FeatureSpec
 from app.features.vocabulary import Vocabulary
@@ -100,10 +99,7 @@ def prepare(
         DataError: the files cannot be used, or there is no room for what they become.
     """
     text = FeatureSpec.read(spec_path)
-    try:
-        spec = FeatureSpec.parse(text)
-    except SpecError as error:
-        raise SpecError(f"{spec_path}: {error}") from error
+    spec = FeatureSpec.parse(text, str(spec_path))
     start = perf_counter()
     with ExitStack() as stack:
         if cache is None:

@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # One line a folder (or a module beside the folders), from the edge down to the floor: the folders,
 # and single modules of others, that it may import. Inside a folder the modules may import each
 # other, but not in a circle.
-FLOOR = {"app", "app.backoff", "app.errors", "app.files", "app.logs", "app.off_loop"}
+FLOOR = {
+    "app", "app.backoff", "app.errors", "app.files", "app.logs", "app.nearest", "app.off_loop",
+    "app.toml_files",
+}  # fmt: skip
 FEATURES = FLOOR | {"app.features"}
 BUNDLE = FEATURES | {"app.bundle"}
 ENGINE = BUNDLE | {"app.scoring"}
@@ -42,8 +45,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.errors": set(),
     "app.files": set(),
     "app.logs": set(),
+    "app.nearest": set(),
     "app.off_loop": set(),
     "app.settings": set(),
+    "app.toml_files": {"app.errors"},
     "app.command_line": {"app.logs", "app.settings"},
     "app.workers": FLOOR,
     "app.features": FLOOR,
@@ -63,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"model.threads"},
     "model.threads": {"app.workers.cpus"},
     "model.array_files": {"app.errors", "app.files"},
-    "model.config": {"app.errors", "model.threads"},
+    "model.config": {"app.errors", "app.nearest", "app.toml_files", "model.threads"},
     "model.fingerprint": set(),
     "model.group": set(),
     "model.progress": set(),

@@ -80,9 +80,10 @@ def test_a_spec_that_is_not_there_is_named(run: RunCommand) -> None:
 def test_a_file_that_is_no_spec_is_named(run: RunCommand, tmp_path: Path) -> None:
     """Data given in the place of the spec are told by their name."""
     (tmp_path / "log.csv").write_text("user_id,click\n1,1\n")
-    code, error = run("train", "log.csv", "spec.toml")
-    assert code == 1
-    assert error.startswith("error: log.csv: feature spec is not TOML: ")
+    assert run("train", "log.csv", "spec.toml") == (
+        1,
+        "error: log.csv is a data file; the feature spec must be a TOML file\n",
+    )
 
 
 def test_data_that_are_not_there_are_named(run: RunCommand, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def spoil_examples(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"), [(spoil_spec, "feature spec"), (spoil_examples, r"examples\.jsonl")]
+    ("spoil", "message"), [(spoil_spec, "features.toml"), (spoil_examples, r"examples\.jsonl")]
 )
 def test_content_is_checked_beyond_hashes(
     tmp_path: Path, spoil: Callable[[Path], None], message: str

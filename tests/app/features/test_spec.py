@@ -97,18 +97,19 @@ BROKEN = {
     "not TOML": ("label = ", "not TOML"),
     "no label": (USER + ITEM, "`label`"),
     "no fields": (HEAD, "`fields`"),
+    "empty fields": (HEAD + "fields = []\n", "spec: `fields` is empty; each side needs one"),
     "fields is no list": (HEAD + "fields = 3\n", "fields"),
     "empty label": ('label = ""\n' + USER + ITEM, "label"),
-    "unknown top key": ('labl = "x"\n' + HEAD + USER + ITEM, "`labl`; did you mean `label`"),
-    "unknown field key": (price("bucket = 8\n"), "`bucket`.*field 'price'.*mean `buckets`"),
-    "key of another kind": (price('dtype = "integer"\n'), "`dtype`.*field 'price'"),
+    "unknown top key": ('labl = "x"\n' + HEAD + USER + ITEM, "'labl'; did you mean 'label'"),
+    "unknown field key": (price("bucket = 8\n"), "field 'price'.*'bucket'; .*'buckets'"),
+    "key of another kind": (price('dtype = "integer"\n'), "field 'price'.*'dtype'; fields of kind"),
     "unknown kind": (HEAD + USER.replace("categorical", "category") + ITEM, "field 'user'"),
     "unknown side": (HEAD + USER + ITEM.replace("candidate", "item"), "field 'item'.*side"),
-    "no side": (HEAD + USER + ITEM.replace('side = "candidate"\n', ""), "`side`.*field 'item'"),
+    "no side": (HEAD + USER + ITEM.replace('side = "candidate"\n', ""), "'item'.*`side` is"),
     "empty name": (HEAD + USER.replace("user", "") + ITEM, "name"),
     "wrong type": (HEAD + USER + "min_count = true\n" + ITEM, "field 'user'.*min_count"),
     "min_count too small": (HEAD + USER + "min_count = 0\n" + ITEM, "field 'user'.*min_count"),
-    "duplicate field": (HEAD + USER + ITEM + USER, "'user' is given more than once"),
+    "duplicate field": (HEAD + USER + ITEM + USER, "'user'.* given more than once"),
     "label as a field": ('label = "item"\n' + USER + ITEM, "label 'item'"),
     "no candidate field": (HEAD + USER, "side = 'candidate'"),
     "no context field": (HEAD + ITEM, "side = 'context'"),
@@ -143,7 +144,7 @@ BROKEN = {
     "name with NUL": (HEAD + USER.replace("user", "\\u0000line") + ITEM, "NUL"),
     "label with NUL": ('label = "\\u0000"\n' + USER + ITEM, "NUL"),
     "timestamp with NUL": ('timestamp = "\\u0000moment"\n' + HEAD + USER + ITEM, "NUL"),
-    "cross without fields": (crossed("min_count = 3\n"), "`fields`.*crosses"),
+    "cross without fields": (crossed("min_count = 3\n"), "cross 1: `fields` is missing"),
     "cross of one field": (crossed('fields = ["user"]\n'), "cross 'user'"),
     "cross of three": (
         crossed('fields = ["user", "item", "tags"]\n'), "cross 'user x item x tags'",
@@ -165,7 +166,7 @@ BROKEN = {
     ),
     "unknown key of a cross": (
         crossed('fields = ["user", "item"]\nmincount = 3\n'),
-        "`mincount`.*'user x item'.*mean `min_count`",
+        "'user x item'.*'mincount'; did you mean 'min_count'",
     ),
     "cross with min_count zero": (
         crossed('fields = ["user", "item"]\nmin_count = 0\n'), "cross 'user x item'.*min_count",
@@ -199,3 +200,102 @@ def test_list_limits() -> None:
     for line in ("max_values = 0", "max_values = 257", 'separator = ""'):
         with pytest.raises(SpecError, match=f"field 'tags'.*{line.split()[0]}"):
             FeatureSpec.parse(HEAD + USER + ITEM + tags + line)
+
+
+def errors(text: str) -> list[str]:
+    """The lines of the message about a spec, without its first."""
+    with pytest.raises(SpecError) as caught:
+        FeatureSpec.parse(text, "clicks.toml")
+    first, *lines = str(caught.value).splitlines()
+    assert first == f"clicks.toml: {len(lines)} errors"
+    return lines
+
+
+def test_all_errors_are_told_at_once() -> None:
+    """Errors of keys, kinds, values, names, columns and crosses come in one message, each once;
+    what depends on a wrong field is not judged.
+    """
+    text = (
+        'labl = "click"\ncolumns = ["user", "itm", "price"]\ndelimiter = "::"\n'
+        + USER.replace("context", "user") + 'min_count = 0\n'
+        + ITEM.replace('"categorical"', '"categoric"')
+        + ITEM.replace("item", "itm") + ITEM.replace("item", "itm")
+        + '[[fields]]\nname = "price"\nkind = "numeric"\nside = "candidate"\n'
+        + 'encoding = "bucket"\nbuckets = 1\nedges = [2, 1]\ntimestamp = "time"\n'
+        + '[[fields]]\nname = "when"\nkind = "time"\nside = "context"\n'
+        + 'parts = ["hours"]\ntimezone = "Europe/Berln"\nformat = "%H"\n'
+        + '[[crosses]]\nfields = ["user", "when.hour"]\n'
+        + '[[crosses]]\nfields = ["itm", "color"]\nmin_count = "2"\n'
+        + "[negatives]\nkept = 2\n"
+    )  # fmt: skip
+    assert errors(text) == [
+        "  unknown key 'labl'; did you mean 'label'?",
+        '  `delimiter` must be a single character, got "::"',
+        "  field 'user': `side` must be one of 'candidate', 'context', got \"user\"",
+        "  field 'user': `min_count` must be an integer of at least 1, got 0",
+        "  field 'item': `kind` must be one of 'categorical', 'multi_categorical', 'numeric',"
+        " 'time', got \"categoric\"; did you mean 'categorical'?",
+        "  field 'price': `encoding` must be one of 'edges', 'log_squared', 'quantile', 'scaled',"
+        ' got "bucket"',
+        "  field 'price': `buckets` must be an integer from 2 to 65,536, got 1",
+        "  field 'price': `edges` must increase, but 2.0 is before 1.0",
+        "  field 'price': unknown key 'timestamp'; it belongs above the first [[fields]]",
+        "  field 'when': `parts` must be a list of at least one item, each one of 'day', 'hour',"
+        " 'month', 'weekday', 'year', got [\"hours\"]; did you mean 'hour'?",
+        "  field 'when': `timezone` is unknown: 'Europe/Berln'; did you mean 'Europe/Berlin'?",
+        "  field 'when': `format` cannot be read back: it has no year",
+        "  cross 'itm x color': `min_count` must be an integer of at least 1, got \"2\"",
+        "  [negatives]: `kept` must be a number above 0 and at most 1, got 2",
+        "  `label` is missing; it is text that is not empty",
+        "  field 'itm': it is given more than once",
+        "  cross 'itm x color': there is no field 'color'",
+    ]
+
+
+def test_a_cross_and_columns_are_judged_beside_other_errors() -> None:
+    """A wrong field hides no mistake of a table that does not name it."""
+    text = (
+        'columns = ["click", "usr", "item", "price", "tags", "when"]\nlabl = 1\n'
+        + crossed('fields = ["user", "itme"]\n')
+    )  # fmt: skip
+    assert errors(text) == [
+        "  unknown key 'labl'; did you mean 'label'?",
+        "  'user' is not among `columns`; did you mean 'usr'?",
+        "  cross 'user x itme': there is no field 'itme'; did you mean 'item'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (price("class_weight = 2\n"), "unknown key 'class_weight'; allowed: kind, name, side"),
+        ("epoch = 3\n" + HEAD + USER + ITEM, "unknown key 'epoch'; allowed: label, fields, "),
+        ("min_count = 3\n" + HEAD + USER + ITEM, "'min_count'; it belongs into a .* table"),
+        (HEAD + USER + ITEM + 'timestamp = "at"\n', "'timestamp'; it belongs above the first"),
+        (price('separator = ","\n'), "fields of kind 'multi_categorical' have it, not 'numeric'"),
+        (crossed('fields = ["user", "item"]\nname = "x"\n'), "'name'; allowed: fields, min_count$"),
+        (HEAD + USER + ITEM.replace('kind = "categorical"\n', ""), "`kind` is missing; it is one"),
+        (HEAD + USER.replace("[[fields]]", "[fields]"), r"write \[\[fields\]\], not \[fields\]"),
+        (HEAD + USER + ITEM + "[crosses]\n", r"write \[\[crosses\]\]"),
+        ("negatives = 0.5\n" + HEAD + USER + ITEM, r"`negatives` must be a table, \[negatives\]"),
+        (HEAD + USER + ITEM.replace('"candidate"', '"candidates"'), "did you mean 'candidate'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_key_is_told_where_it_belongs(text: str, message: str) -> None:
+    """A suggestion comes from the names of that place, and only where one is near; otherwise the
+    allowed ones are listed.
+    """
+    with pytest.raises(SpecError, match=message):
+        FeatureSpec.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "epochs = 3\n[fm]\nepochs = 1\n"])
+def test_a_file_of_another_purpose_is_told(text: str) -> None:
+    """Training settings in the place of the spec are told once, not key by key."""
+    with pytest.raises(SpecError, match=r"this is no feature spec; a file of training settings"):
+        FeatureSpec.parse(text, "clicks.train.toml")
+
+
+def test_no_crosses_are_none() -> None:
+    """An empty list of crosses is allowed."""
+    assert FeatureSpec.parse("crosses = []\n" + HEAD + USER + ITEM).crosses == ()

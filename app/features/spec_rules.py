@@ -1,0 +1,61 @@
+"""Rules for single keys of a field beyond their types; each returns what is wrong, if anything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
+
+from app.nearest import suggestion
+
+Rule = Callable[[Any], str | None]
+
+
+def _edges_problem(edges: Sequence[float]) -> str | None:
+    for low, high in pairwise(edges):
+        if not low < high:
+            return f"must increase, but {low} is before {high}"
+    if any(not abs(edge) < 3.4e38 for edge in edges):
+        return "must be finite float32 numbers"
+    return None
+
+
+def _parts_problem(parts: Sequence[str]) -> str | None:
+    return None if len(set(parts)) == len(parts) else "has a part twice"
+
+
+def _timezone_problem(name: str) -> str | None:
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, KeyError):
+        return f"is unknown: {name!r}{suggestion(name, available_timezones())}"
+    return None
+
+
+def format_problem(text: str | None) -> str | None:
+    """Return why a time format cannot be used, if it cannot."""
+    if text is None:
+        return None
+    if "Z" in re.findall("%(.)", text):
+        return (
+            "has `%Z`, but names of time zones cannot be read; use `%z` for offsets such as +0200,"
+            " or write the name as text and give `timezone`"
+        )
+    moment = datetime(2014, 10, 21, 13, tzinfo=UTC)
+    try:
+        if datetime.strptime(moment.strftime(text), text).year != 2014:
+            raise ValueError("it has no year")
+    except ValueError as error:
+        return f"cannot be read back: {error}"
+    return None
+
+
+FIELD_RULES: Mapping[str, Rule] = {
+    "edges": _edges_problem,
+    "parts": _parts_problem,
+    "timezone": _timezone_problem,
+    "format": format_problem,
+}

@@ -1,0 +1,16 @@
+"""The known name that an unknown one was probably meant to be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+NEAR = 0.7
+"""Similarity, by ``difflib``, from which a known name is suggested; below it names only share
+letters (``class_weight``, ``learning_rate``)."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message that suggests the nearest known name; empty if none is near."""
+    found = get_close_matches(name, list(known), 1, NEAR)
+    return f"; did you mean {found[0]!r}?" if found else ""
