@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,14 @@ def parse_toml(text: str, name: str, what: str) -> dict[str, Any]:
 def not_toml(path: Path, kind: str, what: str) -> str:
     """Return the message for a file of another kind."""
     return f"{path} is {kind}; the {what} must be a TOML file"
+
+
+def listed(errors: Sequence[str], name: str) -> str:
+    """Return the errors of a file as one message: a line, or their number and a line for each."""
+    start = f"{name}: " if name else ""
+    if len(errors) == 1:
+        return f"{start}{errors[0]}"
+    return "\n  ".join([f"{start}{len(errors)} errors", *errors])
 
 
 def _looks_delimited(text: str) -> bool:

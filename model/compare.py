@@ -20,6 +20,7 @@ from app.bundle.bundle import Bundle
 from app.errors import CtrError
 from app.features.graph_inputs import Batch
 from app.files import write_file
+from app.nearest import suggestion
 from app.scoring.engine import Engine
 from model.config import NETWORKS, ConfigError, SettingsFile, TrainConfig
 from model.data.dataset import Dataset
@@ -98,10 +99,13 @@ def chosen(networks: str) -> list[str]:
     Raises:
         ConfigError: one of them is unknown.
     """
-    names = set(NETWORKS) if networks == "all" else set(networks.split(","))
+    given = NETWORKS if networks == "all" else [name.strip() for name in networks.split(",")]
+    names = set(given)
     if unknown := sorted(names - set(NETWORKS)):
+        hint = suggestion(unknown[0], NETWORKS)
         raise ConfigError(
-            f"networks: must be all, or some of {', '.join(NETWORKS)}; got {unknown[0]!r}"
+            f"networks: must be all, or some of {', '.join(NETWORKS)};"
+            f" got {', '.join(map(repr, unknown))}{hint}"
         )
     if "fnn" in names and "fm" not in names:
         say("fnn starts from an fm, which is compared too")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from app.errors import CtrError
+from app.nearest import suggestion
+from app.toml_files import TomlError, listed, parse_toml, read_toml_text
 from model.threads import own_cpus
 
 NETWORKS = (
@@ -54,7 +54,11 @@ starts from, does not survive an L2 that suits the other deep networks."""
 
 
 class ConfigError(CtrError):
-    """A training setting is unknown, of the wrong type or out of range; the message names it."""
+    """Training settings that cannot be used; the message has a line for each one at fault."""
+
+    def __init__(self, *problems: str, file: Path | None = None) -> None:
+        self.problems = problems
+        super().__init__(listed(problems, str(file) if file else ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,39 +113,55 @@ class TrainConfig:
     """Threads of a training step; 0 takes the CPUs that this process may use."""
 
     def __post_init__(self) -> None:
-        _one_of("network", self.network, NETWORKS)
-        _one_of("metric", self.metric, ("auc", "log_loss"))
-        _one_of("calibration", self.calibration, CALIBRATIONS)
-        _one_of("precision", self.precision, PRECISIONS)
-        _at_least("embedding_size", self.embedding_size, 1)
+        if problems := list(self._problems()):
+            raise ConfigError(*problems)
+
+    def _problems(self) -> Iterator[str]:
+        yield from _one_of("network", self.network, NETWORKS)
+        yield from _one_of("metric", self.metric, ("auc", "log_loss"))
+        yield from _one_of("calibration", self.calibration, CALIBRATIONS)
+        yield from _one_of("precision", self.precision, PRECISIONS)
+        yield from _at_least("embedding_size", self.embedding_size, 1)
         if not self.hidden or min(self.hidden) < 1:
-            raise ConfigError(f"hidden: needs one or more positive sizes, got {self.hidden!r}")
-        _at_least("batch_size", self.batch_size, 2 if self.batch_norm else 1)
-        _at_least("epochs", self.epochs, 1)
-        _at_least("evaluations_per_epoch", self.evaluations_per_epoch, 1)
-        _at_least("patience", self.patience, 0)
-        _at_least("seed", self.seed, 0)
-        _at_least("threads", self.threads, 0)
-        _at_least("embedding_l2", self.embedding_l2, 0.0)
-        _at_least("init_std", self.init_std, 0.0)
-        _share("dropout", self.dropout)
-        _share("warmup", self.warmup)
-        _share("oov_rate", self.oov_rate)
+            yield f"hidden: needs one or more positive sizes, got {list(self.hidden)!r}"
+        yield from _at_least("batch_size", self.batch_size, 2 if self.batch_norm else 1)
+        yield from _at_least("epochs", self.epochs, 1)
+        yield from _at_least("evaluations_per_epoch", self.evaluations_per_epoch, 1)
+        yield from _at_least("patience", self.patience, 0)
+        yield from _at_least("seed", self.seed, 0)
+        yield from _at_least("threads", self.threads, 0)
+        yield from _at_least("embedding_l2", self.embedding_l2, 0.0)
+        yield from _at_least("init_std", self.init_std, 0.0)
+        yield from _share("dropout", self.dropout)
+        yield from _share("warmup", self.warmup)
+        yield from _share("oov_rate", self.oov_rate)
         if not 0 < self.negative_rate <= 1:
-            raise ConfigError(
-                f"negative_rate: must be above 0 and at most 1, got {self.negative_rate!r}"
-            )
+            yield f"negative_rate: must be above 0 and at most 1, got {self.negative_rate!r}"
         if not 0 < self.learning_rate < math.inf:
-            raise ConfigError(f"learning_rate: must be above 0, got {self.learning_rate!r}")
+            yield f"learning_rate: must be above 0, got {self.learning_rate!r}"
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Self:
-        """Build settings from plain values, such as ``to_dict`` returns."""
+        """Build settings from plain values, such as ``to_dict`` returns.
+
+        Raises:
+            ConfigError: some are unknown, of the wrong type or out of range.
+        """
         defaults = {field.name: field.default for field in fields(cls)}
-        typed: dict[str, Any] = {
-            key: _typed(key, value, defaults) for key, value in settings.items()
-        }
-        return cls(**typed)
+        typed: dict[str, Any] = {}
+        problems: list[str] = []
+        for key, value in settings.items():
+            try:
+                typed[key] = _typed(key, value, defaults)
+            except ConfigError as error:
+                problems += error.problems
+        try:
+            config = cls(**typed)
+        except ConfigError as error:
+            raise ConfigError(*problems, *error.problems) from error
+        if problems:
+            raise ConfigError(*problems)
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as values that JSON and TOML can hold."""
@@ -170,20 +190,38 @@ class SettingsFile:
         """Read and check a TOML file.
 
         Raises:
-            ConfigError: it is not TOML, or one of its keys, for any network, is wrong.
+            ConfigError: it is not TOML, or some of its keys, for any network, are wrong.
         """
+        what = "file of training settings"
         try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
-            sections = {key: value for key, value in raw.items() if isinstance(value, dict)}
-            shared = {key: value for key, value in raw.items() if key not in sections}
-            for name in sections:
-                _one_of("section", name, NETWORKS)
-            settings = cls(shared, sections)
-            for name in NETWORKS:
-                settings.config(name, MANY_ROWS)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, ConfigError) as error:
-            raise ConfigError(f"{path}: {error}") from error
+            table = parse_toml(read_toml_text(path, what), str(path), what)
+        except TomlError as error:
+            raise ConfigError(str(error)) from error
+        if table.keys() & {"label", "fields"}:
+            raise ConfigError(
+                "this is a feature spec, not training settings; it is the command's first file",
+                file=path,
+            )
+        sections = {key: value for key, value in table.items() if isinstance(value, dict)}
+        shared = {key: value for key, value in table.items() if key not in sections}
+        settings = cls(shared, sections)
+        if problems := settings._problems():
+            raise ConfigError(*problems, file=path)
         return settings
+
+    def _problems(self) -> list[str]:
+        """Return what is wrong with the keys for all networks, then with those of each section."""
+        found = problems = _problems_of(self.shared)
+        for name, section in self.sections.items():
+            if name not in NETWORKS:
+                hint = suggestion(name, NETWORKS) or f"; sections: {', '.join(NETWORKS)}"
+                found = [*found, f"[{name}]: no network has this name{hint}"]
+                continue
+            own = _problems_of({**self.shared, **section})
+            found = [*found, *(f"[{name}] {each}" for each in own if each not in problems)]
+            if "network" in section:
+                found = [*found, f"[{name}] network: a section is for the network of its name"]
+        return found
 
     @classmethod
     def beside(cls, spec: Path, given: Path | None) -> Self:
@@ -202,7 +240,8 @@ class SettingsFile:
         Raises:
             ConfigError: the network is unknown, or a setting is wrong; the message names it.
         """
-        _one_of("network", network, NETWORKS)
+        if network not in NETWORKS:
+            raise ConfigError(*_one_of("network", network, NETWORKS))
         few = FEW if rows < MANY_ROWS else {}
         own, shared = OWN.get(network, {}), self.shared
         general = {**own, **shared} if shared.get("network") == network else {**shared, **own}
@@ -210,11 +249,23 @@ class SettingsFile:
         return TrainConfig.from_dict({**few, **general, **section, **overrides, "network": network})
 
 
+def _problems_of(settings: Mapping[str, Any]) -> list[str]:
+    try:
+        TrainConfig.from_dict(settings)
+    except ConfigError as error:
+        return list(error.problems)
+    return []
+
+
 def _typed(key: str, value: object, defaults: Mapping[str, object]) -> object:
-    """Return ``value`` as the type of the key's default, or say what is wrong with it."""
+    """Return ``value`` as the type of the key's default.
+
+    Raises:
+        ConfigError: there is no such key, or its type is another.
+    """
     if key not in defaults:
-        nearest = difflib.get_close_matches(key, defaults, n=1, cutoff=0.0)
-        raise ConfigError(f"{key}: no such setting; did you mean {nearest[0]}?")
+        hint = suggestion(key, defaults) or f"; allowed: {', '.join(defaults)}"
+        raise ConfigError(f"{key}: no such setting{hint}")
     default = defaults[key]
     if isinstance(default, tuple):
         if isinstance(value, list | tuple) and all(type(size) is int for size in value):
@@ -223,20 +274,24 @@ def _typed(key: str, value: object, defaults: Mapping[str, object]) -> object:
     if isinstance(default, float) and type(value) is int:
         return float(value)
     if type(value) is not type(default):
-        raise ConfigError(f"{key}: must be {type(default).__name__}, got {value!r}")
+        raise ConfigError(f"{key}: must be {_TYPES[type(default)]}, got {value!r}")
     return value
 
 
-def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
+_TYPES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+
+
+def _one_of(key: str, value: str, known: tuple[str, ...]) -> Iterator[str]:
     if value not in known:
-        raise ConfigError(f"{key}: must be one of {', '.join(known)}, got {value!r}")
+        hint = suggestion(value, known)
+        yield f"{key}: must be one of {', '.join(known)}, got {value!r}{hint}"
 
 
-def _at_least(key: str, value: float, least: float) -> None:
+def _at_least(key: str, value: float, least: float) -> Iterator[str]:
     if not least <= value < math.inf:
-        raise ConfigError(f"{key}: must be {least} or more, got {value!r}")
+        yield f"{key}: must be {least} or more, got {value!r}"
 
 
-def _share(key: str, value: float) -> None:
+def _share(key: str, value: float) -> Iterator[str]:
     if not 0 <= value < 1:
-        raise ConfigError(f"{key}: must be from 0 to below 1, got {value!r}")
+        yield f"{key}: must be from 0 to below 1, got {value!r}"

@@ -14,7 +14,7 @@ from app.errors import SpecError
 from app.features.spec_rules import FIELD_RULES, format_problem
 from app.features.spec_tables import SpecTables, shown
 from app.nearest import suggestion
-from app.toml_files import TomlError, parse_toml, read_toml_text
+from app.toml_files import TomlError, listed, parse_toml, read_toml_text
 
 Side = Literal["context", "candidate"]
 TimePart = Literal["hour", "weekday", "day", "month", "year"]
@@ -166,11 +166,8 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             )
         tables = SpecTables()
         read = _read(table, tables)
-        if len(tables.errors) == 1:
-            raise SpecError(f"{name}: {tables.errors[0]}")
         if tables.errors:
-            lines = "".join(f"\n  {error}" for error in tables.errors)
-            raise SpecError(f"{name}: {len(tables.errors)} errors{lines}")
+            raise SpecError(listed(tables.errors, name))
         return cls(**read)
 
     def side(self, side: Side) -> Iterator[Field]:

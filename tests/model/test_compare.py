@@ -176,11 +176,11 @@ def test_a_record_that_cannot_be_trusted_is_made_anew(
 def test_networks_are_chosen_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     """All, or some in any order; an FNN brings its FM; an unknown name is refused."""
     assert chosen("all") == list(NETWORKS)
-    assert chosen("deepfm,lr") == ["lr", "deepfm"]
+    assert chosen("deepfm,lr") == chosen("lr, deepfm") == ["lr", "deepfm"]
     assert chosen("fnn") == ["fm", "fnn"]
     assert "fnn starts from an fm" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match=r"networks: .*'deepfn'"):
-        chosen("lr,deepfn")
+    with pytest.raises(ConfigError, match=r"got 'deepfn', 'nn'; did you mean 'deepfm'"):
+        chosen("lr,deepfn,nn")
 
 
 def test_scoring_is_timed_on_any_number_of_rows(

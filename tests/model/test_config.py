@@ -79,17 +79,69 @@ def test_without_a_file_beside_the_spec_the_defaults_hold(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("drop_out = 0.1\n", r"drop_out: .* did you mean dropout\?"),
-        ("[deepfm]\ndrop_out = 0.1\n", r"drop_out: .* did you mean dropout\?"),
-        ("[deepfn]\ndropout = 0.1\n", "section: must be one of .*deepfm.*'deepfn'"),
-        ("[lr]\nepochs = 0\n", "epochs: must be 1 or more"),
-        ("hidden = [64,\n", ""),
+        ("drop_out = 0.1\n", r": drop_out: .* did you mean 'dropout'\?"),
+        ("[deepfm]\ndrop_out = 0.1\n", r": \[deepfm\] drop_out: .* did you mean 'dropout'\?"),
+        ("[deepfn]\ndropout = 0.1\n", r": \[deepfn\]: no network .* did you mean 'deepfm'\?"),
+        ("[trainer]\nepochs = 1\n", r": \[trainer\]: no network has this name; sections: lr, fm,"),
+        ("[lr]\nepochs = 0\n", r": \[lr\] epochs: must be 1 or more"),
+        ("[lr]\nnetwork = 'fm'\n", r": \[lr\] network: a section is for the network of its name"),
+        (
+            "class_weight = 2\n",
+            ": class_weight: no such setting; allowed: network, embedding_size,",
+        ),
+        ("epochs = '3'\n", ": epochs: must be an integer, got '3'"),
+        ("batch_norm = 1\n", ": batch_norm: must be true or false, got 1"),
+        ("network = 'deepfn'\n", ": network: must be one of lr, .* did you mean 'deepfm'"),
+        ("epochs = 3\nhidden = [64,\n", ":2: not TOML: invalid value: hidden = "),
+        ("label = 'click'\n[[fields]]\nname = 'user'\n", ": this is a feature spec"),
     ],
 )
 def test_a_wrong_file_is_named_with_its_key(tmp_path: Path, text: str, complaint: str) -> None:
     """A mistake anywhere in a file is found at once, whichever network is to be trained."""
-    with pytest.raises(ConfigError, match=rf"train\.toml: {complaint}"):
+    with pytest.raises(ConfigError, match=rf"train\.toml{complaint}"):
         settings(tmp_path, text)
+
+
+def test_all_errors_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+    """Each once, those of a section with its name; a section does not repeat those for all."""
+    text = (
+        "epoch = 3\ndropout = 1.5\nhidden = [64, 0]\nmetric = 'accuracy'\nseed = 1.5\n"
+        "[fm]\nlearning_rate = 0\ndropout = 2\n[nfm]\nepochs = 1\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        settings(tmp_path, text)
+    first, *lines = str(caught.value).splitlines()
+    assert first.endswith("/train.toml: 8 errors")
+    assert lines == [
+        "  epoch: no such setting; did you mean 'epochs'?",
+        "  seed: must be an integer, got 1.5",
+        "  metric: must be one of auc, log_loss, got 'accuracy'",
+        "  hidden: needs one or more positive sizes, got [64, 0]",
+        "  dropout: must be from 0 to below 1, got 1.5",
+        "  [fm] dropout: must be from 0 to below 1, got 2.0",
+        "  [fm] learning_rate: must be above 0, got 0.0",
+        "  [nfm]: no network has this name; did you mean 'fm'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (b"click,user\n1,7\n", "x.csv is a data file; the file of training settings must be"),
+        (b"PAR1\0\0", "x.csv is a Parquet file"),
+        ("epochs = 3\n".encode("utf-16"), "x.csv is UTF-16; save the file of training settings"),
+        (None, "x.csv: No such file or directory"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(
+    tmp_path: Path, content: bytes | None, wanted: str
+) -> None:
+    """Data and binaries given with ``--config`` are told for what they are."""
+    if content is not None:
+        (tmp_path / "x.csv").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        SettingsFile.read(tmp_path / "x.csv")
+    assert wanted in str(caught.value)
 
 
 @pytest.mark.parametrize(
