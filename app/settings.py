@@ -69,6 +69,13 @@ class Settings(BaseSettings):
     bundle_poll_seconds: PositiveFloat = _setting(
         "Bundle", 2.0, "Time between two looks at a directory for another bundle", "seconds"
     )
+    verified_files: Path | None = _setting(
+        "Bundle",
+        None,
+        "File in which the service notes the large files of bundles that it has verified, so that"
+        " the next start does not read them again while they are unchanged; without it every start"
+        " reads every file. Only the service's user may be able to write to its directory",
+    )
     unknown_fields: Literal["ignore", "error"] = _setting(
         "Bundle",
         "ignore",

@@ -19,6 +19,7 @@ from app.bundle.manifest import (
     vocabulary_hash,
 )
 from app.bundle.verification import verify_files
+from app.bundle.verified_files import VerifiedFiles
 from app.errors import BundleError, SpecError
 from app.features.spec import FeatureSpec
 from app.features.vocabulary import Vocabulary
@@ -96,23 +97,27 @@ class Bundle:
         return self.path / INT8_GRAPH
 
     @classmethod
-    def open(cls, path: Path, mapped: bool = False) -> Bundle:
+    def open(
+        cls, path: Path, mapped: bool = False, verified: VerifiedFiles | None = None
+    ) -> Bundle:
         """Read and verify a bundle; ``mapped`` leaves the vocabulary's arrays on disk.
+
+        Large files that are ``verified`` already are not read again.
 
         Raises:
             BundleError: a file is absent, altered, unreadable, or of another format version.
         """
         try:
-            return cls._open(path, mapped)
+            return cls._open(path, mapped, verified or VerifiedFiles())
         except OSError as error:
             name = Path(str(error.filename or "a file"))
             shown = name.relative_to(path) if name.is_relative_to(path) else name
             raise BundleError(f"{path.name}: {shown} cannot be read: {error.strerror}") from error
 
     @classmethod
-    def _open(cls, path: Path, mapped: bool) -> Bundle:
+    def _open(cls, path: Path, mapped: bool, verified: VerifiedFiles) -> Bundle:
         manifest = read_manifest(path)
-        verify_files(path, manifest)
+        verify_files(path, manifest, verified)
         if vocabulary_hash(manifest.files) != manifest.vocabulary_hash:
             raise BundleError(f"{path.name}: the vocabulary is not the one of the manifest")
         try:

@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 from app.bundle.bundle import Bundle
+from app.bundle.verified_files import VerifiedFiles
 from app.errors import AddressError
 from app.features.encoder import Encoder
 from app.metrics.registry import RemoteMetrics
@@ -37,7 +38,7 @@ def open_bundle(settings: Settings, path: Path) -> Opened:
         BundleError: it does not verify.
     """
     mapped = settings.redis_url is not None
-    bundle = Bundle.open(path, mapped=mapped)
+    bundle = Bundle.open(path, mapped=mapped, verified=VerifiedFiles(settings.verified_files))
     return Opened(bundle, None if mapped else Encoder(bundle.spec, bundle.vocabulary))
 
 

@@ -26,13 +26,21 @@ OTHER: dict[str, tuple[str, Any]] = {
     "access_log": ("all", "all"),
     "admin_port": ("17", 17),
     "admin_host": ("0.0.0.0", "0.0.0.0"),
+    "verified_files": ("/var/cache/ctr/verified.json", Path("/var/cache/ctr/verified.json")),
     "admin_key_file": ("/run/secrets/admin", Path("/run/secrets/admin")),
     "redis_url": ("redis://cache", SecretStr("redis://cache")),
     "redis_password_file": ("/run/secrets/redis", Path("/run/secrets/redis")),
     "vocabulary_fallback": ("oov", "oov"),
 }
 """Values other than the default; settings that are not here take a whole number."""
-NO_DEFAULT = ("bundle", "redis_url", "redis_password_file", "admin_port", "admin_key_file")
+NO_DEFAULT = (
+    "bundle",
+    "verified_files",
+    "redis_url",
+    "redis_password_file",
+    "admin_port",
+    "admin_key_file",
+)
 
 
 def other(name: str) -> tuple[str, Any]:
