@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from app.errors import SpecError
-from app.features.spec_rules import FIELD_RULES, format_problem
+from app.features.spec_rules import FIELD_RULES, delimiter_problem, format_problem
 from app.features.spec_tables import SpecTables, shown
 from app.nearest import suggestion
 from app.toml_files import TomlError, listed, parse_toml, read_toml_text
@@ -126,7 +126,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     timestamp: str | None = None
     timestamp_format: str | None = None
     columns: tuple[str, ...] | None = None
-    delimiter: Annotated[str, Meta(min_length=1, max_length=1)] | None = None
+    delimiter: Annotated[str, Meta(min_length=1)] | None = None
     crosses: tuple[Cross, ...] = ()
     negatives: Negatives | None = None
 
@@ -188,7 +188,7 @@ def _read(table: Mapping[str, Any], tables: SpecTables) -> dict[str, Any]:
     read = tables.read(
         FeatureSpec,
         table,
-        rules={"timestamp_format": format_problem},
+        rules={"timestamp_format": format_problem, "delimiter": delimiter_problem},
         inner={
             "fields": lambda entries: _read_fields(entries, tables, unread),
             "crosses": lambda entries: _read_crosses(entries, tables),

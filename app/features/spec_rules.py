@@ -53,6 +53,13 @@ def format_problem(text: str | None) -> str | None:
     return None
 
 
+def delimiter_problem(text: str | None) -> str | None:
+    """Return why a delimiter cannot be used, if it cannot."""
+    if text is not None and set(text) & set('"\r\n'):
+        return "must not have a quote or a line end"
+    return None
+
+
 FIELD_RULES: Mapping[str, Rule] = {
     "edges": _edges_problem,
     "parts": _parts_problem,

@@ -121,8 +121,6 @@ def _in_words(info: inspect.Type) -> str:
         case inspect.FloatType():
             return f"a number{_range(info)}"
         case inspect.StrType():
-            if info.max_length == 1:
-                return "a single character"
             return "text" if not info.min_length else "text that is not empty"
         case inspect.VarTupleType():
             least = " of at least one item" if info.min_length else ""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from app.features.spec import DataPart, FeatureSpec
 from app.files import sha256
 from model.data.frames_on_disk import FramesOnDisk
-from model.data.log_files import DataError, Source
+from model.data.log_files import DataError, Source, visible
 from model.data.reader import MOMENT, Reader
 from model.data.split import PARTS, SHARES, SplitMode, split
 from model.fingerprint import fingerprint_of
@@ -101,7 +101,7 @@ class InputFiles:
                 on_disk.add(frame)
                 part.append(np.full(frame.height, PARTS.index(name), np.uint8))
             sources[name] = reader.sources
-            warnings += reader.warnings
+            warnings += [warning for warning in reader.warnings if warning not in warnings]
         return SplitRows(on_disk, np.concatenate(part), self.wanted, sources, warnings)
 
     def _mode(self, spec: FeatureSpec) -> SplitMode:
@@ -119,7 +119,8 @@ class InputFiles:
         files.update({str(part): paths for part, paths in (self.parts or {}).items()})
         try:
             content = {
-                name: [[path.name, sha256(path)] for path in paths] for name, paths in files.items()
+                name: [[path.name, sha256(path)] for path in visible(paths)]
+                for name, paths in files.items()
             }
         except OSError as error:
             raise DataError(f"cannot read {error.filename}: {error.strerror}") from error

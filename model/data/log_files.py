@@ -1,29 +1,39 @@
-"""Click logs in files → frames of raw cells, some hundred thousand lines at a time."""
+"""Click logs in files → frames of raw values, some hundred thousand lines at a time."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
+import io
 import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 import polars as pl
 from polars import selectors as cs
 
 from app.errors import CtrError
 from app.features.spec import FeatureSpec
+from model.data.parquet_columns import ParquetColumns, UnreadableColumn, check_fit
 
 LINE, FILE = "\0line", "\0file"
 """Columns of a frame beside those of the spec, whose names have no NUL."""
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_PARQUET = {".parquet", ".parq", ".pq"}
+_GZIP = {".gz", ".gzip"}
+_COMPRESSED_INSIDE = _GZIP | {".snappy", ".zstd", ".zst", ".brotli", ".lz4"}
+"""Endings after ``.parquet`` that name the compression of its columns."""
 SHOWN_BAD_LINES = 10
 ROWS_AT_ONCE = 2**17
 _BYTES_AT_ONCE = 32 * 2**20
+_FIRST_BYTES = 2**16
+_SINGLE_BYTES = b"\x1f\x1e\x1d\x1c\x01\x02\x03\x04\x05\x06\x07\x0e\x0f\x10\x11\x12\x13\x14\x15"
+"""Control characters, one of which stands for a long delimiter in text that lacks it."""
 
 
 class DataError(CtrError):
@@ -72,15 +82,26 @@ class Piece(NamedTuple):
     """Approximate position in the file of their end."""
 
 
+def visible(paths: Sequence[Path]) -> list[Path]:
+    """Return the paths that may hold rows: not the markers beside them, as ``_SUCCESS``.
+
+    Programs that write parts into a directory begin the names of other files with ``_`` or ``.``.
+    """
+    return [path for path in paths if not path.name.startswith(("_", "."))]
+
+
 def pieces(spec: FeatureSpec, path: Path, wanted: Sequence[str], bad: BadLines) -> Iterator[Piece]:
     """Read the wanted columns of a file, a bounded number of lines at a time.
 
+    A file without rows, or without content, has no pieces.
+
     Raises:
-        DataError: the file cannot be read, or a column is absent.
+        DataError: the file cannot be read, or a column is absent or of a type that its field
+            cannot have.
     """
     if path.is_dir():
         raise DataError(f"{path} is a directory: name the files in it")
-    read = _parquet if path.suffix.lower() == ".parquet" else _text
+    read = _parquet if _ending(path, _COMPRESSED_INSIDE) in _PARQUET else _text
     try:
         for frame, position in read(spec, path, wanted, bad):
             yield Piece(frame.with_columns(pl.lit(path.name).alias(FILE)), position)
@@ -89,20 +110,34 @@ def pieces(spec: FeatureSpec, path: Path, wanted: Sequence[str], bad: BadLines) 
         raise DataError(f"cannot read {path}: {reason}") from error
 
 
+def _ending(path: Path, compressions: set[str]) -> str:
+    """Return a name's ending, in small letters, before those of compressions."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    return next((suffix for suffix in reversed(suffixes) if suffix not in compressions), "")
+
+
 def _parquet(
     spec: FeatureSpec, path: Path, wanted: Sequence[str], bad: BadLines
 ) -> Iterator[tuple[pl.DataFrame, int]]:
     try:
-        _require_columns(path, wanted, list(pl.read_parquet_schema(path)))
-        file = pl.scan_parquet(path, glob=False)
-        rows, size = file.select(pl.len()).collect().item(), path.stat().st_size
+        if not (size := path.stat().st_size):
+            return
+        columns = ParquetColumns.of(path)
+        _require_columns(path, wanted, list(columns.schema))
+        file = pl.scan_parquet(path, glob=False, schema=columns.schema)
+        rows = file.select(pl.len()).collect().item()
         for start in range(0, rows, ROWS_AT_ONCE):
             # Slices, not batches: those hold whole row groups, several at a time.
-            frame = file.select(cs.by_name(*wanted)).slice(start, ROWS_AT_ONCE).collect()
+            frame = columns.plain(
+                file.select(cs.by_name(*wanted)).slice(start, ROWS_AT_ONCE).collect()
+            )
+            check_fit(spec, frame)
             bad.total += frame.height
             stop = start + frame.height
             numbers = pl.int_range(start + 1, stop + 1, dtype=pl.Int64, eager=True)
             yield frame.with_columns(numbers.alias(LINE)), size * stop // rows
+    except UnreadableColumn as error:
+        raise DataError(f"{path.name}: {error}") from error
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{path.name} cannot be read as Parquet: {error}") from error
 
@@ -118,79 +153,126 @@ def _text(
     spec: FeatureSpec, path: Path, wanted: Sequence[str], bad: BadLines
 ) -> Iterator[tuple[pl.DataFrame, int]]:
     """Read a delimited file: one record a line; text is left as text."""
-    suffix = next((s for s in reversed(path.suffixes) if s.lower() != ".gz"), "")
-    delimiter = spec.delimiter or DELIMITERS.get(suffix.lower())
+    ending = _ending(path, _GZIP)
+    delimiter = spec.delimiter or DELIMITERS.get(ending)
     if delimiter is None:
-        raise DataError(f"{path.name}: unknown ending {suffix!r}; give the spec a `delimiter`")
-    quote = '"' if delimiter != "\t" else None
-    usable = False
-    with _open(path) as (raw, file):
+        shown = next(s for s in reversed(path.suffixes) if s.lower() == ending) if ending else ""
+        raise DataError(f"{path.name}: unknown ending {shown!r}; give the spec a `delimiter`")
+    total, usable = bad.total, False
+    with _open(path) as (on_disk, file):
         names, first_line = _header(spec, path, file, delimiter)
+        if names is None:
+            return
         _require_columns(path, wanted, names)
-        schema = {f"column_{i + 1}": pl.String() for i in range(len(names))}
-        kept = [f"column_{names.index(name) + 1}" for name in wanted]
         for numbers, lines in _good_lines(path, file, delimiter, len(names), first_line, bad):
-            frame = pl.read_csv(
-                b"\n".join(lines) + b"\n",
-                has_header=False,
-                schema=schema,
-                columns=kept,
-                separator=delimiter,
-                quote_char=quote,
-            ).select(pl.col(kept[i]).alias(name) for i, name in enumerate(wanted))
+            frame = _parsed(b"\n".join(lines) + b"\n", delimiter, names, wanted)
             if frame.height != len(lines):
                 raise DataError(f"{path.name}: quotes near line {numbers[0]} do not pair up")
             usable = True
-            yield frame.with_columns(pl.Series(LINE, numbers, pl.Int64)), raw.tell()
-    if not usable:
-        raise DataError(f"{path.name} has no usable line\n{bad.report() if bad.count else ''}")
+            yield frame.with_columns(pl.Series(LINE, numbers, pl.Int64)), on_disk.tell()
+    if bad.total > total and not usable:
+        raise DataError(f"{path.name} has no usable line\n{bad.report()}")
+
+
+def _parsed(
+    text: bytes, delimiter: str, names: Sequence[str], wanted: Sequence[str]
+) -> pl.DataFrame:
+    """Parse lines of equal width into the wanted columns, as text."""
+    single, replaced = delimiter, text
+    if len(delimiter.encode()) > 1:
+        single = _absent(text)
+        replaced = text.replace(delimiter.encode(), single.encode())
+    places = [names.index(name) for name in wanted]
+    frame = pl.read_csv(
+        replaced,
+        has_header=False,
+        schema={f"column_{place + 1}": pl.String() for place in range(len(names))},
+        columns=[f"column_{place + 1}" for place in places],
+        separator=single,
+        quote_char=None if delimiter == "\t" else '"',
+    ).select(pl.col(f"column_{place + 1}").alias(names[place]) for place in places)
+    if single == delimiter:
+        return frame
+    # Inside of quotes the delimiter is text.
+    return frame.with_columns(pl.all().str.replace_all(single, delimiter, literal=True))
+
+
+def _absent(text: bytes) -> str:
+    """Return a character that takes one byte and is not in a text."""
+    for byte in _SINGLE_BYTES:
+        if byte not in text:
+            return chr(byte)
+    raise DataError("a `delimiter` of several bytes needs text without control characters")
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """Open a file; yield it as it is on disk, whose position tells progress, and decompressed."""
-    with path.open("rb") as raw:
-        yield (
-            raw,
-            cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if path.suffix.lower() == ".gz" else raw,
-        )
+    """Open a file; yield it as it is on disk, whose position tells progress, and as lines."""
+    with path.open("rb") as on_disk:
+        file = cast(IO[bytes], on_disk)
+        if path.suffix.lower() in _GZIP:
+            file = cast(IO[bytes], gzip.GzipFile(fileobj=on_disk))
+        begin = file.read(_FIRST_BYTES)
+        file.seek(0)
+        ends_in_cr = b"\r" in begin[: _FIRST_BYTES - 1] and b"\n" not in begin
+        yield on_disk, io.BufferedReader(_CarriageReturns(file)) if ends_in_cr else file
+
+
+class _CarriageReturns(io.RawIOBase):
+    """A file whose lines end in a carriage return alone; it reads as if they ended in LF."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._file.read(len(buffer)).replace(b"\r", b"\n")
+        buffer[: len(content)] = content
+        return len(content)
 
 
 def _header(
     spec: FeatureSpec, path: Path, file: IO[bytes], delimiter: str
-) -> tuple[list[str], int]:
-    """Return the column names and the number of the first line of data."""
+) -> tuple[list[str] | None, int]:
+    """Return the column names, None in an empty file, and the number of the first data line."""
     if spec.columns is not None:
         return list(spec.columns), 1
+    content = file.readline()
     try:
-        line = file.readline().decode("utf-8-sig").rstrip("\r\n")
+        line = content.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name}:1: the header is not UTF-8") from error
     if not line:
-        raise DataError(f"{path.name} is empty")
-    return next(csv.reader([line], delimiter=delimiter)), 2
+        if not content.strip(codecs.BOM_UTF8) and not file.read(1):
+            return None, 2
+        raise DataError(f"{path.name}:1: the header is an empty line")
+    single = delimiter if len(delimiter) == 1 else _absent(content)
+    names = next(csv.reader([line.replace(delimiter, single)], delimiter=single))
+    return [name.replace(single, delimiter) for name in names], 2
 
 
 def _good_lines(
     path: Path, file: IO[bytes], delimiter: str, width: int, number: int, bad: BadLines
 ) -> Iterator[tuple[list[int], list[bytes]]]:
-    """Yield chunks of lines with the right number of cells, and their line numbers."""
+    """Yield chunks of lines with the right number of values, and their line numbers."""
     mark = delimiter.encode()
     quoting = delimiter != "\t"
     edge = re.escape(mark)
     quoted = re.compile(rb'(^|%b)"[^"]*(?:""[^"]*)*"(?=%b|\Z)' % (edge, edge))
     while chunk := file.readlines(_BYTES_AT_ONCE):
         numbers, lines = [], []
-        for raw in chunk:
-            line = raw.rstrip(b"\r\n")
+        for ended in chunk:
+            line = ended.rstrip(b"\r\n")
             problem = None
             if line:
                 bare = quoted.sub(rb"\1", line) if quoting and b'"' in line else line
-                cells = bare.count(mark) + 1
+                values = bare.count(mark) + 1
                 if quoting and b'"' in bare:
                     problem = "a quote that does not pair up"
-                elif cells != width:
-                    problem = f"{cells} cells, expected {width}"
+                elif values != width:
+                    problem = f"{values} values, expected {width}"
                 elif not line.isascii():
                     try:
                         line.decode()

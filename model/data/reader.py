@@ -22,7 +22,10 @@ from app.features.field_encoders import ColumnProblem, FieldEncoder, field_encod
 from app.features.spec import FeatureSpec, Field, MultiCategorical, Numeric, Time, is_scaled
 from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Vocabulary, arrange
 from app.files import sha256
-from model.data.log_files import FILE, LINE, BadLines, DataError, Source, pieces
+from model.data.log_files import FILE, LINE, BadLines, DataError, Source, pieces, visible
+from model.data.moments import as_json
+from model.data.parquet_columns import without_nan
+from model.data.reading_notes import ReadingNotes
 from model.progress import progress_bar
 
 MOMENT = "\0moment"
@@ -44,12 +47,19 @@ class Reader:
         moment: bool = False,
         progress: bool = False,
     ) -> None:
-        if not paths:
-            raise DataError("no data files given")
+        shown = visible(paths)
+        if not shown:
+            hidden = ", ".join(path.name for path in paths)
+            raise DataError(
+                "no data files given"
+                + (f": names that begin with _ or . are passed over ({hidden})" if hidden else "")
+            )
         self.bad = BadLines()
+        self._notes = ReadingNotes()
         self.sources: list[Source] = []
         """Of the files that were read to their end."""
-        self._spec, self._paths, self._max_bad_lines = spec, paths, max_bad_lines
+        self._spec, self._paths, self._max_bad_lines = spec, shown, max_bad_lines
+        self._notes.hidden = [path.name for path in paths if path not in shown]
         self._label, self._moment, self._progress = label, moment, progress
         vocabulary = unlearned(spec)
         self._fields = [(field, field_encoder(field, vocabulary)) for field in spec.fields]
@@ -57,7 +67,8 @@ class Reader:
     @property
     def warnings(self) -> list[str]:
         """The warnings after the last frame."""
-        return [f"left out: {self.bad.report()}"] if self.bad.count else []
+        left_out = [f"left out: {self.bad.report()}"] if self.bad.count else []
+        return left_out + self._notes.lines()
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """Yield the good rows of all files in their order; no frame is empty.
@@ -83,6 +94,10 @@ class Reader:
                 f"{bad.report()}\n(--max-bad-lines allows {self._max_bad_lines:g} of the lines)"
             )
         if not rows:
+            if bad.total == 0:
+                raise DataError(
+                    f"there are no rows in {', '.join(path.name for path in self._paths)}"
+                )
             raise DataError("the data has no usable row")
 
     def _read(self) -> Iterator[pl.DataFrame]:
@@ -98,8 +113,12 @@ class Reader:
                 rows, before = 0, shown.n
                 for piece in pieces(spec, path, wanted, self.bad):
                     rows += piece.frame.height
-                    yield piece.frame
+                    frame, nan = without_nan(piece.frame)
+                    self._notes.add_nan(nan)
+                    yield frame
                     shown.update(before + piece.bytes - shown.n)
+                if not rows:
+                    self._notes.files_without_rows.append(path.name)
                 size = path.stat().st_size
                 self.sources.append(Source(path.name, sha256(path), size, rows))
 
@@ -107,7 +126,9 @@ class Reader:
         """Note and leave out every row with a value that breaks its field's rules."""
         good = np.ones(frame.height, bool)
         for spec_field, encoder in self._fields:
-            values, codes = field_values(spec_field, frame[spec_field.name])
+            column = frame[spec_field.name]
+            values, codes = field_values(spec_field, column)
+            self._notes.add_times(spec_field, column, values)
             problems = _problems(encoder, values)
             if not problems:
                 continue
@@ -116,6 +137,8 @@ class Reader:
             origins = frame[rows.tolist()].select(FILE, LINE).iter_rows()
             for (file, line), code in zip(origins, codes[rows].tolist(), strict=True):
                 self.bad.add(file, line, f"field {spec_field.name!r}: {problems[code]}")
+        if self._label:
+            self._notes.add_labels(labels(self._spec, frame), good)
         return frame if good.all() else frame.filter(pl.Series(good))
 
 
@@ -138,18 +161,8 @@ def distinct(column: pl.Series) -> tuple[list[Any], NDArray[np.int64]]:
 
 def field_values(spec_field: Field, column: pl.Series) -> tuple[list[Any], NDArray[np.int64]]:
     """Like :func:`distinct`, the values turned into what JSON would hold for them."""
-    if column.dtype in (pl.Categorical, pl.Enum):
-        column = column.cast(pl.String)
     textual = column.dtype == pl.String
-    if column.dtype == pl.Date:
-        column = column.dt.to_string("%Y-%m-%d")
-    elif isinstance(column.dtype, pl.Datetime):
-        if column.dtype.time_zone is None and isinstance(spec_field, Time):
-            # Text keeps local time local: the encoder settles hours that clocks skip or repeat.
-            column = column.dt.to_string("%Y-%m-%dT%H:%M:%S")
-        else:
-            column = column.dt.epoch("s")
-    values, codes = distinct(column)
+    values, codes = distinct(as_json(spec_field, column))
     if textual:
         values = [_cell(spec_field, value) for value in values]
     return values, codes

@@ -118,7 +118,7 @@ BROKEN = {
     "timestamp column absent": (
         'timestamp = "at"\ncolumns = ["click", "user", "item"]\n' + HEAD + USER + ITEM, "'at'",
     ),
-    "delimiter of two characters": ('delimiter = "::"\n' + HEAD + USER + ITEM, "delimiter"),
+    "delimiter with a quote": ("delimiter = ';\"'\n" + HEAD + USER + ITEM, "delimiter"),
     "edges without the encoding": (price("edges = [1.0]\n"), "'price'.*`edges`"),
     "encoding without edges": (price('encoding = "edges"\n'), "'price'.*`edges`"),
     "edges fall": (price('encoding = "edges"\nedges = [1, 3, 2]\n'), "'price'.*3.0 .*before 2.0"),
@@ -216,7 +216,7 @@ def test_all_errors_are_told_at_once() -> None:
     what depends on a wrong field is not judged.
     """
     text = (
-        'labl = "click"\ncolumns = ["user", "itm", "price"]\ndelimiter = "::"\n'
+        'labl = "click"\ncolumns = ["user", "itm", "price"]\ndelimiter = ";\\""\n'
         + USER.replace("context", "user") + 'min_count = 0\n'
         + ITEM.replace('"categorical"', '"categoric"')
         + ITEM.replace("item", "itm") + ITEM.replace("item", "itm")
@@ -230,7 +230,7 @@ def test_all_errors_are_told_at_once() -> None:
     )  # fmt: skip
     assert errors(text) == [
         "  unknown key 'labl'; did you mean 'label'?",
-        '  `delimiter` must be a single character, got "::"',
+        "  `delimiter` must not have a quote or a line end",
         "  field 'user': `side` must be one of 'candidate', 'context', got \"user\"",
         "  field 'user': `min_count` must be an integer of at least 1, got 0",
         "  field 'item': `kind` must be one of 'categorical', 'multi_categorical', 'numeric',"

@@ -75,4 +75,4 @@ def test_bad_lines_are_counted_beside_the_good_ones(tmp_path: Path) -> None:
     [piece] = pieces(SPEC, path, WANTED, bad)
     assert piece.frame[LINE].to_list() == [2, 4]
     assert (bad.count, bad.total) == (1, 3)
-    assert bad.lines == [("log.csv", 3, "2 cells, expected 3")]
+    assert bad.lines == [("log.csv", 3, "2 values, expected 3")]

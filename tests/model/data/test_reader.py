@@ -208,9 +208,9 @@ def test_stray_quotes_are_a_bad_line(tmp_path: Path, cell: str) -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("1,7,a,x", "4 cells, expected 5"),
-        ("1,7,a,x,1,", "6 cells, expected 5"),
-        ('1,7,"a,x",1', "4 cells, expected 5"),
+        ("1,7,a,x", "4 values, expected 5"),
+        ("1,7,a,x,1,", "6 values, expected 5"),
+        ('1,7,"a,x",1', "4 values, expected 5"),
         ("1,7,\udce9,x,1", "not UTF-8"),
         ("1,007,a,x,1", "field 'user': expected an integer"),
         ("1, 7,a,x,1", "field 'user': expected an integer"),
@@ -267,10 +267,11 @@ def test_null_in_a_parquet_list_is_a_bad_line(tmp_path: Path) -> None:
         read(SPEC, [tmp_path / "log.parquet"])
 
 
-def test_nan_in_parquet_is_a_bad_line(tmp_path: Path) -> None:
+def test_infinity_in_parquet_is_a_bad_line(tmp_path: Path) -> None:
     """A number that is not finite is refused, once for each row that has it."""
-    frame = pl.DataFrame({"price": [1.0, float("nan"), float("nan")], "user": [7, 8, 9],
-                          "item": ["a"] * 3, "tags": [["x"]] * 3, "click": [1, 0, 1]})  # fmt: skip
+    inf = float("inf")
+    frame = pl.DataFrame({"price": [1.0, inf, -inf], "user": [7, 8, 9], "item": ["a"] * 3,
+                          "tags": [["x"]] * 3, "click": [1, 0, 1]})  # fmt: skip
     frame.write_parquet(tmp_path / "log.parquet")
     table, bad = read_with_bad(tmp_path / "log.parquet", 0.7)
     assert [line for _, line, _ in bad.lines] == [2, 3]
@@ -349,12 +350,17 @@ def test_column_that_is_there_twice_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "is empty"), (HEADER, "has no usable"), (HEADER + "bad\n", r"has .*\n1 of 1 lines")],
+    [
+        ("", "there are no rows in log.csv"),
+        (HEADER, "there are no rows in log.csv"),
+        ("\n" + HEADER, "log.csv:1: the header is an empty line"),
+        (HEADER + "bad\n", "log.csv has no usable line\n1 of 1 lines"),
+    ],
 )
 def test_no_data_is_an_error(tmp_path: Path, content: str, message: str) -> None:
     """A file without rows is named, and says how many lines were bad."""
     path = write(tmp_path / "log.csv", header=content)
-    with pytest.raises(DataError, match=rf"log\.csv {message}"):
+    with pytest.raises(DataError, match=message.replace(".", r"\.")):
         read(SPEC, [path], max_bad_lines=1.0)
 
 
