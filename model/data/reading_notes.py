@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from app.features.spec import Categorical, Field, MultiCategorical, Time
 
-_OFFSET = re.compile(r"(?:[Zz]|UTC|[+-][0-9]{2}(?::?[0-9]{2})*)\Z", re.ASCII)
+_OFFSET = re.compile(r"(?:[Zz]|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2})*)\Z", re.ASCII)
 _SECONDS = re.compile(r"-?[0-9.]+", re.ASCII)
 _DATE_LENGTH = len("2014-10-21")
 

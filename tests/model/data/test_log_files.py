@@ -7,10 +7,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from polars import selectors as cs
 
 from app.features.spec import Categorical, FeatureSpec
 from model.data import log_files
-from model.data.log_files import FILE, LINE, BadLines, DataError, pieces
+from model.data.log_files import FILE, LINE, BadLines, DataError, pieces, visible
 
 FIELDS = (
     Categorical(name="user", side="context", dtype="integer"),
@@ -24,15 +25,15 @@ FRAME = pl.DataFrame({"user": ["7", "8"], "item": ["a", "b"], "click": ["1", "0"
 def write(path: Path) -> Path:
     """Write the rows in the form that the file's ending names."""
     endings = path.name.lower().split(".")[1:]
-    if endings[0] == "parquet":
+    if {"parquet", "parq", "pq"} & set(endings):
         FRAME.write_parquet(path)
         return path
     text = FRAME.write_csv(separator="," if endings[0] == "csv" else "\t").encode()
-    path.write_bytes(gzip.compress(text) if endings[-1] == "gz" else text)
+    path.write_bytes(gzip.compress(text) if endings[-1] in ("gz", "gzip") else text)
     return path
 
 
-@pytest.mark.parametrize("compressed", ["", ".gz", ".GZ", ".Gz"])
+@pytest.mark.parametrize("compressed", ["", ".gz", ".GZ", ".Gz", ".gzip"])
 @pytest.mark.parametrize("ending", [".csv", ".CSV", ".Csv", ".tsv", ".TSV", ".txt", ".TXT"])
 def test_text_is_known_by_its_ending_in_any_case(
     tmp_path: Path, ending: str, compressed: str
@@ -43,7 +44,10 @@ def test_text_is_known_by_its_ending_in_any_case(
     assert piece.frame.drop(FILE, LINE).equals(FRAME)
 
 
-@pytest.mark.parametrize("ending", [".parquet", ".PARQUET", ".Parquet"])
+@pytest.mark.parametrize("ending", [
+    ".parquet", ".PARQUET", ".Parquet", ".pq", ".PQ", ".parq", ".parquet.gzip", ".parquet.gz",
+    ".PARQUET.GZIP", ".parquet.snappy", ".snappy.parquet", ".gz.parquet", ".pq.zstd",
+])  # fmt: skip
 def test_parquet_is_known_by_its_ending_in_any_case(tmp_path: Path, ending: str) -> None:
     """A Parquet file is not taken for text."""
     [piece] = pieces(SPEC, write(tmp_path / f"log{ending}"), WANTED, BadLines())
@@ -76,3 +80,114 @@ def test_bad_lines_are_counted_beside_the_good_ones(tmp_path: Path) -> None:
     assert piece.frame[LINE].to_list() == [2, 4]
     assert (bad.count, bad.total) == (1, 3)
     assert bad.lines == [("log.csv", 3, "2 values, expected 3")]
+
+
+def rows(path: Path, spec: FeatureSpec = SPEC) -> list[tuple[str, ...]]:
+    """The values of a file's rows."""
+    frames = [piece.frame.select(WANTED) for piece in pieces(spec, path, WANTED, BadLines())]
+    return pl.concat(frames).rows()
+
+
+@pytest.mark.parametrize("compressed", ["", ".gz"])
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"], ids=["CR", "CRLF", "LF"])
+@pytest.mark.parametrize("last", [True, False], ids=["ended", "open"])
+def test_any_line_end_is_one(tmp_path: Path, end: str, last: bool, compressed: str) -> None:
+    """Excel on a Macintosh ends lines in a carriage return alone; line numbers are the same."""
+    content = end.join(["user,item,click", "7,a,1", '8,"é,""",0']) + end * last
+    path = tmp_path / f"log.csv{compressed}"
+    path.write_bytes(gzip.compress(content.encode()) if compressed else content.encode())
+    [piece] = pieces(SPEC, path, WANTED, BadLines())
+    assert piece.frame.select(WANTED).rows() == [("7", "a", "1"), ("8", 'é,"', "0")]
+    assert piece.frame[LINE].to_list() == [2, 3]
+
+
+def test_a_long_file_of_carriage_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read in pieces as others are."""
+    monkeypatch.setattr(log_files, "_BYTES_AT_ONCE", 1000)
+    path = tmp_path / "log.csv"
+    path.write_bytes(b"user,item,click\r" + b"7,a,1\r" * 50_000)
+    found = list(pieces(SPEC, path, WANTED, BadLines()))
+    assert sum(piece.frame.height for piece in found) == 50_000
+    assert len(found) > 100
+
+
+def test_a_carriage_return_inside_a_line_is_text(tmp_path: Path) -> None:
+    """Where lines end in LF, a value may have one; wherever the file is cut for a look."""
+    path = tmp_path / "log.csv"
+    path.write_bytes(b"user,item,click\n7,a\rb,1\n")
+    assert rows(path) == [("7", "a\rb", "1")]
+    names = b"user,item,click," + b"x" * (2**16 - 17)
+    path.write_bytes(names + b"\r\n7,a,1,\r\n")
+    assert rows(path) == [("7", "a", "1")]
+
+
+@pytest.mark.parametrize("delimiter", ["::", "¦", "||", "||,", "\u2063", "🦆", "\x1f", "ab", " "])
+@pytest.mark.parametrize("item", ["a", "é|", "\x1f\x1e", '"'])
+def test_a_delimiter_of_any_length(tmp_path: Path, delimiter: str, item: str) -> None:
+    """MovieLens has "::"; in quotes a delimiter is text, in the header too."""
+    spec = FeatureSpec(
+        label="click",
+        fields=(*FIELDS, Categorical(name=f"x{delimiter}", side="context")),
+        delimiter=delimiter,
+    )
+    wanted = (*WANTED, f"x{delimiter}")
+    quoted = f"{delimiter}{item}{delimiter}"
+    lines = [
+        ["user", "item", "click", f'"x{delimiter}"'],
+        ["7", "é", "1", '"' + quoted.replace('"', '""') + '"'],
+        ["8", "b", "0", ""],
+    ]
+    path = tmp_path / "log.data"
+    path.write_text("".join(delimiter.join(line) + "\n" for line in lines), encoding="utf-8")
+    [piece] = pieces(spec, path, wanted, BadLines())
+    assert piece.frame.select(cs.by_name(*wanted)).rows() == [
+        ("7", "é", "1", quoted),
+        ("8", "b", "0", None),
+    ]
+
+
+def test_lines_of_another_width_are_bad_under_a_long_delimiter(tmp_path: Path) -> None:
+    """Half a delimiter is text."""
+    spec = FeatureSpec(label="click", fields=FIELDS, delimiter="::", columns=WANTED)
+    path = tmp_path / "ratings.dat"
+    path.write_text("7::a:b::1\n8::a\n9::a::0::\n")
+    bad = BadLines()
+    [piece] = pieces(spec, path, WANTED, bad)
+    assert piece.frame.select(WANTED).rows() == [("7", "a:b", "1")]
+    assert [problem for _, _, problem in bad.lines] == [
+        "2 values, expected 3",
+        "4 values, expected 3",
+    ]
+
+
+def empty_files(directory: Path) -> list[Path]:
+    """Files without a row, as jobs that share their work leave them."""
+    contents = {
+        "bytes.csv": b"",
+        "header.csv": b"user,item,click\n",
+        "header-without-end.csv": b"user,item,click",
+        "mark.csv": b"\xef\xbb\xbf",
+        "bytes.csv.gz": b"",
+        "packed.csv.gz": gzip.compress(b""),
+        "packed-header.csv.gz": gzip.compress(b"user,item,click\n"),
+        "bytes.parquet": b"",
+    }
+    for name, content in contents.items():
+        (directory / name).write_bytes(content)
+    FRAME.clear().write_parquet(directory / "rows.parquet")
+    return [*(directory / name for name in contents), directory / "rows.parquet"]
+
+
+def test_files_without_rows_have_no_pieces(tmp_path: Path) -> None:
+    """They are no error of their own."""
+    for path in empty_files(tmp_path):
+        assert list(pieces(SPEC, path, WANTED, BadLines())) == []
+
+
+def test_markers_beside_parts_are_not_visible() -> None:
+    """Spark, Hadoop and Delta begin the names of what holds no rows with _ or a dot."""
+    names = ["_SUCCESS", "part-0.csv", "._SUCCESS.crc", ".part-0.csv.crc", "_delta_log", "a_b.csv"]
+    assert visible([Path("day=_1") / name for name in names]) == [
+        Path("day=_1/part-0.csv"),
+        Path("day=_1/a_b.csv"),
+    ]

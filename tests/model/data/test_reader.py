@@ -373,6 +373,57 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         read(SPEC, [])
 
 
+@pytest.mark.parametrize("given", ["before", "after"])
+def test_parts_without_rows_are_passed_over(tmp_path: Path, given: str) -> None:
+    """Beside a part with rows they are one warning; each is recorded with its hash."""
+    full = write(tmp_path / "part-0.csv", *ROWS)
+    header = write(tmp_path / "part-1.csv")
+    (tmp_path / "part-2.csv.gz").write_bytes(gzip.compress(b""))
+    (tmp_path / "part-3.parquet").write_bytes(b"")
+    empty = [header, tmp_path / "part-2.csv.gz", tmp_path / "part-3.parquet"]
+    reader = Reader(SPEC, [*empty, full] if given == "before" else [full, *empty])
+    check(pl.concat(reader.frames()))
+    assert reader.warnings == ["files without a row: part-1.csv, part-2.csv.gz, part-3.parquet"]
+    assert {source.name: source.rows for source in reader.sources} == {
+        "part-0.csv": 3, "part-1.csv": 0, "part-2.csv.gz": 0, "part-3.parquet": 0,
+    }  # fmt: skip
+    with pytest.raises(DataError, match=r"no rows in part-1\.csv, part-2\.csv\.gz, part-3\.par"):
+        read(SPEC, empty)
+
+
+def test_markers_beside_parts_are_passed_over(tmp_path: Path) -> None:
+    """A pattern of the shell names them too; directories among them are not looked into."""
+    full = write(tmp_path / "part-0.csv", *ROWS)
+    (tmp_path / "_SUCCESS").touch()
+    (tmp_path / ".part-0.csv.crc").write_bytes(b"crc\0")
+    (tmp_path / "_temporary").mkdir()
+    reader = Reader(SPEC, sorted(tmp_path.iterdir()))
+    check(pl.concat(reader.frames()))
+    assert [source.name for source in reader.sources] == [full.name]
+    assert reader.warnings == [
+        "files passed over, as their names begin with _ or .: .part-0.csv.crc, _SUCCESS, _temporary"
+    ]
+    with pytest.raises(DataError, match=r"no data files given: names that .* \(_SUCCESS\)"):
+        Reader(SPEC, [tmp_path / "_SUCCESS"])
+
+
+def test_the_click_rate_of_rows_left_out_is_told(tmp_path: Path) -> None:
+    """Rows that are left out may click more or less than the rest; those without a label, and a
+    reader without labels, do not count.
+    """
+    lines = ["1,7,a,x,1"] * 2 + ["0,7,a,x,1"] * 6 + ["1,7,a,x,bad"] * 3 + ["0,7,a,x,bad", "1,7"]
+    path = write(tmp_path / "log.csv", *lines)
+    reader = Reader(SPEC, [path], max_bad_lines=1.0)
+    assert sum(frame.height for frame in reader.frames()) == 8
+    assert reader.warnings[1:] == [
+        "of the rows left out 4 have a label, and their click rate is 0.7500; that of the rest is"
+        " 0.2500"
+    ]
+    unlabelled = Reader(SPEC, [path], max_bad_lines=1.0, label=False)
+    list(unlabelled.frames())
+    assert len(unlabelled.warnings) == 1
+
+
 def test_files_of_other_types(tmp_path: Path) -> None:
     """Each file's columns have their own types: a value is the same in any of them."""
     plain = {"click": [1], "user": [7], "item": ["a"], "price": [1.0]}
