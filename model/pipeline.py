@@ -372,6 +372,7 @@ def report(trained: Trained, measured: Measured, bundle: Path, quantize: Quantiz
             trained.prepared.data["test"],
             measured.logits["test"],
             remark,
+            trained.prepared.warnings,
         )
     except OSError as error:
         warn(f"the report beside {bundle.name} is not written; the bundle is whole: {error}")

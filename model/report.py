@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,21 @@ def write_report(
     data: Dataset,
     logit: NDArray[np.floating[Any]],
     remark: str = "",
+    data_warnings: Sequence[str] = (),
 ) -> Path:
     """Write ``report.md`` and its two PNGs into ``directory``, and return the Markdown's path.
 
     ``metrics`` holds each part's figures by the part's name; ``data`` and its ``logit`` [R]
-    are the rows of the reliability diagram; ``remark`` is a sentence to be added.
+    are the rows of the reliability diagram; ``remark`` is a sentence to be added;
+    ``data_warnings`` are those of reading the files.
     """
     directory.mkdir(parents=True, exist_ok=True)
     # Figures made without pyplot need no display and are never left open.
     learning_curve(result).savefig(directory / "learning-curve.png")
     reliability_diagram(data, logit).savefig(directory / "reliability.png")
     path = directory / "report.md"
-    path.write_text(markdown(title, config, result, metrics, remark), encoding="utf-8")
+    page = markdown(title, config, result, metrics, remark, data_warnings)
+    path.write_text(page, encoding="utf-8")
     return path
 
 
@@ -48,6 +51,7 @@ def markdown(
     result: FitResult,
     metrics: Mapping[DataPart, Quality],
     remark: str = "",
+    data_warnings: Sequence[str] = (),
 ) -> str:
     """Return the page's text."""
     header = "| part | rows | clicks | AUC | log loss | calibration | calibration error |"
@@ -76,7 +80,7 @@ def markdown(
         | setting | value |
         |---|---|
         {settings}
-        """
+        {warnings}"""
     return textwrap.dedent(page).format(
         title=title,
         header=header,
@@ -88,7 +92,15 @@ def markdown(
         epoch=result.best.epoch,
         settings=settings,
         remark=remark,
+        warnings=_warnings(data_warnings),
     )
+
+
+def _warnings(found: Sequence[str]) -> str:
+    """Return the section with the warnings of reading the files, which may have several lines."""
+    if not found:
+        return ""
+    return "\n## Warnings of the data\n\n" + "".join(f"```text\n{each}\n```\n\n" for each in found)
 
 
 def figure(value: float | None) -> str:

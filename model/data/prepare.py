@@ -53,6 +53,8 @@ class Prepared:
     """Rows of the test part as a caller would send them."""
     before: str | None = None
     """Id of the bundle whose buckets and scales were kept."""
+    warnings: Sequence[str] = ()
+    """The warnings of reading the files."""
 
     @property
     def train_rows(self) -> int:
@@ -141,6 +143,7 @@ def prepare(
         data,
         encoded.test_rows,
         before.manifest.id if before else None,
+        tuple(encoded.warnings),
     )
 
 

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from app.features.layout import Layout, Slot
+from app.features.spec import DataPart
 from model.config import TrainConfig
 from model.data.dataset import Dataset
 from model.networks import build
-from model.quality.figures import evaluate_scores
+from model.quality.figures import Quality, evaluate_scores
 from model.report import write_report
 from model.training.evaluation import Evaluation
 from model.training.fit import FitResult
@@ -81,3 +82,17 @@ def test_a_report_without_an_auc(tmp_path: Path) -> None:
     metrics = {"test": evaluate_scores(label, logit)}
     path = write_report(tmp_path, "One class", CONFIG, result(None), metrics, rows_of(label), logit)
     assert "| test | 3 | 0 | – | 0.6931 | – |" in path.read_text(encoding="utf-8")
+
+
+def test_warnings_of_the_data_are_on_the_page(tmp_path: Path) -> None:
+    """Rows that were left out, and their click rate, can be read up after the run."""
+    label = np.array([0, 1], np.uint8)
+    logit = np.array([-1.0, 1.0])
+    metrics: dict[DataPart, Quality] = {"test": evaluate_scores(label, logit)}
+    warnings = ["left out: 1 of 9 lines are bad:\n  log.csv:3: not UTF-8", "column 'x': 2 are NaN"]
+    path = write_report(
+        tmp_path, "Title", CONFIG, result(0.7), metrics, rows_of(label), logit, "", warnings
+    )
+    page = path.read_text(encoding="utf-8")
+    for warning in warnings:
+        assert f"```text\n{warning}\n```\n" in page
