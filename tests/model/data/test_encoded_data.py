@@ -31,6 +31,8 @@ NOT_DECIDING = {
     "app.bundle.manifest",
     "app.errors",
     "app.files",
+    "app.nearest",
+    "app.toml_files",
     "model.array_files",
     "model.config",
     "model.fingerprint",
