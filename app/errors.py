@@ -22,7 +22,9 @@ CtrError
     ├── ConfigError      training settings cannot be used
     ├── DataError        files cannot be read as training data
     ├── CrossError       a network cannot use the crosses of its spec
-    ├── TrainingError    training cannot begin or go on
+    ├── TrainingError    training cannot begin or continue
+    ├── CheckpointError  the state of a training cannot be written
+    ├── ResultError      results cannot be written to the place that was named
     ├── CalibrationError the validation part gives no calibration
     ├── ExportError      a network cannot be exported, or its graph does not agree with it
     ├── DamagedError     arrays on disk are not what was written

@@ -28,7 +28,7 @@ def write_file(path: Path, content: bytes, mode: int | None = None) -> None:
     ``mode`` are the file's permissions; by default the process' umask decides.
 
     Raises:
-        OSError: the file cannot be written; what was there stays.
+        OSError: the file cannot be written, with its name; what was there stays.
     """
     partial = path.with_name(f"{PARTIAL}{secrets.token_hex(8)}")
     try:
@@ -36,6 +36,9 @@ def write_file(path: Path, content: bytes, mode: int | None = None) -> None:
         if mode is not None:
             partial.chmod(mode)
         put_in_place(partial, path)
+    except OSError as error:
+        # An error of writing has no name, one of opening the temporary one.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -30,18 +30,19 @@ from app.remote.link import Link, open_link
 from model import publish as publishing
 from model.compare import CompareError, chosen, compare
 from model.compare_report import TABLE, write_pages, write_summary
-from model.config import MANY_ROWS, NETWORKS, SettingsFile
+from model.config import MANY_ROWS, NETWORKS, SettingsFile, settings_path
 from model.data.input_files import InputFiles
 from model.data.prepare import prepare, prepare_together
 from model.export.quantize import Quantized
 from model.fetch import fetch
 from model.group import joined
 from model.pipeline import CheckpointOptions, export, train
-from model.progress import say, warn
+from model.progress import FIRST, say, warn
+from model.result_places import reason_of, require_bundle_directory, require_directory, require_file
 from model.score_files import Offline
 from model.threads import own_cpus
 from model.training.warm_start import WarmStart
-from model.tune import NAMES, require_own, tune
+from model.tune import NAMES, require_places, tune
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -175,6 +176,9 @@ def train_command(
 
     Under torchrun all its processes train the network together.
     """
+    # The first process writes for all of them.
+    if FIRST:
+        require_bundle_directory(out)
     settings = SettingsFile.beside(spec, config)
     name = network or settings.network
     given = {} if seed is None else {"seed": seed}
@@ -217,6 +221,7 @@ def compare_command(
 
     Finished trainings are kept: the same command continues an interrupted comparison.
     """
+    require_directory(out)
     settings, names = SettingsFile.beside(spec, config), chosen(networks)
     parts = part_files(train_files, validation_files, test_files)
     seed = settings.config(names[0], MANY_ROWS).seed
@@ -261,7 +266,9 @@ def tune_command(
     settings = SettingsFile.beside(spec, config)
     name = network or settings.network
     seed = settings.config(name, MANY_ROWS).seed
-    require_own(out)
+    study = study or out.with_name(f"{out.name}.study")
+    files = [*(data or ()), *(train_files or ()), *(validation_files or ())]
+    require_places(out, study, [spec, settings_path(spec, config), *files])
     wanted: tuple[DataPart, ...] = ("train", "validation")
     parts = part_files(train_files, validation_files, None)
     before = Bundle.open(newest(init_from)) if init_from else None
@@ -274,7 +281,8 @@ def tune_command(
         else None
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    found = tune(prepared, base, trials, study or out.with_name(f"{out.name}.study"), out, start)
+    study.parent.mkdir(parents=True, exist_ok=True)
+    found = tune(prepared, base, trials, study, out, start)
     say(
         f"best of {found.trials} trials, {found.given_up} given up and {found.failed} failed:"
         f" trial {found.number}, {NAMES[found.metric]} {found.value:.4f} on the validation part"
@@ -320,6 +328,8 @@ def evaluate(
 ) -> None:
     """Measure a bundle on labelled data, with the serving engine."""
     offline = Offline.open(bundle)
+    if json_file is not None:
+        require_file(json_file, data, offline.bundle.path)
     frames = offline.frames(data, part.value if part else None, max_bad_lines)
     kept = offline.bundle.spec.kept(part.value if part else "test")
     metrics = offline.evaluate(frames, kept if negatives_kept is None else negatives_kept)
@@ -434,8 +444,11 @@ def main() -> int:
     try:
         # typer turns Ctrl-C into the exit code 130, which it returns when not standalone.
         code: int = cli(standalone_mode=False) or 0
-    except (CtrError, OSError) as error:
+    except CtrError as error:
         say(f"error: {error}")
+        return 1
+    except OSError as error:
+        say(f"error: {reason_of(error)}")
         return 1
     except (Interrupted, typer.Abort):
         code = INTERRUPTED

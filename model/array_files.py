@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import CtrError
+from app.features.arrays import save_array
 from app.files import partial_directory, put_in_place, sha256
 
 Arrays = dict[str, NDArray[Any]]
@@ -42,7 +43,7 @@ class ArrayWriter:
 
     def save(self, name: str, array: Any) -> None:
         """Write a whole array."""
-        np.save(self._new(name), np.asarray(array), allow_pickle=False)
+        save_array(self._new(name), np.asarray(array))
 
     def append(self, name: str, rows: NDArray[Any]) -> None:
         """Write the next rows of an array; only these are held in memory."""

@@ -226,7 +226,7 @@ class SettingsFile:
     @classmethod
     def beside(cls, spec: Path, given: Path | None) -> Self:
         """Read the file given, or else ``<spec>.train.toml`` beside the spec if there is one."""
-        path = given or spec.with_name(f"{spec.stem}.train.toml")
+        path = settings_path(spec, given)
         return cls.read(path) if given is not None or path.is_file() else cls()
 
     @property
@@ -247,6 +247,11 @@ class SettingsFile:
         general = {**own, **shared} if shared.get("network") == network else {**shared, **own}
         section = self.sections.get(network, {})
         return TrainConfig.from_dict({**few, **general, **section, **overrides, "network": network})
+
+
+def settings_path(spec: Path, given: Path | None) -> Path:
+    """Return the settings file that is given, or the one that may lie beside the spec."""
+    return given or spec.with_name(f"{spec.stem}.train.toml")
 
 
 def _problems_of(settings: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ import polars as pl
 
 from app.errors import CtrError
 from app.files import write_file
+from model.result_places import require_directory
 
 
 class FetchError(CtrError):
@@ -43,8 +44,9 @@ def fetch(name: str, directory: Path) -> Path:
     """Return the folder ``directory/name`` with the data set's files, downloading them once.
 
     Every file appears whole or not at all; a complete folder is returned untouched. Raises
-    ``FetchError`` for an unknown name and for data that are not what they should be, and
-    ``DownloadFailed`` where they cannot be reached.
+    ``FetchError`` for an unknown name and for data that are not what they should be,
+    ``DownloadFailed`` where they cannot be reached, and ``ResultError`` before that where the
+    folder cannot be written.
     """
     if name not in DATA_SETS:
         known = ", ".join(sorted(DATA_SETS))
@@ -53,6 +55,7 @@ def fetch(name: str, directory: Path) -> Path:
     folder = directory / name
     if all((folder / file).is_file() for file in data_set.files):
         return folder
+    require_directory(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".fetch-", dir=folder) as temporary:
         contents = data_set.prepare(Path(temporary))

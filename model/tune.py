@@ -8,7 +8,7 @@ and one that is asked for more trials only adds them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from model.data.prepare import Prepared
 from model.fingerprint import fingerprint_of
 from model.pipeline import FEW_BATCHES
 from model.progress import say
+from model.result_places import require_file
 from model.training.evaluation import Evaluation
 from model.training.fit import fit
 from model.training.warm_start import WarmStart
@@ -224,8 +225,7 @@ def open_study(path: Path, metric: Metric, fingerprint: str) -> Iterator[optuna.
     Raises:
         TuneError: it is no study file, or one of other data or settings.
     """
-    if path.exists() and not path.read_bytes()[: len(SQLITE)] == SQLITE:
-        raise TuneError(f"study: {path} is no study file; name another one")
+    _require_study(path)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
     try:
@@ -242,6 +242,11 @@ def open_study(path: Path, metric: Metric, fingerprint: str) -> Iterator[optuna.
         for each in study.get_trials(states=[TrialState.RUNNING]):
             study.tell(each.number, state=TrialState.FAIL)
         yield study
+    except optuna.exceptions.StorageInternalError as error:
+        reason = getattr(error.__cause__, "orig", None) or error
+        raise TuneError(
+            f"study: {path} cannot be written: {reason}; the same command continues the search"
+        ) from error
     finally:
         storage.remove_session()
         storage.engine.dispose()
@@ -275,14 +280,34 @@ def _found(study: optuna.Study, metric: Metric) -> SearchResult | None:
     )
 
 
+def require_places(out: Path, study_file: Path, inputs: Sequence[Path]) -> None:
+    """Check that both files of a search can be written, and replace nothing else.
+
+    Raises:
+        ResultError: one of them cannot be written, or is one of the ``inputs``.
+        TuneError: one of them exists and is not of a search, or both are the same.
+    """
+    for path in (out, study_file):
+        require_file(path, inputs, parents=True)
+    if out.resolve() == study_file.resolve():
+        raise TuneError(f"study: {study_file} is the file of --out too; name another one")
+    require_own(out)
+    _require_study(study_file)
+
+
 def require_own(out: Path) -> None:
     """Refuse to replace a settings file that no search has written.
 
     Raises:
         TuneError: the file exists and does not start as those of a search do.
     """
-    if out.exists() and not out.read_text(encoding="utf-8").startswith(FIRST_LINE):
+    if out.exists() and not out.read_bytes().startswith(FIRST_LINE.encode()):
         raise TuneError(f"out: {out} was not written by tune; it is left as it is")
+
+
+def _require_study(path: Path) -> None:
+    if path.exists() and not path.read_bytes()[: len(SQLITE)] == SQLITE:
+        raise TuneError(f"study: {path} is no study file; name another one")
 
 
 def write_settings(out: Path, name: str, found: SearchResult) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import BundleError
+from app.features.arrays import save_array
 from app.features.layout import RESERVED_ROWS, Layout, Slot
 from app.features.spec import FeatureSpec, MultiCategorical, Side, is_scaled
 
@@ -185,7 +186,7 @@ class Vocabulary:
             vocabulary = self.slots[slot.name]
             stem = f"{number:03d}-{re.sub(r'[^A-Za-z0-9_.-]', '_', slot.name)[:64]}"
             for part, array in _parts(vocabulary).items():
-                np.save(directory / f"{stem}.{part}.npy", array, allow_pickle=False)
+                save_array(directory / f"{stem}.{part}.npy", array)
             records.append(
                 _SlotRecord(slot.name, slot.field, slot.first, slot.size, stem,
                             type(vocabulary).__name__.lower(), _values(vocabulary))

@@ -10,12 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.errors import CtrError
 from app.files import remove_abandoned
 from model.array_files import Arrays, DamagedError, read_arrays, write_arrays
 from model.progress import warn
 
 KEPT = 2
 """Checkpoints that are kept: if the newest is damaged, the one before is used."""
+
+
+class CheckpointError(CtrError):
+    """A checkpoint that cannot be written; the message names it and the reason."""
 
 
 class TrainingState(NamedTuple):
@@ -63,13 +68,25 @@ class Checkpoints:
         return by_step or 0 < self.seconds <= time.monotonic() - self._written
 
     def write(self, step: int, values: Mapping[str, Any], arrays: Arrays) -> None:
-        """Write a state, and then remove all but the last ones."""
-        with write_arrays(self.directory / f"step-{step}") as checkpoint:
-            checkpoint.description = values
-            for name, array in arrays.items():
-                checkpoint.save(name, array)
-        for path in self._newest_first()[KEPT:]:
-            shutil.rmtree(path)
+        """Write a state, and then remove all but the last ones.
+
+        Raises:
+            CheckpointError: it cannot be written; the ones before it stay.
+        """
+        place = self.directory / f"step-{step}"
+        try:
+            with write_arrays(place) as checkpoint:
+                checkpoint.description = values
+                for name, array in arrays.items():
+                    checkpoint.save(name, array)
+            for path in self._newest_first()[KEPT:]:
+                shutil.rmtree(path)
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoint {place} cannot be written: {error.strerror or error}; make room and"
+                " run the same command with --resume, or train without checkpoints"
+                " (--checkpoint-seconds 0)"
+            ) from error
         self._written = time.monotonic()
 
     def clear(self) -> None:

@@ -32,6 +32,7 @@ DATA = {
     "model.group",
     "model.networks",
     "model.progress",
+    "model.result_places",
 }
 TRAINER = DATA | {
     "model.training", "model.export", "model.quality", "model.report", "model.score_files",
@@ -67,12 +68,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     # that training and serving share both.
     "model": {"model.threads"},
     "model.threads": {"app.workers.cpus"},
-    "model.array_files": {"app.errors", "app.files"},
+    "model.array_files": FEATURES,
     "model.config": {"app.errors", "app.nearest", "app.toml_files", "model.threads"},
     "model.fingerprint": set(),
     "model.group": set(),
     "model.progress": set(),
-    "model.fetch": {"app.errors", "app.files"},
+    "model.result_places": BUNDLE,
+    "model.fetch": {"app.errors", "app.files", "model.result_places"},
     "model.networks": FEATURES | {"model.config"},
     "model.data": BUNDLE | DATA,
     "model.quality": ENGINE | DATA | {"app.workers.cpus"},
