@@ -49,9 +49,9 @@ def require_bundle_directory(directory: Path) -> None:
     Raises:
         ResultError: they cannot, or it is a bundle itself.
     """
+    require_directory(directory)
     if is_bundle(directory):
         raise ResultError(f"{directory} is a bundle; name the directory that holds bundles")
-    require_directory(directory)
 
 
 def require_file(

@@ -25,6 +25,7 @@ from model.progress import warn
 from model.quality.calibration import Calibration, calibrated
 from model.quality.figures import Quality, evaluate_scores
 from model.quality.offline_scoring import open_engine, score_dataset
+from model.result_places import require_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +93,10 @@ class Offline:
         """Write file, line, logit and score of every row as Parquet; return how many.
 
         Raises:
-            DataError: a file cannot be read, or ``out`` cannot be a file.
+            DataError: a file cannot be read.
+            ResultError: ``out`` cannot be written, or is one of the files.
         """
-        if out.is_dir() or not out.parent.is_dir():
-            problem = "it is a directory" if out.is_dir() else f"there is no directory {out.parent}"
-            raise DataError(f"{out} cannot be written: {problem}")
+        require_file(out, paths, self.bundle.path)
         spec = self.bundle.spec
         reader = Reader(spec, paths, max_bad_lines, label=False, progress=True)
         rows, pieces = 0, []

@@ -1,4 +1,4 @@
-"""A disk that is full, or a directory that cannot be written: no half bundle, for nobody."""
+"""A disk that is full, or a place that cannot be written: one clear line, no half file."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from app.files import write_file
 from model.data.input_files import InputFiles
 from model.data.prepare import prepare
+from model.result_places import reason_of
+from model.training.checkpoint import CheckpointError, Checkpoints
+from model.tune import TuneError, open_study
 from tests.conftest import Sample, StartService
 from tests.support.serving import ROOT, strict, wait_until
 
@@ -149,7 +155,76 @@ def test_a_report_without_room_costs_no_bundle(sample: Sample, cache: Path, tmp_
 
 
 def test_a_place_that_is_no_directory_is_told(sample: Sample, tmp_path: Path) -> None:
-    """A file stands where bundles should go."""
+    """A file stands where bundles should go: told before anything is trained."""
     out = tmp_path / "bundles"
     out.write_text("")
-    refused(train(sample, out), out, "File exists")
+    ended = train(sample, out)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == f"error: {out} cannot be written: Not a directory\n"
+
+
+@contextmanager
+def files_limited_to(limit: int) -> Iterator[None]:
+    """Let no file of this process grow beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("rows", [1_000, 100_000])
+def test_a_checkpoint_without_room_is_told(tmp_path: Path, rows: int) -> None:
+    """The line names the checkpoint and the reason; the one before it stays, and no half one."""
+    checkpoints = Checkpoints(tmp_path / "run", steps=1)
+    arrays = {"table": np.arange(rows, dtype=np.float32), "step": np.array(7)}
+    checkpoints.write(1, {"epoch": 1}, {"table": arrays["table"][:100], "step": arrays["step"]})
+    with files_limited_to(2 * KIB), pytest.raises(CheckpointError) as caught:
+        checkpoints.write(2, {"epoch": 2}, arrays)
+    assert str(caught.value) == (
+        f"checkpoint {tmp_path / 'run' / 'step-2'} cannot be written: File too large; make room"
+        " and run the same command with --resume, or train without checkpoints"
+        " (--checkpoint-seconds 0)"
+    )
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["step-1"]
+    resumed = Checkpoints(tmp_path / "run", resume=True)
+    resumed.begin()
+    assert resumed.state is not None
+    assert (resumed.state.step, resumed.state.values) == (1, {"epoch": 1})
+    assert resumed.state.arrays["step"] == 7
+
+
+def test_a_full_disk_under_a_checkpoint_is_told(disk: Callable[[int], Path]) -> None:
+    """The system's reason, not NumPy's count of bytes."""
+    checkpoints = Checkpoints(disk(256) / "run", steps=1)
+    with pytest.raises(CheckpointError, match="step-1 cannot be written: No space left on device"):
+        checkpoints.write(1, {}, {"table": np.zeros(1_000_000, np.float32)})
+    assert list((disk(256) / "run").iterdir()) == []
+
+
+def test_a_result_without_room_is_told_with_its_name(tmp_path: Path) -> None:
+    """Settings, figures, reports: the error of writing has the file's name."""
+    out = tmp_path / "found.toml"
+    out.write_text("older")
+    with files_limited_to(2 * KIB), pytest.raises(OSError, match="File too large") as caught:
+        write_file(out, bytes(4 * KIB))
+    assert reason_of(caught.value) == f"{out}: File too large"
+    assert (out.read_text(), list(tmp_path.iterdir())) == ("older", [out])
+
+
+def test_a_study_without_room_is_told(tmp_path: Path) -> None:
+    """The line names the study file and the reason; no traceback of the database's."""
+    path = tmp_path / "found.study"
+
+    def fill() -> None:
+        with (
+            open_study(path, "auc", "some settings") as study,
+            files_limited_to(path.stat().st_size),
+        ):
+            for number in range(1_000):
+                study.set_user_attr(f"note {number}", "x" * 1_000)
+
+    with pytest.raises(TuneError, match=f"study: {path} cannot be written: (.*); the same") as told:
+        fill()
+    assert "\n" not in str(told.value)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from model.__main__ import main
+from tests.conftest import Sample
 
 pytestmark = pytest.mark.slow
 
@@ -92,4 +93,92 @@ def test_data_that_are_not_there_are_named(run: RunCommand, tmp_path: Path) -> N
     assert run("train", "spec.toml", "absent.csv") == (
         1,
         "error: cannot read absent.csv: No such file or directory\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (["train", "spec.toml", "absent.csv", "--out", "file"], "file"),
+        (["train", "spec.toml", "absent.csv", "--out", "file/bundles"], "file/bundles"),
+        (["compare", "spec.toml", "absent.csv", "--out", "file"], "file"),
+        (["tune", "spec.toml", "absent.csv", "--out", "file/found.toml"], "file/found.toml"),
+        (["tune", "spec.toml", "absent.csv", "--out", "directory"], "directory"),
+        (["tune", "spec.toml", "absent.csv", "--study", "directory"], "directory"),
+        (["fetch", "movielens-100k", "--out", "file"], "file/movielens-100k"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_first(
+    run: RunCommand, tmp_path: Path, words: list[str], place: str
+) -> None:
+    """Before the data are looked at, which are not there."""
+    (tmp_path / "spec.toml").write_text(SPEC)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "directory").mkdir()
+    before = set(tmp_path.rglob("*"))
+    code, error = run(*words)
+    assert (code, error.count("\n")) == (1, 1)
+    assert error.startswith(f"error: {place} cannot be written: ")
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_search_replaces_none_of_its_inputs(run: RunCommand, tmp_path: Path) -> None:
+    """Settings to start from, data, and the study itself are not written over."""
+    (tmp_path / "spec.toml").write_text(SPEC)
+    (tmp_path / "my.train.toml").write_text("# Found by `python -m model tune`\n")
+    (tmp_path / "log.csv").write_text("user_id,item_id,click\n")
+    tune = ["tune", "spec.toml", "log.csv", "--config", "my.train.toml"]
+    for words, wanted in (
+        (["--out", "./my.train.toml"], "my.train.toml is the input my.train.toml, which"),
+        (["--study", "log.csv"], "log.csv is the input log.csv, which"),
+        (["--out", "new.toml", "--study", "./new.toml"], "is the file of --out too"),
+    ):
+        code, error = run(*tune, *words)
+        assert (code, wanted in error) == (1, True), error
+    assert (tmp_path / "log.csv").read_text() == "user_id,item_id,click\n"
+
+
+@pytest.mark.parametrize(("command", "option"), [("predict", "--out"), ("evaluate", "--json")])
+def test_scores_and_figures_replace_no_input(
+    run: RunCommand, tiny_bundle: Path, sample: Sample, tmp_path: Path, command: str, option: str
+) -> None:
+    """The log, under any name, and the bundle stay; a bad place is told before a row is read."""
+    data = tmp_path / "log.csv"
+    data.write_bytes(sample.data.read_bytes())
+    (tmp_path / "link.csv").hardlink_to(data)
+    for place, wanted in (
+        ("log.csv", "error: log.csv is the input log.csv, which"),
+        ("link.csv", "error: link.csv is the input log.csv, which"),
+        (f"{tiny_bundle}/x.csv", f"lies in the bundle {tiny_bundle.name}, which must not change"),
+        ("no/x.csv", "error: no/x.csv cannot be written: there is no directory no"),
+    ):
+        code, error = run(command, str(tiny_bundle), "log.csv", option, place)
+        assert (code, error.count("\n")) == (1, 1)
+        assert wanted in error
+    assert data.read_bytes() == sample.data.read_bytes()
+
+
+def test_settings_and_spec_in_each_others_place_are_told(run: RunCommand, tmp_path: Path) -> None:
+    """Each message says what the file is."""
+    (tmp_path / "spec.toml").write_text(SPEC)
+    (tmp_path / "my.train.toml").write_text("epochs = 3\n")
+    code, error = run("train", "my.train.toml", "log.csv")
+    assert (code, error.count("\n")) == (1, 1)
+    assert error.startswith("error: my.train.toml: `label` and `[[fields]]` are missing, so this")
+    code, error = run("train", "spec.toml", "log.csv", "--config", "spec.toml")
+    assert (code, error.count("\n")) == (1, 1)
+    assert error.startswith("error: spec.toml: this is a feature spec, not training settings")
+
+
+def test_all_errors_of_a_spec_come_with_its_path(run: RunCommand, tmp_path: Path) -> None:
+    """One run shows them all, before the data are looked at."""
+    (tmp_path / "specs").mkdir()
+    text = SPEC.replace('"context"', '"user"').replace("label", "lable")
+    (tmp_path / "specs" / "clicks.toml").write_text(text)
+    assert run("train", "specs/clicks.toml", "absent.csv") == (
+        1,
+        "error: specs/clicks.toml: 3 errors\n"
+        "  unknown key 'lable'; did you mean 'label'?\n"
+        "  field 'user_id': `side` must be one of 'candidate', 'context', got \"user\"\n"
+        "  `label` is missing; it is text that is not empty\n",
     )

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from model.data.log_files import DataError
+from model.result_places import ResultError
 from model.score_files import Offline
 from tests.support.samples import Sample
 
@@ -57,7 +58,7 @@ def test_a_result_that_has_no_place_is_told_first(
     offline: Offline, sample: Sample, tmp_path: Path, name: str, problem: str
 ) -> None:
     """Before hours of scoring."""
-    with pytest.raises(DataError, match=problem):
+    with pytest.raises(ResultError, match=problem):
         offline.predict([sample.data], tmp_path / name, 0.0)
 
 
