@@ -25,8 +25,6 @@ from app.features.spec import FeatureSpec
 from app.features.vocabulary import Vocabulary
 
 Precision = Literal["float32", "int8"]
-STEEPEST = 8.0
-"""Largest slope of calibration: a calibrated score's logit over the logit."""
 
 
 class Example(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -75,6 +73,12 @@ class Bundle:
     def number(self) -> int:
         """The start of the id as a number below 2⁴⁸, which workers can share."""
         return number_of(self.version)
+
+    @property
+    def steepest(self) -> float:
+        """The largest slope of the calibration: a calibrated score's logit over the logit."""
+        calibration = self.manifest.training.get("calibration")
+        return max(calibration["slopes"]) if calibration else 1.0
 
     @property
     def graph(self) -> Path:

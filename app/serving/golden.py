@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.bundle.bundle import STEEPEST, Bundle, Precision
+from app.bundle.bundle import Bundle, Precision
 from app.errors import BundleError
 from app.features.arrays import Floats
 from app.features.encoder import Encoder
@@ -52,7 +52,9 @@ def verify_examples(
                 f" trainer's logit; {tolerance:g} is allowed"
             )
         calibrated = example.expected_scores(precision)
-        if calibrated is not None and not _alike(scores.score, calibrated, tolerance):
+        if calibrated is not None and not _alike(
+            scores.score, calibrated, bundle.steepest * tolerance
+        ):
             raise BundleError(
                 f"{bundle.version}: golden example {number} has another calibrated score than the"
                 " trainer's"
@@ -61,7 +63,7 @@ def verify_examples(
 
 
 def _alike(score: Floats, expected: list[float], tolerance: float) -> bool:
-    """True if calibrated scores are as near as their logits have to be."""
+    """Return whether calibrated scores differ by no more than ``tolerance`` of themselves."""
     away = np.abs(score - np.array(expected, np.float32))
-    allowed = STEEPEST * tolerance * np.array(expected, np.float32) + np.finfo(np.float32).eps
+    allowed = tolerance * np.array(expected, np.float32) + np.finfo(np.float32).eps
     return len(score) == len(expected) and bool((away <= allowed).all())

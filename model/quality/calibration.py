@@ -4,6 +4,9 @@
 ``isotonic`` a rising curve (Zadrozny and Elkan 2002, doi:10.1145/775047.775151): click rates of
 bins of equal count, made to rise by pooling neighbours, joined by lines in logits. Both rise
 everywhere, so the order of scores is that of the logits.
+
+Both are fitted to standardised logits, (logit - mean) / standard deviation, so logits squeezed to a
+tenth or stretched tenfold give the same scores.
 """
 
 from __future__ import annotations
@@ -14,10 +17,9 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from app.bundle.bundle import STEEPEST
 from app.errors import CtrError
 from model.data.dataset import Dataset
 from model.quality.figures import Floats, sigmoid, weights
@@ -25,11 +27,19 @@ from model.quality.figures import Floats, sigmoid, weights
 BINS = 64
 BIN_ROWS = 50
 """Fewest rows of a bin, so that its click rate is known well enough."""
+STEEPEST = 8.0
+"""Largest slope for a standard deviation of the logits. Ordinary logits need 1 to 2; a steeper rise
+is chance, such as that between two bins whose mean logits nearly agree."""
+LEAST_SPREAD = 1e-3
+"""Least standard deviation of logits that are calibrated: below, differences are rounding errors,
+which serving allows up to 0.0001."""
 _NEWTON_STEPS = 50
 
 
 class CalibrationError(CtrError):
-    """The validation part gives no calibration: one class, or clicks that do not rise."""
+    """The validation part gives no calibration: one class, logits all alike, or clicks that do not
+    become more frequent with them.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +58,29 @@ class Calibration:
     def fit(cls, method: str, data: Dataset, logit: NDArray[np.floating[Any]]) -> Self:
         """Fit ``platt`` or ``isotonic`` to rows and their logits [R].
 
+        Fewer than two bins of rows know the mean rate alone: ``isotonic`` then moves all logits.
+
         Raises:
-            CalibrationError: the rows are of one class, or clicks do not become more frequent
-                with the logit.
+            CalibrationError: the rows are of one class, their logits are all alike, or clicks do
+                not become more frequent with the logit.
         """
         if data.label.min() == data.label.max():
             raise CalibrationError("the validation labels are all of one class")
         value, weight = logit.astype(np.float64), weights(data.label, data.kept)
+        mean = np.average(value, weights=weight)
+        spread = float(np.sqrt(np.average((value - mean) ** 2, weights=weight)))
+        if not spread >= LEAST_SPREAD:
+            raise CalibrationError(
+                "the logits of the validation rows are all alike: their standard deviation is"
+                f" {spread:.2g}, and must be {LEAST_SPREAD:g} or more"
+            )
+        if method == "isotonic" and len(value) < 2 * BIN_ROWS:
+            rate = np.average(data.label, weights=weight)
+            return cls(method, *_as_float32((mean,), (np.log(rate / (1 - rate)),), (1.0, 1.0)))
         fit = _line if method == "platt" else _curve
-        # As float32, which the graph holds.
-        parts = (np.array(part, np.float32) for part in fit(value, data.label, weight))
-        return cls(method, *(tuple(part.tolist()) for part in parts))
+        knots, levels, slopes = fit((value - mean) / spread, data.label, weight)
+        parts = mean + spread * np.array(knots), levels, np.array(slopes) / spread
+        return cls(method, *_as_float32(*parts))
 
     @classmethod
     def of(cls, described: Mapping[str, Any] | None) -> Self | None:
@@ -125,8 +147,14 @@ class CalibratedLogit(nn.Module):
 _Pieces = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
 
 
+def _as_float32(*parts: ArrayLike) -> _Pieces:
+    """Return knots, levels and slopes as float32 numbers, which the graph holds."""
+    knots, levels, slopes = (tuple(np.asarray(part, np.float32).tolist()) for part in parts)
+    return knots, levels, slopes
+
+
 def _line(value: Floats, label: NDArray[np.uint8], weight: Floats) -> _Pieces:
-    """Fit a + b z to labels by Newton's method on the log loss."""
+    """Fit a + b z to labels by Newton's method on the log loss; ``value`` is standardised."""
     inputs = np.stack([np.ones_like(value), value], axis=1)
     line = np.array([0.0, 1.0])
     for _ in range(_NEWTON_STEPS):
@@ -143,17 +171,17 @@ def _line(value: Floats, label: NDArray[np.uint8], weight: Floats) -> _Pieces:
     level, slope = line.tolist()
     if not 0 < slope <= STEEPEST:
         raise CalibrationError(
-            f"the slope of the click rate over the logit is {slope:.3g}, not above 0 and at most"
-            f" {STEEPEST:g}"
+            f"the logit of the click rate changes by {slope:.3g} with each standard deviation of"
+            f" the logit, which must be above 0 and at most {STEEPEST:g}"
         )
     return (0.0,), (level,), (slope, slope)
 
 
 def _curve(value: Floats, label: NDArray[np.uint8], weight: Floats) -> _Pieces:
-    """Join the pooled click rates of bins; beyond the outermost the logit is only moved.
+    """Join the pooled click rates of bins of standardised logits.
 
-    Pooling is by hand because it also bounds the slope, which scikit-learn's isotonic regression
-    does not.
+    Beyond the outermost bins the curve continues with its mean slope. Pooling is by hand because it
+    also bounds the slope, which scikit-learn's isotonic regression does not.
     """
     order = np.argsort(value, kind="stable")
     bins = max(1, min(BINS, len(value) // BIN_ROWS))
@@ -170,16 +198,17 @@ def _curve(value: Floats, label: NDArray[np.uint8], weight: Floats) -> _Pieces:
             blocks[-2:] = [_pooled(*blocks[-2:])]
     knots = tuple(block[1] for block in blocks)
     levels = tuple(_logit(block) for block in blocks)
-    slopes = np.diff(levels) / np.diff(knots)
-    if len(blocks) == 1 and bins > 1:
+    if len(blocks) == 1:
         raise CalibrationError("clicks do not become more frequent with the logit")
-    return knots, levels, (1.0, *slopes.tolist(), 1.0)
+    slopes = np.diff(levels) / np.diff(knots)
+    outer = (levels[-1] - levels[0]) / (knots[-1] - knots[0])
+    return knots, levels, (outer, *slopes.tolist(), outer)
 
 
 def _rises(low: tuple[float, float, float], high: tuple[float, float, float]) -> bool:
     """Return whether the click rate rises from one block (rows, mean logit, clicks) to the next.
 
-    A rise so steep that a logit's rounding shows in the score does not count.
+    A rise steeper than ``STEEPEST`` does not count.
     """
     gap, rise = high[1] - low[1], _logit(high) - _logit(low)
     return 0 < rise <= STEEPEST * gap

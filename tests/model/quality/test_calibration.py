@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from app.bundle.bundle import STEEPEST, Bundle, Precision
+from app.bundle.bundle import Bundle, Precision
 from app.errors import BundleError
 from app.features.encoder import Encoder
 from app.serving.golden import verify_examples
@@ -22,7 +22,13 @@ from model.data.dataset import Dataset
 from model.data.input_files import InputFiles
 from model.data.prepare import Prepared, prepare
 from model.pipeline import run
-from model.quality.calibration import BINS, CalibratedLogit, Calibration, CalibrationError
+from model.quality.calibration import (
+    BINS,
+    STEEPEST,
+    CalibratedLogit,
+    Calibration,
+    CalibrationError,
+)
 from model.quality.figures import auc, log_loss, reliability, sigmoid
 from model.quality.offline_scoring import open_engine, score_dataset
 from model.score_files import Offline
@@ -71,7 +77,7 @@ def test_platt_finds_the_line() -> None:
     """Slope and intercept are those that the labels were drawn with."""
     calibration = Calibration.fit("platt", *overconfident(100_000, 1))
     assert calibration.slopes == pytest.approx((0.5, 0.5), abs=0.02)
-    assert calibration.levels == pytest.approx((-1,), abs=0.04)
+    assert calibration.apply(np.zeros(1)) == pytest.approx([-1], abs=0.04)
 
 
 def test_isotonic_follows_what_no_line_does() -> None:
@@ -89,12 +95,30 @@ def test_isotonic_follows_what_no_line_does() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("factor", [0.02, 0.1, 10.0])
+@pytest.mark.parametrize("moved", [-5.0, 0.0, 3.0])
+def test_squeezed_logits_get_the_same_scores(method: str, factor: float, moved: float) -> None:
+    """Calibration has no scale of its own: a tenth of every logit gives the same scores."""
+    data, logit = overconfident(20_000, 1)
+    other, given = overconfident(50_000, 2)
+    expected = Calibration.fit(method, data, logit).apply(given)
+    found = Calibration.fit(method, data, moved + factor * logit).apply(moved + factor * given)
+    np.testing.assert_allclose(sigmoid(found), sigmoid(expected), rtol=0.01)
+    assert log_loss(other.label, found) == pytest.approx(log_loss(other.label, expected), rel=1e-5)
+    assert log_loss(other.label, found) < 1.002 * log_loss(other.label, 0.5 * given - 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("squeezed", [1.0, 0.02])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_graph_keeps_the_order_of_any_two_logits(method: str, seed: int) -> None:
+def test_the_graph_keeps_the_order_of_any_two_logits(
+    method: str, squeezed: float, seed: int
+) -> None:
     """Neighbouring float32 logits never change places, at the knots and far beyond them."""
     data, logit = overconfident(3_000, seed)
+    logit = (logit * squeezed).astype(np.float32)
     calibration = Calibration.fit(method, data, logit)
-    assert max(calibration.slopes) <= STEEPEST
+    assert max(calibration.slopes) * logit.std() < STEEPEST
     assert min(calibration.slopes) > 0
     knots = np.array(calibration.knots, np.float32)
     near = [np.nextafter(knots, np.float32(way)) for way in (-np.inf, np.inf)]
@@ -102,7 +126,7 @@ def test_the_graph_keeps_the_order_of_any_two_logits(method: str, seed: int) -> 
     every = np.sort(np.concatenate([logit, knots, *near, wide]))
     found = CalibratedLogit(calibration)(torch.from_numpy(every)).numpy()
     assert (np.diff(found) >= 0).all()
-    assert np.abs(found - calibration.apply(every)).max() < 2e-5
+    np.testing.assert_allclose(found, calibration.apply(every), rtol=1e-6, atol=2e-5)
     # Each row alone gets what it gets among others, to the last bit.
     module = CalibratedLogit(calibration)
     alone = [module(torch.from_numpy(every[i : i + 1])).item() for i in range(0, len(every), 999)]
@@ -132,12 +156,20 @@ def test_no_rate_is_impossible() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_part_that_tells_nothing_is_refused(method: str) -> None:
-    """One class, or clicks that become rarer with the logit, give an error that says so."""
+    """One class, logits all alike, clicks rarer with the logit: an error says which it is."""
     data, logit = overconfident(2_000, 1)
     with pytest.raises(CalibrationError, match="one class"):
         Calibration.fit(method, rows_of(np.zeros(9, np.uint8)), logit[:9])
-    with pytest.raises(CalibrationError, match=r"not above 0|not become more frequent"):
-        Calibration.fit(method, data, -logit)
+    for factor in (-1, -0.02):
+        with pytest.raises(CalibrationError, match=r"must be above 0|not become more frequent"):
+            Calibration.fit(method, data, factor * logit)
+    for flat in (np.full_like(logit, -2), logit / 10_000):
+        with pytest.raises(CalibrationError, match="are all alike: their standard deviation is"):
+            Calibration.fit(method, data, flat)
+    apart = np.where(data.label == 1, 3, -3) + logit / 100
+    if method == "platt":
+        with pytest.raises(CalibrationError, match="and at most 8"):
+            Calibration.fit(method, data, apart)
 
 
 def test_few_rows_move_the_logits_alone() -> None:
@@ -145,6 +177,9 @@ def test_few_rows_move_the_logits_alone() -> None:
     data, logit = overconfident(80, 1)
     calibration = Calibration.fit("isotonic", data, logit)
     assert calibration.slopes == (1.0, 1.0)
+    assert calibration.apply(np.array(calibration.knots)) == pytest.approx(
+        np.log(data.label.mean() / (1 - data.label.mean()))
+    )
 
 
 def test_an_unknown_method_is_refused() -> None:
@@ -210,6 +245,7 @@ def test_golden_scores_are_checked(
     engine = open_engine(bundle.graph_in(precision), encoder, layout, precision)
     assert verify_examples(bundle, encoder, engine, engine.tolerance, precision) <= engine.tolerance
     first = bundle.examples[0]
+    assert bundle.steepest == pytest.approx(max(bundle.manifest.training["calibration"]["slopes"]))
     moved = [score * 1.05 for score in first.expected_scores(precision) or []]
     name = "scores" if precision == "float32" else "int8_scores"
     wrong = replace(
@@ -231,7 +267,8 @@ def test_training_prediction_and_ranking_agree(
     with httpx.Client(base_url=service.url, timeout=30) as client:
         figures = Check(offline, [sample.data], 200, client).run()
         document = client.get("/openapi.json").json()
-    assert max(figures.values()) <= STEEPEST * offline.engine.tolerance, figures
+    allowed = offline.bundle.steepest * offline.engine.tolerance
+    assert max(figures.values()) <= allowed, figures
     operation = document["paths"]["/predict"]["post"]
     asked = operation["requestBody"]["content"]["application/json"]["example"]
     shown = operation["responses"]["200"]["content"]["application/json"]["example"]
