@@ -28,6 +28,9 @@ _PARQUET = {".parquet", ".parq", ".pq"}
 _GZIP = {".gz", ".gzip"}
 _COMPRESSED_INSIDE = _GZIP | {".snappy", ".zstd", ".zst", ".brotli", ".lz4"}
 """Endings after ``.parquet`` that name the compression of its columns."""
+_NOT_DECOMPRESSED = {".7z", ".br", ".bz2", ".lz4", ".snappy", ".xz", ".z", ".zip", ".zst", ".zstd"}
+_SHOWN_NAMES = 200
+"""Characters of the columns' names in a message."""
 SHOWN_BAD_LINES = 10
 ROWS_AT_ONCE = 2**17
 _BYTES_AT_ONCE = 32 * 2**20
@@ -144,9 +147,12 @@ def _parquet(
 
 def _require_columns(path: Path, wanted: Sequence[str], present: Sequence[str]) -> None:
     for name in wanted:
-        if present.count(name) != 1:
-            state = "is absent" if name not in present else "is there more than once"
-            raise DataError(f"{path.name}: column {name!r} {state}")
+        if name not in present:
+            names = ", ".join(map(repr, present))
+            shown = names if len(names) <= _SHOWN_NAMES else f"{names[:_SHOWN_NAMES]}…"
+            raise DataError(f"{path.name}: column {name!r} is absent; the columns are {shown}")
+        if present.count(name) > 1:
+            raise DataError(f"{path.name}: column {name!r} is there more than once")
 
 
 def _text(
@@ -154,10 +160,15 @@ def _text(
 ) -> Iterator[tuple[pl.DataFrame, int]]:
     """Read a delimited file: one record a line; text is left as text."""
     ending = _ending(path, _GZIP)
+    if ending in _NOT_DECOMPRESSED:
+        raise DataError(f"{path.name} is compressed with another program than gzip: decompress it")
     delimiter = spec.delimiter or DELIMITERS.get(ending)
     if delimiter is None:
         shown = next(s for s in reversed(path.suffixes) if s.lower() == ending) if ending else ""
-        raise DataError(f"{path.name}: unknown ending {shown!r}; give the spec a `delimiter`")
+        raise DataError(
+            f"{path.name}: unknown ending {shown!r}; CSV, TSV and Parquet are read, and other"
+            " delimited text if the spec has a `delimiter`"
+        )
     total, usable = bad.total, False
     with _open(path) as (on_disk, file):
         names, first_line = _header(spec, path, file, delimiter)
@@ -213,7 +224,7 @@ def _open(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
         if path.suffix.lower() in _GZIP:
             file = cast(IO[bytes], gzip.GzipFile(fileobj=on_disk))
         begin = file.read(_FIRST_BYTES)
-        file.seek(0)
+        file.seek(len(codecs.BOM_UTF8) if begin.startswith(codecs.BOM_UTF8) else 0)
         ends_in_cr = b"\r" in begin[: _FIRST_BYTES - 1] and b"\n" not in begin
         yield on_disk, io.BufferedReader(_CarriageReturns(file)) if ends_in_cr else file
 
@@ -241,11 +252,11 @@ def _header(
         return list(spec.columns), 1
     content = file.readline()
     try:
-        line = content.decode("utf-8-sig").rstrip("\r\n")
+        line = content.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name}:1: the header is not UTF-8") from error
     if not line:
-        if not content.strip(codecs.BOM_UTF8) and not file.read(1):
+        if not content:
             return None, 2
         raise DataError(f"{path.name}:1: the header is an empty line")
     single = delimiter if len(delimiter) == 1 else _absent(content)

@@ -160,6 +160,40 @@ def test_lines_of_another_width_are_bad_under_a_long_delimiter(tmp_path: Path) -
     ]
 
 
+@pytest.mark.parametrize("columns", [None, WANTED], ids=["header", "columns"])
+def test_a_byte_order_mark_is_no_part_of_a_value(
+    tmp_path: Path, columns: tuple[str, ...] | None
+) -> None:
+    """Excel writes one before the header, or before the first value where there is no header."""
+    spec = FeatureSpec(label="click", fields=FIELDS, columns=columns)
+    path = tmp_path / "log.csv"
+    header = "" if columns else "user,item,click\n"
+    path.write_text(f"{header}7,a,1\n", encoding="utf-8-sig")
+    assert rows(path, spec) == [("7", "a", "1")]
+
+
+def test_an_absent_column_is_told_beside_those_that_are_there(tmp_path: Path) -> None:
+    """Another delimiter, a comment or UTF-16 can be seen in the message, which stays short."""
+    path = tmp_path / "log.csv"
+    path.write_text("user;item;click\n7;a;1\n")
+    with pytest.raises(DataError, match=r"'user' is absent; the columns are 'user;item;click'$"):
+        rows(path)
+    path.write_text(",".join(f"column{number}" for number in range(1000)))
+    with pytest.raises(DataError, match=r"'column0', .*…$") as caught:
+        rows(path)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("ending", [".csv.zst", ".csv.bz2", ".tsv.XZ", ".zip"])
+@pytest.mark.parametrize("delimiter", [None, ","])
+def test_other_compressions_are_told(tmp_path: Path, ending: str, delimiter: str | None) -> None:
+    """A delimiter would not make them readable."""
+    path = tmp_path / f"log{ending}"
+    path.write_bytes(b"compressed")
+    with pytest.raises(DataError, match="another program than gzip: decompress it"):
+        rows(path, FeatureSpec(label="click", fields=FIELDS, delimiter=delimiter))
+
+
 def empty_files(directory: Path) -> list[Path]:
     """Files without a row, as jobs that share their work leave them."""
     contents = {
