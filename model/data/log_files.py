@@ -127,7 +127,7 @@ def _parquet(
             return
         columns = ParquetColumns.of(path)
         _require_columns(path, wanted, list(columns.schema))
-        file = pl.scan_parquet(path, glob=False, schema=columns.schema)
+        file = columns.scan(path)
         rows = file.select(pl.len()).collect().item()
         for start in range(0, rows, ROWS_AT_ONCE):
             # Slices, not batches: those hold whole row groups, several at a time.
@@ -141,7 +141,8 @@ def _parquet(
             yield frame.with_columns(numbers.alias(LINE)), size * stop // rows
     except UnreadableColumn as error:
         raise DataError(f"{path.name}: {error}") from error
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        # Types that polars does not know, such as views of lists, end in a panic.
         raise DataError(f"{path.name} cannot be read as Parquet: {error}") from error
 
 

@@ -47,6 +47,18 @@ class ParquetColumns:
             schema[name] = _in_microseconds(schema[name])
         return cls(schema, frozenset(instant_columns(path)))
 
+    def scan(self, path: Path) -> pl.LazyFrame:
+        """Open the file, its columns of the types of ``schema``."""
+        return pl.scan_parquet(
+            path,
+            glob=False,
+            schema=self.schema,
+            # Lists of INT96 are decoded in the unit that Arrow's schema names.
+            cast_options=pl.ScanCastOptions(
+                datetime_cast=["nanosecond-downcast", "millisecond-upcast"]
+            ),
+        )
+
     def plain(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Turn the columns of a frame of this file into plain ones.
 

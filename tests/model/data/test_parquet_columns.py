@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from msgspec.structs import replace
 
@@ -234,6 +235,30 @@ def test_times_of_spark_and_hive_are_instants(tmp_path: Path, name: str, write: 
         zoned = pa.timestamp("us", "UTC")
         values = values.cast(pa.list_(zoned) if pa.types.is_list(values.type) else zoned)
     check(field, write_all(tmp_path / "log.parquet", write, values), sent)
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin"])
+def test_int96_beside_arrows_schema(tmp_path: Path, unit: str, zone: str | None) -> None:
+    """pandas and pyarrow write both; the times are those that Spark reads."""
+    kind = pa.timestamp(unit, zone)
+    moment = pa.array([ONE_PM], kind if zone is None else pa.timestamp(unit, "UTC")).cast(kind)
+    for field, values, sent in (
+        (BERLIN, moment, ["2014-10-21T13:00:00Z"]),
+        (texts(), pa.ListArray.from_arrays([0, 1], moment), [["2014-10-21T13:00:00Z"]]),
+    ):
+        table = pa.table({"x": values, "y": values, "click": CLICKS.slice(0, 1)})
+        pq.write_table(table, tmp_path / "log.parquet", use_deprecated_int96_timestamps=True)
+        check(field, tmp_path / "log.parquet", sent)
+
+
+def test_a_type_that_polars_does_not_know(tmp_path: Path) -> None:
+    """Its panic is a message as others are."""
+    path = write_all(tmp_path / "log.parquet", write_arrow, pa.array([1]))
+    views = pa.array([["a"]], pa.list_view(pa.string()))
+    write_all(path, write_arrow, pa.array([1]), views=views)
+    with pytest.raises(DataError, match=r"log\.parquet cannot be read as Parquet: not yet impl"):
+        read(spec_of(integer()), [path])
 
 
 def test_times_of_impala_are_local(tmp_path: Path) -> None:
