@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from model.data.log_files import DataError
 from model.result_places import ResultError
 from model.score_files import Offline
-from tests.support.samples import Sample
+from tests.support.parquet import write_spark
+from tests.support.samples import FIELDS, Sample
 
 pytestmark = pytest.mark.slow
 
@@ -69,3 +72,36 @@ def test_a_bad_line_leaves_no_result(offline: Offline, sample: Sample, tmp_path:
     with pytest.raises(DataError, match="1 of 3001 lines are bad"):
         offline.predict([data], tmp_path / "scores.parquet", 0.0)
     assert list(tmp_path.iterdir()) == [data]
+
+
+def test_a_table_of_spark_and_snowflake_scores_as_the_text_does(
+    offline: Offline, sample: Sample, tmp_path: Path
+) -> None:
+    """Every column of another type: each row keeps its score, the whole its figures."""
+    rows = sample.rows
+    columns = {name: [row.get(name) for row in rows] for name in FIELDS}
+    number = pa.decimal128(38, 0)
+    words = pa.dictionary(pa.int32(), pa.string())
+    nan = float("nan")
+    table = {
+        "user_id": pa.array(
+            [None if u is None else Decimal(u) for u in columns["user_id"]], number
+        ),
+        "country": pa.array(columns["country"]).cast(words),
+        "time": pa.array(columns["time"], pa.timestamp("s")).cast(pa.timestamp("us")),
+        "age": pa.array([nan if age is None else age for age in columns["age"]], pa.float32()),
+        "placement": pa.array([text.encode() for text in columns["placement"]]),
+        "item_id": pa.array(columns["item_id"], pa.uint64()),
+        "tags": pa.array(columns["tags"]).cast(pa.list_(words)),
+        "price": pa.array([None if p is None else Decimal(str(p)) for p in columns["price"]]),
+        "quality": pa.array(columns["quality"]),
+        "click": pa.array([Decimal(str(click)) for click in pl.read_csv(sample.data)["click"]]),
+    }
+    text, typed = tmp_path / "text.parquet", tmp_path / "typed.parquet"
+    data = write_spark(tmp_path / "data.parquet", **table)
+    offline.predict([sample.data], text, 0.0)
+    offline.predict([data], typed, 0.0)
+    logits = [pl.read_parquet(path)["logit"].to_list() for path in (text, typed)]
+    assert logits[0] == logits[1]
+    found, expected = (offline.evaluate(offline.frames([path])) for path in (data, sample.data))
+    assert found == expected
