@@ -32,6 +32,8 @@ def _changes(before: Field, now: Field) -> list[str]:
         changes.append(f"belongs to the {now.side} instead of the {before.side}")
     if now.required and not before.required:
         changes.append("is required")
+    if set(before.null_values or ()) != set(now.null_values or ()):
+        changes.append(f"has the null values {_listed(now)} instead of {_listed(before)}")
     match before, now:
         case (
             Categorical(dtype=old) | MultiCategorical(dtype=old),
@@ -47,6 +49,10 @@ def _changes(before: Field, now: Field) -> list[str]:
         case _:
             pass
     return changes
+
+
+def _listed(field: Field) -> str:
+    return ", ".join(map(repr, field.null_values or ())) or "none"
 
 
 def _kind(field: Field) -> str:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_right
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timezone
 from functools import lru_cache
 from struct import Struct
+from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import ValueProblem
-from app.features.spec import TimePart
+from app.features.spec import Dtype, TimePart
 
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**64 - 1
 _EXPONENT = r"[eE][+-]?[0-9]+"
@@ -111,6 +113,28 @@ def string_key(value: Any) -> str:
     raise ValueProblem(f"expected text, got {kind_of(value)}")
 
 
+def boolean_key(value: Any) -> str:
+    """Return ``true`` or ``false``, which a boolean, or its text in any case, stands for.
+
+    Raises:
+        ValueProblem: the value is neither.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, str):
+        raise ValueProblem(f"expected true or false, got {kind_of(value)}")
+    text = value.lower()
+    if text not in ("true", "false"):
+        raise ValueProblem("expected true or false, got other text")
+    return text
+
+
+KEYS: Mapping[Dtype, Callable[[Any], Any]] = MappingProxyType(
+    {"integer": integer_key, "string": string_key, "boolean": boolean_key}
+)
+"""Raw value → canonical key, by the ``dtype`` of its field."""
+
+
 def number(value: Any) -> float:
     """Return a JSON number as the float64 whose float32 rounding is the feature.
 
@@ -128,6 +152,17 @@ def number(value: Any) -> float:
     if not -FLOAT32_BOUND < value < FLOAT32_BOUND:
         raise ValueProblem("number is not finite" if value != value else "number out of range")
     return value  # type: ignore[no-any-return]
+
+
+def number_key(value: Any) -> float:
+    """Return the float32 that a number, or the text of a number in a file, stands for.
+
+    Raises:
+        ValueProblem: it is none, or not finite in float32.
+    """
+    if isinstance(value, str) and NUMBER_TEXT.fullmatch(value):
+        value = float(value)
+    return _rounded(number(value))
 
 
 def float32_thresholds(edges: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -21,8 +21,8 @@ from app.errors import ValueProblem
 from app.features.arrays import Indices
 from app.features.canonical import (
     FLOAT32_BOUND,
+    KEYS,
     float32_thresholds,
-    integer_key,
     kind_of,
     log_squared_key,
     log_squared_keys,
@@ -30,10 +30,10 @@ from app.features.canonical import (
     scaled,
     scaled_column,
     seconds,
-    string_key,
     time_parts,
 )
 from app.features.layout import PADDING, Slot
+from app.features.null_values import null_values_of
 from app.features.spec import Categorical, Field, MultiCategorical, Numeric, Time
 from app.features.vocabulary import Edges, Scale, Vocabulary
 
@@ -127,13 +127,14 @@ class _Lookup:
         self, field: Categorical | MultiCategorical, slot: Slot, lookup: dict[Any, int]
     ) -> None:
         self.known: dict[Any, int] = lookup
-        self.integer = field.dtype == "integer"
+        self.dtype = field.dtype
         self.empty_is_missing = field.empty_is_missing
         self.slot = slot
+        self._key = KEYS[field.dtype]
 
     def row(self, value: Any, misses: Misses | None) -> int:
         """Return the row of a value that is not missing, after checking it."""
-        key = integer_key(value) if self.integer else string_key(value)
+        key = self._key(value)
         row = self.known.get(key)
         if row is not None:
             return row
@@ -150,16 +151,18 @@ class CategoricalEncoder:
     def __init__(self, field: Categorical, slot: Slot, lookup: dict[Any, int]) -> None:
         self.name = field.name
         self.lookup = _Lookup(field, slot, lookup)
-        self.integer = self.lookup.integer
-        self.absent: tuple[Any, ...] = (None, "") if field.empty_is_missing else (None,)
+        self.nulls = null_values_of(field)
         self.required = field.required
         if not field.required:
-            for value in self.absent:
-                lookup[value] = slot.missing
+            lookup[None] = slot.missing
+            if field.empty_is_missing:
+                lookup[""] = slot.missing
+            for key in self.nulls.keys if self.nulls else ():
+                lookup[key] = slot.missing
 
     def index(self, value: Any, misses: Misses | None) -> int:
         """Encode a value that is not in the table of known values."""
-        if value is None or (value == "" and self.lookup.empty_is_missing):
+        if value is None or (value == "" and self.lookup.empty_is_missing) or value in self.nulls:
             if self.required:
                 raise ValueProblem("required")
             return self.lookup.slot.missing
@@ -170,7 +173,7 @@ class CategoricalEncoder:
 
     def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
         # True == 1 == 1.0, so a table of integers would take all three. No other type equals text.
-        if self.integer and not _INTEGER_OR_NONE.issuperset(map(type, values)):
+        if self.lookup.dtype == "integer" and not _INTEGER_OR_NONE.issuperset(map(type, values)):
             return _one_by_one(self, values, misses)
         known = self.lookup.known.get
         try:
@@ -191,6 +194,7 @@ class ListEncoder:
         self.name = field.name
         self.width = field.max_values
         self.lookup = _Lookup(field, slot, lookup)
+        self.nulls = null_values_of(field)
         self.required = field.required
         self._missing = self._pad((slot.missing,))
 
@@ -206,22 +210,29 @@ class ListEncoder:
             raise ValueProblem(problem.problem, position) from None
 
     def one(self, value: Any, misses: Misses | None = None) -> tuple[int, ...]:
-        if value is None:
-            if self.required:
-                raise ValueProblem("required")
-            return self._missing
+        if value is None or (type(value) is not list and value in self.nulls):
+            return self._absent()
         if type(value) is not list:
             raise ValueProblem(f"expected a list, got {kind_of(value)}")
-        drop_empty = self.lookup.empty_is_missing
+        drop_empty, nulls = self.lookup.empty_is_missing, self.nulls
         rows: list[int] = []
+        null = False
         for position, item in enumerate(value):
             if drop_empty and item == "":
+                continue
+            if item in nulls:
+                null = True
                 continue
             rows.append(self._value(item, position, misses))
             # Values after the last place are not even checked, so long lists cost nothing.
             if len(rows) == self.width:
                 break
-        return self._pad(tuple(rows))
+        return self._absent() if null and not rows else self._pad(tuple(rows))
+
+    def _absent(self) -> tuple[int, ...]:
+        if self.required:
+            raise ValueProblem("required")
+        return self._missing
 
     def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
         return _one_by_one(self, values, misses)
@@ -235,6 +246,7 @@ class _NumberEncoder:
     def __init__(self, field: Numeric, slot: Slot) -> None:
         self.name = field.name
         self.required = field.required
+        self.nulls = null_values_of(field)
         self.slot = slot
 
     def bucket(self, value: float) -> int:
@@ -245,7 +257,7 @@ class _NumberEncoder:
 
     def index(self, value: Any) -> int:
         """Encode one value."""
-        if value is None:
+        if value is None or value in self.nulls:
             if self.required:
                 raise ValueProblem("required")
             return self.slot.missing
@@ -256,7 +268,11 @@ class _NumberEncoder:
 
     def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
         kinds = set(map(type, values))
-        if not kinds <= {int, float, type(None)} or (self.required and type(None) in kinds):
+        if (
+            self.nulls
+            or not kinds <= {int, float, type(None)}
+            or (self.required and type(None) in kinds)
+        ):
             return _one_by_one(self, values, misses)
         try:
             numbers = np.array([0 if value is None else value for value in values], np.float64)
@@ -322,7 +338,7 @@ class ScaledEncoder(_NumberEncoder):
 
     def pair(self, value: Any) -> tuple[int, float]:
         """Return the index and the scaled number of one value."""
-        if value is None:
+        if value is None or value in self.nulls:
             return self.index(value), 1.0
         return self._present, scaled(number(value), self._mean, self._std)
 
@@ -353,9 +369,10 @@ class TimeEncoder:
         self._format = field.format
         self._known = [(lookup, slot.oov) for lookup, slot in zip(lookups, slots, strict=True)]
         self._missing = tuple(slot.missing for slot in slots)
+        self._nulls = null_values_of(field)
 
     def one(self, value: Any, misses: Misses | None = None) -> tuple[int, ...]:
-        if value is None or value == "":
+        if value is None or value == "" or value in self._nulls:
             if self.required:
                 raise ValueProblem("required")
             return self._missing

@@ -2,13 +2,15 @@
 
 The schemas follow the rules of ``canonical`` and ``field_encoders`` as far as JSON Schema can say
 them. Every value that a schema accepts is scored, except a whole number with a decimal point where
-text is expected: to JSON Schema ``3.0`` is an integer. A few values that it rejects are scored too:
-integers as text near the ends of their range, most text with an exponent, ISO 8601 text that RFC
-3339 lacks, and anything after a list's last place.
+text is expected (to JSON Schema ``3.0`` is an integer), and, of a required field, other texts of a
+number that is a null value and lists of nothing but null values. A few values that it rejects are
+scored too: integers as text near the ends of their range, most text with an exponent, ISO 8601 text
+that RFC 3339 lacks, and anything after a list's last place.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from app.features.canonical import (
     SECONDS_MAX,
     SECONDS_MIN,
 )
+from app.features.null_values import NullValues
 from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Side
 
 Schema = dict[str, Any]
@@ -30,6 +33,11 @@ _INTEGER_TEXT: Schema = {
     "type": "string",
     "pattern": r"^((-?(0|[1-9][0-9]{0,17})|[1-9][0-9]{18})(\.0*)?"
     r"|-?[1-9]\.?[eE]\+?(0?[0-9]|1[0-4]))$",
+}
+_BOOLEAN: Schema = {"type": "boolean"}
+_BOOLEAN_TEXT: Schema = {
+    "type": "string",
+    "pattern": "^([Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee])$",
 }
 _NUMBER: Schema = {
     "type": "number",
@@ -73,23 +81,37 @@ def value(field: Field) -> Schema:
         forms = _values(field, needed=field.required)
     elif isinstance(field, MultiCategorical):
         # The empty text is dropped from a list where it counts as missing.
-        forms = [{"type": "array", "items": {"anyOf": _values(field, needed=False)}}]
+        items = [*_values(field, needed=False), *_null_forms(field)]
+        forms = [{"type": "array", "items": {"anyOf": items}}]
     elif isinstance(field, Numeric):
         forms = [_NUMBER]
     elif field.format is not None:
         forms = [{"type": ["string", "integer"], "description": f"Time as {field.format}"}]
     else:
         forms = [_SECONDS, _SECONDS_TEXT, _MOMENT, *([] if field.required else [_EMPTY])]
+    nulls = _null_forms(field)
     if not field.required:
-        forms.append(_NULL)
-    return {"anyOf": forms, "description": _described(field)}
+        return {"anyOf": [*forms, *nulls, _NULL], "description": _described(field)}
+    schema: Schema = {"anyOf": forms, "description": _described(field)}
+    return {**schema, "not": {"anyOf": nulls}} if nulls else schema
+
+
+def _null_forms(field: Field) -> list[Schema]:
+    """Return the forms of a field's null values: their texts, and the numbers among them."""
+    if not field.null_values:
+        return []
+    # A pattern, not an enumeration: generated clients refuse all other text where one form is one.
+    texts = "|".join(re.sub(r"[\\^$.*+?()\[\]{}|/]", r"\\\g<0>", t) for t in field.null_values)
+    forms: list[Schema] = [{"type": "string", "pattern": f"^({texts})$"}]
+    numbers = [key for key in NullValues(field).keys if isinstance(key, int | float)]
+    return [*forms, {"type": "number", "enum": sorted(numbers)}] if numbers else forms
 
 
 def _values(field: Categorical | MultiCategorical, needed: bool) -> list[Schema]:
     """Return the forms of one value of a vocabulary; ``needed``: none that means missing."""
-    if field.dtype == "integer":
-        empty = field.empty_is_missing and not needed
-        return [_INTEGER, _INTEGER_TEXT, *([_EMPTY] if empty else [])]
+    if field.dtype != "string":
+        own = [_INTEGER, _INTEGER_TEXT] if field.dtype == "integer" else [_BOOLEAN, _BOOLEAN_TEXT]
+        return [*own, *([_EMPTY] if field.empty_is_missing and not needed else [])]
     shortest = {"minLength": 1} if field.empty_is_missing and needed else {}
     return [{"type": "string", **shortest}, _INTEGER]
 

@@ -85,24 +85,32 @@ def _code(place: int, encoder: FieldEncoder) -> _Code:
 
 def _categorical(i: int, encoder: CategoricalEncoder) -> _Code:
     """One look-up settles known and missing values, a type test most unknown ones."""
-    kind = "int" if encoder.integer else "str"
+    lookup = encoder.lookup
+    if lookup.dtype == "boolean":
+        return _Code([f"x{i} = encode{i}(v, misses)"], {f"encode{i}": encoder.index}, f"x{i}")
+    kind = "int" if lookup.dtype == "integer" else "str"
     unknown = f"v.__class__ is {kind}"
-    if encoder.integer:
+    if kind == "int":
         unknown += f" and {INTEGER_MIN} <= v <= {INTEGER_MAX}"
     elif encoder.required:
         unknown += " and v"
-    oov = encoder.lookup.slot.oov
+    data: dict[str, Any] = {f"known{i}": lookup.known.get, f"encode{i}": encoder.index}
+    if encoder.nulls:
+        # Of a required field the table has no row for them, and a cache may have dropped it.
+        unknown += f" and v not in nulls{i}"
+        data[f"nulls{i}"] = encoder.nulls.keys
     lines = [
         f"x{i} = known{i}(v) if v.__class__ is {kind} or v is None else None",
         f"if x{i} is None:",
-        f" x{i} = {oov} if misses is None and {unknown} else encode{i}(v, misses)",
+        f" x{i} = {lookup.slot.oov} if misses is None and {unknown} else encode{i}(v, misses)",
     ]
-    data = {f"known{i}": encoder.lookup.known.get, f"encode{i}": encoder.index}
     return _Code(lines, data, f"x{i}")
 
 
 def _bucket(i: int, encoder: BucketEncoder) -> _Code:
     """A float that is far from overflow is bisected in place."""
+    if encoder.nulls and encoder.nulls.keys:
+        return _Code([f"x{i} = encode{i}(v)"], {f"encode{i}": encoder.index}, f"x{i}")
     line = (
         f"x{i} = {encoder.base} + bisect(edges{i}, v)"
         f" if v.__class__ is float and -3.4e38 < v < 3.4e38 else encode{i}(v)"

@@ -17,6 +17,7 @@ from app.nearest import suggestion
 from app.toml_files import TomlError, listed, parse_toml, read_toml_text
 
 Side = Literal["context", "candidate"]
+Dtype = Literal["integer", "string", "boolean"]
 TimePart = Literal["hour", "weekday", "day", "month", "year"]
 DataPart = Literal["train", "validation", "test"]
 WHAT = "feature spec"
@@ -29,6 +30,8 @@ class _Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     name: Annotated[str, Meta(min_length=1)]
     side: Side
     required: bool = False
+    null_values: tuple[str, ...] | None = None
+    """Texts that count as missing; None stands for those of the whole spec."""
 
     @property
     def slot_names(self) -> tuple[str, ...]:
@@ -39,7 +42,7 @@ class _Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Categorical(_Field, frozen=True, kw_only=True, tag_field="kind", tag="categorical"):
     """One value of a vocabulary."""
 
-    dtype: Literal["integer", "string"] = "string"
+    dtype: Dtype = "string"
     min_count: Annotated[int, Meta(ge=1)] = 2
     empty_is_missing: bool = True
 
@@ -49,7 +52,7 @@ class MultiCategorical(
 ):
     """A list of values of a vocabulary; text files hold them split by ``separator``."""
 
-    dtype: Literal["integer", "string"] = "string"
+    dtype: Dtype = "string"
     min_count: Annotated[int, Meta(ge=1)] = 2
     empty_is_missing: bool = True
     separator: Annotated[str, Meta(min_length=1)] = "|"
@@ -118,7 +121,8 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The columns of the data, and how their values become indices.
 
     ``columns`` names the columns of files without a header; ``delimiter`` overrides the one that
-    a file's ending suggests. ``crosses`` are for networks with weights of pairs.
+    a file's ending suggests. ``null_values`` are texts that count as missing in every field that
+    names none of its own. ``crosses`` are for networks with weights of pairs.
     """
 
     label: Annotated[str, Meta(min_length=1)]
@@ -127,8 +131,19 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     timestamp_format: str | None = None
     columns: tuple[str, ...] | None = None
     delimiter: Annotated[str, Meta(min_length=1)] | None = None
+    null_values: tuple[str, ...] = ()
     crosses: tuple[Cross, ...] = ()
     negatives: Negatives | None = None
+
+    def __post_init__(self) -> None:
+        if self.null_values:
+            fields = tuple(
+                msgspec.structs.replace(field, null_values=self.null_values)
+                if field.null_values is None
+                else field
+                for field in self.fields
+            )
+            msgspec.structs.force_setattr(self, "fields", fields)
 
     @classmethod
     def load(cls, path: Path) -> FeatureSpec:

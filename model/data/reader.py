@@ -17,8 +17,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from app.errors import ValueProblem
-from app.features.canonical import NUMBER_TEXT, integer_key, seconds
+from app.features.canonical import NUMBER_TEXT, boolean_key, integer_key, seconds
 from app.features.field_encoders import ColumnProblem, FieldEncoder, field_encoder
+from app.features.null_values import null_values_of
 from app.features.spec import FeatureSpec, Field, MultiCategorical, Numeric, Time, is_scaled
 from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Vocabulary, arrange
 from app.files import sha256
@@ -163,8 +164,12 @@ def field_values(spec_field: Field, column: pl.Series) -> tuple[list[Any], NDArr
     """Like :func:`distinct`, the values turned into what JSON would hold for them."""
     textual = column.dtype == pl.String
     values, codes = distinct(as_json(spec_field, column))
+    nulls = null_values_of(spec_field)
     if textual:
-        values = [_cell(spec_field, value) for value in values]
+        # Before a list's text is split: a null value may hold the separator.
+        values = [None if value in nulls else _cell(spec_field, value) for value in values]
+    if nulls:
+        values = [None if value in nulls else value for value in values]
     return values, codes
 
 
@@ -202,10 +207,8 @@ def labels(spec: FeatureSpec, frame: pl.DataFrame) -> NDArray[np.uint8]:
 
 
 def _label(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
+    if isinstance(value, bool) or (isinstance(value, str) and value.isalpha()):
+        return boolean_key(value) == "true"
     key = integer_key(value)
     if key not in (0, 1):
         raise ValueProblem("it is neither 0 nor 1")

@@ -12,8 +12,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from app.bundle.bundle import Bundle
-from app.features.canonical import integer_key, log_squared_keys, seconds, string_key, time_parts
+from app.features.canonical import KEYS, log_squared_keys, seconds, time_parts
 from app.features.layout import RESERVED_ROWS
+from app.features.null_values import null_values_of
 from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
 from app.features.vocabulary import (
     Edges,
@@ -113,14 +114,18 @@ def _count(
     weighed = list(zip(values, weights.tolist(), strict=True))
     match field:
         case Categorical():
-            key = _key(field)
+            key = KEYS[field.dtype]
             for value, weight in weighed:
                 if not (value is None or (value == "" and field.empty_is_missing)):
                     counts[field.name][key(value)] += weight
         case MultiCategorical():
-            key = _key(field)
+            key, nulls = KEYS[field.dtype], null_values_of(field)
             for value, weight in weighed:
-                present = [v for v in value or () if not (v == "" and field.empty_is_missing)]
+                present = [
+                    item
+                    for item in value or ()
+                    if not (item == "" and field.empty_is_missing) and item not in nulls
+                ]
                 for item in present[: field.max_values]:
                     counts[field.name][key(item)] += weight
         case Numeric():
@@ -136,10 +141,6 @@ def _count(
                 parts = time_parts(seconds(value, zone, field.format), zone, field.parts)
                 for name, part in zip(field.slot_names, parts, strict=True):
                     counts[name][part] += weight
-
-
-def _key(field: Categorical | MultiCategorical) -> Callable[[Any], Any]:
-    return integer_key if field.dtype == "integer" else string_key
 
 
 def _of_numbers(field: Numeric, pieces: Iterable[Weighed]) -> Edges | Scale:

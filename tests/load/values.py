@@ -34,6 +34,7 @@ class Shape(msgspec.Struct, frozen=True):
     kind: Literal["categorical", "multi_categorical", "numeric", "time"]
     side: Literal["context", "candidate"]
     required: bool = False
+    dtype: str | None = None
 
     @property
     def is_list(self) -> bool:
@@ -87,7 +88,7 @@ class Draws:
 def synthetic(shapes: Iterable[Shape], example: Mapping[str, Any], seed: int) -> dict[str, Pool]:
     """Make pools out of nothing but the kinds of the fields.
 
-    Integers are valid for every categorical field, whatever its dtype. ``example`` is a row
+    Integers are valid for every categorical field that is not boolean. ``example`` is a row
     that the service is known to take: it shows how a time is written.
     """
     random = np.random.default_rng(seed)
@@ -99,7 +100,8 @@ def synthetic(shapes: Iterable[Shape], example: Mapping[str, Any], seed: int) ->
         elif shape.kind == "time":
             pools[shape.name] = Pool(_moments(example.get(shape.name, int(time.time()))))
         else:
-            pools[shape.name] = Pool(numbers, LIST_LENGTHS if shape.is_list else None)
+            values = (True, False) if shape.dtype == "boolean" else numbers
+            pools[shape.name] = Pool(values, LIST_LENGTHS if shape.is_list else None)
     return pools
 
 
