@@ -196,6 +196,7 @@ class ListEncoder:
         self.lookup = _Lookup(field, slot, lookup)
         self.nulls = null_values_of(field)
         self.required = field.required
+        self._kind = int if field.dtype == "integer" else str
         self._missing = self._pad((slot.missing,))
 
     def _pad(self, rows: tuple[int, ...]) -> tuple[int, ...]:
@@ -214,16 +215,19 @@ class ListEncoder:
             return self._absent()
         if type(value) is not list:
             raise ValueProblem(f"expected a list, got {kind_of(value)}")
-        drop_empty, nulls = self.lookup.empty_is_missing, self.nulls
+        known, kind = self.lookup.known, self._kind
         rows: list[int] = []
         null = False
         for position, item in enumerate(value):
-            if drop_empty and item == "":
-                continue
-            if item in nulls:
-                null = True
-                continue
-            rows.append(self._value(item, position, misses))
+            row = known.get(item) if item.__class__ is kind else None
+            if row is None:
+                if item == "" and self.lookup.empty_is_missing:
+                    continue
+                if item in self.nulls:
+                    null = True
+                    continue
+                row = self._value(item, position, misses)
+            rows.append(row)
             # Values after the last place are not even checked, so long lists cost nothing.
             if len(rows) == self.width:
                 break
@@ -247,6 +251,7 @@ class _NumberEncoder:
         self.name = field.name
         self.required = field.required
         self.nulls = null_values_of(field)
+        self.null_numbers = bool(self.nulls and self.nulls.keys)
         self.slot = slot
 
     def bucket(self, value: float) -> int:
@@ -267,12 +272,8 @@ class _NumberEncoder:
         return (self.index(value),)
 
     def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
-        kinds = set(map(type, values))
-        if (
-            self.nulls
-            or not kinds <= {int, float, type(None)}
-            or (self.required and type(None) in kinds)
-        ):
+        plain = {int, float} if self.required else {int, float, type(None)}
+        if self.null_numbers or not plain.issuperset(map(type, values)):
             return _one_by_one(self, values, misses)
         try:
             numbers = np.array([0 if value is None else value for value in values], np.float64)

@@ -2,10 +2,10 @@
 
 The schemas follow the rules of ``canonical`` and ``field_encoders`` as far as JSON Schema can say
 them. Every value that a schema accepts is scored, except a whole number with a decimal point where
-text is expected (to JSON Schema ``3.0`` is an integer), and, of a required field, other texts of a
-number that is a null value and lists of nothing but null values. A few values that it rejects are
-scored too: integers as text near the ends of their range, most text with an exponent, ISO 8601 text
-that RFC 3339 lacks, and anything after a list's last place.
+text is expected (to JSON Schema ``3.0`` is an integer), and, of a required field, other forms of a
+null value and lists of nothing but null values. A few values that it rejects are scored too:
+integers as text near the ends of their range, most text with an exponent, ISO 8601 text that RFC
+3339 lacks, and anything after a list's last place.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def _null_forms(field: Field) -> list[Schema]:
     # A pattern, not an enumeration: generated clients refuse all other text where one form is one.
     texts = "|".join(re.sub(r"[\\^$.*+?()\[\]{}|/]", r"\\\g<0>", t) for t in field.null_values)
     forms: list[Schema] = [{"type": "string", "pattern": f"^({texts})$"}]
-    numbers = [key for key in NullValues(field).keys if isinstance(key, int | float)]
-    return [*forms, {"type": "number", "enum": sorted(numbers)}] if numbers else forms
+    numbers = NullValues(field).numbers
+    return [*forms, {"type": "number", "enum": numbers}] if numbers else forms
 
 
 def _values(field: Categorical | MultiCategorical, needed: bool) -> list[Schema]:

@@ -29,6 +29,11 @@ class NullValues:
         """Canonical keys of the null values that the field's rules can read."""
         self._forms = frozenset(texts) | {int(text) for text in texts if _INTEGER.fullmatch(text)}
 
+    @property
+    def numbers(self) -> list[int | float]:
+        """The null values that are numbers in JSON, in rising order."""
+        return sorted(form for form in self._forms | self.keys if not isinstance(form, str))
+
     def __contains__(self, value: Any) -> bool:
         # True == 1, so a set of integers would take booleans too.
         if type(value) in (str, int) and value in self._forms:

@@ -109,7 +109,7 @@ def _categorical(i: int, encoder: CategoricalEncoder) -> _Code:
 
 def _bucket(i: int, encoder: BucketEncoder) -> _Code:
     """A float that is far from overflow is bisected in place."""
-    if encoder.nulls and encoder.nulls.keys:
+    if encoder.null_numbers:
         return _Code([f"x{i} = encode{i}(v)"], {f"encode{i}": encoder.index}, f"x{i}")
     line = (
         f"x{i} = {encoder.base} + bisect(edges{i}, v)"

@@ -151,8 +151,7 @@ def build_router(
             "golden_examples_worst_difference": loaded.worst_difference,
             "fields": [
                 {"name": f.name, "kind": type(f).__struct_config__.tag, "side": f.side,
-                 "required": f.required,
-                 **({"dtype": f.dtype} if isinstance(f, Categorical | MultiCategorical) else {})}
+                 "required": f.required, "dtype": getattr(f, "dtype", None)}
                 for f in spec.fields
             ],
             "metrics": manifest.metrics,

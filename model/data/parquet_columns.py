@@ -154,9 +154,10 @@ def check_fit(spec: FeatureSpec, frame: pl.DataFrame) -> None:
         kind = _kind(column.dtype)
         whose, taken = _taken(fields.get(column.name), column.name == spec.label)
         if kind not in taken and not without_nan(column.to_frame())[0][column.name].is_null().all():
+            hint = '; booleans need a field of dtype = "boolean"' if "booleans" in kind else ""
             raise UnreadableColumn(
                 f"column {column.name!r} holds {kind} ({column.dtype}), but {whose} takes"
-                f" {', '.join(taken)}"
+                f" {', '.join(taken)}{hint}"
             )
 
 
@@ -175,21 +176,24 @@ def _kind(dtype: Any) -> str:
 
 def _taken(field: Field | None, label: bool) -> tuple[str, Sequence[str]]:
     """Return the name of a field in messages, and the kinds of values that it takes."""
-    # Booleans pass here: the encoder has a rule for them.
-    numbers = ("text", "integers", "numbers with a fraction", "booleans")
+    numbers = ("text", "integers", "numbers with a fraction")
+    single: Sequence[str]
     match field:
+        case Categorical(dtype="boolean") | MultiCategorical(dtype="boolean"):
+            single = ("text", "booleans")
+            whose = "a boolean field"
         case Categorical(dtype="integer") | MultiCategorical(dtype="integer"):
             single = (*numbers, "moments")
             whose = "an integer field"
         case Categorical() | MultiCategorical():
-            single = ("text", "integers", "booleans", "dates", "moments")
+            single = ("text", "integers", "dates", "moments")
             whose = 'a field of dtype = "string"'
         case Numeric():
             return "a numeric field", (*numbers, "moments")
         case Time():
             return "a time field", (*numbers, "dates", "moments")
         case None if label:
-            return "the label", numbers
+            return "the label", (*numbers, "booleans")
         case None:
             return "the timestamp", (*numbers, "dates", "moments")
     if isinstance(field, MultiCategorical):

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import msgspec
+import numpy as np
 import polars as pl
 from hypothesis import strategies as st
 
@@ -96,12 +98,23 @@ def integer_things(draw: st.DrawFn, kind: Any) -> Thing:
     return Thing(draw(st.sampled_from(numbers + texts)), draw(st.sampled_from(texts)), value)
 
 
+def boolean_things() -> st.SearchStrategy[Thing]:
+    return st.builds(
+        lambda value, case, cased: Thing(case(value) if cased else value, case(value), value),
+        st.booleans(),
+        st.sampled_from([str, lambda v: str(v).lower(), lambda v: str(v).upper()]),
+        st.booleans(),
+    )
+
+
 @st.composite
 def categorical(draw: st.DrawFn, name: str, side: Side) -> tuple[Field, Any, Any]:
     field = Categorical(
-        name=name, side=side, dtype=draw(st.sampled_from(["integer", "string"])),
+        name=name, side=side, dtype=draw(st.sampled_from(["integer", "string", "boolean"])),
         min_count=draw(st.integers(1, 2)), empty_is_missing=draw(st.booleans()),
     )  # fmt: skip
+    if field.dtype == "boolean":
+        return field, boolean_things(), pl.Boolean
     if field.dtype == "integer":
         kind = draw(st.sampled_from(list(INT_TYPES)))
         return field, integer_things(kind), kind
@@ -114,13 +127,15 @@ def categorical(draw: st.DrawFn, name: str, side: Side) -> tuple[Field, Any, Any
 @st.composite
 def multi_categorical(draw: st.DrawFn, name: str, side: Side) -> tuple[Field, Any, Any]:
     field = MultiCategorical(
-        name=name, side=side, dtype=draw(st.sampled_from(["integer", "string"])),
+        name=name, side=side, dtype=draw(st.sampled_from(["integer", "string", "boolean"])),
         min_count=draw(st.integers(1, 2)), max_values=draw(st.integers(1, 3)),
         separator=draw(st.sampled_from(["|", ";;"])),
     )  # fmt: skip
     if field.dtype == "integer":
         kind = draw(st.sampled_from([pl.Int64, pl.UInt64]))
         items = integer_things(kind)
+    elif field.dtype == "boolean":
+        kind, items = pl.Boolean, boolean_things()
     else:
         kind = pl.String
         items = TEXTS.map(lambda text: Thing(text, text, text))
@@ -182,6 +197,41 @@ def time(draw: st.DrawFn, name: str, side: Side) -> tuple[Field, Any, Any]:
 NAMES = ["user", "élan/7", "get", 'quo"ted', "a,b", "pack", "x0", "None"]
 
 
+NULL_VALUES = ["NA", "-1", "0", "true"]
+
+
+def is_null(field: Field, value: Any) -> bool:
+    """Tell whether a JSON value of a generated field is one of ``NULL_VALUES`` that it names."""
+    if isinstance(value, list):
+        left = [item for item in value if item != "" or not is_dropping_empty(field)]
+        return bool(left) and all(is_null(field, item) for item in left)
+    names = set(field.null_values or ())
+    if isinstance(field, Categorical | MultiCategorical) and field.dtype != "integer":
+        return str(value) in names or (field.dtype == "boolean" and str(value).lower() in names)
+    if isinstance(field, Time) and field.format is not None:
+        return value in names
+    try:
+        number = float(value)
+    except ValueError:
+        return value in names
+    rounded = float(np.float32(number)) if isinstance(field, Numeric) else number
+    return any(rounded == float(name) for name in names - {"NA", "true"})
+
+
+def is_dropping_empty(field: Field) -> bool:
+    """Tell whether a list field passes over empty texts."""
+    return isinstance(field, MultiCategorical) and field.empty_is_missing
+
+
+def with_nulls(things: st.SearchStrategy[Thing], field: Field, kind: Any) -> Any:
+    """Things of a field, among them those that a file says by its first null value."""
+    text = (field.null_values or ("",))[0]
+    if text != "NA":
+        return things
+    marks = Thing(text, text, text if kind == pl.String else None), Thing(None, text, None)
+    return st.sampled_from(marks) | things | things
+
+
 @st.composite
 def logs(draw: st.DrawFn) -> Log:
     """A spec with up to five fields, one at least on each side, and up to eight rows."""
@@ -191,8 +241,13 @@ def logs(draw: st.DrawFn) -> Log:
     for number, name in enumerate(names):
         side = SIDES[number] if number < 2 else draw(st.sampled_from(SIDES))
         kind = draw(st.sampled_from([categorical, multi_categorical, numeric, time]))
-        field, things, types[name] = draw(kind(name, side))
+        plain, things, types[name] = draw(kind(name, side))
+        named = draw(st.just(None) | st.lists(st.sampled_from(NULL_VALUES), max_size=2))
+        field = msgspec.structs.replace(plain, null_values=named and tuple(named))
+        things = with_nulls(things, field, types[name])
         fields.append(field)
         column = st.lists(st.just(MISSING) | things | things, min_size=rows, max_size=rows)
         columns[name] = draw(column)
-    return Log(FeatureSpec(label="click", fields=tuple(fields)), columns, types)
+    of_the_file = tuple(draw(st.lists(st.sampled_from(NULL_VALUES), max_size=1)))
+    spec = FeatureSpec(label="click", fields=tuple(fields), null_values=of_the_file)
+    return Log(spec, columns, types)

@@ -109,6 +109,28 @@ def spoil_examples(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("dynamic = true\n", "unknown key 'dynamic'"),
+        ('dtype = "uuid"\n', "`dtype` must be one of 'boolean', 'integer', 'string', got \"uuid\""),
+    ],
+)
+def test_a_key_of_a_later_version_is_refused_by_name(
+    tmp_path: Path, key: str, message: str
+) -> None:
+    """A spec that says more than this version understands is not served as if it did not."""
+
+    def later(directory: Path) -> None:
+        fill(directory)
+        path = directory / "features.toml"
+        path.write_text(path.read_text().replace("[[fields]]\n", f"[[fields]]\n{key}", 1))
+
+    path = write_bundle(tmp_path, later, describe)
+    with pytest.raises(BundleError, match=message):
+        Bundle.open(path)
+
+
+@pytest.mark.parametrize(
     ("spoil", "message"), [(spoil_spec, "features.toml"), (spoil_examples, r"examples\.jsonl")]
 )
 def test_content_is_checked_beyond_hashes(

@@ -63,6 +63,11 @@ FIRST = '[[fields]]\nname = "user'
         (FIRST, f"{NEW}required = true\n{FIRST}", "field 'new' is new and required"),
         ('["hour"]', '["hour"]\nformat = "%d.%m.%Y"', "has the format '%d.%m.%Y' instead of"),
         ('["hour"]', '["hour"]\ntimezone = "Europe/Rome"', "has the time zone Europe/Rome"),
+        (
+            '"tags"',
+            '"tags"\nnull_values = ["NA"]',
+            "'tags' has the null values 'NA' instead of none",
+        ),
     ],
 )
 def test_a_request_that_would_fail_or_mean_something_else_is_told(
@@ -81,8 +86,9 @@ def test_a_request_that_would_fail_or_mean_something_else_is_told(
         ('dtype = "integer"', 'dtype = "integer"\nmin_count = 9'),
         ('["hour"]', '["weekday"]'),
         ("required = true", 'required = true\nencoding = "log_squared"'),
+        ('"tags"', '"tags"\nnull_values = []'),
     ],
-    ids=["no longer required", "new and optional", "min_count", "parts", "encoding"],
+    ids=["no longer required", "new and optional", "min_count", "parts", "encoding", "no nulls"],
 )
 def test_what_no_caller_notices_is_no_difference(change: tuple[str, str]) -> None:
     """Every request that was right before is right, with the same values."""

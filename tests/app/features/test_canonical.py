@@ -17,6 +17,7 @@ from app.features.canonical import (
     INTEGER_MAX,
     INTEGER_MIN,
     NUMBER_TEXT,
+    boolean_key,
     float32_thresholds,
     integer_key,
     log_squared_key,
@@ -141,6 +142,27 @@ def test_text_refuses_other_types(value: Any, problem: str) -> None:
     """A boolean, a float, a list and an object are no text."""
     with pytest.raises(ValueProblem, match=problem):
         string_key(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [(True, "true"), (False, "false"), ("true", "true"), ("True", "true"), ("TRUE", "true"),
+     ("false", "false"), ("False", "false"), ("FALSE", "false"), ("fAlSe", "false")],
+)  # fmt: skip
+def test_a_boolean_has_one_key_in_every_form(value: Any, key: str) -> None:
+    """A JSON boolean, and its text in any case."""
+    assert boolean_key(value) == key
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [("", "other text"), ("yes", "other text"), ("1", "other text"), (" true", "other text"),
+     (1, "an integer"), (0.0, "fraction"), (None, "null"), ([True], "a list"), ({}, "object")],
+)  # fmt: skip
+def test_a_boolean_is_no_number(value: Any, problem: str) -> None:
+    """1 and 0 are not true and false, as true is not 1."""
+    with pytest.raises(ValueProblem, match=problem):
+        boolean_key(value)
 
 
 @pytest.mark.parametrize("value", [0, -1, 3.5, -0.0, 2**63, 10**38, 3.4028234e38, -3.4028234e38])

@@ -68,6 +68,26 @@ def test_one_number_in_four_forms(dtype: Any) -> None:
         assert indices(encoder, field, "1.0") == [OOV_ROW]
 
 
+def test_booleans_have_a_dtype_of_their_own() -> None:
+    """JSON's booleans and their text are two values of a boolean field, and no value elsewhere."""
+    for field, wrap in (
+        (user(dtype="boolean"), lambda v: v),
+        (tags(dtype="boolean"), lambda v: [v]),
+    ):
+        learned = encoder_for(field, frame={field.name: [wrap(True), wrap(False), wrap(True)]})
+        side = side_of(learned, field)
+        for value, row in ((True, OOV_ROW + 1), ("TRUE", OOV_ROW + 1), (False, OOV_ROW + 2)):
+            assert indices(learned, field, wrap(value))[0] == row
+            assert encoded_columns(side, {field.name: [wrap(value)]}, 1)[0, 0] == row
+        only_true = encoder_for(field, frame={field.name: [wrap(True)]})
+        assert indices(only_true, field, wrap("false"))[0] == OOV_ROW
+        for value in ("yes", 1, 0.0, "1"):
+            with pytest.raises(ValueProblem, match="expected true or false"):
+                indices(learned, field, wrap(value))
+            with pytest.raises(FieldProblems, match="expected true or false"):
+                encoded_columns(side, {field.name: [wrap(value)]}, 1)
+
+
 @pytest.mark.parametrize("value", [2**64 - 1, 2**63, 2**53 + 1, -(2**63)])
 def test_large_integers_are_exact(value: int) -> None:
     """Neighbours of a large integer are other values, in every form."""

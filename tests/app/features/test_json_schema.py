@@ -29,6 +29,12 @@ KINDS = {
     ),
     "number": 'kind = "numeric"\nencoding = "edges"\nedges = [1.0]',
     "time": 'kind = "time"\nparts = ["hour"]',
+    "boolean": 'kind = "categorical"\ndtype = "boolean"',
+    "booleans": 'kind = "multi_categorical"\ndtype = "boolean"',
+    "text with nulls": 'kind = "categorical"\nnull_values = ["a", "-1", "x.|(y"]',
+    "integer with nulls": 'kind = "categorical"\ndtype = "integer"\nnull_values = ["a", "9999"]',
+    "number with nulls": 'kind = "numeric"\nencoding = "scaled"\nnull_values = ["a", "1.5"]',
+    "time with nulls": 'kind = "time"\nparts = ["hour"]\nnull_values = ["yesterday", "9999"]',
 }
 VALUES: list[Any] = [
     None, True, False, 0, -1, 1.5, "", "a", "é", "0", "-0", "007", " 7", "7\n", "1.0", "1.00", "1.",
@@ -37,7 +43,9 @@ VALUES: list[Any] = [
     10**400, "9" * 18, "-" + "9" * 18, "9" * 19, "9" * 21, -62_135_596_800, -62_135_596_801,
     253_402_300_799, 253_402_300_800, "1700000000", "1700000000.25", "9" * 10, "9" * 12,
     "2026-11-26T10:00:00Z", "2026-11-26T10:00:00+01:00", "2026-13-26T10:00:00Z", "yesterday",
-    [], [None], [""], ["a"], ["a", "a"], [1, "2", "3.0"], [1.5], [True], ["", "x"], [[]], [{}],
+    "true", "TRUE", "False", "truE ", "x.|(y", "xyz", 9999, 9998,
+    [], [None], [""], [True, "FALSE"], ["A"], ["a"], ["a", "a"], [1, "2", "3.0"], [1.5], [True],
+    ["", "x"], [[]], [{}],
     {}, {"a": 1},
 ]  # fmt: skip
 
@@ -56,7 +64,8 @@ def spec_of(kind: str, required: bool) -> FeatureSpec:
 def test_schema_and_encoder_agree(tmp_path: Path, kind: str, required: bool) -> None:
     """Each value is taken by both or by neither."""
     log = tmp_path / "log.csv"
-    log.write_text("x,z,y\n1,a,0\n2,b,1\n")
+    values = ("true", "false") if "boolean" in kind else (3, 2)
+    log.write_text("x,z,y\n{},a,0\n{},b,1\n".format(*values))
     spec = spec_of(kind, required)
     field = spec.fields[0]
     schema = jsonschema_rs.validator_for(value(field), validate_formats=True)

@@ -25,7 +25,7 @@ def shapes_of(bundle: Bundle) -> list[Shape]:
     """A bundle's fields as /model tells them."""
     told = [
         {"name": field.name, "kind": type(field).__struct_config__.tag, "side": field.side,
-         "required": field.required}
+         "required": field.required, "dtype": getattr(field, "dtype", None)}
         for field in bundle.spec.fields
     ]  # fmt: skip
     return msgspec.convert(told, list[Shape])
@@ -80,6 +80,12 @@ def test_every_field_takes_what_is_drawn_for_it(
             candidate = encoder.candidate.row(samples.candidate_of(row))
             indices = np.frombuffer(context + candidate, np.int32)
             assert source != "bundle" or not oov & set(indices.tolist())
+
+
+def test_made_up_booleans_are_booleans() -> None:
+    """Integers are no values of a boolean field."""
+    shapes = [Shape("b", "categorical", "context", dtype="boolean"), Shape("n", "time", "context")]
+    assert list(synthetic(shapes, {}, 1)["b"].values) == [True, False]
 
 
 def test_forms_and_counts_of_answers(bundle: Bundle) -> None:

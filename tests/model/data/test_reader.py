@@ -12,12 +12,13 @@ import polars as pl
 import pytest
 
 from app.features.canonical import integer_key
+from app.features.field_encoders import field_encoder
 from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
 from model.data import log_files
 from model.data.frames_on_disk import FramesOnDisk
 from model.data.log_files import FILE, LINE, BadLines, DataError
 from model.data.reader import MOMENT, Reader, field_values, labels
-from tests.support.frames import read
+from tests.support.frames import learned, read
 
 FIELDS: tuple[Field, ...] = (
     Categorical(name="user", side="context", dtype="integer"),
@@ -475,6 +476,54 @@ WHEN = Time(name="when", side="context", parts=("hour",), timezone="Europe/Berli
 def test_typed_times(column: pl.Series, expected: Any) -> None:
     """A typed time is the JSON value of the same moment; without a zone it stays local."""
     assert field_values(WHEN, column)[0] == [expected]
+
+
+def test_booleans_have_one_rule(tmp_path: Path) -> None:
+    """A boolean column and the texts of other programs give one value, which JSON's true is too."""
+    field = Categorical(name="mobile", side="context", dtype="boolean")
+    spec = FeatureSpec(label="click", fields=(field, *FIELDS[1:2]))
+    columns: list[Any] = [[True, False], ["True", "False"], ["TRUE", "FALSE"], ["true", "false"]]
+    found = []
+    for number, column in enumerate(columns):
+        frame = pl.DataFrame({"click": [1, 0], "mobile": column, "item": ["a", "b"]})
+        frame.write_parquet(tmp_path / f"{number}.parquet")
+        frame.write_csv(tmp_path / f"{number}.csv")
+        for ending in ("parquet", "csv"):
+            table = read(spec, [tmp_path / f"{number}.{ending}"])
+            encoder = field_encoder(field, learned(spec, pl.concat([table, table])))
+            found.append(encoder.many([*field_values(field, table["mobile"])[0], True]).tolist())
+    assert found == [found[0]] * 8
+    assert found[0][0] == found[0][2] != found[0][1]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_null_values(tmp_path: Path, ending: str) -> None:
+    """Nulls as Hive, R and SQL write them are missing where the spec names them."""
+    spec = FeatureSpec(label="click", fields=FIELDS, null_values=("\\N", "NA", "NULL", "."))
+    rows = {"click": ["1", "0", "1"], "user": ["7", "\\N", "NULL"], "item": ["NA", "b", "\\N"],
+            "tags": ["NULL", "x|NA|y", "NA|\\N"], "price": [".", "NA", "1.5"]}  # fmt: skip
+    path = tmp_path / f"log.{ending}"
+    frame = pl.DataFrame(rows)
+    frame.write_csv(path) if ending == "csv" else frame.write_parquet(path)
+    table = read(spec, [path])
+    of = {field.name: field_values(field, table[field.name])[0] for field in spec.fields}
+    assert of["user"] == ["7", None, None]
+    assert of["item"] == [None, "b", None]
+    assert of["tags"] == [None, ["x", "NA", "y"], ["NA", "\\N"]]
+    assert of["price"] == [None, None, 1.5]
+    vocabulary = learned(spec, pl.concat([table, table]))
+    tags = field_encoder(spec.fields[2], vocabulary).many(of["tags"])
+    layout = {slot.name: slot for slot in vocabulary.layout.slots}
+    assert tags[0].tolist() == tags[2].tolist()
+    assert tags[0, 0] == layout["tags"].missing
+    assert layout["tags"].size - 2 == 2, "x and y alone are learned"
+
+
+def test_null_values_are_values_by_default(tmp_path: Path) -> None:
+    """NA is a country unless the spec says otherwise."""
+    table = read(SPEC, [write(tmp_path / "log.csv", "1,7,NA,NULL,1", "0,8,b,x,2")])
+    assert values(table, "item") == ["NA", "b"]
+    assert values(table, "tags") == [["NULL"], ["x"]]
 
 
 NAMES = ["__line__", "__file__", "__moment__", "line", "v", "code", "*", "^.*$", "column_1", " "]
