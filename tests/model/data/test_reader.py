@@ -496,6 +496,15 @@ def test_booleans_have_one_rule(tmp_path: Path) -> None:
     assert found[0][0] == found[0][2] != found[0][1]
 
 
+@pytest.mark.parametrize("name", ["user", "item", "price"])
+def test_booleans_of_another_field_are_told_once(tmp_path: Path, name: str) -> None:
+    """A column of booleans in a field of another dtype is named, with what would take it."""
+    rows: dict[str, Any] = {"click": [1], "user": [7], "item": ["a"], "tags": ["x"], "price": [1.0]}
+    pl.DataFrame({**rows, name: [True]}).write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(DataError, match=rf"'{name}' holds booleans.*dtype = \"boolean\""):
+        read(SPEC, [tmp_path / "log.parquet"])
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_null_values(tmp_path: Path, ending: str) -> None:
     """Nulls as Hive, R and SQL write them are missing where the spec names them."""
