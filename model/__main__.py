@@ -9,6 +9,7 @@ from app.missing_packages import advise
 sys.excepthook = advise
 
 import asyncio
+import csv
 import json
 import signal
 from collections.abc import Awaitable, Callable, Sequence
@@ -342,13 +343,32 @@ def evaluate(
 def predict(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or a directory of them.")],
     data: Data,
-    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .tsv.")],
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Columns of the data to write beside the scores, separated by commas: the label,"
+            " ids to join by."
+        ),
+    ] = None,
     max_bad_lines: BadLines = 0.0,
 ) -> None:
-    """Score files offline, with or without labels, and write one row for each line."""
-    rows = Offline.open(bundle).predict(data, out, max_bad_lines)
+    """Score files offline, with or without labels, and write one row for each line.
+
+    The columns are file, line, those of --keep, logit, score and version.
+    """
+    rows = Offline.open(bundle).predict(data, out, max_bad_lines, column_names(keep or ()))
     say(f"{rows:,} rows scored")
     print(out)
+
+
+def column_names(given: Sequence[str]) -> list[str]:
+    """Return the names of comma-separated lists; quotes surround a name that has a comma."""
+    rows = csv.reader(given, skipinitialspace=True, strict=True)
+    try:
+        return [name.strip() for row in rows for name in row if name.strip()]
+    except csv.Error as error:
+        raise typer.BadParameter(f"--keep: {error}") from error
 
 
 def _with_redis(

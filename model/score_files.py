@@ -14,18 +14,21 @@ from app.bundle.bundle import Bundle
 from app.bundle.directory import newest
 from app.features.encoder import Encoder
 from app.features.spec import DataPart
-from app.files import partial_directory, put_in_place
 from app.scoring.engine import Engine
 from model.data.encode import encode
 from model.data.input_files import InputFiles
-from model.data.log_files import FILE, LINE, DataError
+from model.data.log_files import FILE, KEPT, LINE, DataError
 from model.data.reader import Reader
 from model.data.split import PARTS
 from model.progress import warn
 from model.quality.calibration import Calibration, calibrated
 from model.quality.figures import Quality, evaluate_scores
 from model.quality.offline_scoring import open_engine, score_dataset
-from model.result_places import require_file
+from model.result_places import ResultError, require_file
+from model.score_table import require_table_name, score_table
+
+RESULT_COLUMNS = ("file", "line", "logit", "score", "version")
+"""Columns that ``predict`` writes; kept ones lie before the logit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,31 +92,41 @@ class Offline:
         """The calibration in the graph, if it has one."""
         return Calibration.of(self.bundle.manifest.training.get("calibration"))
 
-    def predict(self, paths: Sequence[Path], out: Path, max_bad_lines: float) -> int:
-        """Write file, line, logit and score of every row as Parquet; return how many.
+    def predict(
+        self, paths: Sequence[Path], out: Path, max_bad_lines: float, keep: Sequence[str] = ()
+    ) -> int:
+        """Write file, line, logit and score of every row that is scored; return how many.
+
+        ``keep`` names columns of the input that are written beside them, as they are in it.
 
         Raises:
-            DataError: a file cannot be read.
-            ResultError: ``out`` cannot be written, or is one of the files.
+            DataError: a file cannot be read, or lacks a column.
+            ResultError: ``out`` cannot be written, is one of the files, or would have two columns
+                of one name.
         """
         require_file(out, paths, self.bundle.path)
-        spec = self.bundle.spec
-        reader = Reader(spec, paths, max_bad_lines, label=False, progress=True)
-        rows, pieces = 0, []
-        with partial_directory(out.parent) as directory:
-            for number, frame in enumerate(reader.frames()):
+        require_table_name(out)
+        if taken := [name for name in keep if name in RESULT_COLUMNS]:
+            raise ResultError(
+                f"--keep: {taken[0]!r} is a column of the result ({', '.join(RESULT_COLUMNS)});"
+                " give that of the input another name"
+            )
+        spec, rows, kept = self.bundle.spec, 0, list(dict.fromkeys(keep))
+        reader = Reader(spec, paths, max_bad_lines, label=False, progress=True, keep=kept)
+        with score_table(out) as table:
+            for frame in reader.frames():
                 scores = score_dataset(self.engine, encode(spec, self.encoder, frame, label=False))
-                pieces.append(directory / f"{number}.parquet")
-                frame.select(pl.col(FILE).alias("file"), pl.col(LINE).alias("line")).with_columns(
+                result = [
+                    frame[FILE].alias("file"),
+                    frame[LINE].alias("line"),
+                    *(frame[KEPT + name].alias(name) for name in kept),
                     pl.Series("logit", scores.logit),
                     pl.Series("score", scores.score),
-                    pl.lit(self.bundle.version).alias("version"),
-                ).write_parquet(pieces[-1])
+                    pl.Series("version", [self.bundle.version]).new_from_index(0, frame.height),
+                ]
+                table.add(pl.DataFrame(result))
                 rows += frame.height
             _warn(reader.warnings)
-            whole = directory / "whole.parquet"
-            pl.scan_parquet(pieces).sink_parquet(whole)
-            put_in_place(whole, out)
         return rows
 
 

@@ -19,10 +19,13 @@ from polars import selectors as cs
 
 from app.errors import CtrError
 from app.features.spec import FeatureSpec
+from app.nearest import suggestion
 from model.data.parquet_columns import ParquetColumns, UnreadableColumn, check_fit
 
 LINE, FILE = "\0line", "\0file"
 """Columns of a frame beside those of the spec, whose names have no NUL."""
+KEPT = "\0kept "
+"""Before the name of a column that is in a frame as the file has it."""
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _PARQUET = {".parquet", ".parq", ".pq"}
 _GZIP = {".gz", ".gzip"}
@@ -77,6 +80,19 @@ class BadLines:
         )
 
 
+class LogFile(NamedTuple):
+    """A file, and its name in messages and results."""
+
+    path: Path
+    name: str
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Return each file's base name, or its path where another file has the same."""
+    bases = [path.name for path in paths]
+    return [path.name if bases.count(path.name) == 1 else str(path) for path in paths]
+
+
 class Piece(NamedTuple):
     """Lines of a file in their order, with the columns ``FILE`` and ``LINE``."""
 
@@ -93,21 +109,31 @@ def visible(paths: Sequence[Path]) -> list[Path]:
     return [path for path in paths if not path.name.startswith(("_", "."))]
 
 
-def pieces(spec: FeatureSpec, path: Path, wanted: Sequence[str], bad: BadLines) -> Iterator[Piece]:
+def pieces(
+    spec: FeatureSpec,
+    path: Path,
+    wanted: Sequence[str],
+    bad: BadLines,
+    keep: Sequence[str] = (),
+    name: str | None = None,
+) -> Iterator[Piece]:
     """Read the wanted columns of a file, a bounded number of lines at a time.
 
-    A file without rows, or without content, has no pieces.
+    ``name`` is the file's in messages and frames, by default its base name.
+    The columns ``keep`` are there a second time, as the file has them, under their names after
+    ``KEPT``. A file without rows, or without content, has no pieces.
 
     Raises:
         DataError: the file cannot be read, or a column is absent or of a type that its field
             cannot have.
     """
+    file = LogFile(path, name or path.name)
     if path.is_dir():
         raise DataError(f"{path} is a directory: name the files in it")
     read = _parquet if _ending(path, _COMPRESSED_INSIDE) in _PARQUET else _text
     try:
-        for frame, position in read(spec, path, wanted, bad):
-            yield Piece(frame.with_columns(pl.lit(path.name).alias(FILE)), position)
+        for frame, position in read(spec, file, wanted, bad, keep):
+            yield Piece(frame.with_columns(pl.lit(file.name).alias(FILE)), position)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read {path}: {reason}") from error
@@ -120,70 +146,90 @@ def _ending(path: Path, compressions: set[str]) -> str:
 
 
 def _parquet(
-    spec: FeatureSpec, path: Path, wanted: Sequence[str], bad: BadLines
+    spec: FeatureSpec,
+    file: LogFile,
+    wanted: Sequence[str],
+    bad: BadLines,
+    keep: Sequence[str],
 ) -> Iterator[tuple[pl.DataFrame, int]]:
     try:
-        if not (size := path.stat().st_size):
+        if not (size := file.path.stat().st_size):
             return
-        columns = ParquetColumns.of(path)
-        _require_columns(path, wanted, list(columns.schema))
-        file = columns.scan(path)
-        rows = file.select(pl.len()).collect().item()
+        columns = ParquetColumns.of(file.path)
+        _require_columns(file, wanted, list(columns.schema))
+        _require_columns(file, keep, list(columns.schema), "--keep: ")
+        lazy = columns.scan(file.path)
+        names = dict.fromkeys([*wanted, *keep])
+        rows = lazy.select(pl.len()).collect().item()
         for start in range(0, rows, ROWS_AT_ONCE):
             # Slices, not batches: those hold whole row groups, several at a time.
-            frame = columns.plain(
-                file.select(cs.by_name(*wanted)).slice(start, ROWS_AT_ONCE).collect()
-            )
+            found = lazy.select(cs.by_name(*names)).slice(start, ROWS_AT_ONCE).collect()
+            frame = columns.plain(found.select(cs.by_name(*wanted)))
             check_fit(spec, frame)
+            frame = frame.with_columns(found[name].alias(KEPT + name) for name in keep)
             bad.total += frame.height
             stop = start + frame.height
             numbers = pl.int_range(start + 1, stop + 1, dtype=pl.Int64, eager=True)
             yield frame.with_columns(numbers.alias(LINE)), size * stop // rows
     except UnreadableColumn as error:
-        raise DataError(f"{path.name}: {error}") from error
+        raise DataError(f"{file.name}: {error}") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         # Types that polars does not know, such as views of lists, end in a panic.
-        raise DataError(f"{path.name} cannot be read as Parquet: {error}") from error
+        raise DataError(f"{file.name} cannot be read as Parquet: {error}") from error
 
 
-def _require_columns(path: Path, wanted: Sequence[str], present: Sequence[str]) -> None:
+def _require_columns(
+    file: LogFile, wanted: Sequence[str], present: Sequence[str], option: str = ""
+) -> None:
     for name in wanted:
         if name not in present:
             names = ", ".join(map(repr, present))
             shown = names if len(names) <= _SHOWN_NAMES else f"{names[:_SHOWN_NAMES]}…"
-            raise DataError(f"{path.name}: column {name!r} is absent; the columns are {shown}")
+            near = suggestion(name, present)
+            raise DataError(
+                f"{option}{file.name}: column {name!r} is absent; the columns are {shown}{near}"
+            )
         if present.count(name) > 1:
-            raise DataError(f"{path.name}: column {name!r} is there more than once")
+            raise DataError(f"{option}{file.name}: column {name!r} is there more than once")
 
 
 def _text(
-    spec: FeatureSpec, path: Path, wanted: Sequence[str], bad: BadLines
+    spec: FeatureSpec,
+    file: LogFile,
+    wanted: Sequence[str],
+    bad: BadLines,
+    keep: Sequence[str],
 ) -> Iterator[tuple[pl.DataFrame, int]]:
     """Read a delimited file: one record a line; text is left as text."""
+    path = file.path
     ending = _ending(path, _GZIP)
     if ending in _NOT_DECOMPRESSED:
-        raise DataError(f"{path.name} is compressed with another program than gzip: decompress it")
+        raise DataError(f"{file.name} is compressed with another program than gzip: decompress it")
     delimiter = spec.delimiter or DELIMITERS.get(ending)
     if delimiter is None:
         shown = next(s for s in reversed(path.suffixes) if s.lower() == ending) if ending else ""
         raise DataError(
-            f"{path.name}: unknown ending {shown!r}; CSV, TSV and Parquet are read, and other"
+            f"{file.name}: unknown ending {shown!r}; CSV, TSV and Parquet are read, and other"
             " delimited text if the spec has a `delimiter`"
         )
     total, usable = bad.total, False
-    with _open(path) as (on_disk, file):
-        names, first_line = _header(spec, path, file, delimiter)
+    with _open(path) as (on_disk, opened):
+        names, first_line = _header(spec, file, opened, delimiter)
         if names is None:
             return
-        _require_columns(path, wanted, names)
-        for numbers, lines in _good_lines(path, file, delimiter, len(names), first_line, bad):
-            frame = _parsed(b"\n".join(lines) + b"\n", delimiter, names, wanted)
+        _require_columns(file, wanted, names)
+        _require_columns(file, keep, names, "--keep: ")
+        read = list(dict.fromkeys([*wanted, *keep]))
+        for numbers, lines in _good_lines(file, opened, delimiter, len(names), first_line, bad):
+            frame = _parsed(b"\n".join(lines) + b"\n", delimiter, names, read)
             if frame.height != len(lines):
-                raise DataError(f"{path.name}: quotes near line {numbers[0]} do not pair up")
+                raise DataError(f"{file.name}: quotes near line {numbers[0]} do not pair up")
             usable = True
+            kept = [frame[name].alias(KEPT + name) for name in keep]
+            frame = frame.select(cs.by_name(*wanted)).with_columns(kept)
             yield frame.with_columns(pl.Series(LINE, numbers, pl.Int64)), on_disk.tell()
     if bad.total > total and not usable:
-        raise DataError(f"{path.name} has no usable line\n{bad.report()}")
+        raise DataError(f"{file.name} has no usable line\n{bad.report()}")
 
 
 def _parsed(
@@ -246,34 +292,34 @@ class _CarriageReturns(io.RawIOBase):
 
 
 def _header(
-    spec: FeatureSpec, path: Path, file: IO[bytes], delimiter: str
+    spec: FeatureSpec, file: LogFile, opened: IO[bytes], delimiter: str
 ) -> tuple[list[str] | None, int]:
     """Return the column names, None in an empty file, and the number of the first data line."""
     if spec.columns is not None:
         return list(spec.columns), 1
-    content = file.readline()
+    content = opened.readline()
     try:
         line = content.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path.name}:1: the header is not UTF-8") from error
+        raise DataError(f"{file.name}:1: the header is not UTF-8") from error
     if not line:
         if not content:
             return None, 2
-        raise DataError(f"{path.name}:1: the header is an empty line")
+        raise DataError(f"{file.name}:1: the header is an empty line")
     single = delimiter if len(delimiter) == 1 else _absent(content)
     names = next(csv.reader([line.replace(delimiter, single)], delimiter=single))
     return [name.replace(single, delimiter) for name in names], 2
 
 
 def _good_lines(
-    path: Path, file: IO[bytes], delimiter: str, width: int, number: int, bad: BadLines
+    file: LogFile, opened: IO[bytes], delimiter: str, width: int, number: int, bad: BadLines
 ) -> Iterator[tuple[list[int], list[bytes]]]:
     """Yield chunks of lines with the right number of values, and their line numbers."""
     mark = delimiter.encode()
     quoting = delimiter != "\t"
     edge = re.escape(mark)
     quoted = re.compile(rb'(^|%b)"[^"]*(?:""[^"]*)*"(?=%b|\Z)' % (edge, edge))
-    while chunk := file.readlines(_BYTES_AT_ONCE):
+    while chunk := opened.readlines(_BYTES_AT_ONCE):
         numbers, lines = [], []
         for ended in chunk:
             line = ended.rstrip(b"\r\n")
@@ -295,7 +341,7 @@ def _good_lines(
                     numbers.append(number)
                     lines.append(line)
                 else:
-                    bad.add(path.name, number, problem)
+                    bad.add(file.name, number, problem)
             number += 1
         if lines:
             yield numbers, lines

@@ -134,7 +134,12 @@ def _plain(dtype: Any, values: pl.Expr, instants: bool) -> pl.Expr | None:
 
 def without_nan(frame: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
     """Turn each NaN of a column of floats into a missing value; count those of each column."""
-    floats = [column.name for column in frame if column.dtype.is_float()]
+    # A name with NUL is of a column that is kept as it is.
+    floats = [
+        column.name
+        for column in frame
+        if column.dtype.is_float() and not column.name.startswith("\0")
+    ]
     if not floats:
         return frame, {}
     counts = frame.select(cs.by_name(*floats).is_nan().sum()).row(0, named=True)

@@ -23,7 +23,16 @@ from app.features.null_values import null_values_of
 from app.features.spec import FeatureSpec, Field, MultiCategorical, Numeric, Time, is_scaled
 from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Vocabulary, arrange
 from app.files import sha256
-from model.data.log_files import FILE, LINE, BadLines, DataError, Source, pieces, visible
+from model.data.log_files import (
+    FILE,
+    LINE,
+    BadLines,
+    DataError,
+    Source,
+    distinct_names,
+    pieces,
+    visible,
+)
 from model.data.moments import as_json
 from model.data.parquet_columns import without_nan
 from model.data.reading_notes import ReadingNotes
@@ -36,7 +45,8 @@ class Reader:
     """Reads files a frame at a time; bad lines are left out, counted and named.
 
     A frame has the spec's columns, ``FILE`` and ``LINE``, with ``label`` the label, and with
-    ``moment`` the seconds of the spec's timestamp, as ``MOMENT``.
+    ``moment`` the seconds of the spec's timestamp, as ``MOMENT``. The columns ``keep`` are in it
+    a second time, as they are in the file, under their names after ``KEPT``.
     """
 
     def __init__(
@@ -47,6 +57,7 @@ class Reader:
         label: bool = True,
         moment: bool = False,
         progress: bool = False,
+        keep: Sequence[str] = (),
     ) -> None:
         shown = visible(paths)
         if not shown:
@@ -61,7 +72,7 @@ class Reader:
         """Of the files that were read to their end."""
         self._spec, self._paths, self._max_bad_lines = spec, shown, max_bad_lines
         self._notes.hidden = [path.name for path in paths if path not in shown]
-        self._label, self._moment, self._progress = label, moment, progress
+        self._label, self._moment, self._progress, self._keep = label, moment, progress, keep
         vocabulary = unlearned(spec)
         self._fields = [(field, field_encoder(field, vocabulary)) for field in spec.fields]
 
@@ -110,16 +121,17 @@ class Reader:
             wanted.append(spec.timestamp)
         total = sum(path.stat().st_size for path in self._paths if path.exists())
         with progress_bar("reading", total, "bytes", self._progress) as shown:
-            for path in self._paths:
+            names = distinct_names(self._paths)
+            for path, name in zip(self._paths, names, strict=True):
                 rows, before = 0, shown.n
-                for piece in pieces(spec, path, wanted, self.bad):
+                for piece in pieces(spec, path, wanted, self.bad, self._keep, name):
                     rows += piece.frame.height
                     frame, nan = without_nan(piece.frame)
                     self._notes.add_nan(nan)
                     yield frame
                     shown.update(before + piece.bytes - shown.n)
                 if not rows:
-                    self._notes.files_without_rows.append(path.name)
+                    self._notes.files_without_rows.append(name)
                 size = path.stat().st_size
                 self.sources.append(Source(path.name, sha256(path), size, rows))
 

@@ -36,7 +36,7 @@ DATA = {
 }
 TRAINER = DATA | {
     "model.training", "model.export", "model.quality", "model.report", "model.score_files",
-    "model.pipeline",
+    "model.score_table", "model.pipeline",
 }  # fmt: skip
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -81,7 +81,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.export": ENGINE | DATA | {"model.quality"},
     "model.training": BUNDLE | DATA | {"model.quality", "model.export"},
     "model.report": BUNDLE | DATA | {"model.quality", "model.training"},
-    "model.score_files": ENGINE | DATA | {"model.quality"},
+    "model.score_files": ENGINE | DATA | {"model.quality", "model.score_table"},
+    "model.score_table": {"app.files", "model.result_places"},
     "model.pipeline": ENGINE | TRAINER - {"model.pipeline"},
     "model.tune": BUNDLE | TRAINER,
     "model.compare": ENGINE | TRAINER,

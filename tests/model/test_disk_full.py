@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from model.result_places import reason_of
 from model.training.checkpoint import CheckpointError, Checkpoints
 from model.tune import TuneError, open_study
 from tests.conftest import Sample, StartService
+from tests.support.disks import files_limited_to
 from tests.support.serving import ROOT, strict, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -161,17 +161,6 @@ def test_a_place_that_is_no_directory_is_told(sample: Sample, tmp_path: Path) ->
     ended = train(sample, out)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == f"error: {out} cannot be written: Not a directory\n"
-
-
-@contextmanager
-def files_limited_to(limit: int) -> Iterator[None]:
-    """Let no file of this process grow beyond so many bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("rows", [1_000, 100_000])

@@ -182,3 +182,21 @@ def test_all_errors_of_a_spec_come_with_its_path(run: RunCommand, tmp_path: Path
         "  field 'user_id': `side` must be one of 'candidate', 'context', got \"user\"\n"
         "  `label` is missing; it is text that is not empty\n",
     )
+
+
+def test_predict_keeps_the_columns_that_are_named(
+    run: RunCommand, tiny_bundle: Path, sample: Sample, tmp_path: Path
+) -> None:
+    """``--keep`` takes lists, any number of times; a name with a comma is quoted."""
+    header, *lines = sample.data.read_text().splitlines()[:20]
+    lines = [f'{header},"a,b"', *(f"{line},{number}" for number, line in enumerate(lines))]
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    keep = ["--keep", "click, user_id", "--keep", '"a,b"']
+    code, error = run("predict", str(tiny_bundle), "log.csv", "--out", "x.csv", *keep)
+    assert (code, error) == (0, "19 rows scored\n")
+    written = (tmp_path / "x.csv").read_text().splitlines()
+    assert written[0] == 'file,line,click,user_id,"a,b",logit,score,version'
+    assert written[3].startswith("log.csv,4,")
+    assert written[3].split(",")[4] == "2"
+    code, error = run("predict", str(tiny_bundle), "log.csv", "--out", "y.csv", "--keep", '"a')
+    assert (code, "--keep: " in error, error.count("\n")) == (2, True, 1)

@@ -1,0 +1,134 @@
+"""The table that ``predict`` writes: a Parquet, CSV or TSV file, whole or not at all."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import polars as pl
+
+from app.files import partial_directory, put_in_place
+from model.result_places import ResultError, reason_of
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_PARQUET = {"", ".parquet", ".parq", ".pq"}
+_NOT_IN_TEXT = (pl.List, pl.Array, pl.Struct, pl.Binary, pl.Object)
+
+
+def require_table_name(path: Path) -> None:
+    """Check that a name's ending is that of a format that can be written.
+
+    Raises:
+        ResultError: it is not.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SEPARATORS and suffix not in _PARQUET:
+        raise ResultError(
+            f"{path} cannot be written: unknown ending {suffix!r}; .parquet, .csv and .tsv are"
+            " written"
+        )
+
+
+class ScoreTable:
+    """Takes frames of the same columns, one after the other; only one is in memory."""
+
+    def __init__(self, path: Path, directory: Path) -> None:
+        self._path, self._directory = path, directory
+        self._separator = SEPARATORS.get(path.suffix.lower())
+        self._parts: list[Path] = []
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Write the next rows.
+
+        Raises:
+            ResultError: a column has a type that text files cannot hold.
+            OSError: there is no room for them.
+        """
+        part = self._directory / f"{len(self._parts)}"
+        if self._separator is None:
+            # Not to the file itself: of a full disk polars tells as of a damaged file.
+            content = io.BytesIO()
+            frame.write_parquet(content)
+            part.write_bytes(content.getbuffer())
+        else:
+            part.write_text(self._as_text(frame, self._separator), encoding="utf-8")
+        self._parts.append(part)
+
+    def finish(self) -> None:
+        """Give the rows their file.
+
+        Raises:
+            ResultError: columns of different files do not go together.
+            OSError: there is no room for them.
+        """
+        whole = self._directory / "whole"
+        with whole.open("wb") as file:
+            if self._separator is None:
+                _join_parquet(self._parts, file)
+            else:
+                for part in self._parts:
+                    file.write(part.read_bytes())
+        put_in_place(whole, self._path)
+
+    def _as_text(self, frame: pl.DataFrame, separator: str) -> str:
+        for column in frame:
+            if isinstance(column.dtype, _NOT_IN_TEXT):
+                raise ResultError(
+                    f"column {column.name!r} is of type {column.dtype}, which"
+                    f" {self._path.suffix} cannot hold; name a .parquet file"
+                )
+        return frame.write_csv(separator=separator, include_header=not self._parts)
+
+
+@contextmanager
+def score_table(path: Path) -> Iterator[ScoreTable]:
+    """Yield a table that becomes the file ``path`` on leaving, unless there is an error.
+
+    Raises:
+        ResultError: there is no room for it; nothing is left.
+    """
+    try:
+        with partial_directory(path.parent) as directory:
+            table = ScoreTable(path, directory)
+            yield table
+            table.finish()
+    except OSError as error:
+        raise ResultError(
+            f"{path} cannot be written: {error.strerror or reason_of(error)}"
+        ) from error
+
+
+class _Noting(io.RawIOBase):
+    """A file that keeps the first error of writing, which polars turns into one of its own."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _join_parquet(parts: Sequence[Path], file: IO[bytes]) -> None:
+    noting = _Noting(file)
+    frames = [pl.scan_parquet(part, glob=False) for part in parts]
+    try:
+        # Relaxed: an integer column may be wider in one file than in another.
+        pl.concat(frames, how="vertical_relaxed").sink_parquet(cast(IO[bytes], noting))
+    except pl.exceptions.PolarsError as error:
+        if noting.error is not None:
+            raise noting.error from error
+        raise ResultError(f"the kept columns of different files do not match: {error}") from error
