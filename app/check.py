@@ -9,7 +9,7 @@ from app.bundle.contract import differences
 from app.bundle.directory import newest
 from app.bundle.manifest import SPEC, Manifest, read_manifest
 from app.errors import CtrError
-from app.features.encoder import Encoder
+from app.features.hot_values import serving_encoder
 from app.features.spec import FeatureSpec
 from app.scoring.engine import refuse_mixed_distributions
 from app.serving.engines import Engines
@@ -44,9 +44,9 @@ def _verified(settings: Settings) -> Bundle:
         CtrError: it would be refused.
     """
     refuse_mixed_distributions()
-    bundle = Bundle.open(newest(settings.bundle))
+    bundle = Bundle.open(newest(settings.bundle), mapped=True)
     print(f"bundle {bundle.version}: {bundle.manifest.network}; every file is as its manifest says")
-    encoder = Encoder(bundle.spec, bundle.vocabulary)
+    encoder = serving_encoder(bundle.spec, bundle.vocabulary)
     started = Engines(settings, SharedNumbers()).start(bundle, encoder)
     engine, worst = started.engine, started.worst_difference
     print(

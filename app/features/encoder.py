@@ -15,9 +15,11 @@ import numpy as np
 from app.errors import ValueProblem
 from app.features.arrays import Indices, Packed
 from app.features.field_encoders import (
+    NO_FINDS,
     NO_TABLES,
     ColumnProblem,
     FieldEncoder,
+    Finds,
     ListEncoder,
     Misses,
     ScaledEncoder,
@@ -34,7 +36,7 @@ class Encoder:
     """The encoders of both sides of a spec, over one vocabulary.
 
     ``tables`` replace parts of it and may be incomplete: a caller that passes ``misses`` gets the
-    values that they lack.
+    values that they lack; otherwise ``finds`` look them up.
     """
 
     def __init__(
@@ -42,9 +44,10 @@ class Encoder:
         spec: FeatureSpec,
         vocabulary: Vocabulary,
         tables: Tables = NO_TABLES,
+        finds: Finds = NO_FINDS,
     ) -> None:
-        self.context = SideEncoder(spec, "context", vocabulary, tables)
-        self.candidate = SideEncoder(spec, "candidate", vocabulary, tables)
+        self.context = SideEncoder(spec, "context", vocabulary, tables, finds)
+        self.candidate = SideEncoder(spec, "candidate", vocabulary, tables, finds)
         self.fields = self.context.fields | self.candidate.fields
         self.shapes = self.context.shape, self.candidate.shape
 
@@ -72,8 +75,9 @@ class SideEncoder:
         side: Side,
         vocabulary: Vocabulary,
         tables: Tables,
+        finds: Finds,
     ) -> None:
-        encoders = [field_encoder(field, vocabulary, tables) for field in spec.side(side)]
+        encoders = [field_encoder(field, vocabulary, tables, finds) for field in spec.side(side)]
         encoders.sort(key=_group)
         self.encoders: tuple[FieldEncoder, ...] = tuple(encoders)
         self.fields = frozenset(encoder.name for encoder in encoders)

@@ -7,7 +7,7 @@ Each encodes one value at a time (``one``, for a request's few rows) and a colum
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from struct import Struct
 from types import MappingProxyType
@@ -41,11 +41,17 @@ Misses = dict[tuple[str, Any], int]
 """Values that a table lacks although the vocabulary may hold them: (slot, key) → place.
 
 Until the row of a miss is known, the complement of its place, a negative number, stands for it in
-the encoded row. Without a ``Misses`` the tables are complete: a value that they lack is OOV.
+the encoded row. Without a ``Misses`` a ``Find`` looks a value up that its slot's table lacks; a
+table without one is complete, and the value is OOV.
 """
 Tables = Mapping[str, dict[Any, int]]
 """Key → row, by slot."""
 NO_TABLES: Tables = MappingProxyType({})
+Find = Callable[[Any], int]
+"""Key that the slot's table lacks → row, which is that of OOV if the key is unknown."""
+Finds = Mapping[str, Find]
+"""``Find`` by slot, for tables that hold a part of a slot's values."""
+NO_FINDS: Finds = MappingProxyType({})
 _INTEGER_OR_NONE = frozenset((int, type(None)))
 _UNKNOWN = repeat(-1)
 """Stands for the row of each value that a table lacks."""
@@ -124,9 +130,14 @@ class _Lookup:
     """
 
     def __init__(
-        self, field: Categorical | MultiCategorical, slot: Slot, lookup: dict[Any, int]
+        self,
+        field: Categorical | MultiCategorical,
+        slot: Slot,
+        lookup: dict[Any, int],
+        find: Find | None,
     ) -> None:
         self.known: dict[Any, int] = lookup
+        self.find = find
         self.dtype = field.dtype
         self.empty_is_missing = field.empty_is_missing
         self.slot = slot
@@ -139,7 +150,7 @@ class _Lookup:
         if row is not None:
             return row
         if misses is None:
-            return self.slot.oov
+            return self.slot.oov if self.find is None else self.find(key)
         return ~misses.setdefault((self.slot.name, key), len(misses))
 
 
@@ -148,9 +159,11 @@ class CategoricalEncoder:
 
     width = 1
 
-    def __init__(self, field: Categorical, slot: Slot, lookup: dict[Any, int]) -> None:
+    def __init__(
+        self, field: Categorical, slot: Slot, lookup: dict[Any, int], find: Find | None = None
+    ) -> None:
         self.name = field.name
-        self.lookup = _Lookup(field, slot, lookup)
+        self.lookup = _Lookup(field, slot, lookup, find)
         self.nulls = null_values_of(field)
         self.required = field.required
         if not field.required:
@@ -190,10 +203,12 @@ class CategoricalEncoder:
 class ListEncoder:
     """``max_values`` indices: the first values of a list, then padding."""
 
-    def __init__(self, field: MultiCategorical, slot: Slot, lookup: dict[Any, int]) -> None:
+    def __init__(
+        self, field: MultiCategorical, slot: Slot, lookup: dict[Any, int], find: Find | None = None
+    ) -> None:
         self.name = field.name
         self.width = field.max_values
-        self.lookup = _Lookup(field, slot, lookup)
+        self.lookup = _Lookup(field, slot, lookup, find)
         self.nulls = null_values_of(field)
         self.required = field.required
         self._kind = int if field.dtype == "integer" else str
@@ -386,7 +401,9 @@ class TimeEncoder:
         return _one_by_one(self, values, misses)
 
 
-def field_encoder(field: Field, vocabulary: Vocabulary, tables: Tables = NO_TABLES) -> FieldEncoder:
+def field_encoder(
+    field: Field, vocabulary: Vocabulary, tables: Tables = NO_TABLES, finds: Finds = NO_FINDS
+) -> FieldEncoder:
     """Return the encoder of one field.
 
     Its tables come from the vocabulary, but for those that ``tables`` holds.
@@ -400,9 +417,9 @@ def field_encoder(field: Field, vocabulary: Vocabulary, tables: Tables = NO_TABL
     ]
     match field:
         case Categorical():
-            return CategoricalEncoder(field, slots[0], lookups[0])
+            return CategoricalEncoder(field, slots[0], lookups[0], finds.get(field.name))
         case MultiCategorical():
-            return ListEncoder(field, slots[0], lookups[0])
+            return ListEncoder(field, slots[0], lookups[0], finds.get(field.name))
         case Time():
             return TimeEncoder(field, slots, lookups)
         case Numeric():

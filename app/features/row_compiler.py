@@ -99,10 +99,13 @@ def _categorical(i: int, encoder: CategoricalEncoder) -> _Code:
         # Of a required field the table has no row for them, and a cache may have dropped it.
         unknown += f" and v not in nulls{i}"
         data[f"nulls{i}"] = encoder.nulls.keys
+    unsettled = f"encode{i}(v, misses)"
+    if lookup.find is None:
+        unsettled = f"{lookup.slot.oov} if misses is None and {unknown} else {unsettled}"
     lines = [
         f"x{i} = known{i}(v) if v.__class__ is {kind} or v is None else None",
         f"if x{i} is None:",
-        f" x{i} = {lookup.slot.oov} if misses is None and {unknown} else encode{i}(v, misses)",
+        f" x{i} = {unsettled}",
     ]
     return _Code(lines, data, f"x{i}")
 

@@ -3,6 +3,8 @@
 On disk each slot is a pair of arrays that can be memory-mapped: sorted keys and their rows. Integer
 keys are int64, with a uint64 tail; text keys are one UTF-8 blob with int64 offsets. A numeric slot
 holds float32 bucket edges instead, or the mean and deviation that scale its numbers.
+
+Rows follow the counts of the training part: the more frequent a value, the lower its row.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from app.errors import BundleError
 from app.features.arrays import save_array
 from app.features.layout import RESERVED_ROWS, Layout, Slot
 from app.features.spec import FeatureSpec, MultiCategorical, Side, is_scaled
+from app.features.text_index import INDEXED_VALUES, TextIndex
 
 LAYOUT_FILE = "layout.json"
 TABLE_PART = 4_096
@@ -45,9 +48,9 @@ class Integers:
         bound = bisect_left(keys, 2**63)
         return cls(np.array(keys[:bound], np.int64), np.array(keys[bound:], np.uint64), rows)
 
-    def lookup(self) -> dict[Any, int]:
-        """Return key → row, in the order of the rows."""
-        return _table(self.rows, self._at)
+    def lookup(self, most: int | None = None) -> dict[Any, int]:
+        """Return key → row, in the order of the rows; only of so many frequent ones if asked."""
+        return _table(self.rows, self._at, most)
 
     def find(self, key: Any) -> int | None:
         """Return the row of one key, by bisection of the arrays, which may be mapped."""
@@ -85,6 +88,7 @@ class Texts:
     blob: NDArray[np.uint8]
     offsets: NDArray[np.int64]
     rows: NDArray[np.int32]
+    index: TextIndex | None = None
 
     @classmethod
     def of(cls, keys: list[str], rows: NDArray[np.int32]) -> Texts:
@@ -92,22 +96,29 @@ class Texts:
         encoded = [key.encode() for key in keys]
         offsets = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum([len(key) for key in encoded], out=offsets[1:])
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets, rows)
+        count = len(encoded)
+        index = TextIndex.of(encoded, count) if count >= INDEXED_VALUES else None
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets, rows, index)
 
-    def lookup(self) -> dict[Any, int]:
-        """Return key → row, made in the order of the rows: frequent keys lie close together."""
-        return _table(self.rows, lambda places: [key.decode() for key in self.texts(places)])
+    def lookup(self, most: int | None = None) -> dict[Any, int]:
+        """Return key → row, made in the order of the rows: frequent keys lie close together.
+
+        ``most`` bounds the number of keys: the most frequent ones are returned.
+        """
+        return _table(self.rows, lambda places: [key.decode() for key in self.texts(places)], most)
 
     def find(self, key: Any) -> int | None:
-        """Return the row of one key, by bisection of the arrays, which may be mapped."""
+        """Return the row of one key, by the index or by bisection of the arrays, mapped or not."""
         blob, offsets = self.blob.data, self.offsets.data
-        wanted = key.encode()
-        place = bisect_left(
-            range(len(self.rows)),
-            wanted,
-            key=lambda place: bytes(blob[offsets[place] : offsets[place + 1]]),
+        wanted = key.encode(errors="surrogatepass")
+        places = range(len(self.rows)) if self.index is None else self.index.candidates(wanted)
+        found = bisect_left(
+            places, wanted, key=lambda place: bytes(blob[offsets[place] : offsets[place + 1]])
         )
-        if place == len(self.rows) or blob[offsets[place] : offsets[place + 1]] != wanted:
+        if found == len(places):
+            return None
+        place = places[found]
+        if blob[offsets[place] : offsets[place + 1]] != wanted:
             return None
         return int(self.rows[place])
 
@@ -124,10 +135,17 @@ class Texts:
 
 
 def _table(
-    rows: NDArray[np.int32], keys: Callable[[NDArray[np.int64]], list[Any]]
+    rows: NDArray[np.int32], keys: Callable[[NDArray[np.int64]], list[Any]], most: int | None
 ) -> dict[Any, int]:
-    """Build key → row a part at a time, because a service may be answering meanwhile."""
-    order = np.argsort(rows)
+    """Build key → row a part at a time, because a service may be answering meanwhile.
+
+    A slot's rows are consecutive, so the ``most`` frequent keys are those with the lowest ones.
+    """
+    if most is None or most >= len(rows):
+        order = np.argsort(rows)
+    else:
+        lowest = np.flatnonzero(rows < int(rows.min()) + most)
+        order = lowest[np.argsort(rows[lowest])]
     table: dict[Any, int] = {}
     for start in range(0, len(order), TABLE_PART):
         places = order[start : start + TABLE_PART]
@@ -218,8 +236,11 @@ def _parts(vocabulary: SlotVocabulary) -> dict[str, NDArray[Any]]:
     match vocabulary:
         case Integers(keys, large, rows):
             return {"keys": keys, "large": large, "rows": rows}
-        case Texts(blob, offsets, rows):
-            return {"blob": blob, "offsets": offsets, "rows": rows}
+        case Texts(blob, offsets, rows, index):
+            parts: dict[str, NDArray[Any]] = {"blob": blob, "offsets": offsets, "rows": rows}
+            if index is not None:
+                parts |= {"starts": index.starts, "places": index.places}
+            return parts
         case Edges(edges):
             return {"edges": edges}
         case Scale(mean_std):
@@ -250,6 +271,9 @@ def _read(directory: Path, record: _SlotRecord, mapped: bool) -> SlotVocabulary:
             raise ValueError(f"{path.name} holds {loaded.dtype} [{loaded.ndim} axes]")
         return loaded
 
+    def index() -> TextIndex:
+        return TextIndex(array("starts", "<u4"), array("places", "<u4"))
+
     match record.kind:
         case "edges":
             edges = Edges(array("edges", "<f4"))
@@ -271,9 +295,16 @@ def _read(directory: Path, record: _SlotRecord, mapped: bool) -> SlotVocabulary:
             result: Integers | Texts = numbers
             keys = len(numbers.keys) + len(numbers.large)
         case "texts":
-            texts = Texts(array("blob", "|u1"), array("offsets", "<i8"), array("rows", "<i4"))
+            texts = Texts(
+                array("blob", "|u1"),
+                array("offsets", "<i8"),
+                array("rows", "<i4"),
+                index() if (directory / f"{record.file}.starts.npy").exists() else None,
+            )
             result = texts
             keys = len(texts.offsets) - 1
+            if texts.index is not None and not texts.index.fits(keys):
+                raise ValueError(f"slot {record.name!r} has an index of other values")
         case other:
             raise ValueError(f"slot {record.name!r} has unknown kind {other!r}")
     rows = result.rows

@@ -11,6 +11,7 @@ from app.bundle.bundle import Bundle
 from app.bundle.verified_files import VerifiedFiles
 from app.errors import AddressError
 from app.features.encoder import Encoder
+from app.features.hot_values import serving_encoder
 from app.metrics.registry import RemoteMetrics
 from app.off_loop import run_off_loop
 from app.remote.address import Address
@@ -37,9 +38,9 @@ def open_bundle(settings: Settings, path: Path) -> Opened:
     Raises:
         BundleError: it does not verify.
     """
-    mapped = settings.redis_url is not None
-    bundle = Bundle.open(path, mapped=mapped, verified=VerifiedFiles(settings.verified_files))
-    return Opened(bundle, None if mapped else Encoder(bundle.spec, bundle.vocabulary))
+    bundle = Bundle.open(path, mapped=True, verified=VerifiedFiles(settings.verified_files))
+    in_memory = settings.redis_url is None
+    return Opened(bundle, serving_encoder(bundle.spec, bundle.vocabulary) if in_memory else None)
 
 
 @dataclass(frozen=True, slots=True)

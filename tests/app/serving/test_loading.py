@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from app.errors import AddressError, ProviderError
+from app.features import hot_values
+from app.features.field_encoders import CategoricalEncoder
 from app.metrics.registry import Metrics
 from app.serving.engines import Engines
 from app.serving.loading import Loader, load, open_bundle
@@ -30,6 +32,23 @@ async def test_a_loaded_bundle_is_verified_and_warm(tiny_bundle: Path) -> None:
     assert loaded.engine.threads == 2
     assert loaded.remote is None
     assert loaded.seconds > 0
+
+
+async def test_a_large_vocabulary_is_served_from_its_hot_values(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a few values in memory the golden examples come out as they did."""
+    monkeypatch.setattr(hot_values, "WHOLE_VALUES", 0)
+    monkeypatch.setattr(hot_values, "KEPT_VALUES", 10)
+    loaded = await make_loader(Settings(bundle=tiny_bundle)).load(tiny_bundle)
+    assert loaded.worst_difference <= loaded.engine.tolerance
+    lookups = [
+        encoder.lookup
+        for encoder in loaded.encoder.context.encoders
+        if isinstance(encoder, CategoricalEncoder) and encoder.lookup.find is not None
+    ]
+    assert lookups
+    assert all(len(lookup.known) <= 10 + len([None, ""]) for lookup in lookups)
 
 
 async def test_a_new_engine_serves_the_same_bundle(tiny_bundle: Path) -> None:
