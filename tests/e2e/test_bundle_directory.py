@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tests.support.hanging_disk import HANGING, VARIABLE
 from tests.support.permissions import BOUND_APP
 from tests.support.samples import Sample
 from tests.support.serving import ROOT, Service, run_to_end, strict, wait_until, workers_of
+from tests.support.starting import run
 from tests.support.swaps import POLL, arrive, edited, serves, sign, turn, version_of
 
 pytestmark = pytest.mark.e2e
@@ -261,14 +261,7 @@ def _created(metrics: dict[str, float]) -> float:
 
 def command(*words: object) -> subprocess.CompletedProcess[str]:
     """Run ``python -m app`` with flags that do not serve."""
-    return subprocess.run(
-        [sys.executable, "-m", "app", *map(str, words)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    return run("app", *words)
 
 
 def test_a_bundle_is_checked_without_a_service(

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,8 @@ from app.remote.redis_layout import in_use
 from tests.conftest import StartService
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
-from tests.support.serving import ROOT, Service, strict, wait_until, workers_of
+from tests.support.serving import Service, strict, wait_until, workers_of
+from tests.support.starting import start
 from tests.support.swaps import POLL, Traffic, arrive, serves, sign, version_of
 from tests.support.vocabularies import publish_now
 
@@ -172,11 +172,9 @@ def test_a_publisher_that_is_killed_changes_nothing(
     )
     with Traffic(service, rows, expected) as traffic:
         with Proxy(valkey.port, holds=lambda: keys_in(valkey) > held) as proxy:
-            publisher = subprocess.Popen(
-                [sys.executable, "-m", "model", "publish", str(other_bundle), "--redis",
-                 f"redis://127.0.0.1:{proxy.port}"],
-                cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+            url = f"redis://127.0.0.1:{proxy.port}"
+            words = [sys.executable, "-m", "model", "publish", str(other_bundle), "--redis", url]
+            publisher = start(words, os.environ, None, None)
             wait_until(lambda: keys_in(valkey) > held, "half-way", 60)
             publisher.kill()
             assert publisher.wait(60) == -signal.SIGKILL

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,7 +20,8 @@ from model.training.checkpoint import CheckpointError, Checkpoints
 from model.tune import TuneError, open_study
 from tests.conftest import Sample, StartService
 from tests.support.disks import files_limited_to
-from tests.support.serving import ROOT, strict, wait_until
+from tests.support.serving import strict, wait_until
+from tests.support.starting import run
 
 pytestmark = pytest.mark.e2e
 
@@ -36,16 +35,8 @@ def train(
     """Run the command that trains, in a process whose files may be so many bytes long."""
     config = sample.spec.with_name("short.toml")
     config.write_text(SETTINGS)
-    words = ["train", sample.spec, sample.data, "--config", config, "--out", out, *more]
-
-    def bound() -> None:
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    return subprocess.run(
-        [sys.executable, "-m", "model", *map(str, words)],
-        cwd=ROOT, capture_output=True, text=True, timeout=250, preexec_fn=bound,
-    )  # fmt: skip
+    words = ("train", sample.spec, sample.data, "--config", config, "--out", out)
+    return run("model", *words, *more, file_bytes=limit)
 
 
 @pytest.fixture
@@ -150,8 +141,7 @@ def test_a_report_without_room_costs_no_bundle(sample: Sample, cache: Path, tmp_
         r"warning: the report beside \S+ is not written; the bundle is whole: ", ended.stderr
     )
     bundle = Path(ended.stdout.strip())
-    words = [sys.executable, "-m", "model", "evaluate", str(bundle), str(sample.data)]
-    assert subprocess.run(words, cwd=ROOT, capture_output=True, timeout=250).returncode == 0
+    assert run("model", "evaluate", bundle, sample.data).returncode == 0
 
 
 def test_a_place_that_is_no_directory_is_told(sample: Sample, tmp_path: Path) -> None:

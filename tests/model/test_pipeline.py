@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -30,7 +30,8 @@ from model.pipeline import run
 from model.score_files import Offline
 from model.training.fit import TrainingError
 from tests.conftest import Sample
-from tests.support.serving import ROOT, wait_until
+from tests.support import starting
+from tests.support.serving import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -85,14 +86,8 @@ def test_the_commands_give_what_the_pipeline_gives(
     config, out = tmp_path / "short.toml", tmp_path / "b"
     settings = CONFIG.to_dict()
     config.write_text("".join(f"{key} = {json.dumps(settings[key])}\n" for key in settings))
-    words = ["train", few.spec, few.data, "--config", config, "--out", out]
-    trained = subprocess.run(
-        [sys.executable, "-m", "model", *map(str, words)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
+    words = ("train", few.spec, few.data, "--config", config, "--out", out)
+    trained = starting.run("model", *words)
     assert trained.returncode == 0, trained.stderr
     bundle = Path(trained.stdout.strip())
     assert bundle.parent == out
@@ -285,13 +280,9 @@ def test_an_interrupted_run_leaves_nothing(few: Sample, tmp_path: Path, number: 
     config.write_text("epochs = 100000\nhidden = [16]\npatience = 0\nthreads = 1\n")
     out, log = tmp_path / "bundles", tmp_path / "log"
     with log.open("wb") as file:
-        words = ["train", few.spec, few.data, "--config", config, "--out", out]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "model", *map(str, words)],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=file,
-        )
+        words = ("train", few.spec, few.data, "--config", config, "--out", out)
+        command = [sys.executable, "-m", "model", *map(str, words)]
+        process = starting.start(command, os.environ, None, file)
     try:
         wait_until(
             lambda: b"read and encoded" in log.read_bytes() or process.poll() is not None,

@@ -24,7 +24,8 @@ from model import publish as module
 from model.publish import PublishError, listed, prune, publish, unpublish
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
-from tests.support.serving import ROOT, wait_until
+from tests.support.serving import wait_until
+from tests.support.starting import run, start
 from tests.support.vocabularies import linked, place_of, publish_now, publish_to, rows_of, slots_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -352,10 +353,7 @@ async def test_one_that_is_taken_into_use_meanwhile_is_not_pruned(
 
 def command(*words: str, url: str) -> subprocess.CompletedProcess[str]:
     """Run one of the trainer's commands; Redis' address comes by the environment."""
-    return subprocess.run(
-        [sys.executable, "-m", "model", *words], cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "CTR_REDIS_URL": url}, timeout=250,
-    )  # fmt: skip
+    return run("model", *words, env={**os.environ, "CTR_REDIS_URL": url})
 
 
 def test_the_commands(valkey: RedisServer, tiny_bundle: Path, bundle: Bundle) -> None:
@@ -387,21 +385,17 @@ def test_no_redis_is_one_clear_line(tiny_bundle: Path, url: str, problem: str) -
 
 
 def test_killed_half_way_it_is_not_seen(
-    valkey: RedisServer, tiny_bundle: Path, bundle: Bundle
+    valkey: RedisServer, tiny_bundle: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
     """SIGKILL in the middle leaves no complete entry; the command repeated completes it."""
-    with Proxy(valkey.port, delay=0.3) as proxy:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "model", "publish", str(tiny_bundle), "--redis",
-             f"redis://127.0.0.1:{proxy.port}"],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+    with Proxy(valkey.port, delay=0.3) as proxy, (tmp_path / "out").open("wb") as out:
+        url = f"redis://127.0.0.1:{proxy.port}"
+        words = [sys.executable, "-m", "model", "publish", str(tiny_bundle), "--redis", url]
+        process = start(words, os.environ, out, None)
         wait_until(lambda: int(valkey.command("DBSIZE")[1:]) >= 3, "half-way", 60)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         assert process.wait(10) == -signal.SIGKILL
-        assert process.stdout is not None
-        assert process.stdout.read() == b""
-        process.stdout.close()
+    assert (tmp_path / "out").read_bytes() == b""
 
     async def state() -> str:
         async with linked(valkey.url) as link:

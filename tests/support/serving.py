@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.children import ending_with_us
+from tests.support.starting import run, start
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = (sys.executable, "-m", "app")
@@ -107,9 +107,7 @@ def run_to_end(
 ) -> subprocess.CompletedProcess[str]:
     """Run a service that is expected to end by itself."""
     words = command(bundle, free_port() if port is None else port, settings)
-    return subprocess.run(
-        words, cwd=ROOT, env=environment(env), capture_output=True, text=True, timeout=START_SECONDS
-    )
+    return run(*words[2:], env=environment(env), timeout=START_SECONDS)
 
 
 class Wire:
@@ -179,13 +177,8 @@ class Service:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = log
         with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                ending_with_us(command(bundle, self.port, settings, program)),
-                cwd=ROOT,
-                env=environment(env),
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
+            words = command(bundle, self.port, settings, program)
+            self.process = start(words, environment(env), file, file)
         # Only the service's own answers count: no proxy, no wait for a pooled connection.
         self.client = httpx.Client(
             base_url=self.url,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from app.web.docs_page import page
 from tests.support.serving import Service
+from tests.support.starting import run
 
 pytestmark = pytest.mark.e2e
 
@@ -56,10 +56,7 @@ def test_examples_are_true(service: Service, path: str) -> None:
 
 def run_openapi(*words: str) -> subprocess.CompletedProcess[str]:
     """Run ``python -m app --openapi``."""
-    return subprocess.run(
-        [sys.executable, "-m", "app", "--openapi", *words],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    return run("app", "--openapi", *words)
 
 
 def test_the_command_prints_the_document_of_the_service(

@@ -17,14 +17,15 @@ from tests.drills.faults.slow_service import SLOW, VARIABLE
 from tests.drills.faults.stage import Stage, predict, rank
 from tests.support.programs import installed
 from tests.support.proxies import haproxy, nginx
-from tests.support.serving import Service, Wire
+from tests.support.serving import Service, Wire, wait_until
 
 CALLERS, SECONDS = 16, 8.0
 CANDIDATES, RUN_MS, QUEUE_ROWS = 2_500, 20, 5_000
 RESTARTS, DIRECT_CALLERS = 6, 20
 LAME_DUCK_SECONDS = 2.0
-BETWEEN_SECONDS = 11.0
-"""nginx leaves out an instance that refused a connection for 10 s: restart none meanwhile."""
+BACK_SECONDS = 30.0
+"""Longest until a proxy asks a restarted instance again: nginx leaves out for 10 s one that refused
+a connection."""
 PAUSE_SECONDS = 0.05
 """How long a caller waits after a refusal."""
 LOST = "connections cut before an answer"
@@ -130,12 +131,16 @@ def rolling_restarts(stage: Stage, folder: Path) -> Iterator[Figure]:
     for name, front in fronts.items():
         with Pair(stage) as pair, ExitStack() as stack:
             ports = [stack.enter_context(front(pair.ports))] if front else pair.ports
-            seen = _restarted(pair, ports, predict(stage.rows[0]))
+            seen = _restarted(pair, ports, predict(stage.rows[0]), behind=front is not None)
         yield from shown(f"six restarts, {name}", seen, ["200"])
 
 
-def _restarted(pair: Pair, ports: Sequence[int], request: Request) -> Counter[str]:
-    """What callers see meanwhile; they run in a thread, as services end with theirs."""
+def _restarted(pair: Pair, ports: Sequence[int], request: Request, behind: bool) -> Counter[str]:
+    """What callers see meanwhile; they run in a thread, as services end with theirs.
+
+    ``behind`` a proxy, an instance is restarted when the other one is asked again. Direct callers
+    ask whichever is there.
+    """
     seen: Counter[str] = Counter()
     over = threading.Event()
 
@@ -152,10 +157,11 @@ def _restarted(pair: Pair, ports: Sequence[int], request: Request) -> Counter[st
     asking = threading.Thread(target=lambda: run(scene()))
     asking.start()
     try:
-        time.sleep(1)
+        wait_until(lambda: seen["200"] > DIRECT_CALLERS, "callers are answered")
         for number in range(RESTARTS):
             pair.restart(number % 2)
-            time.sleep(BETWEEN_SECONDS)
+            if behind:
+                pair.wait_asked(number % 2)
     finally:
         over.set()
         asking.join()
@@ -192,6 +198,15 @@ class Pair:
         self._running[number].__exit__(None, None, None)
         time.sleep(0.5)
         self._running[number], self.services[number] = self._start(port)
+
+    def wait_asked(self, number: int) -> None:
+        """Wait until callers' requests reach an instance."""
+        service = self.services[number]
+
+        def asked() -> bool:
+            return service.metrics()['ctr_requests_total{outcome="200",route="predict"}'] > 0
+
+        wait_until(asked, "the restarted instance is asked again", BACK_SECONDS)
 
     def __exit__(self, *_: object) -> None:
         for running in self._running:

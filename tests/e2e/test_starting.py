@@ -1,0 +1,99 @@
+"""Programs that tests start: forked ones are processes like others, and none outlives its test."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import starting
+from tests.support.serving import ROOT, environment, wait_until
+
+pytestmark = pytest.mark.e2e
+
+TEST = """\
+from pathlib import Path
+from threading import Event
+
+from tests.support.redis_server import RedisServer
+from tests.support.serving import APP, Service
+
+
+def test_never_ends() -> None:
+    bundle, found = Path({bundle!r}), Path({found!r})
+    programs = [APP, ("env", *APP)]
+    services = [Service(bundle, found.parent / "log", program=each, workers=2) for each in programs]
+    for service in services:
+        service.wait_ready()
+    with RedisServer() as redis:
+        numbers = [redis.pid, *(service.process.pid for service in services)]
+        found.with_suffix(".new").write_text(" ".join(map(str, numbers)))
+        found.with_suffix(".new").rename(found)
+        Event().wait()
+"""
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process, which is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
+def test_a_killed_pytest_leaves_nothing_behind(tiny_bundle: Path, tmp_path: Path) -> None:
+    """After SIGKILL of pytest its services end with their workers, forked or not; so does Redis."""
+    file, found = tmp_path / "test_once.py", tmp_path / "found"
+    file.write_text(TEST.format(bundle=str(tiny_bundle), found=str(found)))
+    plain = ("-p", "no:cacheprovider", "-c", os.devnull, f"--rootdir={tmp_path}")
+    words = [sys.executable, "-m", "pytest", *plain, "-o", f"pythonpath={ROOT}", str(file)]
+    with (tmp_path / "output").open("wb") as output:
+        process = subprocess.Popen(words, cwd=ROOT, stdout=output, stderr=output)
+    try:
+        wait_until(lambda: found.exists() or process.poll() is not None, "all are started", 60)
+        assert process.poll() is None, (tmp_path / "output").read_text()
+        started = [int(word) for word in found.read_text().split()]
+        left = [*started, *(each for pid in started for each in children(pid))]
+        assert len(left) == 3 + 2 * 2
+    finally:
+        process.kill()
+        process.wait()
+    wait_until(lambda: not any(map(runs, left)), "all have ended", 30)
+
+
+def test_a_forked_program_is_a_process_like_others(tmp_path: Path) -> None:
+    """It has its arguments, environment, streams, limit and exit code, and ends by its signals."""
+    done = starting.run("app", "--version", env=environment())
+    assert (done.returncode, done.stderr) == (0, "")
+    other = subprocess.run(
+        [sys.executable, "-m", "app", "--version"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout == other.stdout
+    done = starting.run("app", "--nothing")
+    assert done.returncode == 2
+    assert "--nothing" in done.stderr
+    done = starting.run("app", env=environment({"CTR_PORT": "none"}))
+    assert done.returncode != 0
+    assert "port" in done.stderr.lower()
+
+    program = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "0"]
+    with (tmp_path / "out").open("wb") as out:
+        process = starting.start(program, os.environ, out, out)
+    assert isinstance(process, starting.Forked)
+    wait_until(lambda: b"Traceback" not in (tmp_path / "out").read_bytes(), "it runs")
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.01)
+    assert process.poll() is None
+    assert os.getsid(process.pid) == os.getsid(0)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(30) == process.poll() == -signal.SIGKILL
+    process.kill()

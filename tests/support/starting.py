@@ -1,0 +1,205 @@
+"""Programs as processes of their own: started as anywhere, or forked from a prepared one.
+
+``python -m app`` takes half a second of CPU time to import its modules, ``python -m model`` two.
+Forked from a process that has imported them (:mod:`tests.support.fork_server`) they take none. All
+else is the same: a real process with its own number, streams, environment, signals and exit code.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import IO
+
+from tests.support.children import ending_with_us
+
+ROOT = Path(__file__).resolve().parents[2]
+IMPORTS = {
+    "app": (
+        "app.command_line", "app.metrics.counters", "app.remote.vocabulary", "app.web.endpoints",
+        "app.web.openapi", "app.web.schemas", "app.workers.supervisor", "uvicorn.server", "uvloop",
+        "fastapi", "httptools",
+    ),
+    "model": (
+        "model.training.fit", "model.report", "model.training.warm_start", "onnx", "optuna",
+        "onnxscript.optimizer", "torch._dynamo", "torch.onnx._internal.exporter._core", "typer",
+    ),
+}  # fmt: skip
+"""What is imported before a program is forked; for a graph's export, also what torch leaves for
+then. Not polars and onnxruntime: they start threads, which a fork would not have."""
+INTERPRETER = ("PYTHON", "LD_", "OMP_", "GOMP_", "MKL_", "OPENBLAS_", "ATEN_", "ONEDNN_", "TORCH")
+"""Beginnings of variables that decide what an interpreter or a library does as it is loaded."""
+
+
+class Forked:
+    """A forked process, with the part of :class:`subprocess.Popen` that tests use."""
+
+    def __init__(self, words: Sequence[str], told: socket.socket) -> None:
+        self.args = list(words)
+        self.returncode: int | None = None
+        self._told = told
+        self._text = b""
+        self._lock = threading.Lock()
+        while b"\n" not in self._text:
+            self._read()
+        line, _, self._text = self._text.partition(b"\n")
+        self.pid = int(line)
+
+    def _read(self) -> None:
+        received = self._told.recv(64)
+        if not received:
+            raise RuntimeError(f"the process that forks is gone: {self.args}")
+        self._text += received
+
+    def poll(self) -> int | None:
+        """Return the exit code, negative for a signal, or None while the process runs."""
+        with self._lock:
+            while self.returncode is None:
+                if self._text.endswith(b"\n"):
+                    self.returncode = int(self._text)
+                    self._told.close()
+                elif select.select([self._told], [], [], 0)[0]:
+                    self._read()
+                else:
+                    break
+            return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end, and return the exit code."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            left = 1.0 if end is None else end - time.monotonic()
+            if left <= 0:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            with suppress(ValueError):
+                # Another thread may have read the end, and closed it.
+                select.select([self._told], [], [], min(left, 1.0))
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+class ForkServer:
+    """The process that forks into a program, and how it is asked."""
+
+    def __init__(self, program: str) -> None:
+        self._asking, requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._variables = _interpreter_variables(os.environ)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.fork_server", str(requests.fileno()),
+             *IMPORTS[program]],
+            cwd=ROOT, pass_fds=[requests.fileno()], stdin=subprocess.DEVNULL,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        )  # fmt: skip
+        requests.close()
+        atexit.register(self.close)
+
+    def runs(self, env: Mapping[str, str]) -> bool:
+        """Whether an environment has the same that is read as modules are loaded."""
+        return _interpreter_variables(env) == self._variables
+
+    def fork(
+        self,
+        words: Sequence[str],
+        env: Mapping[str, str],
+        streams: Sequence[int],
+        file_bytes: int | None = None,
+    ) -> Forked:
+        """Run ``python -m`` of some words with standard input, output and error."""
+        told, tell = socket.socketpair()
+        request = {"words": list(words), "env": dict(env), "file_bytes": file_bytes}
+        with tell:
+            socket.send_fds(self._asking, [json.dumps(request).encode()], [*streams, tell.fileno()])
+        return Forked(words, told)
+
+    def close(self) -> None:
+        """End it, and with it all that it has forked."""
+        self._asking.close()
+        self._process.wait(30)
+
+
+Process = subprocess.Popen[bytes] | Forked
+
+
+def start(
+    words: Sequence[str],
+    env: Mapping[str, str],
+    stdout: IO[bytes] | None,
+    stderr: IO[bytes] | None,
+    file_bytes: int | None = None,
+) -> Process:
+    """Start a program that ends with this process, at the latest; what has no file is dropped.
+
+    ``python -m app`` and ``python -m model`` are forked, and so are modules of tests around
+    ``app``; all others are started from nothing, and so are these where the environment decides how
+    modules are loaded. ``file_bytes`` is the longest file that a forked program may write.
+    """
+    if list(words[:2]) == [sys.executable, "-m"] and hasattr(os, "pidfd_open"):
+        server = _server("model" if words[2] == "model" else "app")
+        if server.runs(env):
+            with Path(os.devnull).open("r+b") as nothing:
+                streams = [(each or nothing).fileno() for each in (nothing, stdout, stderr)]
+                return server.fork(words[2:], env, streams, file_bytes)
+    assert file_bytes is None, "only forked programs have this limit"
+    nowhere = subprocess.DEVNULL
+    return subprocess.Popen(
+        ending_with_us(words), cwd=ROOT, env=env, stdout=stdout or nowhere, stderr=stderr or nowhere
+    )
+
+
+def run(
+    program: str,
+    *arguments: object,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 250.0,
+    file_bytes: int | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m`` of a program to its end; return its exit code and what it wrote."""
+    words = [sys.executable, "-m", program, *map(str, arguments)]
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        process = start(words, os.environ if env is None else env, stdout, stderr, file_bytes)
+        try:
+            code = process.wait(timeout)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        texts = []
+        for file in (stdout, stderr):
+            file.seek(0)
+            texts.append(file.read().decode())
+    return subprocess.CompletedProcess(words, code, *texts)
+
+
+@cache
+def _server(program: str) -> ForkServer:
+    return ForkServer(program)
+
+
+def _interpreter_variables(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name.startswith(INTERPRETER)}
