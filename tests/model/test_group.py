@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import tomllib
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from model.export.weights import read_weights
 from model.pipeline import CHECKPOINTS
 from tests.support import realdata
 from tests.support.samples import Sample
-from tests.support.serving import wait_until
+from tests.support.serving import free_port, wait_until
+from tests.support.starting import start
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,17 +50,53 @@ def toml(settings: dict[str, Any]) -> str:
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
 
 
-def trained(processes: int, directory: Path, *words: object) -> Bundle:
+Ended = tuple[int, str, str]
+"""Exit code, output and errors of a command."""
+
+
+def with_torchrun(processes: int, *words: object) -> Ended:
+    """Run the trainer's command as users do."""
+    command = torchrun(processes, "-m", "model", *words)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    return done.returncode, done.stdout, done.stderr
+
+
+def forked(processes: int, *words: object) -> Ended:
+    """Run the trainer's command in processes with the environment that ``torchrun`` gives them."""
+    group = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+    }
+    command = [sys.executable, "-m", "model", *map(str, words)]
+    with ExitStack() as stack:
+        out, err = (stack.enter_context(tempfile.TemporaryFile("a+b")) for _ in range(2))
+        running = []
+        for rank in map(str, range(processes)):
+            env = {**os.environ, **group, "RANK": rank, "LOCAL_RANK": rank}
+            running.append(start(command, env, out, err))
+            stack.callback(running[-1].kill)
+        codes = [process.wait(600) for process in running]
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode())
+    return next((code for code in codes if code), 0), *texts
+
+
+def trained(
+    processes: int, directory: Path, *words: object, runs: Callable[..., Ended] = forked
+) -> Bundle:
     """Train with so many processes; return the bundle."""
     out = directory / f"by-{processes}"
     cache = ("--cache", directory / "cache", "--out", out)
-    command = torchrun(processes, "-m", "model", "train", *words, *cache)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    code, shown, told = runs(processes, "train", *words, *cache)
+    assert code == 0, told
     # One of them writes, and one alone speaks.
-    bundle = Bundle.open(Path(done.stdout.strip()))
+    bundle = Bundle.open(Path(shown.strip()))
     assert {path.name for path in out.iterdir()} == {bundle.path.name, f"{bundle.path.name}.report"}
-    assert done.stderr.count("trained in") == 1
+    assert told.count("trained in") == 1
     assert bundle.manifest.training["processes"] == processes
     return bundle
 
@@ -93,7 +132,10 @@ def test_two_or_three_learn_what_one_does(network: str, sample: Sample, tmp_path
     """Whoever names which rows: the weights of each step are the same but for rounding."""
     config = settings_file(tmp_path, network=network)
     words = (sample.spec, sample.data, "--config", config)
-    one, *others = (trained(count, tmp_path, *words) for count in (1, 2, 3))
+    launched = {2: with_torchrun} if network == "fm" else {}
+    one, *others = (
+        trained(count, tmp_path, *words, runs=launched.get(count, forked)) for count in (1, 2, 3)
+    )
     layout = one.vocabulary.layout
     expected = read_weights(one.graph, network, layout)
     for found in others:

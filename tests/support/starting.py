@@ -29,17 +29,18 @@ from tests.support.children import ending_with_us
 ROOT = Path(__file__).resolve().parents[2]
 IMPORTS = {
     "app": (
-        "app.command_line", "app.metrics.counters", "app.remote.vocabulary", "app.web.endpoints",
-        "app.web.openapi", "app.web.schemas", "app.workers.supervisor", "uvicorn.server", "uvloop",
-        "fastapi", "httptools",
+        "fastapi.openapi.utils", "httptools", "msgspec.json", "numpy", "prometheus_client",
+        "pydantic_settings", "redis.asyncio", "uvicorn.server", "uvloop",
     ),
     "model": (
-        "model.training.fit", "model.report", "model.training.warm_start", "onnx", "optuna",
-        "onnxscript.optimizer", "torch._dynamo", "torch.onnx._internal.exporter._core", "typer",
+        "matplotlib.figure", "onnx", "onnxscript.optimizer", "optuna", "pydantic_settings",
+        "redis.asyncio", "torch._dynamo", "torch.distributed.nn",
+        "torch.onnx._internal.exporter._core", "typer",
     ),
 }  # fmt: skip
-"""What is imported before a program is forked; for a graph's export, also what torch leaves for
-then. Not polars and onnxruntime: they start threads, which a fork would not have."""
+"""Libraries that are imported before a program is forked; for a graph's export, also what torch
+leaves for then. Not polars and onnxruntime: they start threads, which a fork would not have. The
+program's own modules are imported by itself."""
 INTERPRETER = ("PYTHON", "LD_", "OMP_", "GOMP_", "MKL_", "OPENBLAS_", "ATEN_", "ONEDNN_", "TORCH")
 """Beginnings of variables that decide what an interpreter or a library does as it is loaded."""
 
