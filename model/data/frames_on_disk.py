@@ -1,4 +1,4 @@
-"""Rows of raw values on disk, so that all of them can be gone through again and again."""
+"""Frames of raw values on disk, which can be read any number of times."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FramesOnDisk:
         Raises:
             OSError: there is no room for it.
         """
-        # Not to the file itself: of a full disk polars tells as of a damaged file.
+        # By way of memory: polars reports a full disk as a damaged file.
         content = BytesIO()
         frame.write_parquet(content, compression="lz4", statistics=False)
         self._path(len(self._ends) - 1).write_bytes(content.getbuffer())

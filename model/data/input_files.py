@@ -28,7 +28,7 @@ class SplitRows:
     part: NDArray[np.uint8]
     """The place in ``PARTS`` of each row's part."""
     parts: Sequence[DataPart]
-    """Those that are wanted."""
+    """The parts that are wanted."""
     sources: Mapping[DataPart, Sequence[Source]]
     warnings: Sequence[str]
 
@@ -47,7 +47,7 @@ class InputFiles:
     seed: int = 1
     max_bad_lines: float = 0.0
     wanted: Sequence[DataPart] = PARTS
-    """The parts that are read, or kept of what is split."""
+    """The parts that are read; of ``data`` that are split, those that are kept."""
 
     def read(self, spec: FeatureSpec, directory: Path, progress: bool = False) -> SplitRows:
         """Read the files into a directory and find each row's part.
@@ -59,8 +59,8 @@ class InputFiles:
             return self._read_parts(spec, directory, self.parts, progress)
         if spec.negatives is not None and set(spec.negatives.parts) != set(PARTS):
             raise DataError(
-                "negatives: the spec says that some parts hold all rows without a click, so give"
-                " files for each part; data that are split hold the same share in all"
+                "negatives: by the spec only some parts are thinned, and data that are split are"
+                " thinned alike in all parts; give files for each part"
             )
         timed = self._mode(spec) == "time"
         if timed and spec.timestamp is None:
@@ -110,7 +110,7 @@ class InputFiles:
         return self.mode
 
     def key(self, text: str, spec: FeatureSpec, *others: object) -> str:
-        """Return a hash of the files' content, the spec, what is asked for and ``others``.
+        """Return a hash of the files' names and content, the spec, the options and ``others``.
 
         Raises:
             DataError: a file cannot be read.

@@ -156,11 +156,12 @@ def _parquet(
         if not (size := file.path.stat().st_size):
             return
         columns = ParquetColumns.of(file.path)
+        lazy = columns.scan(file.path)
+        if not (rows := lazy.select(pl.len()).collect().item()):
+            return
         _require_columns(file, wanted, list(columns.schema))
         _require_columns(file, keep, list(columns.schema), "--keep: ")
-        lazy = columns.scan(file.path)
         names = dict.fromkeys([*wanted, *keep])
-        rows = lazy.select(pl.len()).collect().item()
         for start in range(0, rows, ROWS_AT_ONCE):
             # Slices, not batches: those hold whole row groups, several at a time.
             found = lazy.select(cs.by_name(*names)).slice(start, ROWS_AT_ONCE).collect()
@@ -303,7 +304,7 @@ def _header(
     except UnicodeDecodeError as error:
         raise DataError(f"{file.name}:1: the header is not UTF-8") from error
     if not line:
-        if not content:
+        if not opened.read(_FIRST_BYTES).strip():
             return None, 2
         raise DataError(f"{file.name}:1: the header is an empty line")
     single = delimiter if len(delimiter) == 1 else _absent(content)

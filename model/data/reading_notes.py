@@ -16,6 +16,8 @@ from app.features.spec import Categorical, Field, MultiCategorical, Time
 _OFFSET = re.compile(r"(?:[Zz]|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2})*)\Z", re.ASCII)
 _SECONDS = re.compile(r"-?[0-9.]+", re.ASCII)
 _DATE_LENGTH = len("2014-10-21")
+_HOURS = re.compile("%[HIXcT]")
+"""The letters of a format with an hour; a date alone is the same day in any time zone."""
 
 
 class ReadingNotes:
@@ -94,9 +96,14 @@ class ReadingNotes:
 
 
 def _any_local(field: Time, values: Iterable[Any]) -> bool:
+    """Tell whether any text is a time of day without an offset."""
     texts = (value for value in values if isinstance(value, str) and value)
     if field.format is not None:
-        return "%z" not in field.format and any(texts)
+        local = _HOURS.search(field.format) is not None and "%z" not in field.format
+        return local and any(texts)
     return any(
-        not _SECONDS.fullmatch(text) and not _OFFSET.search(text, _DATE_LENGTH) for text in texts
+        len(text) > _DATE_LENGTH
+        and not _SECONDS.fullmatch(text)
+        and not _OFFSET.search(text, _DATE_LENGTH)
+        for text in texts
     )

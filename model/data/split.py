@@ -18,8 +18,8 @@ SHARES = (0.8, 0.1, 0.1)
 def split(rows: int, moments: NDArray[np.int64] | None, seed: int) -> NDArray[np.uint8]:
     """Return for each row [R] the place of its part in ``PARTS``.
 
-    It is cut along ``moments`` [R], in seconds (rows of one moment in their order), or without
-    any by a seeded shuffle.
+    Rows are cut along ``moments`` [R], in seconds (rows of one moment keep their order); without
+    moments a seeded shuffle decides.
 
     Raises:
         DataError: a part would be empty.

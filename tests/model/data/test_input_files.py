@@ -24,7 +24,7 @@ def log(tmp_path: Path) -> Path:
 
 
 def read(inputs: InputFiles, tmp_path: Path) -> SplitRows:
-    """Read into a directory of its own."""
+    """The rows, read into a directory of their own."""
     directory = tmp_path / "rows"
     directory.mkdir()
     return inputs.read(SPEC, directory)
@@ -41,7 +41,7 @@ def test_data_are_split_along_time_where_the_spec_has_one(log: Path, tmp_path: P
 
 
 def test_a_column_of_the_training_part_can_be_read_again(log: Path, tmp_path: Path) -> None:
-    """In pieces, and as often as asked."""
+    """It comes in pieces, in the order of the files, any number of times."""
     found = read(InputFiles([log], mode="random", seed=3), tmp_path)
     for _ in range(2):
         values = [value for piece in found.train("placement") for value in piece.to_list()]
@@ -66,14 +66,14 @@ def test_files_for_each_part_are_kept_apart(log: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", [{"train": ["a"]}, {}])
 def test_parts_without_files_are_named(given: dict[str, list[str]], tmp_path: Path) -> None:
-    """Files for some of the parts are not enough."""
+    """Files for some of the parts only are an error that names all parts."""
     parts = {part: [Path(name) for name in names] for part, names in given.items()}
     with pytest.raises(DataError, match="files for each part: train, validation, test"):
         read(InputFiles(parts=parts), tmp_path)
 
 
 def test_the_key_follows_content_and_name(log: Path) -> None:
-    """Whatever decides the rows changes the key; where the file lies does not."""
+    """Content, spec and options change the key; the directory of a file does not."""
     key = InputFiles([log]).key("spec", SPEC)
     assert InputFiles([log], seed=2).key("spec", SPEC) != key
     assert InputFiles([log]).key("other", SPEC) != key
@@ -85,3 +85,19 @@ def test_the_key_follows_content_and_name(log: Path) -> None:
     assert InputFiles([moved]).key("spec", SPEC) != key
     with pytest.raises(DataError, match=r"cannot read .*log\.csv: No such file"):
         InputFiles([log]).key("spec", SPEC)
+
+
+def test_markers_beside_parts_change_no_key(log: Path) -> None:
+    """A directory among them is not opened."""
+    (log.parent / "_temporary").mkdir()
+    assert InputFiles([log, log.parent / "_temporary"]).key("", SPEC) == InputFiles([log]).key(
+        "", SPEC
+    )
+
+
+def test_one_warning_for_all_parts(log: Path, tmp_path: Path) -> None:
+    """A warning that is the same for several parts is said once."""
+    (tmp_path / "_SUCCESS").touch()
+    files = [log, tmp_path / "_SUCCESS"]
+    found = read(InputFiles(parts={"train": files, "validation": files, "test": files}), tmp_path)
+    assert found.warnings == ["files passed over, as their names begin with _ or .: _SUCCESS"]

@@ -204,12 +204,14 @@ def empty_files(directory: Path) -> list[Path]:
         "bytes.csv.gz": b"",
         "packed.csv.gz": gzip.compress(b""),
         "packed-header.csv.gz": gzip.compress(b"user,item,click\n"),
+        "frame.csv": b"\n",
         "bytes.parquet": b"",
     }
     for name, content in contents.items():
         (directory / name).write_bytes(content)
     FRAME.clear().write_parquet(directory / "rows.parquet")
-    return [*(directory / name for name in contents), directory / "rows.parquet"]
+    pl.DataFrame().write_parquet(directory / "columns.parquet")
+    return sorted(directory.iterdir())
 
 
 def test_files_without_rows_have_no_pieces(tmp_path: Path) -> None:
