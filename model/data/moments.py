@@ -26,7 +26,7 @@ def as_json(spec_field: Field, column: pl.Series) -> pl.Series:
     if isinstance(dtype, pl.List):
         found = _as_json(spec_field, dtype.inner, pl.element())
         found = None if found is None else pl.col("v").list.eval(found)
-    elif _is_moment(dtype) and isinstance(spec_field, Time) and spec_field.format is not None:
+    elif is_moment(dtype) and isinstance(spec_field, Time) and spec_field.format is not None:
         return _formatted(column, spec_field.format, ZoneInfo(spec_field.timezone))
     else:
         found = _as_json(spec_field, dtype, pl.col("v"))
@@ -34,7 +34,7 @@ def as_json(spec_field: Field, column: pl.Series) -> pl.Series:
 
 
 def _as_json(spec_field: Field, dtype: Any, values: pl.Expr) -> pl.Expr | None:
-    if not _is_moment(dtype):
+    if not is_moment(dtype):
         return None
     if dtype == pl.Date:
         return values.dt.to_string("%Y-%m-%d")
@@ -46,7 +46,8 @@ def _as_json(spec_field: Field, dtype: Any, values: pl.Expr) -> pl.Expr | None:
     return values.dt.epoch("s")
 
 
-def _is_moment(dtype: Any) -> bool:
+def is_moment(dtype: Any) -> bool:
+    """Tell whether values of a type are dates or moments."""
     return dtype == pl.Date or isinstance(dtype, pl.Datetime)
 
 

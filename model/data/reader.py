@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from app.errors import ValueProblem
@@ -33,7 +34,7 @@ from model.data.log_files import (
     pieces,
     visible,
 )
-from model.data.moments import as_json
+from model.data.moments import as_json, is_moment
 from model.data.parquet_columns import without_nan
 from model.data.reading_notes import ReadingNotes
 from model.progress import progress_bar
@@ -268,7 +269,11 @@ def _moments(spec: FeatureSpec, frame: pl.DataFrame) -> NDArray[np.int64]:
         (f for f in spec.fields if isinstance(f, Time) and f.name == spec.timestamp),
         Time(name=spec.timestamp, side="context", parts=("hour",), format=spec.timestamp_format),
     )
-    values, codes = field_values(like, frame[spec.timestamp])
+    column = frame[spec.timestamp]
+    if is_moment(column.dtype):
+        # A format is for text, and may leave out hours or minutes.
+        like = replace(like, format=None)
+    values, codes = field_values(like, column)
     zone = ZoneInfo(like.timezone)
     moments = np.zeros(len(values), np.int64)
     for code, value in enumerate(values):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -204,6 +205,34 @@ def test_a_column_means_what_a_request_means(tmp_path: Path, name: str) -> None:
     check(field, write_all(tmp_path / "log.parquet", write_arrow, values), sent)
 
 
+POLARS: dict[str, tuple[Field, pl.Series, list[Any]]] = {
+    "Categorical": (text(), pl.Series(["a", "b", None], dtype=pl.Categorical), ["a", "b", None]),
+    "Enum": (text(), pl.Series(["b", "a"], dtype=pl.Enum(["a", "b"])), ["b", "a"]),
+    "Decimal": (number(), pl.Series([Decimal("0.10"), None], dtype=pl.Decimal(9, 2)), [0.1, None]),
+    "Int128": (integer(), pl.Series([7, U64, None], dtype=pl.Int128), [7, U64, None]),
+    "Float16": (number(), pl.Series([1.5, float("nan")], dtype=pl.Float16), [1.5, None]),
+    "Binary": (text(), pl.Series([b"a", None]), ["a", None]),
+    "Array": (integers(), pl.Series([[1, 2]], dtype=pl.Array(pl.Int8, 2)), [[1, 2]]),
+    "List of Enum": (texts(), pl.Series([["a"]], dtype=pl.List(pl.Enum(["a"]))), [["a"]]),
+    "Datetime": (BERLIN, pl.Series([ONE_PM], dtype=pl.Datetime("ns")), ["2014-10-21T13:00:00"]),
+    "Datetime of a zone": (
+        BERLIN,
+        pl.Series([ONE_PM], dtype=pl.Datetime("ms", "Asia/Tokyo")),
+        ["2014-10-21T13:00:00Z"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", POLARS)
+def test_what_polars_writes(tmp_path: Path, name: str) -> None:
+    """Types that have no name in Parquet come back as they were, or as plain ones."""
+    field, values, sent = POLARS[name]
+    clicks = CLICKS.to_pylist()[: len(values)]
+    frame = pl.DataFrame({"x": values, "y": values, "click": clicks})
+    frame.write_parquet(tmp_path / "log.parquet")
+    check(field, tmp_path / "log.parquet", sent)
+
+
 SPARK: dict[str, tuple[Field, pa.Array, list[Any]]] = {
     "a time": (
         BERLIN,
@@ -279,6 +308,15 @@ def test_timestamps_of_any_writer_are_moments(
     path = write_all(tmp_path / "log.parquet", write, pa.array([1, 2]), at=at)
     moments = read(spec_of(integer(), timestamp="at"), [path], moment=True)[MOMENT]
     assert (moments - 1_413_896_400).to_list() == expected
+
+
+def test_typed_timestamps_need_no_format(tmp_path: Path) -> None:
+    """A format is for text; of typed moments nothing is lost, although it leaves out minutes."""
+    at = pa.array([ONE_PM, HALF_PAST])
+    spec = spec_of(integer(), timestamp="at", timestamp_format="%y%m%d%H")
+    path = write_all(tmp_path / "log.parquet", write_arrow, pa.array([1, 2]), at=at)
+    moments = read(spec, [path], moment=True)[MOMENT]
+    assert (moments - 1_413_896_400).to_list() == [0, 5400]
 
 
 @pytest.mark.parametrize(
