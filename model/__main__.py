@@ -9,11 +9,9 @@ from app.missing_packages import advise
 sys.excepthook = advise
 
 import asyncio
-import csv
 import json
 import signal
-from collections.abc import Awaitable, Callable, Sequence
-from enum import StrEnum
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn, TypeVar
@@ -37,6 +35,26 @@ from model.data.prepare import prepare, prepare_together
 from model.export.quantize import Quantized
 from model.fetch import fetch
 from model.group import joined
+from model.options import (
+    BadLines,
+    CacheDirectory,
+    Data,
+    DataToSplit,
+    InitFrom,
+    Network,
+    PartName,
+    PasswordFile,
+    RedisUrl,
+    SettingsOption,
+    Spec,
+    Split,
+    SplitOption,
+    TestFiles,
+    TrainFiles,
+    ValidationFiles,
+    column_names,
+    part_files,
+)
 from model.pipeline import CheckpointOptions, export, train
 from model.progress import FIRST, say, warn
 from model.result_places import reason_of, require_bundle_directory, require_directory, require_file
@@ -47,86 +65,9 @@ from model.tune import NAMES, require_places, tune
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-Spec = Annotated[Path, typer.Argument(help="The feature spec, a TOML file.")]
-DataToSplit = Annotated[
-    list[Path] | None,
-    typer.Argument(help="CSV, TSV or Parquet files, also gzipped; split into three parts."),
-]
-Data = Annotated[list[Path], typer.Argument(help="CSV, TSV or Parquet files, also gzipped.")]
-TrainFiles = Annotated[
-    list[Path] | None, typer.Option("--train", help="Files of the training part.")
-]
-ValidationFiles = Annotated[
-    list[Path] | None, typer.Option("--validation", help="Files of the validation part.")
-]
-TestFiles = Annotated[list[Path] | None, typer.Option("--test", help="Files of the test part.")]
-BadLines = Annotated[
-    float, typer.Option(min=0, max=1, help="Share of unusable lines that is allowed.")
-]
-
-RedisUrl = Annotated[
-    str,
-    typer.Option(
-        "--redis", envvar="CTR_REDIS_URL", help="redis://…, as in the service's CTR_REDIS_URL."
-    ),
-]
-PasswordFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--redis-password-file",
-        envvar="CTR_REDIS_PASSWORD_FILE",
-        help="File with the password, or a user and a password on two lines.",
-    ),
-]
 Result = TypeVar("Result")
-SettingsOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Training settings, a TOML file. Default: <spec>.train.toml beside the spec."
-    ),
-]
-Network = Annotated[
-    str | None,
-    typer.Option(help=f"One of {', '.join(NETWORKS)}. Default: that of --config, or deepfm."),
-]
-InitFrom = Annotated[
-    Path | None,
-    typer.Option(help="Bundle whose weights to start from: yesterday's, or an fm for an fnn."),
-]
-
-CacheDirectory = Annotated[
-    Path | None,
-    typer.Option(
-        help="Directory that keeps encoded data, reused while files and spec are unchanged."
-    ),
-]
-
 INTERRUPTED = 130
 """Exit code after SIGINT or SIGTERM, as shells have it."""
-
-
-class Split(StrEnum):
-    """Ways of splitting data files into parts."""
-
-    auto = "auto"
-    time = "time"
-    random = "random"
-
-
-SplitOption = Annotated[
-    Split,
-    typer.Option(
-        help="Split along time or at random; auto: along time if the spec has a timestamp."
-    ),
-]
-
-
-class PartName(StrEnum):
-    """A part of the split."""
-
-    train = "train"
-    validation = "validation"
-    test = "test"
 
 
 @cli.command("fetch")
@@ -183,7 +124,7 @@ def train_command(
     settings = SettingsFile.beside(spec, config)
     name = network or settings.network
     given = {} if seed is None else {"seed": seed}
-    # What is wrong with the settings is said before the data is read.
+    # Errors of the settings are told before the data are read.
     seed = settings.config(name, MANY_ROWS, **given).seed
     parts = part_files(train_files, validation_files, test_files)
     before = Bundle.open(newest(init_from)) if init_from else None
@@ -291,20 +232,6 @@ def tune_command(
     print(out)
 
 
-def part_files(
-    train_files: list[Path] | None,
-    validation_files: list[Path] | None,
-    test_files: list[Path] | None,
-) -> dict[DataPart, Sequence[Path]] | None:
-    """Return the files given for each part, if any were."""
-    files: dict[DataPart, list[Path] | None] = {
-        "train": train_files,
-        "validation": validation_files,
-        "test": test_files,
-    }
-    return {part: paths for part, paths in files.items() if paths} or None
-
-
 @cli.command()
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or a directory of them.")],
@@ -360,15 +287,6 @@ def predict(
     rows = Offline.open(bundle).predict(data, out, max_bad_lines, column_names(keep or ()))
     say(f"{rows:,} rows scored")
     print(out)
-
-
-def column_names(given: Sequence[str]) -> list[str]:
-    """Return the names of comma-separated lists; quotes surround a name that has a comma."""
-    rows = csv.reader(given, skipinitialspace=True, strict=True)
-    try:
-        return [name.strip() for row in rows for name in row if name.strip()]
-    except csv.Error as error:
-        raise typer.BadParameter(f"--keep: {error}") from error
 
 
 def _with_redis(
@@ -443,10 +361,10 @@ def prune_command(
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM came.
+    """The process was told to end, by SIGINT or SIGTERM.
 
-    Not KeyboardInterrupt: CPython ends by the signal, whatever the exit code, once that has passed
-    through code given to ``exec`` as text, as torch and dataclasses have it.
+    Not KeyboardInterrupt: once that has passed through code given to ``exec`` as text, as torch and
+    dataclasses have it, CPython ends by the signal, whatever the exit code.
     """
 
 
@@ -462,7 +380,7 @@ def main() -> int:
     # torch takes all cores of the host where a container has a quota.
     torch.set_num_threads(own_cpus())
     try:
-        # typer turns Ctrl-C into the exit code 130, which it returns when not standalone.
+        # typer turns Ctrl-C into the exit code 130, which it returns where it does not exit itself.
         code: int = cli(standalone_mode=False) or 0
     except CtrError as error:
         say(f"error: {error}")
@@ -480,7 +398,7 @@ def main() -> int:
             say(f"error: {message}; see {command} --help")
         return 2
     if code == INTERRUPTED:
-        say("interrupted; nothing half-finished is in use")
+        say("interrupted; no unfinished result is left")
     return code
 
 

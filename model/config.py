@@ -49,8 +49,8 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "ffm": {"embedding_l2": 1e-5, "learning_rate": 0.02, "embedding_size": 4},
     "fnn": {"embedding_l2": 3e-4},
 }
-"""Defaults that hold for one network, whatever is said for all: the table of an FM, which an FNN
-starts from, does not survive an L2 that suits the other deep networks."""
+"""Defaults of single networks, which settings for all networks do not change: an L2 that suits deep
+networks would shrink the table of an FM, from which an FNN starts, to nothing."""
 
 
 class ConfigError(CtrError):
@@ -63,12 +63,12 @@ class ConfigError(CtrError):
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """Everything that decides a training run, the data aside.
+    """All settings that decide a training run, beside its data.
 
     The defaults here suit a deep network and some 10^5 rows; ``SettingsFile`` has those of other
     networks and sizes. ``embedding_l2`` depends on the data most: .003 to .1
     for small vocabularies and several epochs, 0 and a single epoch for huge sparse ones.
-    ``oov_rate`` teaches what to say of values never trained on; 0 where there are next to none.
+    ``oov_rate`` trains the rows of OOV; 0 suits data whose values are nearly all known in serving.
     """
 
     network: str = "deepfm"
@@ -105,8 +105,8 @@ class TrainConfig:
     """The calibration of the exported score on the validation part; the logit does not change."""
 
     precision: str = "float32"
-    """Of the hidden layers' matrix products while training; bfloat16 is faster where the
-    processor has instructions for it. Weights, sums and all scores are float32 either way."""
+    """Precision of the hidden layers' matrix products in training; bfloat16 is faster where the
+    processor has instructions for it. Weights, sums and all scores are float32 with either."""
 
     seed: int = 1
     threads: int = 0
@@ -177,9 +177,8 @@ class SettingsFile:
     """A settings file: keys for all networks, and a section for each that differs.
 
     Settings that it leaves out have the defaults of the network and of the number of training
-    rows. Keys of ``OWN`` are changed by the network's section alone, or by a file that names
-    the network as its only one: an L2 that suits the deep networks would leave nothing of a
-    linear one.
+    rows. Keys of ``OWN`` are changed by the network's section alone, or by a file whose
+    ``network`` it is: an L2 that suits deep networks would leave nothing of a linear one.
     """
 
     shared: Mapping[str, Any] = field(default_factory=dict)

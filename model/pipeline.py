@@ -41,6 +41,7 @@ from model.quality.calibration import Calibration, CalibrationError, calibrated
 from model.quality.figures import Quality, evaluate_scores
 from model.quality.offline_scoring import open_engine, score_dataset
 from model.report import write_report
+from model.result_places import reason_of
 from model.training.checkpoint import Checkpoints
 from model.training.evaluation import predict
 from model.training.fit import FitResult, fit
@@ -375,6 +376,7 @@ def report(trained: Trained, measured: Measured, bundle: Path, quantize: Quantiz
             trained.prepared.warnings,
         )
     except OSError as error:
-        warn(f"the report beside {bundle.name} is not written; the bundle is whole: {error}")
+        reason = reason_of(error)
+        warn(f"the report beside {bundle.name} is not written; the bundle is whole: {reason}")
     for part, quality in measured.quality.items():
         say(f"{part}: {quality.line()}")

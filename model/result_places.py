@@ -78,10 +78,8 @@ def require_file(
             raise ResultError(f"{path} cannot be written: there is no directory {path.parent}")
         for given in inputs:
             if mode is not None and given.exists() and path.samefile(given):
-                raise ResultError(
-                    f"{path} is the input {given}, which the result would replace; name another"
-                    " file"
-                )
+                named = "an input" if path == given else f"the input {given} by another name"
+                raise ResultError(f"{path} is {named}, and must stay; name another file")
         if bundle is not None and path.parent.resolve().is_relative_to(bundle.resolve()):
             raise ResultError(f"{path} lies in the bundle {bundle.name}, which must not change")
         _try_to_write(path.parent)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import csv
+import io
 import random
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from app.errors import CtrError
 from app.features.spec import FeatureSpec, Field, MultiCategorical, Numeric, Time
+from model.result_places import reason_of, require_file
 
 ROWS = 3_000
 VALUES = 200
 """Distinct values of a categorical field: the integers from 1, or ``v1``, ``v2``, …"""
 FIRST_SECOND = 1_700_000_000
+UNIT_SEPARATOR = "\x1f"
+"""Stands for a delimiter of several characters, which ``csv`` does not write."""
 
 
 def moment(second: int, form: str | None) -> str:
@@ -27,11 +33,18 @@ def cell(field: Field, second: int, draw: random.Random) -> str:
         return moment(second, field.format)
     if isinstance(field, Numeric):
         return f"{draw.lognormvariate(1, 1):.2f}"
-    prefix = "" if field.dtype == "integer" else "v"
     if isinstance(field, MultiCategorical):
         count = draw.randint(1, min(3, field.max_values))
-        return field.separator.join(f"{prefix}{draw.randint(1, 20)}" for _ in range(count))
-    return f"{prefix}{draw.randint(1, VALUES)}"
+        return field.separator.join(token(field.dtype, 20, draw) for _ in range(count))
+    return token(field.dtype, VALUES, draw)
+
+
+def token(dtype: str, values: int, draw: random.Random) -> str:
+    """Return one of so many values of a vocabulary."""
+    number = draw.randint(1, values)
+    if dtype == "boolean":
+        return "true" if number % 2 else "false"
+    return str(number) if dtype == "integer" else f"v{number}"
 
 
 def write(spec: FeatureSpec, path: Path) -> None:
@@ -42,8 +55,10 @@ def write(spec: FeatureSpec, path: Path) -> None:
     names = spec.columns or (
         *fields, *({spec.timestamp} - {None, *fields}), spec.label,
     )  # fmt: skip
-    with path.open("w", newline="", encoding="utf-8") as file:
-        out = csv.writer(file, delimiter=spec.delimiter or ",", lineterminator="\n")
+    delimiter = spec.delimiter or ","
+    single = delimiter if len(delimiter) == 1 else UNIT_SEPARATOR
+    with io.StringIO() as text, path.open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(text, delimiter=single, lineterminator="\n")
         if spec.columns is None:
             out.writerow(names)
         for number in range(ROWS):
@@ -54,6 +69,7 @@ def write(spec: FeatureSpec, path: Path) -> None:
             item = next(row[field.name] for field in spec.fields if field.side == "candidate")
             row[spec.label] = str(int(draw.random() < clicking[hash_of(item) % VALUES]))
             out.writerow([row.get(name, "") for name in names])
+        file.write(text.getvalue().replace(single, delimiter))
 
 
 def hash_of(text: str) -> int:
@@ -61,5 +77,19 @@ def hash_of(text: str) -> int:
     return sum((place + 1) * ord(letter) for place, letter in enumerate(text))
 
 
+def main(words: Sequence[str]) -> None:
+    """Run the command line; an error is one message and exit code 1."""
+    if len(words) != 2:
+        sys.exit("usage: made_up_log.py SPEC LOG")
+    spec, log = map(Path, words)
+    try:
+        require_file(log, [spec])
+        write(FeatureSpec.load(spec), log)
+    except CtrError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {reason_of(error)}")
+
+
 if __name__ == "__main__":
-    write(FeatureSpec.load(Path(sys.argv[1])), Path(sys.argv[2]))
+    main(sys.argv[1:])

@@ -123,13 +123,16 @@ def _in_words(info: inspect.Type) -> str:
         case inspect.StrType():
             return "text" if not info.min_length else "text that is not empty"
         case inspect.VarTupleType():
-            least = " of at least one item" if info.min_length else ""
-            return f"a list{least}, each {_in_words(info.item_type)}"
+            item = _in_words(info.item_type)
+            if item == "a table":
+                return "a list of tables"
+            least = " that is not empty" if info.min_length else ""
+            return f"a list{least}, each item {item}"
         case inspect.TupleType():
-            return f"a list of {len(info.item_types)} items, each {_in_words(info.item_types[0])}"
+            return f"a list of {len(info.item_types)}, each item {_in_words(info.item_types[0])}"
         case inspect.UnionType():
             kinds = [each for each in info.types if not isinstance(each, inspect.NoneType)]
-            return " or ".join(map(_in_words, kinds))
+            return " or ".join(dict.fromkeys(map(_in_words, kinds)))
         case _:
             return "a table"
 

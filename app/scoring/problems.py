@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
 from app.errors import Detail, Invalid, ValueProblem
 from app.features.encoder import Encoder, SideEncoder
 from app.features.spec import Side
+from app.nearest import suggestion
 from app.scoring.not_finite import MAX_DETAILS
 
 NAME_LENGTH = 64
@@ -100,6 +100,4 @@ class FieldNames:
         self.check(names, path, problems)
 
     def _unknown_field(self, path: str, name: str) -> Detail:
-        near = get_close_matches(name, self._known, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return Detail(f"{path}.{name}", f"unknown field{hint}")
+        return Detail(f"{path}.{name}", f"unknown field{suggestion(name, self._known)}")

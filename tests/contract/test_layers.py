@@ -72,6 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.config": {"app.errors", "app.nearest", "app.toml_files", "model.threads"},
     "model.fingerprint": set(),
     "model.group": set(),
+    "model.options": {"app.features", "model.config"},
     "model.progress": set(),
     "model.result_places": BUNDLE,
     "model.fetch": {"app.errors", "app.files", "model.result_places"},
@@ -92,7 +93,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"app.missing_packages"}
     | TRAINER
     | {"app.remote", "model.compare", "model.compare_report", "model.fetch", "model.publish"}
-    | {"model.threads", "model.tune"},
+    | {"model.options", "model.threads", "model.tune"},
 }
 
 # A library that these modules hide from all others. The trainer asks onnxruntime for its tool to

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from app.features.spec import FeatureSpec
 from model.data.reader import MOMENT, Reader
+from scripts.made_up_log import main as made_up_log
 from tests.support.markdown import ROOT
 
 pytestmark = pytest.mark.slow
@@ -66,3 +68,33 @@ def test_a_made_up_log_fits_its_spec(spec_path: Path, tmp_path: Path) -> None:
     if spec.timestamp is not None:
         moments = [moment for frame in frames for moment in frame[MOMENT].to_list()]
         assert moments == sorted(moments)
+
+
+def test_a_log_is_made_up_for_any_field(tmp_path: Path) -> None:
+    """Booleans, lists of them, a delimiter of two characters."""
+    spec, log = tmp_path / "spec.toml", tmp_path / "log.csv"
+    spec.write_text(
+        'label = "click"\ndelimiter = "::"\n'
+        '[[fields]]\nname = "new"\nkind = "categorical"\nside = "context"\ndtype = "boolean"\n'
+        '[[fields]]\nname = "flags"\nkind = "multi_categorical"\nside = "candidate"\n'
+        'dtype = "boolean"\n'
+    )
+    made_up_log([str(spec), str(log)])
+    reader = Reader(FeatureSpec.load(spec), [log])
+    assert sum(frame.height for frame in reader.frames()) == 3_000
+    assert reader.bad.count == 0
+
+
+def test_what_is_wrong_with_a_made_up_log_is_one_line(tmp_path: Path) -> None:
+    """A spec with an error, a place that cannot be written, a spec that would be written over."""
+    spec = tmp_path / "spec.toml"
+    spec.write_text("label = 1\nfields = 2\n")
+    for words, wanted in (
+        ([str(spec), str(tmp_path / "log.csv")], "error: spec.toml: 2 errors"),
+        ([str(spec), str(spec)], f"error: {spec} is an input, and must stay"),
+        ([str(spec), str(tmp_path)], f"error: {tmp_path} cannot be written: it is a directory"),
+        ([str(spec)], "usage: "),
+    ):
+        with pytest.raises(SystemExit, match=re.escape(wanted)):
+            made_up_log(words)
+    assert list(tmp_path.iterdir()) == [spec]

@@ -129,8 +129,8 @@ def test_a_search_replaces_none_of_its_inputs(run: RunCommand, tmp_path: Path) -
     (tmp_path / "log.csv").write_text("user_id,item_id,click\n")
     tune = ["tune", "spec.toml", "log.csv", "--config", "my.train.toml"]
     for words, wanted in (
-        (["--out", "./my.train.toml"], "my.train.toml is the input my.train.toml, which"),
-        (["--study", "log.csv"], "log.csv is the input log.csv, which"),
+        (["--out", "./my.train.toml"], "my.train.toml is an input, and must stay"),
+        (["--study", "log.csv"], "log.csv is an input, and must stay"),
         (["--out", "new.toml", "--study", "./new.toml"], "is the file of --out too"),
     ):
         code, error = run(*tune, *words)
@@ -147,8 +147,8 @@ def test_scores_and_figures_replace_no_input(
     data.write_bytes(sample.data.read_bytes())
     (tmp_path / "link.csv").hardlink_to(data)
     for place, wanted in (
-        ("log.csv", "error: log.csv is the input log.csv, which"),
-        ("link.csv", "error: link.csv is the input log.csv, which"),
+        ("log.csv", "error: log.csv is an input, and must stay"),
+        ("link.csv", "error: link.csv is the input log.csv by another name, and must"),
         (f"{tiny_bundle}/x.csv", f"lies in the bundle {tiny_bundle.name}, which must not change"),
         ("no/x.csv", "error: no/x.csv cannot be written: there is no directory no"),
     ):

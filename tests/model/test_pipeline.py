@@ -295,7 +295,7 @@ def test_an_interrupted_run_leaves_nothing(few: Sample, tmp_path: Path, number: 
         process.kill()
         process.wait()
     text = log.read_text()
-    assert "interrupted; nothing half-finished is in use" in text
+    assert "interrupted; no unfinished result is left" in text
     assert "Traceback" not in text
     assert not out.exists() or not list(out.iterdir())
 

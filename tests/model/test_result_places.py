@@ -126,7 +126,8 @@ def test_an_input_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for out in spellings:
         with pytest.raises(ResultError) as caught:
             require_file(out, [tmp_path / "other.csv", data])
-        assert str(caught.value).startswith(f"{out} is the input {data}, ")
+        named = "an input" if out == data else f"the input {data} by another name"
+        assert str(caught.value) == f"{out} is {named}, and must stay; name another file"
     require_file(Path("data/y.parquet"), [data])
     assert data.read_text() == "rows"
 

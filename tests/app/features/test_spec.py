@@ -240,7 +240,7 @@ def test_all_errors_are_told_at_once() -> None:
         "  field 'price': `buckets` must be an integer from 2 to 65,536, got 1",
         "  field 'price': `edges` must increase, but 2.0 is before 1.0",
         "  field 'price': unknown key 'timestamp'; it belongs above the first [[fields]]",
-        "  field 'when': `parts` must be a list of at least one item, each one of 'day', 'hour',"
+        "  field 'when': `parts` must be a list that is not empty, each item one of 'day', 'hour',"
         " 'month', 'weekday', 'year', got [\"hours\"]; did you mean 'hour'?",
         "  field 'when': `timezone` is unknown: 'Europe/Berln'; did you mean 'Europe/Berlin'?",
         "  field 'when': `format` cannot be read back: it has no year",
@@ -276,6 +276,8 @@ def test_a_cross_and_columns_are_judged_beside_other_errors() -> None:
         (crossed('fields = ["user", "item"]\nname = "x"\n'), "'name'; allowed: fields, min_count$"),
         (HEAD + USER + ITEM.replace('kind = "categorical"\n', ""), "`kind` is missing; it is one"),
         (HEAD + USER.replace("[[fields]]", "[fields]"), r"write \[\[fields\]\], not \[fields\]"),
+        (HEAD + "[[field]]\nname = 'user'\n", "`fields` is missing; it is a list of tables"),
+        (HEAD + USER + "null_values = [1]\n" + ITEM, "must be a list, each item text, got "),
         (HEAD + USER + ITEM + "[crosses]\n", r"write \[\[crosses\]\]"),
         ("negatives = 0.5\n" + HEAD + USER + ITEM, r"`negatives` must be a table, \[negatives\]"),
         (HEAD + USER + ITEM.replace('"candidate"', '"candidates"'), "did you mean 'candidate'"),

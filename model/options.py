@@ -1,0 +1,114 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.features.spec import DataPart
+from model.config import NETWORKS
+
+Spec = Annotated[Path, typer.Argument(help="The feature spec, a TOML file.")]
+DataToSplit = Annotated[
+    list[Path] | None,
+    typer.Argument(help="CSV, TSV or Parquet files, also gzipped; split into three parts."),
+]
+Data = Annotated[list[Path], typer.Argument(help="CSV, TSV or Parquet files, also gzipped.")]
+TrainFiles = Annotated[
+    list[Path] | None, typer.Option("--train", help="Files of the training part.")
+]
+ValidationFiles = Annotated[
+    list[Path] | None, typer.Option("--validation", help="Files of the validation part.")
+]
+TestFiles = Annotated[list[Path] | None, typer.Option("--test", help="Files of the test part.")]
+BadLines = Annotated[
+    float, typer.Option(min=0, max=1, help="Share of unusable lines that is allowed.")
+]
+
+RedisUrl = Annotated[
+    str,
+    typer.Option(
+        "--redis", envvar="CTR_REDIS_URL", help="redis://…, as in the service's CTR_REDIS_URL."
+    ),
+]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--redis-password-file",
+        envvar="CTR_REDIS_PASSWORD_FILE",
+        help="File with the password, or a user and a password on two lines.",
+    ),
+]
+SettingsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Training settings, a TOML file. Default: <spec>.train.toml beside the spec."
+    ),
+]
+Network = Annotated[
+    str | None,
+    typer.Option(help=f"One of {', '.join(NETWORKS)}. Default: that of --config, or deepfm."),
+]
+InitFrom = Annotated[
+    Path | None,
+    typer.Option(help="Bundle whose weights to start from: yesterday's, or an fm for an fnn."),
+]
+
+CacheDirectory = Annotated[
+    Path | None,
+    typer.Option(
+        help="Directory that keeps encoded data, reused while files and spec are unchanged."
+    ),
+]
+
+
+class Split(StrEnum):
+    """Ways of splitting data files into parts."""
+
+    auto = "auto"
+    time = "time"
+    random = "random"
+
+
+SplitOption = Annotated[
+    Split,
+    typer.Option(
+        help="Split along time or at random; auto: along time if the spec has a timestamp."
+    ),
+]
+
+
+class PartName(StrEnum):
+    """A part of the split."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
+
+
+def part_files(
+    train_files: list[Path] | None,
+    validation_files: list[Path] | None,
+    test_files: list[Path] | None,
+) -> dict[DataPart, Sequence[Path]] | None:
+    """Return the files given for each part, if any were."""
+    files: dict[DataPart, list[Path] | None] = {
+        "train": train_files,
+        "validation": validation_files,
+        "test": test_files,
+    }
+    return {part: paths for part, paths in files.items() if paths} or None
+
+
+def column_names(given: Sequence[str]) -> list[str]:
+    """Return the names of comma-separated lists; quotes surround a name that has a comma."""
+    rows = csv.reader(given, skipinitialspace=True, strict=True)
+    try:
+        return [name.strip() for row in rows for name in row if name.strip()]
+    except csv.Error as error:
+        raise typer.BadParameter(f"--keep: {error}") from error
