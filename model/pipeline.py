@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from app.bundle.bundle import Bundle
 from app.bundle.directory import newest
-from app.bundle.manifest import EXAMPLES, GRAPH, INT8_GRAPH, SPEC, VOCABULARY
+from app.bundle.manifest import EXAMPLES, FORMAT_VERSION, GRAPH, INT8_GRAPH, SPEC, VOCABULARY
 from app.bundle.writing import NewBundle, new_bundle
 from app.features.graph_inputs import Scores
 from app.features.spec import DataPart
 from app.scoring.engine import Engine
 from model.config import TrainConfig
-from model.data.encode import statistics
 from model.data.prepare import Prepared
+from model.data.slot_statistics import statistics
 from model.data.split import PARTS
 from model.export.golden import golden_examples
 from model.export.graph import write_graph
@@ -40,6 +40,7 @@ from model.progress import say, warn
 from model.quality.calibration import Calibration, CalibrationError, calibrated
 from model.quality.figures import Quality, evaluate_scores
 from model.quality.offline_scoring import open_engine, score_dataset
+from model.quality.score_histogram import score_histogram
 from model.report import write_report
 from model.result_places import reason_of
 from model.training.checkpoint import Checkpoints
@@ -185,8 +186,10 @@ def _begin_checkpoints(
     group: Group,
 ) -> Checkpoints:
     """Return the checkpoints of this run, by a fingerprint of all that decides its weights."""
+    # The format too, because the layout of the table belongs to it.
     run_id = fingerprint_of(
-        prepared.fingerprint(), config.to_dict(), start and start.bundle.manifest.id, group.size
+        *(FORMAT_VERSION, prepared.fingerprint(), config.to_dict()),
+        *(start and start.bundle.manifest.id, group.size),
     )
     directory = out / CHECKPOINTS / run_id[:16]
     checkpoints = Checkpoints(directory, options.seconds, options.steps, options.resume)
@@ -356,7 +359,8 @@ def describe(
         "data": [
             {"part": part, **asdict(source)} for part in parts for source in prepared.sources[part]
         ],
-        "statistics": statistics(prepared.vocabulary.layout, train_part),
+        "statistics": statistics(prepared.vocabulary, train_part),
+        "scores": score_histogram(measured.validation.score),
     }
 
 

@@ -85,6 +85,18 @@ class Bundle:
         """The float32 graph."""
         return self.path / GRAPH
 
+    @property
+    def lacks(self) -> list[str]:
+        """The members of today's format that this bundle does not have."""
+        present = {
+            "mean_rows": all(slot.mean is not None for slot in self.vocabulary.layout.slots),
+            "slot_histograms": all(
+                each.histogram is not None for each in self.manifest.statistics.values()
+            ),
+            "score_histogram": self.manifest.scores is not None,
+        }
+        return [name for name, there in present.items() if not there]
+
     def graph_in(self, precision: Precision) -> Path:
         """Return the graph whose matrix products have a precision.
 

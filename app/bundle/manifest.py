@@ -13,8 +13,8 @@ import msgspec
 from app.errors import BundleError
 from app.files import sha256
 
-FORMAT_VERSION = 1
-READABLE_FORMATS = (1,)
+FORMAT_VERSION = 2
+READABLE_FORMATS = (1, 2)
 MANIFEST = "manifest.json"
 SPEC = "features.toml"
 VOCABULARY = "vocabulary"
@@ -37,12 +37,38 @@ class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return cls(sha256(path), path.stat().st_size)
 
 
+class SlotHistogram(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How often the training part's rows name each index of a slot; a list names several.
+
+    The values are those of ``buckets``, in their order, for a number that has buckets; for others
+    the most ``frequent`` indices with their ``counts``, in falling order, and the ``rest``.
+    """
+
+    missing: int
+    oov: int
+    buckets: tuple[int, ...] | None = None
+    frequent: tuple[int, ...] | None = None
+    counts: tuple[int, ...] | None = None
+    rest: int = 0
+
+
+class ScoreHistogram(msgspec.Struct, frozen=True):
+    """Counts of the validation part's scores: bin b holds edges[b-1] <= score < edges[b]."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
 class SlotStatistics(msgspec.Struct, frozen=True):
-    """Shares of the training part's rows in which a slot was missing or OOV; its table rows."""
+    """Shares of the training part's rows in which a slot was missing or OOV; its table rows.
+
+    The mean is not among the ``values``. Bundles of format 1 have no histogram.
+    """
 
     missing: float
     oov: float
     values: int
+    histogram: SlotHistogram | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -58,6 +84,8 @@ class Manifest(msgspec.Struct, frozen=True):
     data: list[dict[str, Any]]
     statistics: dict[str, SlotStatistics]
     files: dict[str, FileRecord]
+    scores: ScoreHistogram | None = None
+    """Scores of the validation part; absent in format 1."""
 
     @property
     def version(self) -> str:

@@ -1,8 +1,10 @@
 """The layout of the fused embedding table: the rows of each slot.
 
 Row 0 of the table is padding: always zero, never trained. Then each slot has one contiguous range:
-its first row is *missing*, its second *OOV*, and the known values follow. A slot is one column of
-indices that the graph reads: most fields have one, a ``time`` field has one for each of its parts.
+its first row is *missing*, its second *OOV*, and the known values follow. Behind the ranges of all
+slots each slot has one more row, its *mean*: what the field contributes on average in the training
+part. No value is encoded to it. A slot is one column of indices that the graph reads: most fields
+have one, a ``time`` field has one for each of its parts.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ RESERVED_ROWS = 2
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One column of indices, which may name the table rows ``[first, first + size)``."""
+    """One column of indices; its values have the table rows ``[first, first + size)``."""
 
     name: str
     field: str
@@ -25,6 +27,14 @@ class Slot:
     size: int
     scaled: bool = False
     """True if the row that an index names is multiplied by the feature's value."""
+    mean: int | None = None
+    """Row of the slot's mean; None in bundles of format 1, which have none."""
+
+    @property
+    def ranges(self) -> tuple[slice, ...]:
+        """All table rows of the slot: those of its values, and its mean."""
+        values = slice(self.first, self.first + self.size)
+        return (values,) if self.mean is None else (values, slice(self.mean, self.mean + 1))
 
     @property
     def missing(self) -> int:
@@ -84,6 +94,11 @@ class Layout:
         return sum(slot.scaled for slot in self.candidate)
 
     @property
-    def table_rows(self) -> int:
-        """Rows of the fused table, padding included."""
+    def encoded_rows(self) -> int:
+        """Rows that values are encoded to, padding included; the means follow them."""
         return 1 + sum(slot.size for slot in self.slots)
+
+    @property
+    def table_rows(self) -> int:
+        """Rows of the fused table, padding and means included."""
+        return self.encoded_rows + sum(slot.mean is not None for slot in self.slots)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -188,6 +189,7 @@ class _SlotRecord(msgspec.Struct, forbid_unknown_fields=True):
     file: str
     kind: str
     values: int
+    mean: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +208,17 @@ class Vocabulary:
             for part, array in _parts(vocabulary).items():
                 save_array(directory / f"{stem}.{part}.npy", array)
             records.append(
-                _SlotRecord(slot.name, slot.field, slot.first, slot.size, stem,
-                            type(vocabulary).__name__.lower(), _values(vocabulary))
-            )  # fmt: skip
+                _SlotRecord(
+                    slot.name,
+                    slot.field,
+                    slot.first,
+                    slot.size,
+                    stem,
+                    type(vocabulary).__name__.lower(),
+                    _values(vocabulary),
+                    slot.mean,
+                )
+            )
         data = msgspec.json.format(msgspec.json.encode(records), indent=1)
         (directory / LAYOUT_FILE).write_bytes(data + b"\n")
 
@@ -223,10 +233,13 @@ class Vocabulary:
             raw = (directory / LAYOUT_FILE).read_bytes()
             records = msgspec.json.decode(raw, type=list[_SlotRecord])
             slots = {record.name: _read(directory, record, mapped) for record in records}
+            _check_means(records)
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             raise BundleError(f"vocabulary cannot be read: {error}") from error
         by_name = {
-            record.name: Slot(record.name, record.field, record.first, record.size)
+            record.name: Slot(
+                record.name, record.field, record.first, record.size, mean=record.mean
+            )
             for record in records
         }
         return cls(_layout(spec, by_name), slots)
@@ -318,6 +331,15 @@ def _read(directory: Path, record: _SlotRecord, mapped: bool) -> SlotVocabulary:
     return result
 
 
+def _check_means(records: Sequence[_SlotRecord]) -> None:
+    """Refuse means that are not the rows behind those of all values, one a slot, or absent."""
+    means = [record.mean for record in records]
+    behind = 1 + sum(record.size for record in records)
+    expected = range(behind, behind + len(records))
+    if any(mean is not None for mean in means) and sorted(filter(None, means)) != list(expected):
+        raise ValueError("the mean rows are not one for each slot, behind the rows of all values")
+
+
 def arrange(spec: FeatureSpec, values: Mapping[str, int]) -> Layout:
     """Give each slot of the spec its table rows; ``values`` is its number of values, by name."""
     slots: dict[str, Slot] = {}
@@ -326,7 +348,8 @@ def arrange(spec: FeatureSpec, values: Mapping[str, int]) -> Layout:
         for name in field.slot_names:
             slots[name] = Slot(name, field.name, first, RESERVED_ROWS + values[name])
             first += slots[name].size
-    return _layout(spec, slots)
+    means = count(first)
+    return _layout(spec, {name: replace(slot, mean=next(means)) for name, slot in slots.items()})
 
 
 def _layout(spec: FeatureSpec, slots: Mapping[str, Slot]) -> Layout:

@@ -143,6 +143,8 @@ def build_router(
             "id": manifest.id,
             "created": manifest.created,
             "network": manifest.network,
+            "format_version": manifest.format_version,
+            "lacks": loaded.bundle.lacks,
             "provider": loaded.engine.provider,
             "provider_fallback": loaded.engine.fallback,
             "precision": loaded.engine.precision,

@@ -9,7 +9,7 @@ from app.errors import CtrError
 from app.features.layout import PADDING, Layout
 from app.features.spec import FeatureSpec
 from model.data.dataset import Dataset
-from model.networks.crosses import RARE, CrossWeights, Operand, Pairs
+from model.networks.crosses import MEAN, RARE, CrossWeights, Operand, Pairs
 
 MAX_NUMBERS = 2**24
 """Pairs of known values that a cross may have: it keeps four bytes for each, in the graph too."""
@@ -23,7 +23,8 @@ class CrossError(CtrError):
 def count_crosses(spec: FeatureSpec, layout: Layout, train: Dataset) -> tuple[CrossWeights, ...]:
     """Give a weight to every pair that the rows have as often as the cross' ``min_count`` asks.
 
-    All other pairs share one weight. Missing and OOV values are values like others here.
+    All other pairs share one weight, and the pairs of a slot's mean another. Missing and OOV values
+    are values like others here.
 
     Raises:
         CrossError: the fields of a cross have too many values.
@@ -39,13 +40,22 @@ def count_crosses(spec: FeatureSpec, layout: Layout, train: Dataset) -> tuple[Cr
             )
         counts = _count(pairs, train)
         number = np.arange(pairs.numbers)
-        padding = (number // right.numbers == PADDING) | (number % right.numbers == PADDING)
+        left_value, right_value = np.divmod(number, right.numbers)
+        padding = (left_value == PADDING) | (right_value == PADDING)
+        mean = _is_mean(left, left_value) | _is_mean(right, right_value)
         kept = np.flatnonzero((counts >= cross.min_count) & ~padding)
         weight_of = np.full(pairs.numbers, RARE, np.int32)
+        weight_of[mean] = MEAN
         weight_of[padding] = PADDING
-        weight_of[kept] = np.arange(RARE + 1, RARE + 1 + len(kept))
-        crosses.append(CrossWeights(pairs, weight_of, RARE + 1 + len(kept)))
+        weight_of[kept] = np.arange(MEAN + 1, MEAN + 1 + len(kept))
+        crosses.append(CrossWeights(pairs, weight_of, MEAN + 1 + len(kept)))
     return tuple(crosses)
+
+
+def _is_mean(operand: Operand, value: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Mark the numbers that are the operand's mean."""
+    last = -1 if operand.slot.mean is None else operand.numbers - 1
+    return np.asarray(value == last)
 
 
 def _count(pairs: Pairs, data: Dataset) -> NDArray[np.int64]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from app.bundle.manifest import SlotStatistics
 from app.features.arrays import Indices
 from app.features.encoder import Encoder, SideEncoder
-from app.features.layout import Layout
 from app.features.spec import FeatureSpec
 from model.data.dataset import Dataset
 from model.data.reader import field_values, labels
@@ -29,21 +27,4 @@ def encode_side(spec: FeatureSpec, side: SideEncoder, frame: pl.DataFrame) -> In
     for encoder, places in zip(side.encoders, side.places, strict=True):
         values, codes = field_values(fields[encoder.name], frame[encoder.name])
         result[:, places] = encoder.many(values)[codes]
-    return result
-
-
-def statistics(layout: Layout, data: Dataset) -> dict[str, SlotStatistics]:
-    """Return the shares of missing and OOV values of every slot, for comparison in serving."""
-    result = {}
-    inputs = [
-        *zip(layout.context, data.context.T, strict=True),
-        *zip(layout.candidate, data.candidate.T, strict=True),
-        *zip(layout.context_lists, data.context_lists, strict=True),
-        *zip(layout.candidate_lists, data.candidate_lists, strict=True),
-    ]
-    rows = max(1, len(data))
-    for slot, column in inputs:
-        missing = int(np.count_nonzero(column == slot.missing)) / rows
-        oov = int(np.count_nonzero((column == slot.oov).reshape(rows, -1).any(1))) / rows
-        result[slot.name] = SlotStatistics(round(missing, 6), round(oov, 6), slot.size)
     return result

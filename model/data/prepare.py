@@ -13,6 +13,7 @@ from typing import Any
 
 from app.bundle.bundle import Bundle
 from app.features.encoder import Encoder
+from app.features.layout import Layout
 from app.features.spec import DataPart, FeatureSpec
 from app.features.vocabulary import Vocabulary
 from app.files import partial_directory, remove_abandoned
@@ -23,12 +24,15 @@ from model.data.dataset import Dataset
 from model.data.encoded_data import EncodedData, code_hash, read_encoded, write_encoded
 from model.data.input_files import InputFiles
 from model.data.log_files import DataError, Source
+from model.data.slot_counts import always_present
 from model.data.vocabulary_learning import learn_vocabulary, reused_numbers
 from model.fingerprint import fingerprint_of
 from model.group import Group
 from model.networks.crosses import CrossWeights
 from model.progress import LINE_SECONDS, Stopwatch, say, warn
 
+SHOWN_FIELDS = 12
+"""Fields that a warning names at most."""
 PURPOSES: Mapping[DataPart, str] = {
     "train": "to train on",
     "validation": "to validate",
@@ -132,6 +136,7 @@ def prepare(
         f" ({counts})"
     )
     _warn_of_flat_labels(data)
+    _warn_of_untrained_absence(spec, vocabulary.layout, data["train"])
     return Prepared(
         spec_path.stem,
         text,
@@ -203,6 +208,19 @@ def _kept(entry: Path, spec: FeatureSpec) -> EncodedData | None:
     except DamagedError as error:
         warn(f"the cache is damaged and is written again: {error}")
         return None
+
+
+def _warn_of_untrained_absence(spec: FeatureSpec, layout: Layout, train: Dataset) -> None:
+    """Name the fields whose absence nothing trains, in one line."""
+    optional = {field.name for field in spec.fields if not field.required}
+    found = [name for name in always_present(layout, train) if name in optional]
+    if found:
+        more = f" and {len(found) - SHOWN_FIELDS} more" if len(found) > SHOWN_FIELDS else ""
+        warn(
+            f"no training row lacks {', '.join(found[:SHOWN_FIELDS])}{more}, so absence is not"
+            " trained: a request without one of them is scored with the field's mean;"
+            " `required = true` refuses it"
+        )
 
 
 def _warn_of_flat_labels(data: Mapping[DataPart, Dataset]) -> None:

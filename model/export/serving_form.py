@@ -42,8 +42,8 @@ def trained_deepfm(serving: Mapping[str, Tensor], layout: Layout) -> dict[str, T
     table, scale = serving["table"].clone(), serving["first_order"][0]
     table[:, 0] *= scale
     for slot in layout.context + layout.candidate:
-        if not slot.scaled:
-            rows = table[slot.first : slot.first + slot.size]
+        for place in () if slot.scaled else slot.ranges:
+            rows = table[place]
             rows[:, 0] += 0.5 * rows[:, 1:].square().sum(1)
     halves = [
         serving[name].reshape(len(serving[name]), -1, table.shape[1])[:, :, 1:].flatten(1)
@@ -80,10 +80,9 @@ class ServingDeepFM(nn.Module):
             table = folded.table.detach().clone()
             size = table.shape[1] - 1
             for slot in layout.context + layout.candidate:
-                if slot.scaled:
-                    continue
-                rows = table[slot.first : slot.first + slot.size]
-                rows[:, 0] -= 0.5 * rows[:, 1:].square().sum(1)
+                for place in () if slot.scaled else slot.ranges:
+                    rows = table[place]
+                    rows[:, 0] -= 0.5 * rows[:, 1:].square().sum(1)
             # The first-order weights enter the product, times zero, beside the embeddings.
             # They are brought to the embeddings' range, which int8 inputs of it share.
             scale = table[:, 0].abs().max() / table[:, 1:].abs().max()

@@ -17,6 +17,8 @@ from model.networks.rows import of_rows
 
 RARE = 1
 """The weight that all rare pairs share, never seen ones included."""
+MEAN = 2
+"""The weight of a mean's pairs with any value. The pairs' own weights follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +49,23 @@ class Operand:
 
     @property
     def numbers(self) -> int:
-        """The number of values that :meth:`values` may give, padding included."""
-        return self.slot.size + 1
+        """The number of values that :meth:`values` may give, padding and the mean included."""
+        return 1 + self.slot.size + (self.slot.mean is not None)
 
     def values(self, inputs: NetworkInputs) -> Tensor:
-        """Return a row's values as numbers [R, L] from 1 on, missing and OOV too; 0 is padding."""
+        """Return a row's values as numbers [R, L] from 1 on, missing and OOV too.
+
+        0 is padding; the slot's mean, if it has one, is the last number.
+        """
         if self.listed:
             lists = inputs.context_lists if self.context else inputs.candidate_lists
             index_RL = lists[self.place]
         else:
             single = inputs.context if self.context else inputs.candidate
             index_RL = single[:, self.place : self.place + 1]
-        # No index of this slot is below its first row but padding.
-        return (index_RL - (self.slot.first - 1)).clamp(min=PADDING)
+        # No index of this slot is below its first row but padding, and none behind its values but
+        # its mean.
+        return (index_RL - (self.slot.first - 1)).clamp(min=PADDING, max=self.numbers - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +111,7 @@ class CrossWeights:
     def described(self) -> dict[str, Any]:
         """Return its description for the manifest: slots, and pairs with a weight of their own."""
         names = [self.pairs.left.slot.name, self.pairs.right.slot.name]
-        return {"fields": names, "pairs": self.weights - RARE - 1}
+        return {"fields": names, "pairs": self.weights - MEAN - 1}
 
 
 class CrossTerm(nn.Module):
@@ -121,10 +127,14 @@ class CrossTerm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(cross.weights, 1))
         self.register_buffer("weight_of", torch.from_numpy(cross.weight_of), persistent=False)
 
+    def numbers(self, inputs: NetworkInputs) -> Tensor:
+        """Return the weights of the pairs of a row, or of a context, [N, L] or [U, L]."""
+        pair_RL = self.pairs.find(inputs)
+        return self.weight_of.index_select(0, pair_RL.flatten()).reshape(pair_RL.shape)
+
     def forward(self, inputs: NetworkInputs) -> Tensor:
         """Return the term [N] of every row."""
-        pair_RL = self.pairs.find(inputs)
-        number_RL = self.weight_of.index_select(0, pair_RL.flatten()).reshape(pair_RL.shape)
+        number_RL = self.numbers(inputs)
         if self.listed:
             term_R1 = mean_of_list(self.weight, number_RL)
         else:

@@ -46,16 +46,20 @@ class Network(nn.Module):
 
     The fields of a side are its single-valued slots and then its lists, a list counting as
     the mean of its values' rows, zero if it has none, and a scaled slot as its row times its
-    number. Row 0 of the table is padding and zero.
+    number. Row 0 of the table is padding and zero. ``learned`` [T] marks the rows that training
+    has named; the others are as they started.
     """
 
     table: nn.Parameter
     bias: nn.Parameter
+    learned: Tensor
 
     def __init__(self, table: nn.Parameter, base_rate: float) -> None:
         """Take the table; the bias starts at the base rate's logit."""
         super().__init__()
         self.table = table
+        # A buffer, so that it is kept with the weights that it is about.
+        self.register_buffer("learned", torch.zeros(len(table), dtype=torch.bool))
         self.bias = nn.Parameter(torch.tensor(math.log(base_rate) - math.log1p(-base_rate)))
 
     def combine(
@@ -102,10 +106,13 @@ class Network(nn.Module):
 
 
 def new_table(layout: Layout, config: TrainConfig, weights: int, size: int) -> nn.Parameter:
-    """Return a table whose rows are ``weights`` zeros and then ``size`` small random numbers."""
+    """Return a table whose rows are ``weights`` zeros and then ``size`` small random numbers.
+
+    Padding and means are zero.
+    """
     table = torch.zeros(layout.table_rows, weights + size)
     if size:
-        table[1 + PADDING :, weights:].normal_(std=config.init_std)
+        table[1 + PADDING : layout.encoded_rows, weights:].normal_(std=config.init_std)
     return nn.Parameter(table)
 
 

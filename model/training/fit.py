@@ -25,6 +25,7 @@ from model.progress import Bar, progress_bar, warn
 from model.training.checkpoint import Checkpoints, TrainingState
 from model.training.evaluation import Evaluation, evaluated, predict
 from model.training.learning_rate import learning_rate
+from model.training.mean_rows import set_mean_rows
 from model.training.memory import available_memory
 from model.training.sampling import Sampling
 from model.training.trainer import Trainer, TrainingError, named, not_finite, unnamed
@@ -168,6 +169,7 @@ def fit(
     progressed = loop.progress
     network = trainer.network
     network.load_state_dict(progressed.best_weights)
+    set_mean_rows(network, layout, train)
     if sampling.shift:
         with torch.no_grad():
             network.bias.add_(sampling.correction(predict(network, train, group)))

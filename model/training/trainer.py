@@ -141,6 +141,7 @@ class Trainer:
             hidden = drawn[self._group.rank :: self._group.size] < self._config.oov_rate
             index = np.where(hidden & self._columns.can_hide, self._columns.oov, index)
         row, position = self._named_rows.find(index)
+        self.network.learned.index_fill_(0, row, True)
 
         self.network.train()
         value = self._table.gather(row)

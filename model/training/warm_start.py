@@ -4,7 +4,8 @@ Values seen before keep their weights; new values start from the OOV weights; va
 longer present are OOV from now on. So before the first step a row scores as it did in the old
 bundle, unless one of its values is no longer present. All weights are read from the exported graph.
 Batch norm, which the export folds into the linear layers, is set up to return its input, by the
-statistics of today's rows.
+statistics of today's rows. Rows that nothing had trained in the old bundle are not taken for
+trained: unless a step names them, they become the mean of today's rows.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Text
 from model.config import TrainConfig
 from model.data.dataset import Dataset
 from model.export.weights import read_weights
-from model.networks.crosses import RARE, CrossTerm, Operand, Pairs
+from model.networks.crosses import MEAN, RARE, CrossTerm, Operand, Pairs
 from model.networks.fnn import FNN
 from model.networks.network import Network
 from model.training.trainer import TrainingError
@@ -45,6 +46,8 @@ class WarmStart:
     data: Dataset
     rows: Rows
     """For each row [T] of today's table the old one's, or ``NEW``."""
+    learned: Tensor
+    """Marks the rows of the old table that training had named."""
     values: Mapping[str, int]
     """Counts of values that were ``known``, are ``new`` and have ``gone``."""
     other_fields: bool
@@ -75,7 +78,8 @@ class WarmStart:
             raise TrainingError(f"{where} has other fields, and an ffm's vectors are toward fields")
         rows = old_rows(vocabulary, old)
         weights = read_weights(bundle.graph, name, old.layout)
-        return cls(bundle, weights, data, rows, _count(vocabulary, old, rows), other)
+        learned = learned_rows(bundle, weights["table"])
+        return cls(bundle, weights, data, rows, learned, _count(vocabulary, old, rows), other)
 
     @torch.no_grad()
     def begin(self, network: Network) -> None:
@@ -83,6 +87,7 @@ class WarmStart:
         known = torch.from_numpy(np.flatnonzero(self.rows != NEW))
         old = torch.from_numpy(self.rows[self.rows != NEW])
         network.table[known] = self.weights["table"][old]
+        network.learned[known] = self.learned[old]
         if isinstance(network, FNN) and self.bundle.manifest.network == "fm":
             network.global_weight.copy_(self.weights["bias"])
             return
@@ -153,7 +158,7 @@ class WarmStart:
             # Whichever pair writes a shared weight last, all of them had the same.
             own = term.weight_of.numpy()
             weight = np.zeros((len(term.weight), 1), np.float32)
-            weight[own[own > RARE], 0] = found[own > RARE]
+            weight[own[own > MEAN], 0] = found[own > MEAN]
             weight[RARE] = old_weight[RARE]
             term.weight.copy_(torch.from_numpy(weight))
 
@@ -161,7 +166,8 @@ class WarmStart:
         """Return the old numbers of a slot's values in pairs; far below zero if there are none."""
         rows = self.rows[slot.first : slot.first + slot.size]
         numbers = np.where(rows == NEW, -(2**40), rows - old.first + 1)
-        return np.concatenate([[PADDING], numbers])
+        means = [] if slot.mean is None else [PADDING]
+        return np.concatenate([[PADDING], numbers, means])
 
 
 def old_rows(new: Vocabulary, old: Vocabulary) -> Rows:
@@ -188,6 +194,32 @@ def old_rows(new: Vocabulary, old: Vocabulary) -> Rows:
         for key, row in vocabulary.lookup().items():
             rows[row] = known.get(key, past.oov)
     return rows
+
+
+def learned_rows(bundle: Bundle, table_TC: Tensor) -> Tensor:
+    """Return which rows [T] of a bundle's table its training had named, as bool.
+
+    The export gives the others their slot's mean. In a bundle of format 1 they had their random
+    start; there the shares of missing and OOV values tell, if they are zero.
+    """
+    learned = torch.ones(len(table_TC), dtype=torch.bool)
+    oov_rate = bundle.manifest.training["config"].get("oov_rate", 0.0)
+    hidden = {
+        slot.name
+        for slot in bundle.vocabulary.layout.context + bundle.vocabulary.layout.candidate
+        if oov_rate and not slot.scaled
+    }
+    # The first weight of a DeepFM's row is read from a difference, which may round otherwise.
+    compared = table_TC[:, 1:] if table_TC.shape[1] > 1 else table_TC
+    for slot in bundle.vocabulary.layout.slots:
+        if slot.mean is not None:
+            own = compared[slot.first : slot.first + slot.size]
+            learned[slot.first : slot.first + slot.size] = (own != compared[slot.mean]).any(1)
+            learned[slot.mean] = False
+        elif share := bundle.manifest.statistics.get(slot.name):
+            learned[slot.missing] = share.missing > 0
+            learned[slot.oov] = share.oov > 0 or slot.name in hidden
+    return learned
 
 
 @torch.no_grad()

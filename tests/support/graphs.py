@@ -13,33 +13,39 @@ from model.config import NETWORKS, TrainConfig
 from model.data.dataset import Dataset
 from model.export.graph import write_graph
 from model.networks.network import Network
+from tests.support.networks import indices, with_means
 from tests.support.trained import kept
 
 CONFIG = TrainConfig(embedding_size=4, hidden=(16, 8), init_std=0.5)
-LAYOUT = Layout(
+_LISTS = Layout(
     context=(Slot("user", "user", 1, 20), Slot("hour", "time", 21, 26)),
     candidate=(Slot("item", "item", 47, 30), Slot("price", "price", 77, 9)),
     context_lists=(Slot("seen", "seen", 86, 12),),
     candidate_lists=(Slot("tags", "tags", 98, 8), Slot("words", "words", 106, 40)),
 )
-FLAT = Layout(
+_FLAT = Layout(
     context=(Slot("user", "user", 1, 20),),
     candidate=(Slot("item", "item", 21, 30),),
     context_lists=(),
     candidate_lists=(),
 )
-NUMBERS = replace(
-    LAYOUT,
-    context=(*LAYOUT.context, Slot("age", "age", 146, 3, scaled=True)),
-    candidate=(*LAYOUT.candidate, Slot("size", "size", 149, 3, scaled=True)),
+NUMBERS = with_means(
+    replace(
+        _LISTS,
+        context=(*_LISTS.context, Slot("age", "age", 146, 3, scaled=True)),
+        candidate=(*_LISTS.candidate, Slot("size", "size", 149, 3, scaled=True)),
+    )
 )
-FLAT_NUMBERS = replace(
-    FLAT,
-    candidate=(
-        *FLAT.candidate,
-        *(Slot(n, n, f, 3, scaled=True) for n, f in (("a", 51), ("b", 54))),
-    ),
+FLAT_NUMBERS = with_means(
+    replace(
+        _FLAT,
+        candidate=(
+            *_FLAT.candidate,
+            *(Slot(n, n, f, 3, scaled=True) for n, f in (("a", 51), ("b", 54))),
+        ),
+    )
 )
+LAYOUT, FLAT = with_means(_LISTS), with_means(_FLAT)
 LAYOUTS = {"lists": LAYOUT, "flat": FLAT, "numbers": NUMBERS, "flat_numbers": FLAT_NUMBERS}
 PLACES = 3
 """Length of every list in these tests."""
@@ -81,19 +87,15 @@ def engine_of(path: Path, layout: Layout) -> Engine:
 
 
 def dataset(layout: Layout, rows: int, seed: int = 2) -> Dataset:
-    """Random rows; lists have any number of values, none included."""
+    """Random rows, means among their indices; lists have any number of values, none included."""
     rng = np.random.default_rng(seed)
 
     def single(slots: tuple[Slot, ...]) -> np.ndarray:
-        columns = [rng.integers(s.first, s.first + s.size, rows) for s in slots]
-        return np.stack(columns, 1).astype(np.int32)
+        return np.stack([indices(rng, slot, rows) for slot in slots], 1)
 
     def lists(slots: tuple[Slot, ...]) -> tuple[np.ndarray, ...]:
         used = np.arange(PLACES) < rng.integers(0, PLACES + 1, (rows, 1))
-        return tuple(
-            (rng.integers(s.first, s.first + s.size, (rows, PLACES)) * used).astype(np.int32)
-            for s in slots
-        )
+        return tuple((indices(rng, slot, (rows, PLACES)) * used).astype(np.int32) for slot in slots)
 
     def values(slots: int) -> np.ndarray | None:
         return rng.normal(size=(rows, slots)).astype(np.float32) if slots else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import torch
@@ -31,6 +32,24 @@ SCALED = replace(
     ),
 )
 """The same, with numbers on both sides."""
+
+
+def with_means(layout: Layout) -> Layout:
+    """Return a layout as bundles of format 2 have it: a mean for each slot, behind all values."""
+    means = count(layout.encoded_rows)
+    sides = ("context", "candidate", "context_lists", "candidate_lists")
+    return Layout(
+        **{
+            side: tuple(replace(slot, mean=next(means)) for slot in getattr(layout, side))
+            for side in sides
+        }
+    )
+
+
+def indices(random: np.random.Generator, slot: Slot, size: int | tuple[int, int]) -> np.ndarray:
+    """Return random indices of a slot, its mean among them if it has one."""
+    places = [*range(slot.first, slot.first + slot.size)]
+    return random.choice([*places, slot.mean] if slot.mean else places, size).astype(np.int32)
 
 
 def trained(

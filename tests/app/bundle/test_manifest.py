@@ -41,11 +41,11 @@ def test_same_content_has_the_same_id(tmp_path: Path) -> None:
     assert other.vocabulary_hash != one.vocabulary_hash
 
 
-@pytest.mark.parametrize("version", [0, 2, 99, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, 3, 99, "1", None, [1]])
 def test_other_format_is_named(path: Path, version: Any) -> None:
     """A format that this service cannot read is refused by its version, whatever else is there."""
     (path / "manifest.json").write_bytes(msgspec.json.encode({"format_version": version}))
-    with pytest.raises(BundleError, match=r"format version .* cannot be read, only 1"):
+    with pytest.raises(BundleError, match=r"format version .* cannot be read, only 1, 2"):
         Bundle.open(path)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -164,13 +166,48 @@ def test_saving_twice_gives_the_same_bytes(vocabulary: Vocabulary, tmp_path: Pat
 
 
 def test_slots_tile_the_table(vocabulary: Vocabulary) -> None:
-    """Ranges follow each other from row 1 on, without gap or overlap, to the table's end."""
+    """Ranges follow each other from row 1 on, without gap or overlap; the means end the table."""
     slots = sorted(vocabulary.layout.slots, key=lambda slot: slot.first)
     end = 1
     for slot in slots:
         assert slot.first == end
         end += slot.size
-    assert end == vocabulary.layout.table_rows
+    assert end == vocabulary.layout.encoded_rows
+    assert [slot.mean for slot in slots] == list(range(end, vocabulary.layout.table_rows))
+
+
+def test_no_value_has_the_mean(vocabulary: Vocabulary) -> None:
+    """The row of a slot's mean is no row of a value: what is encoded never names it."""
+    means = {slot.mean for slot in vocabulary.layout.slots}
+    for slot in vocabulary.layout.slots:
+        assert means.isdisjoint(range(slot.first, slot.first + slot.size))
+        part = vocabulary.slots[slot.name]
+        if not isinstance(part, Edges | Scale):
+            assert means.isdisjoint(part.lookup().values())
+
+
+def test_a_layout_of_format_1_has_no_means(vocabulary: Vocabulary, saved: Path) -> None:
+    """Format 1 has no means: all values have the rows that they have in format 2."""
+    path = saved / "layout.json"
+    records = msgspec.json.decode(path.read_bytes())
+    path.write_bytes(
+        msgspec.json.encode([{k: v for k, v in r.items() if k != "mean"} for r in records])
+    )
+    loaded = Vocabulary.load(saved, SPEC)
+    assert loaded.layout.table_rows == loaded.layout.encoded_rows
+    for now, before in zip(vocabulary.layout.slots, loaded.layout.slots, strict=True):
+        assert before == replace(now, mean=None)
+
+
+@pytest.mark.parametrize("wrong", [None, 1, 0, -1, 10**6])
+def test_means_elsewhere_are_refused(saved: Path, wrong: int | None) -> None:
+    """Means are one a slot, behind all values; a damaged layout is told."""
+    path = saved / "layout.json"
+    records = msgspec.json.decode(path.read_bytes())
+    records[1]["mean"] = wrong
+    path.write_bytes(msgspec.json.encode(records))
+    with pytest.raises(BundleError, match="mean rows"):
+        Vocabulary.load(saved, SPEC)
 
 
 def test_scaled_slots_are_the_last_of_their_input() -> None:
@@ -207,7 +244,7 @@ def test_arrange_sorts_slots_into_inputs() -> None:
         "lists": ["tags"],
     }
     assert layout.context_lists == ()
-    assert layout.table_rows == 1 + 9 * (2 + 3)
+    assert layout.table_rows == 1 + 9 * (2 + 3) + 9
 
 
 def test_absent_file_is_named(saved: Path) -> None:

@@ -22,7 +22,7 @@ from model.data.dataset import Dataset
 from model.export.graph import write_graph
 from model.export.parity import network_logits
 from model.networks import build, weight_bytes
-from model.networks.crosses import CrossTerm, CrossWeights
+from model.networks.crosses import MEAN, RARE, CrossTerm, CrossWeights
 from model.networks.mlp import Mlp
 from model.networks.network import NetworkInputs
 from model.networks.wide_deep import WideDeep
@@ -98,8 +98,10 @@ def inputs(
 def term(learnt: CrossWeights, weights: Sequence[float]) -> CrossTerm:
     """A term with the given weights of rare pairs and of the kept ones, by their numbers."""
     result = CrossTerm(learnt)
-    assert len(result.weight) == 1 + len(weights)
-    result.weight[1:, 0] = torch.tensor(weights)
+    rare, *kept = weights
+    assert len(result.weight) == MEAN + 1 + len(kept)
+    result.weight[RARE] = rare
+    result.weight[MEAN + 1 :, 0] = torch.tensor(kept)
     return result
 
 

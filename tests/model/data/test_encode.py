@@ -12,7 +12,7 @@ from app.features.encoder import Encoder
 from app.features.layout import Layout
 from app.features.spec import Categorical, FeatureSpec, MultiCategorical, Numeric, Time
 from model.data.dataset import Dataset
-from model.data.encode import encode, statistics
+from model.data.encode import encode
 from tests.support.frames import learned, read
 
 SPEC = FeatureSpec(
@@ -99,24 +99,6 @@ def test_lists_are_padded_and_cut(encoded: tuple[Layout, Dataset]) -> None:
     ]  # fmt: skip
     t, u, v = (tags.oov + 1 + place for place in range(3))
     assert data.candidate_lists[0].tolist() == [[t, 0], [t, u], [t, v], [tags.missing, 0]]
-
-
-def test_statistics_are_shares_of_rows(encoded: tuple[Layout, Dataset]) -> None:
-    """Missing and OOV are shares of the rows; a list is OOV if any value of it is."""
-    layout, data = encoded
-    found = {name: (s.missing, s.oov) for name, s in statistics(layout, data).items()}
-    assert found == {
-        "user": (0.25, 0.25), "at.hour": (0.25, 0.0), "at.day": (0.25, 0.0),
-        "item": (0.0, 0.25), "n": (0.0, 0.25), "likes": (0.25, 0.25), "tags": (0.25, 0.0),
-    }  # fmt: skip
-    assert statistics(layout, data)["user"].values == layout.context[0].size
-
-
-def test_statistics_of_no_rows(encoded: tuple[Layout, Dataset]) -> None:
-    """No rows have no missing values, and no division by zero."""
-    layout, data = encoded
-    found = statistics(layout, data.take(slice(0, 0)))
-    assert {(s.missing, s.oov) for s in found.values()} == {(0.0, 0.0)}
 
 
 def test_labels_may_be_left_out(frame: pl.DataFrame) -> None:

@@ -30,6 +30,7 @@ from model.training.fit import FitResult, fit
 from model.training.trainer import TrainingError
 from model.training.warm_start import NEW, WarmStart, old_rows
 from tests.support import samples
+from tests.support.format_1 import as_format_1
 from tests.support.frames import part_of
 from tests.support.trained import trained
 
@@ -259,6 +260,37 @@ def test_other_layers_or_fields_begin_anew(
         WarmStart.read(ffm, less.vocabulary, less.data["train"], replace(CONFIG, network="ffm"))
 
 
+def test_rows_that_nothing_has_trained_are_not_carried_on(
+    days: Days, yesterday: MakeBundle, tmp_path: Path
+) -> None:
+    """Yesterday's means stand for nothing that was learned: today's take their place.
+
+    Yesterday's bundle may be of format 1; there only the shares of missing and OOV values tell.
+    """
+    now = yesterday("fm")
+    old = Bundle.open(as_format_1(now.path, tmp_path))
+    today = prepare(days.spec, InputFiles([days.second]), now)
+    config = replace(CONFIG, network="fm", oov_rate=0.0)
+    for bundle in (now, old):
+        start, network = begun(bundle, today, config)
+        slots = {slot.name: slot for slot in today.vocabulary.layout.slots}
+        placement = slots["placement"]
+        learned = network.learned[placement.first : placement.first + placement.size].tolist()
+        # Yesterday hid values (``oov_rate``), so OOV was trained though none is rare.
+        assert learned == [False, True, True, True]
+        user = slots["user_id"]
+        assert network.learned[user.first : user.first + user.size].all()
+        assert not network.learned[[slot.mean for slot in slots.values()]].any()
+
+        data = today.data["train"], today.data["validation"]
+        result = fit(today.vocabulary.layout, *data, config, False, start.begin)
+        table = result.network.table
+        assert torch.equal(table[placement.missing], table[placement.mean])
+        values = data[0].context[:, today.vocabulary.layout.context.index(placement)]
+        expected = table[torch.from_numpy(values)].mean(0)
+        torch.testing.assert_close(table[placement.mean], expected, rtol=0, atol=1e-5)
+
+
 def vocabulary(users: list[int], countries: list[str], edges: list[float]) -> Vocabulary:
     """A vocabulary of three slots."""
     text = 'label = "click"\n' + "".join(
@@ -288,7 +320,8 @@ def test_rows_are_found_by_value() -> None:
     new = vocabulary([5, 7, 2**64 - 1], ["FR", "é"], [1.0, 2.0])
     #       padding, users: missing, OOV, 5, 7, 2**64 - 1; countries: missing, OOV, FR, é
     expected = [PADDING, 1, 2, 4, 2, 5, 6, 7, 7, 9]
-    assert old_rows(new, old).tolist() == [*expected, 10, 11, 12, 13, 14]
+    means = [NEW] * 3
+    assert old_rows(new, old).tolist() == [*expected, 10, 11, 12, 13, 14, *means]
     other = vocabulary([5, 7, 2**64 - 1], ["FR", "é"], [1.0, 2.5])
-    assert old_rows(other, old).tolist() == [*expected, *[NEW] * 5]
-    assert old_rows(old, old).tolist() == list(range(15))
+    assert old_rows(other, old).tolist() == [*expected, *[NEW] * 5, *means]
+    assert old_rows(old, old).tolist() == [*range(15), *means]
