@@ -43,7 +43,7 @@ def count_crosses(spec: FeatureSpec, layout: Layout, train: Dataset) -> tuple[Cr
         left_value, right_value = np.divmod(number, right.numbers)
         padding = (left_value == PADDING) | (right_value == PADDING)
         mean = _is_mean(left, left_value) | _is_mean(right, right_value)
-        kept = np.flatnonzero((counts >= cross.min_count) & ~padding)
+        kept = np.flatnonzero((counts >= cross.min_count) & ~padding & ~mean)
         weight_of = np.full(pairs.numbers, RARE, np.int32)
         weight_of[mean] = MEAN
         weight_of[padding] = PADDING

@@ -30,6 +30,7 @@ from model.quality.figures import auc
 from model.training.evaluation import predict
 from model.training.fit import fit
 from model.training.trainer import Trainer
+from tests.support.networks import indices, with_means
 
 pytestmark = pytest.mark.slow
 
@@ -172,6 +173,30 @@ def test_a_cross_of_the_context_is_every_row_of_its() -> None:
     assert found(values).tolist() == [0.5, -2.0, 3.0, -2.0]
 
 
+def test_a_mean_has_one_weight_with_every_value() -> None:
+    """Pairs of a mean share the weight of means; padding stays padding, and all else is as it is
+    without means."""
+    data = rows([MEN, MEN, WOMEN], [ACTION, ACTION, DRAMA])
+    layout = with_means(LAYOUT)
+    (plain,) = learn(data, cross("gender", "genre", 2))
+    (learnt,) = count_crosses(spec(cross("gender", "genre", 2)), layout, data)
+    left, right = learnt.pairs.left.numbers, learnt.pairs.right.numbers
+    assert (left, right) == (plain.pairs.left.numbers + 1, plain.pairs.right.numbers + 1)
+    weight_of = learnt.weight_of.reshape(left, right)
+    assert weight_of[:-1, :-1].tolist() == plain.weight_of.reshape(left - 1, -1).tolist()
+    assert weight_of[-1].tolist() == [0] + [MEAN] * (right - 1)
+    assert weight_of[:, -1].tolist() == [0] + [MEAN] * (left - 1)
+    with torch.no_grad():
+        found = CrossTerm(learnt)
+        found.weight[:, 0] = torch.tensor([0.0, 0.5, -7.0, 3.0])
+        gender, genre = layout.context[0].mean, layout.candidate[0].mean
+        assert gender is not None
+        assert genre is not None
+        for values in (inputs(gender, DRAMA), inputs(MEN, genre), inputs(gender, genre)):
+            assert found(values).tolist() == [-7.0]
+        assert found(inputs(MEN, ACTION)).tolist() == [3.0]
+
+
 def test_min_count_is_of_rows_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counting in small steps gives the same pairs as at once."""
     random = np.random.default_rng(1)
@@ -265,39 +290,39 @@ def test_hidden_values_hide_their_pairs() -> None:
 
 
 def test_the_graph_has_the_network_s_crosses(tmp_path: Path) -> None:
-    """Crosses within and across the sides, lists too, agree at every size, without branches."""
+    """Crosses within and across the sides, lists and means too, agree at every size."""
     random = np.random.default_rng(3)
+    layout = with_means(LAYOUT)
 
     def single(slots: tuple[Slot, ...], count: int) -> np.ndarray:
-        return np.stack(
-            [random.integers(s.first, s.first + s.size, count) for s in slots], 1
-        ).astype(np.int32)
+        return np.stack([indices(random, slot, count) for slot in slots], 1)
 
     def listed(slots: tuple[Slot, ...], count: int) -> tuple[np.ndarray, ...]:
         used = np.arange(3) < random.integers(0, 4, (count, 1))
         return tuple((single((s,) * 3, count) * used).astype(np.int32) for s in slots)
 
     data = Dataset(
-        single(LAYOUT.context, 400), single(LAYOUT.candidate, 400),
-        listed(LAYOUT.context_lists, 400), listed(LAYOUT.candidate_lists, 400),
+        single(layout.context, 400),
+        single(layout.candidate, 400),
+        listed(layout.context_lists, 400),
+        listed(layout.candidate_lists, 400),
         np.zeros(400, np.uint8),
-    )  # fmt: skip
-    crosses = learn(
-        data, cross("gender", "genre", 15), cross("city", "gender"), cross("genre", "tags"),
-        cross("tags", "city"), cross("likes", "tags"),
-    )  # fmt: skip
+    )
+    pairs = (("gender", "genre", 15), ("city", "gender"), ("genre", "tags"), ("tags", "city"))
+    crossed = spec(*(cross(*pair) for pair in pairs), cross("likes", "tags"))
+    crosses = count_crosses(crossed, layout, data)
     torch.manual_seed(1)
-    network = build(LAYOUT, replace(CONFIG, init_std=0.5), 0.3, crosses).eval()
-    plain = build(LAYOUT, replace(CONFIG, init_std=0.5), 0.3).eval()
+    network = build(layout, replace(CONFIG, init_std=0.5), 0.3, crosses).eval()
+    plain = build(layout, replace(CONFIG, init_std=0.5), 0.3).eval()
     with torch.no_grad():
         for weight in network.cross_parameters():
             weight[1:].normal_()
     plain.load_state_dict(network.state_dict(), strict=False)
-    write_graph(network, LAYOUT, tmp_path / "score.onnx")
+    write_graph(network, layout, tmp_path / "score.onnx")
     operators = {node.op_type for node in onnx.load(tmp_path / "score.onnx").graph.node}
     assert not operators & {"Loop", "If", "Scan", "NonZero", "Compress"}
     shapes = RowShape(5, 2, ((2, 5),)), RowShape(4, 1, ((1, 4),))
-    engine = Engine(tmp_path / "score.onnx", LAYOUT, *shapes)
+    engine = Engine(tmp_path / "score.onnx", layout, *shapes)
     for contexts, count in ((1, 1), (1, 100), (5, 100), (100, 100), (3, 0)):
         context, candidate = data.take(slice(0, contexts)), data.take(slice(0, count))
         part = replace(candidate, context=context.context, context_lists=context.context_lists)

@@ -247,9 +247,9 @@ def test_bad_lines_are_told_every_time(cached: Cached, capsys: pytest.CaptureFix
     for _ in range(2):
         capsys.readouterr()
         cached(max_bad_lines=0.01)
-        told += [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+        told.append([line for line in capsys.readouterr().err.splitlines() if "warning" in line])
     assert told[0] == told[1]
-    assert "1 of 301 lines are bad" in told[0]
+    assert "1 of 301 lines are bad" in told[0][0]
 
 
 def test_a_file_that_cannot_be_read_is_named(cached: Cached) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +58,35 @@ def test_the_fingerprint_follows_the_data(few: Sample, prepared: Prepared) -> No
     assert again.fingerprint() == prepared.fingerprint()
     other = prepare(few.spec, InputFiles([few.data], mode="random"), progress=False)
     assert other.fingerprint() != prepared.fingerprint()
+
+
+def test_fields_that_are_always_there_are_named_in_one_line(
+    few: Sample, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing trains their absence; a required field cannot be absent, and is not named."""
+    prepare(few.spec, InputFiles([few.data]), progress=False)
+    (line,) = (told for told in capsys.readouterr().err.splitlines() if "absence" in told)
+    assert line.startswith("warning: no training row lacks time, item_id, so absence is not")
+
+
+def test_many_fields_are_not_all_named(few: Sample, tmp_path: Path, capsys: Any) -> None:
+    """A line names twelve fields at most."""
+    spec = tmp_path / "wide.toml"
+    fields = "".join(
+        f'[[fields]]\nname = "f{number}"\nkind = "categorical"\nside = "candidate"\n'
+        for number in range(20)
+    )
+    spec.write_text(
+        f'label = "click"\n[[fields]]\nname = "u"\nkind = "categorical"\nside = "context"\n{fields}'
+    )
+    names = ["click", "u", *(f"f{number}" for number in range(20))]
+    log = tmp_path / "log.csv"
+    lines = [",".join([str(number % 2), *"x" * 21]) for number in range(60)]
+    log.write_text("\n".join([",".join(names), *lines]) + "\n")
+    prepare(spec, InputFiles([log]), progress=False)
+    (line,) = (told for told in capsys.readouterr().err.splitlines() if "absence" in told)
+    assert "lacks u, f0, f1, " in line
+    assert "f10 and 9 more, so absence" in line
 
 
 def test_only_wide_and_deep_has_crosses(prepared: Prepared) -> None:

@@ -287,7 +287,7 @@ def test_rows_that_nothing_has_trained_are_not_carried_on(
         table = result.network.table
         assert torch.equal(table[placement.missing], table[placement.mean])
         values = data[0].context[:, today.vocabulary.layout.context.index(placement)]
-        expected = table[torch.from_numpy(values)].mean(0)
+        expected = table[torch.tensor(values)].mean(0)
         torch.testing.assert_close(table[placement.mean], expected, rtol=0, atol=1e-5)
 
 
