@@ -31,7 +31,7 @@ _INTEGER_WITH_EXPONENT = re.compile(
 )
 NUMBER_TEXT = re.compile(rf"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:{_EXPONENT})?", re.ASCII)
 """A number as text files hold it: ``.5``, ``5.`` and ``1e+05`` are numbers too."""
-_SECONDS_TEXT = re.compile(rf"-?(?:0|[1-9][0-9]{{0,19}})(?:\.[0-9]*)?(?:{_EXPONENT})?", re.ASCII)
+SECONDS_TEXT = re.compile(rf"-?(?:0|[1-9][0-9]{{0,19}})(?:\.[0-9]*)?(?:{_EXPONENT})?", re.ASCII)
 _DATE_WITH_OFFSET = re.compile(
     r"[0-9]{4}-?(?:[0-9]{2}-?[0-9]{2}|W[0-9]{2}-?[0-9])[+-][0-9]{2}(?::?[0-9]{2})?", re.ASCII
 )
@@ -260,7 +260,7 @@ def seconds(value: Any, zone: ZoneInfo, text_format: str | None = None) -> int:
             raise ValueProblem("text does not have the field's time format") from None
         return _to_seconds(moment, zone)
     if isinstance(value, str):
-        if value[10:11] in _AFTER_DATE or not _SECONDS_TEXT.fullmatch(value):
+        if value[10:11] in _AFTER_DATE or not SECONDS_TEXT.fullmatch(value):
             return _to_seconds(_iso_moment(value), zone)
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -24,6 +24,7 @@ from model.data.dataset import Dataset
 from model.data.encoded_data import EncodedData, code_hash, read_encoded, write_encoded
 from model.data.input_files import InputFiles
 from model.data.log_files import DataError, Source
+from model.data.null_texts import null_warnings
 from model.data.slot_counts import always_present
 from model.data.vocabulary_learning import learn_vocabulary, reused_numbers
 from model.fingerprint import fingerprint_of
@@ -127,9 +128,10 @@ def prepare(
             # Dropped if a file has changed since its hash was taken.
             if cache is not None and entry.name != _key(inputs, text, spec, before):
                 shutil.rmtree(entry)
-    for warning in encoded.warnings:
-        warn(warning)
     data, vocabulary = encoded.data, encoded.vocabulary
+    warnings = (*encoded.warnings, *null_warnings(spec, vocabulary, data["train"]))
+    for warning in warnings:
+        warn(warning)
     counts = ", ".join(f"{len(rows):,} {PURPOSES[part]}" for part, rows in data.items())
     say(
         f"{done}: {sum(map(len, data.values())):,} rows in {perf_counter() - start:.1f} s"
@@ -148,7 +150,7 @@ def prepare(
         data,
         encoded.test_rows,
         before.manifest.id if before else None,
-        tuple(encoded.warnings),
+        warnings,
     )
 
 

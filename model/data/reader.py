@@ -24,6 +24,7 @@ from app.features.null_values import null_values_of
 from app.features.spec import FeatureSpec, Field, MultiCategorical, Numeric, Time, is_scaled
 from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Vocabulary, arrange
 from app.files import sha256
+from model.data.doubtful_moments import date_formats, date_hint
 from model.data.log_files import (
     FILE,
     LINE,
@@ -35,6 +36,7 @@ from model.data.log_files import (
     visible,
 )
 from model.data.moments import as_json, is_moment
+from model.data.null_texts import null_hint
 from model.data.parquet_columns import without_nan
 from model.data.reading_notes import ReadingNotes
 from model.progress import progress_bar
@@ -97,7 +99,9 @@ class Reader:
                 _check_labels(self._spec, frame)
             good = self._good_rows(frame)
             if self._moment:
-                good = good.with_columns(pl.Series(MOMENT, _moments(self._spec, good), pl.Int64))
+                good = good.with_columns(
+                    pl.Series(MOMENT, _moments(self._spec, good, self._notes), pl.Int64)
+                )
             rows += good.height
             if good.height:
                 yield good
@@ -143,6 +147,8 @@ class Reader:
             column = frame[spec_field.name]
             values, codes = field_values(spec_field, column)
             self._notes.add_times(spec_field, column, values)
+            if isinstance(spec_field, Time):
+                self._notes.add_moments(spec_field, values)
             problems = _problems(encoder, values)
             if not problems:
                 continue
@@ -150,7 +156,8 @@ class Reader:
             good[rows] = False
             origins = frame[rows.tolist()].select(FILE, LINE).iter_rows()
             for (file, line), code in zip(origins, codes[rows].tolist(), strict=True):
-                self.bad.add(file, line, f"field {spec_field.name!r}: {problems[code]}")
+                hint = null_hint(values[code]) or _date_hint(spec_field, values[code])
+                self.bad.add(file, line, f"field {spec_field.name!r}: {problems[code]}{hint}")
         if self._label:
             self._notes.add_labels(labels(self._spec, frame), good)
         return frame if good.all() else frame.filter(pl.Series(good))
@@ -261,7 +268,12 @@ def unlearned(spec: FeatureSpec) -> Vocabulary:
     return Vocabulary(layout, slots)
 
 
-def _moments(spec: FeatureSpec, frame: pl.DataFrame) -> NDArray[np.int64]:
+def _date_hint(column: Field, value: Any, key: str = "format") -> str:
+    plain = isinstance(column, Time) and column.format is None
+    return date_hint(key, date_formats(value)) if plain else ""
+
+
+def _moments(spec: FeatureSpec, frame: pl.DataFrame, notes: ReadingNotes) -> NDArray[np.int64]:
     """Return the seconds [R] of the spec's timestamp."""
     if spec.timestamp is None:
         raise DataError("the spec has no `timestamp` to split along")
@@ -270,10 +282,14 @@ def _moments(spec: FeatureSpec, frame: pl.DataFrame) -> NDArray[np.int64]:
         Time(name=spec.timestamp, side="context", parts=("hour",), format=spec.timestamp_format),
     )
     column = frame[spec.timestamp]
+    listed = like in spec.fields
     if is_moment(column.dtype):
         # A format is for text, and may leave out hours or minutes.
         like = replace(like, format=None)
     values, codes = field_values(like, column)
+    key = "format" if listed else "timestamp_format"
+    if not listed:
+        notes.add_moments(like, values, key)
     zone = ZoneInfo(like.timezone)
     moments = np.zeros(len(values), np.int64)
     for code, value in enumerate(values):
@@ -283,5 +299,6 @@ def _moments(spec: FeatureSpec, frame: pl.DataFrame) -> NDArray[np.int64]:
             where = frame.row(int(np.argmax(codes == code)), named=True)
             raise DataError(
                 f"{where[FILE]}:{where[LINE]}: timestamp {spec.timestamp!r}: {problem.problem}"
+                f"{_date_hint(like, value, key)}"
             ) from None
     return moments[codes]

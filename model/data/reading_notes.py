@@ -11,10 +11,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from app.features.canonical import SECONDS_TEXT
 from app.features.spec import Categorical, Field, MultiCategorical, Time
+from model.data.doubtful_moments import DoubtfulMoments
 
 _OFFSET = re.compile(r"(?:[Zz]|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2})*)\Z", re.ASCII)
-_SECONDS = re.compile(r"-?[0-9.]+", re.ASCII)
 _DATE_LENGTH = len("2014-10-21")
 _HOURS = re.compile("%[HIXcT]")
 """The letters of a format with an hour; a date alone is the same day in any time zone."""
@@ -31,6 +32,7 @@ class ReadingNotes:
         self._local: dict[str, str] = {}
         """Time zone of each field whose times have no offset."""
         self._moments_as_text: set[str] = set()
+        self._doubtful: dict[str, DoubtfulMoments] = {}
         self._rows, self._clicks = [0, 0], [0, 0]
         """Rows with a label that were left out, and of the others; clicks among them."""
 
@@ -62,6 +64,10 @@ class ReadingNotes:
         ):
             self._local[field.name] = field.timezone
 
+    def add_moments(self, column: Time, values: Sequence[Any], key: str = "format") -> None:
+        """Note the distinct values of a time, whose format the spec's ``key`` gives."""
+        self._doubtful.setdefault(column.name, DoubtfulMoments(column, key)).add(values)
+
     def lines(self) -> list[str]:
         """Return the warnings."""
         left_out, used = self._rows
@@ -92,6 +98,8 @@ class ReadingNotes:
             ' kind = "time" takes any form'
             for name in sorted(self._moments_as_text)
         ]
+        for doubtful in self._doubtful.values():
+            lines += doubtful.lines()
         return lines
 
 
@@ -103,7 +111,7 @@ def _any_local(field: Time, values: Iterable[Any]) -> bool:
         return local and any(texts)
     return any(
         len(text) > _DATE_LENGTH
-        and not _SECONDS.fullmatch(text)
+        and not SECONDS_TEXT.fullmatch(text)
         and not _OFFSET.search(text, _DATE_LENGTH)
         for text in texts
     )
