@@ -1,0 +1,200 @@
+"""Follows the changes of a store, and keeps a bundle's catalogue as they say."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+
+from app.backoff import Backoff
+from app.catalogue.catalogue import Catalogue
+from app.errors import CtrError, ValueProblem, VocabularyUnavailable
+from app.features.arrays import Indices
+from app.features.encoder import SideEncoder, settle
+from app.features.field_encoders import Misses
+from app.logs import LogLimit
+from app.off_loop import run_off_loop
+from app.scoring.scorer import VocabularySource
+from app.store.opening import open_store
+from app.store.store import Change, FellBehind, Position, Store, StoreError
+
+POLL_SECONDS = 0.2
+"""Time between two looks for changes."""
+READ_ROWS = 2_000
+"""Items or changes that are read from the store at a time."""
+SLICE_ROWS = 32
+"""Items that are encoded before other work of the event loop gets its turn: some 0.5 ms."""
+FETCH_SECONDS = 10.0
+"""How long a vocabulary in Redis may take for the values of a slice."""
+HANGING_SECONDS = 10.0
+"""Time after which a store that does not answer counts as one that is down."""
+LOGGED_REFUSALS = 5
+"""Refused items that the log names after a read."""
+Result = TypeVar("Result")
+log = logging.getLogger(__name__)
+
+
+class Follower:
+    """Fills a catalogue from a store, then follows its changes until it is closed.
+
+    What has been read stays in use while the store is down, emptied or behind; ``problem`` says so.
+    """
+
+    def __init__(
+        self, url: str, candidate: SideEncoder, vocabulary: VocabularySource | None
+    ) -> None:
+        """``candidate`` encodes items; ``vocabulary`` has the values that its tables lack."""
+        self.catalogue = Catalogue(candidate.shape.width)
+        self.problem: str | None = None
+        self.changes = 0
+        """Changes that came after the first fill."""
+        self._url = url
+        self._candidate = candidate
+        self._vocabulary = vocabulary
+        self._store: Store | None = None
+        self._position = Position("", 0)
+        self._backoff = Backoff(POLL_SECONDS, 5.0)
+        self._limit = LogLimit(10.0)
+        self._task: asyncio.Task[None] | None = None
+
+    async def fill(self) -> None:
+        """Read and encode all items; an absent store is made, empty.
+
+        Raises:
+            StoreError: the store cannot be used.
+            VocabularyUnavailable: Redis does not answer, and nothing may replace it.
+        """
+        url = self._url
+        self._store = await run_off_loop(lambda: open_store(url, create=True))
+        await self._read_all()
+        refused = self.catalogue.refused
+        for identity, reason in islice(refused.items(), LOGGED_REFUSALS):
+            log.warning("item %r is left out: %s", identity[:64], reason)
+        log.info("catalogue: %d items, %d left out", len(self.catalogue), len(refused))
+
+    def start(self) -> None:
+        """Follow the changes that come after the fill."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._follow())
+
+    async def close(self) -> None:
+        """Stop following, and close the store."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._forget_store()
+
+    def _forget_store(self) -> None:
+        """Close the store in a thread: it may hang."""
+        store, self._store = self._store, None
+        if store is not None:
+            closing = asyncio.ensure_future(run_off_loop(store.close))
+            closing.add_done_callback(lambda done: done.exception())
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(self._backoff.pause or POLL_SECONDS)
+            try:
+                await self._catch_up()
+            except CtrError as error:
+                self._fail(str(error))
+                if isinstance(error, StoreError):
+                    self._forget_store()
+            except Exception:
+                self._fail("internal error")
+                log.exception("following the store failed")
+            else:
+                if self.problem is not None:
+                    log.info("the store answers again")
+                    self.problem = None
+                self._backoff.reset()
+
+    def _fail(self, problem: str) -> None:
+        self._backoff.fail()
+        self.problem = problem
+        self._limit.log(log, logging.WARNING, "the catalogue is not followed: %s", problem)
+
+    async def _catch_up(self) -> None:
+        """Apply all changes that there are by now."""
+        if self._store is None:
+            url = self._url
+            self._store = await self._answer(lambda: open_store(url))
+        while True:
+            store, position = self._store, self._position
+            try:
+                changes = await self._answer(partial(store.changes, position, READ_ROWS))
+            except FellBehind:
+                await self._read_all()
+                return
+            for start in range(0, len(changes), SLICE_ROWS):
+                await self._apply(changes[start : start + SLICE_ROWS])
+            self.changes += len(changes)
+            if changes:
+                self._position = position._replace(number=changes[-1].number)
+            if len(changes) < READ_ROWS:
+                return
+
+    async def _answer(self, work: Callable[[], Result]) -> Result:
+        """Ask the store in a thread; a store that hangs is told of, and waited for."""
+        asking = asyncio.ensure_future(run_off_loop(work))
+        try:
+            async with asyncio.timeout(HANGING_SECONDS):
+                return await asyncio.shield(asking)
+        except TimeoutError:
+            self._fail("the store does not answer")
+            return await asking
+
+    async def _read_all(self) -> None:
+        """Read every item; forget those that are not there."""
+        store = self._store
+        assert store is not None
+        position, items = await self._answer(store.items)
+        present: set[str] = set()
+        while batch := await self._answer(lambda: list(islice(items, READ_ROWS))):
+            for start in range(0, len(batch), SLICE_ROWS):
+                await self._apply([Change(0, *item) for item in batch[start : start + SLICE_ROWS]])
+            present.update(str(item.id) for item in batch)
+        self.catalogue.keep_only(present)
+        self._position = position
+
+    async def _settled(self, packed: bytes, misses: Misses | None) -> Indices:
+        """Return rows [N, width] in which the values that were not in memory have their rows."""
+        shape = self._candidate.shape
+        if misses:
+            assert self._vocabulary is not None
+            deadline = asyncio.get_running_loop().time() + FETCH_SECONDS
+            fetched, degraded = await self._vocabulary.fetch(misses, deadline)
+            if degraded:
+                # The row of an item stays, so a value that counts as OOV for a moment must not.
+                raise VocabularyUnavailable("Redis does not answer for the values of items")
+            packed = settle(packed, fetched, shape)
+        return np.frombuffer(packed, np.int32).reshape(-1, shape.width)
+
+    async def _apply(self, changes: Sequence[Change]) -> None:
+        """Encode some changes and put all of them into the catalogue at once."""
+        misses: Misses | None = None if self._vocabulary is None else {}
+        packed: list[bytes] = []
+        refused: dict[int, str] = {}
+        for place, change in enumerate(changes):
+            if change.values is None:
+                continue
+            try:
+                packed.append(self._candidate.row(change.values, misses))
+            except ValueProblem:
+                name, problem = next(iter(self._candidate.problems(change.values)))
+                refused[place] = f"{name}: {problem.problem}"
+        joined = await self._settled(b"".join(packed), misses)
+        rows: Iterator[Indices] = iter(joined)
+        for place, change in enumerate(changes):
+            if change.values is None:
+                self.catalogue.drop(change.id)
+            elif place in refused:
+                self.catalogue.refuse(change.id, refused[place])
+            else:
+                self.catalogue.put(change.id, next(rows))
+        await asyncio.sleep(0)
