@@ -33,6 +33,8 @@ Instead of serving:
       1 if it would be refused or would wait to be activated
   --openapi BUNDLE
       Print the OpenAPI document of a bundle, as its service shows it at /openapi.json, and exit
+  items put|get|delete|export|count
+      Store the items that /rank may name by id; items --help says how
   --version
       Show the version of this program and exit
   -h, --help

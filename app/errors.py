@@ -6,6 +6,8 @@ CtrError
 ├── BundleError          a bundle must not be served: incomplete, altered, or not reproducible
 ├── ProviderError        the execution provider that was asked for cannot be used
 ├── AddressError         the address of Redis, or its login, cannot be used
+├── StoreError           the store of items cannot be used
+├── FellBehind           the changes of a store that a follower needs are gone
 ├── KeyFileError         the file of the admin port's keys cannot be used
 ├── LinkError            Redis did not answer; holds the Problem that callers may see
 ├── RegisterError        an entry of the register of vocabularies in Redis cannot be read
@@ -18,6 +20,7 @@ CtrError
 │   ├── Unauthorized 401, ActivationRefused 409: on the admin port only
 │   ├── Overloaded 429
 │   └── NotReady 503, EngineFailed 503, VocabularyUnavailable 503, DeadlinePassed 504
+│   └── StoreUnavailable 503: on the admin port only
 └── the trainer's, each beside the code that raises it
     ├── ConfigError      training settings cannot be used
     ├── DataError        files cannot be read as training data
@@ -57,6 +60,14 @@ class ProviderError(CtrError):
 
 class AddressError(CtrError):
     """An address of Redis, or a login, that cannot be used."""
+
+
+class StoreError(CtrError):
+    """The store of items cannot be used; the message says why, and what to do."""
+
+
+class FellBehind(CtrError):
+    """The changes after a position are not all there any longer: read everything again."""
 
 
 class KeyFileError(CtrError):
@@ -227,6 +238,12 @@ class VocabularyUnavailable(ServiceError):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.headers = {"retry-after": "1"}
+
+
+class StoreUnavailable(ServiceError):
+    """The store of items does not answer."""
+
+    status, code = 503, "store_unavailable"
 
 
 class DeadlinePassed(ServiceError):

@@ -40,6 +40,7 @@ from app.settings import Settings
 from app.web import asgi
 from app.web.access_log import PATH_LENGTH, AccessLog
 from app.web.admin import create_admin
+from app.web.admin_items import build_items_router
 from app.web.admin_keys import Keys
 from app.web.connections import Connections, most_connections
 from app.web.docs_page import page
@@ -176,7 +177,8 @@ def build_server(
     service = build_service(settings, shared=worker.shared if worker else None, opened=opened)
     admin = None
     if admin_listeners and settings.admin_key_file is not None:
-        admin_app = create_admin(service.activation, Keys(settings.admin_key_file))
+        items = build_items_router(settings.store, service.serving, settings.max_body_bytes)
+        admin_app = create_admin(service.activation, items, Keys(settings.admin_key_file))
         admin = AdminServer(admin_app, admin_listeners, settings.receive_seconds)
         log.info("admin endpoints on %s", ", ".join(map(name_of, admin_listeners)))
     return ServiceServer(
@@ -308,6 +310,7 @@ def limits_of(settings: Settings) -> Limits:
         max_row_bytes=settings.max_row_bytes,
         max_instances=settings.max_instances,
         max_candidates=settings.max_candidates,
+        max_catalogue_rows=settings.max_catalogue_rows,
         known_fields_only=settings.unknown_fields == "error",
         receive_seconds=settings.receive_seconds,
         deadline_seconds=settings.deadline_ms / 1000,

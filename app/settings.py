@@ -26,6 +26,7 @@ Group = Literal[
     "Engine",
     "Batching and limits",
     "Vocabulary in Redis",
+    "Catalogue",
     "Metrics and logs",
     "Admin",
 ]
@@ -218,6 +219,23 @@ class Settings(BaseSettings):
         "snapshot",
         "Look-ups while Redis does not answer: snapshot reads the bundle's own copy, oov treats"
         " every value as unknown, reject answers 503",
+    )
+
+    store: str | None = _setting(
+        "Catalogue",
+        None,
+        "URL of the store of items that /rank may name by id, sqlite:///absolute/path; without it"
+        " there is no catalogue",
+    )
+    unknown_items: Literal["omit", "last", "error"] = _setting(
+        "Catalogue",
+        "omit",
+        "Ids that are not in the catalogue: omit leaves them out of the ranking and names them,"
+        " last puts them at its end without a score, error refuses the request with 422; a request"
+        " may say otherwise",
+    )
+    max_catalogue_rows: PositiveInt = _setting(
+        "Catalogue", 20_000, "Maximum number of items when the whole catalogue is ranked", "rows"
     )
 
     slow_request_ms: NonNegativeInt = _setting(

@@ -13,7 +13,7 @@ import numpy as np
 
 from app.backoff import Backoff
 from app.catalogue.catalogue import Catalogue
-from app.errors import CtrError, ValueProblem, VocabularyUnavailable
+from app.errors import CtrError, FellBehind, StoreError, ValueProblem, VocabularyUnavailable
 from app.features.arrays import Indices
 from app.features.encoder import SideEncoder, settle
 from app.features.field_encoders import Misses
@@ -21,7 +21,7 @@ from app.logs import LogLimit
 from app.off_loop import run_off_loop
 from app.scoring.scorer import VocabularySource
 from app.store.opening import open_store
-from app.store.store import Change, FellBehind, Position, Store, StoreError
+from app.store.store import Change, Position, Store
 
 POLL_SECONDS = 0.2
 """Time between two looks for changes."""

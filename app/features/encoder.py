@@ -104,11 +104,30 @@ class SideEncoder:
             FieldProblems: values break a rule of their field.
         """
         result = np.empty((rows, self.shape.width), np.int32)
+        given = {encoder.name: columns.get(encoder.name) for encoder in self.encoders}
+        yield from self.replace_steps(result, given, misses)
+        return result
+
+    def replace_steps(
+        self,
+        rows: Indices,
+        columns: Mapping[str, Sequence[Any] | None],
+        misses: Misses | None = None,
+    ) -> Generator[None, None, None]:
+        """Encode columns into the words of their fields in ``rows``, pausing after each field.
+
+        A column that is None is missing in every row; fields that are not named keep their words.
+
+        Raises:
+            FieldProblems: values break a rule of their field.
+        """
         problems: dict[str, ColumnProblem] = {}
         for encoder, places in zip(self.encoders, self.places, strict=True):
+            if encoder.name not in columns:
+                continue
             try:
-                values = columns.get(encoder.name)
-                result[:, places] = (
+                values = columns[encoder.name]
+                rows[:, places] = (
                     encoder.one(None) if values is None else encoder.many(values, misses)
                 )
             except ColumnProblem as problem:
@@ -118,7 +137,6 @@ class SideEncoder:
             yield
         if problems:
             raise FieldProblems(problems)
-        return result
 
 
 def _group(encoder: FieldEncoder) -> int:

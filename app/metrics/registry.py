@@ -109,6 +109,22 @@ class WorkerRestarts(Collector):
         return [counter("ctr_worker_restarts", text, self._shared.restarts)]
 
 
+class ItemLookups(Collector):
+    """Ids in requests, by whether the catalogue has them."""
+
+    def __init__(self, shared: SharedNumbers) -> None:
+        self._counts = Counts(shared, "item lookups", ("known", "unknown"))
+
+    def count(self, known: int, unknown: int) -> None:
+        """Count the ids of a request."""
+        self._counts.add("known", known)
+        self._counts.add("unknown", unknown)
+
+    def collect(self) -> Iterable[Metric]:
+        text = "Ids in requests, by whether the catalogue has them"
+        return [self._counts.labelled("ctr_catalogue_lookups", text, "outcome")]
+
+
 class RemoteMetrics(Collector):
     """Requests to a vocabulary in Redis: ``counts`` by ``REMOTE_COUNTERS``, errors, seconds."""
 
@@ -180,6 +196,7 @@ class Metrics:
         self.events = Counts(shared, "events", EVENTS)
         self.refused_bundles = RefusedBundles(shared)
         self.remote = RemoteMetrics(shared)
+        self.lookups = ItemLookups(shared)
         for collector in (self.requests, self.engine, EventsCollector(self.events)):
             self.registry.register(collector)
         self.registry.register(self.refused_bundles)
@@ -261,6 +278,18 @@ class Metrics:
         self._watch("ctr_redis_up", asked, up, Region.least)
         kept = "0 while Redis refuses to mark the vocabulary as in use, so prune may remove it"
         self._watch("ctr_redis_marked", kept, marked, Region.least)
+
+    def watch_catalogue(
+        self, items: Callable[[], int], refused: Callable[[], int], followed: Callable[[], bool]
+    ) -> None:
+        """Show the state of the catalogue."""
+        if "ctr_catalogue_items" not in self._gauges:
+            self.registry.register(self.lookups)
+        self._watch("ctr_catalogue_items", "Items that can be ranked", items, Region.least)
+        text = "Items that the spec of the bundle in use refuses"
+        self._watch("ctr_catalogue_refused_items", text, refused, Region.most)
+        text = "1 while every worker follows the store, 0 while any one has an old catalogue"
+        self._watch("ctr_catalogue_followed", text, followed, Region.least)
 
     def _watch(
         self,

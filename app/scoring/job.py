@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
@@ -62,9 +62,22 @@ class Caller(Protocol):
         ...
 
 
+class ListedItems(NamedTuple):
+    """Items of the catalogue, as a request lists them; the request's ``ids`` are those of rows."""
+
+    places: Sequence[int] | None
+    """The place of each row in the request's list; None where all of the catalogue is ranked."""
+    unknown: Sequence[tuple[int, int | str]]
+    """Place and id of each id that is not in the catalogue."""
+    unknown_last: bool
+    """Unknown ids come last in the ranking, without a score."""
+
+
 class ScoringRequest(Caller, Protocol):
     """A caller, with what its answer says besides scores; set before any row is scored."""
 
+    listed: ListedItems | None
+    """Which candidates are items of the catalogue, where the request names items."""
     degraded: bool
     """Values may count as OOV because Redis did not answer."""
     ids: Ids | None

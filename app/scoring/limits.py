@@ -20,6 +20,8 @@ class Limits:
     """Instances of a ``/predict``; 413."""
     max_candidates: int
     """Candidates of a ``/rank``; 413."""
+    max_catalogue_rows: int
+    """Items of a ``/rank`` over the whole catalogue; 422."""
     known_fields_only: bool
     """A field that the spec does not know is refused with 422 instead of ignored."""
     receive_seconds: float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from app.scoring.decoding import (
     items_decoder,
     rank_decoder,
 )
+from app.scoring.item_lists import ItemLists
 from app.scoring.job import Ids, ScoringRequest
 from app.scoring.limits import Limits
 from app.scoring.predict import STEP_ROWS
@@ -56,9 +57,12 @@ class Ranking(NamedTuple):
 class RankReader:
     """Decodes, checks and encodes the contexts and candidates of ``/rank`` bodies."""
 
-    def __init__(self, encoder: Encoder, limits: Limits, names: FieldNames) -> None:
+    def __init__(
+        self, encoder: Encoder, limits: Limits, names: FieldNames, item_lists: ItemLists
+    ) -> None:
         self._encoder = encoder
         self._names = names
+        self._item_lists = item_lists
         self._max_candidates = limits.max_candidates
         self._max_row_bytes = limits.max_row_bytes
 
@@ -78,9 +82,23 @@ class RankReader:
         candidates = decoded.candidates
         encode: EncodePart
         if isinstance(candidates, CandidateColumns):
-            request.ids = candidates.id
-            columns, rows = yield from self._decode_columns(candidates, body, problems)
-            encode = partial(self._encode_columns, columns, problems, misses)
+            if candidates.ids is not None or candidates.all:
+                items, places = self._item_lists.rows(candidates, decoded.on_unknown, request)
+                rows = len(items)
+                given: Mapping[str, list[Any]] = {}
+                if candidates.features is not msgspec.UNSET and candidates.ids is not None:
+                    given, _ = yield from self._decode_columns(
+                        candidates.features, candidates.ids, "candidates.ids", body, problems
+                    )
+                encode = self._item_lists.encoder(items, given, places, problems, misses)
+            else:
+                # Without ids there are features: the type of the body says so.
+                assert candidates.features is not msgspec.UNSET
+                request.ids = candidates.id
+                columns, rows = yield from self._decode_columns(
+                    candidates.features, candidates.id, "candidates.id", body, problems
+                )
+                encode = partial(self._encode_columns, columns, problems, misses)
         else:
             self._check_count(len(candidates))
             request.ids = []
@@ -135,20 +153,25 @@ class RankReader:
         return b"".join(packed)
 
     def _decode_columns(
-        self, candidates: CandidateColumns, body: bytes, problems: Problems
+        self,
+        features: Mapping[str, msgspec.Raw],
+        ids: Sequence[int | str | None] | None,
+        ids_path: str,
+        body: bytes,
+        problems: Problems,
     ) -> Steps[tuple[Mapping[str, list[Any]], int]]:
         """Decode columns; check their names and lengths. Return them and their length."""
         side = self._encoder.candidate
         columns: dict[str, list[Any]] = {}
-        for name, part in candidates.features.items():
+        for name, part in features.items():
             if memoryview(part).nbytes < LONG_COLUMN:
                 columns[name] = decode_part(column_decoder, body, part, _COLUMNS, name)
             else:
                 columns[name] = yield from self._decode_long_column(name, part, body)
             yield None
         lengths = {f"{_COLUMNS}.{name}": len(values) for name, values in columns.items()}
-        if candidates.id is not None:
-            lengths["candidates.id"] = len(candidates.id)
+        if ids is not None:
+            lengths[ids_path] = len(ids)
         rows = next(iter(lengths.values()), 0)
         for path, length in lengths.items():
             if length != rows:

@@ -19,12 +19,15 @@ from typing import Protocol
 
 from app.features.encoder import Encoder, Fetched, settle
 from app.features.field_encoders import Misses
+from app.scoring.item_lists import CountLookups, ItemLists
+from app.scoring.items import Items
 from app.scoring.job import WORD_BYTES, Job, ScoringRequest
 from app.scoring.limits import Limits
 from app.scoring.predict import PredictReader
 from app.scoring.problems import FieldNames
 from app.scoring.rank import Ranking, RankReader
 from app.scoring.steps import Steps
+from app.scoring.wire import OnUnknown
 
 PART_ROWS = 128
 """Candidates of a part; the first part has half as many, so that the engine starts soon."""
@@ -77,7 +80,11 @@ class Scorer:
         limits: Limits,
         count_unknown: Callable[[int], None] = lambda count: None,
         vocabulary: VocabularySource | None = None,
+        items: Items | None = None,
+        on_unknown: OnUnknown = "omit",
+        count_items: CountLookups = lambda known, unknown: None,
     ) -> None:
+        """``items`` may be ranked by id; without them no request may name any."""
         self.version = version
         self.admit = batcher.admit
         self._batcher = batcher
@@ -85,7 +92,8 @@ class Scorer:
         self._vocabulary = vocabulary
         names = FieldNames(encoder, limits.known_fields_only, count_unknown)
         self._predict = PredictReader(encoder, limits, names)
-        self._rank = RankReader(encoder, limits, names)
+        item_lists = ItemLists(items, encoder.candidate, limits, on_unknown, count_items)
+        self._rank = RankReader(encoder, limits, names, item_lists)
         self.reading = 0
         """Requests that are being decoded, encoded or completed from Redis."""
 

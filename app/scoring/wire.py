@@ -5,7 +5,7 @@ The parts of a body (an instance, a column, a context) stay undecoded until thei
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -24,10 +24,26 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class CandidateColumns(msgspec.Struct, frozen=True):
-    """A candidate list in columnar form. Each column is decoded later."""
+    """A candidate list in columnar form, or items of the catalogue.
 
-    features: dict[str, msgspec.Raw]
+    Each column is decoded later. With ``ids``, ``features`` take precedence over stored values.
+    """
+
+    features: dict[str, msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
     id: list[int | str | None] | None = None
+    ids: list[int | str] | None = None
+    all: bool = False
+    exclude: list[int | str] = []
+    where: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    prefilter: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if self.features is msgspec.UNSET and self.ids is None and not self.all:
+            raise ValueError("Object missing required field `features`")
+
+
+OnUnknown = Literal["omit", "last", "error"]
+"""What becomes of ids that are not in the catalogue: left out, put last without a score, or 422."""
 
 
 class RankBody(msgspec.Struct, frozen=True):
@@ -36,3 +52,4 @@ class RankBody(msgspec.Struct, frozen=True):
     context: msgspec.Raw
     candidates: list[msgspec.Raw] | CandidateColumns
     top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    on_unknown: OnUnknown | None = None

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from datetime import datetime
 
+from app.catalogue.follower import Follower
 from app.features.graph_inputs import Batch, Scores
 from app.metrics.registry import Metrics
 from app.remote.vocabulary import RemoteVocabulary
@@ -29,6 +30,14 @@ def watch_vocabulary(metrics: Metrics, remote: RemoteVocabulary) -> None:
     )
 
 
+def _watch_catalogue(metrics: Metrics, items: Follower) -> None:
+    metrics.watch_catalogue(
+        lambda: len(items.catalogue),
+        lambda: len(items.catalogue.refused),
+        lambda: items.problem is None,
+    )
+
+
 class Builder:
     """Builds what scores with a loaded bundle, and closes it again."""
 
@@ -46,6 +55,8 @@ class Builder:
         """Build it; its metrics are shown in the place of another bundle's."""
         batcher = self._batcher(loaded)
         await batcher.__aenter__()
+        if loaded.items is not None:
+            loaded.items.start()
         built = BundleInUse(loaded, batcher, self._scorer(loaded, batcher))
         self._open.append(built)
         self._show(loaded)
@@ -112,6 +123,9 @@ class Builder:
             self._limits,
             count_unknown,
             loaded.remote,
+            None if loaded.items is None else loaded.items.catalogue,
+            self._settings.unknown_items,
+            self._metrics.lookups.count,
         )
 
     def _show(self, loaded: Loaded) -> None:
@@ -119,6 +133,8 @@ class Builder:
         metrics, bundle, engine = self._metrics, loaded.bundle, loaded.engine
         if loaded.remote is not None:
             watch_vocabulary(metrics, loaded.remote)
+        if loaded.items is not None:
+            _watch_catalogue(metrics, loaded.items)
         metrics.watch_queue(
             lambda: sum(each.batcher.queued_rows for each in self._open),
             lambda: self._abandoned + sum(each.batcher.abandoned for each in self._open),
@@ -145,12 +161,14 @@ class Builder:
         )
 
     async def close(self, bundle: BundleInUse) -> None:
-        """Close a bundle's batcher, and its vocabulary unless another bundle in use has it too."""
+        """Close a bundle's batcher, and what of it no other bundle in use has too."""
         await bundle.batcher.__aexit__(None, None, None)
         self._metrics.poll()
         self._open.remove(bundle)
         self._abandoned += bundle.batcher.abandoned
-        remote = bundle.loaded.remote
+        remote, items = bundle.loaded.remote, bundle.loaded.items
+        if items is not None and all(each.loaded.items is not items for each in self._open):
+            await items.close()
         if remote is not None and all(each.loaded.remote is not remote for each in self._open):
             await remote.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 from app.bundle.bundle import Bundle
 from app.bundle.verified_files import VerifiedFiles
+from app.catalogue.follower import Follower
 from app.errors import AddressError
 from app.features.encoder import Encoder
 from app.features.hot_values import serving_encoder
@@ -59,6 +61,18 @@ class Loaded:
     remote: RemoteVocabulary | None = None
     precision_reason: str | None = None
     """The reason for the engine's precision, where the settings leave it to the service."""
+    items: Follower | None = None
+    """The catalogue, where the settings name a store."""
+
+    async def read_items(self, undo: AsyncExitStack) -> None:
+        """Read the catalogue, where the settings name a store; ``undo`` closes it.
+
+        Raises:
+            CtrError: the store cannot be used.
+        """
+        if self.items is not None:
+            undo.push_async_callback(self.items.close)
+            await self.items.fill()
 
     async def reach_vocabulary(self) -> None:
         """Begin to ask Redis, and wait for the vocabulary there unless something may replace it.
@@ -134,6 +148,7 @@ def load(
         perf_counter() - start,
         remote,
         started.reason,
+        Follower(settings.store, encoder.candidate, remote) if settings.store else None,
     )
 
 

@@ -107,6 +107,7 @@ class Swapper:
                 if loaded.remote is not None:
                     undo.push_async_callback(loaded.remote.close)
                     await _reach(loaded)
+                await loaded.read_items(undo)
                 self._agreement.prepare(loaded.bundle.number)
                 await self._agreement.wait(attempt)
                 undo.pop_all()

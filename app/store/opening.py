@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from app.errors import StoreError
 from app.store.sqlite import SqliteStore
-from app.store.store import Store, StoreError
+from app.store.store import Store
 
 _SQLITE = "sqlite://"
 

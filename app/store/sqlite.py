@@ -17,7 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from app.store.store import Change, FellBehind, Item, Position, StoreError
+from app.errors import FellBehind, StoreError
+from app.store.store import Change, Item, Position
 
 BUSY_SECONDS = 5.0
 """How long a writer waits for another one."""

@@ -10,14 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from app.errors import CtrError
-
 Values = Mapping[str, Any]
 """Raw values by field, as a request would have them."""
-
-
-class StoreError(CtrError):
-    """The store cannot be used; the message says why, and what to do."""
 
 
 class Item(NamedTuple):
@@ -40,10 +34,6 @@ class Position(NamedTuple):
 
     epoch: str
     number: int
-
-
-class FellBehind(CtrError):
-    """The changes after a position are not all there any longer: read everything again."""
 
 
 class Store(Protocol):

@@ -17,7 +17,7 @@ from app.web.error_responses import answer_errors
 log = logging.getLogger(__name__)
 
 
-def create_admin(activation: Activation, keys: Keys) -> FastAPI:
+def create_admin(activation: Activation, items: APIRouter, keys: Keys) -> FastAPI:
     """Build the application over the state of the service that runs beside it."""
     limit = LogLimit()
 
@@ -46,6 +46,7 @@ def create_admin(activation: Activation, keys: Keys) -> FastAPI:
         return await activation.activate(version)
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    router.include_router(items)
     app.include_router(router)
     answer_errors(app)
     return app

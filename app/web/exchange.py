@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from app.errors import ServiceError
 from app.features.graph_inputs import Scores
 from app.metrics.requests import RequestMetrics
-from app.scoring.job import Ids
+from app.scoring.job import Ids, ListedItems
 from app.scoring.scorer import Scorer
 from app.scoring.steps import Steps
 from app.web.access_log import AccessLog
@@ -56,13 +56,13 @@ class Exchange(ABC):
     a list, or its deadline pass, while the rest of it is being read.
 
     All of it is touched on the event loop only. ``ScoringEndpoints`` sets the request's head and
-    ``received``, the scorer ``encoded``, ``rows``, ``ids``, ``top_k`` and ``degraded``, the batcher
-    ``begun`` and ``ended``.
+    ``received``, the scorer ``encoded``, ``rows``, ``ids``, ``listed``, ``top_k`` and ``degraded``,
+    the batcher ``begun`` and ``ended``.
     """
 
     __slots__ = (
         "_reason", "_start", "_status", "answered", "begun", "deadline", "degraded", "encoded",
-        "ended", "endpoint", "ids", "received", "request_id", "rows", "top_k", "version",
+        "ended", "endpoint", "ids", "listed", "received", "request_id", "rows", "top_k", "version",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -78,6 +78,7 @@ class Exchange(ABC):
         self.degraded = False
         self.rows = 0
         self.ids: Ids | None = None
+        self.listed: ListedItems | None = None
         self.top_k: int | None = None
 
     @abstractmethod

@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.types import Receive, Scope, Send
 
+from app.catalogue.follower import Follower
 from app.errors import NotFound, NotReady
 from app.metrics.registry import Metrics
 from app.serving.loading import Loaded
@@ -77,6 +78,25 @@ class _ModelName(Convertor[str]):
 register_url_convertor("model", _ModelName())
 
 
+def _catalogue(items: Follower) -> dict[str, Any]:
+    """The state of the catalogue, as /ready shows it."""
+    return {
+        "items": len(items.catalogue),
+        "refused_items": len(items.catalogue.refused),
+        "problem": items.problem,
+    }
+
+
+def _degraded(loaded: Loaded) -> list[str]:
+    """What answers do without at present."""
+    found = []
+    if loaded.remote is not None and not loaded.remote.breaker.closed:
+        found.append("vocabulary")
+    if loaded.items is not None and loaded.items.problem is not None:
+        found.append("catalogue")
+    return found
+
+
 def build_router(
     state: ServingState, endpoints: ScoringEndpoints, metrics: Metrics, versions: Versions
 ) -> APIRouter:
@@ -128,7 +148,8 @@ def build_router(
             "bundles_problem": versions.problem,
             "unreadable_bundles": dict(versions.unreadable),
             "waiting_bundles": dict(versions.waiting),
-            "degraded": ["vocabulary"] if remote and not remote.breaker.closed else [],
+            "catalogue": _catalogue(loaded.items) if loaded.items else None,
+            "degraded": _degraded(loaded),
         }
 
     @router.get("/model", tags=["operation"], responses={503: {"model": ErrorBody}})

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 
 from app.features.graph_inputs import Scores
-from app.scoring.job import Ids
+from app.scoring.job import Ids, ListedItems
 from app.web.exchange import Exchange
+
+SHOWN = 10
+"""Unknown ids that an answer names."""
 
 
 def predictions(exchange: Exchange, scores: Scores) -> str:
@@ -27,11 +32,46 @@ def ranking(exchange: Exchange, scores: Scores) -> str:
     ids: Ids = [None] * len(places)
     if exchange.ids is not None:
         ids = [exchange.ids[index] for index in places]
+    if exchange.listed is not None:
+        return _items(exchange, exchange.listed, places, ids, best)
     members = ",".join(
         f'{{"index":{index},{_id_member(identity)}"score":{score:.9g}}}'
         for index, identity, score in zip(places, ids, best, strict=True)
     )
     return f'{{"ranking":[{members}],"version":"{exchange.version}"{_degraded(exchange)}}}'
+
+
+def _items(
+    exchange: Exchange,
+    listed: ListedItems,
+    rows: Sequence[int],
+    ids: Ids,
+    best: Sequence[float],
+) -> str:
+    """Return the body of a /rank answer over items of the catalogue."""
+    if listed.places is None:
+        members = [
+            f'{{{_id_member(identity)}"score":{score:.9g}}}'
+            for identity, score in zip(ids, best, strict=True)
+        ]
+    else:
+        members = [
+            f'{{"index":{listed.places[row]},{_id_member(identity)}"score":{score:.9g}}}'
+            for row, identity, score in zip(rows, ids, best, strict=True)
+        ]
+    unknown = ""
+    if listed.unknown:
+        if listed.unknown_last:
+            room = None if exchange.top_k is None else exchange.top_k - len(members)
+            members += [
+                f'{{"index":{place},{_id_member(identity)}"score":null}}'
+                for place, identity in listed.unknown[:room]
+            ]
+        shown = msgspec.json.encode([identity for _, identity in listed.unknown[:SHOWN]]).decode()
+        unknown = f',"unknown":{{"total":{len(listed.unknown)},"ids":{shown}}}'
+    ranked = ",".join(members)
+    tail = f"{unknown}{_degraded(exchange)}"
+    return f'{{"ranking":[{ranked}],"version":"{exchange.version}"{tail}}}'
 
 
 def _degraded(exchange: Exchange) -> str:

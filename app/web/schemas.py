@@ -6,9 +6,11 @@ JSON; a test gives the same bodies to both.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from app.scoring.wire import OnUnknown
 
 CandidateId = int | str
 
@@ -57,28 +59,66 @@ class ColumnsModel(_Model):
     ] = None
 
 
+class _Catalogue(_Model):
+    exclude: Annotated[list[CandidateId], Field(description="Items to leave out.")] = []
+
+
+class EverythingModel(_Catalogue):
+    """The whole catalogue."""
+
+    all: Literal[True]
+
+
+class ItemsModel(_Catalogue):
+    """Items of the catalogue, by id."""
+
+    ids: Annotated[list[CandidateId], Field(description="Items to rank.")]
+    features: Annotated[
+        dict[str, list[Any]],
+        Field(
+            description="Values that take precedence over stored ones: a list for each field,"
+            " with one value for each of the ids."
+        ),
+    ] = {}
+
+
 class RankRequest(_Model):
     """A candidate list for one context."""
 
     context: Features
-    candidates: list[CandidateModel] | ColumnsModel
+    candidates: list[CandidateModel] | ColumnsModel | ItemsModel | EverythingModel
     top_k: Annotated[
         int | None, Field(ge=1, description="How many of the best to return; default all.")
+    ] = None
+    on_unknown: Annotated[
+        OnUnknown | None,
+        Field(
+            description="What becomes of ids that are not in the catalogue: left out, put last"
+            " without a score, or 422; default: the service's CTR_UNKNOWN_ITEMS."
+        ),
     ] = None
 
 
 class Ranked(BaseModel):
-    """A candidate's place: ``index`` is its position in the request."""
+    """A candidate's place: ``index`` is its position in the request, if it has one there."""
 
-    index: int
+    index: int | None = None
     id: CandidateId | None = None
-    score: float
+    score: Annotated[float | None, Field(description="Null for an unknown item that was put last.")]
+
+
+class UnknownItems(BaseModel):
+    """Ids that are not in the catalogue: how many, and the first few."""
+
+    total: int
+    ids: list[CandidateId]
 
 
 class RankResponse(BaseModel):
     """Candidates by falling logit; equal logits keep the request's order."""
 
     ranking: list[Ranked]
+    unknown: UnknownItems | None = None
     version: Annotated[str, Field(description="The bundle that scored them.")]
 
 

@@ -23,7 +23,8 @@ FLOOR = {
 FEATURES = FLOOR | {"app.features"}
 BUNDLE = FEATURES | {"app.bundle"}
 ENGINE = BUNDLE | {"app.scoring"}
-SERVICE = ENGINE | {"app.workers", "app.metrics", "app.remote", "app.serving", "app.settings"}
+CATALOGUE = ENGINE | {"app.store", "app.catalogue"}
+SERVICE = CATALOGUE | {"app.workers", "app.metrics", "app.remote", "app.serving", "app.settings"}
 DATA = {
     "model.array_files",
     "model.config",
@@ -55,6 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.features": FLOOR,
     "app.bundle": FEATURES,
     "app.scoring": BUNDLE,
+    "app.store": FLOOR,
+    "app.catalogue": CATALOGUE - {"app.catalogue"},
     "app.metrics": ENGINE | {"app.workers"},
     "app.remote": ENGINE | {"app.metrics"},
     "app.serving": SERVICE - {"app.serving"},
@@ -103,6 +106,7 @@ ONLY_IMPORTERS = {
     "redis": {"app.remote.link"},
     "hiredis": {"app.remote.link"},
     "optuna": {"model.tune"},
+    "sqlite3": {"app.store.sqlite"},
 }
 
 # (module, what it imports against the rule): each entry needs a reason beside it.

@@ -167,14 +167,22 @@ def check(block: Block) -> None:
         assert (ROOT / script).is_file(), script
 
 
+OF_APP = {"": [()], "serve": [()], "items": [("items", "put"), ("items", "get")]}
+"""The commands of ``./ctr`` that are the service's, and the words whose help has their options."""
+
+
 @cache
 def help_of(command: str) -> set[str]:
     """Return the options that a command of ``./ctr`` has."""
-    if command in ("serve", ""):
-        shown = subprocess.run(
-            [sys.executable, "-m", "app", "--help"], cwd=ROOT, capture_output=True, text=True
-        )
-        return set(re.findall(r"--[a-z][a-z-]*", shown.stdout))
+    if command in OF_APP:
+        shown = [
+            subprocess.run(
+                [sys.executable, "-m", "app", *words, "--help"],
+                cwd=ROOT, capture_output=True, text=True, check=True,
+            ).stdout
+            for words in OF_APP[command]
+        ]  # fmt: skip
+        return set(re.findall(r"--[a-z][a-z-]*", "".join(shown)))
     from typer.main import get_command
 
     from model.__main__ import cli

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -64,9 +65,12 @@ def test_limits_name_settings_that_exist() -> None:
 
 
 @pytest.mark.e2e
-def test_every_metric_is_documented(start_service: StartService, valkey: RedisServer) -> None:
-    """docs/metrics.md names each metric that a service with Redis shows, and no other."""
-    text = start_service(redis_url=valkey.url).client.get("/metrics").text
+def test_every_metric_is_documented(
+    start_service: StartService, valkey: RedisServer, tmp_path: Path
+) -> None:
+    """docs/metrics.md names each metric that a service with Redis and a store shows, no other."""
+    everything = {"redis_url": valkey.url, "store": f"sqlite://{tmp_path / 'store.db'}"}
+    text = start_service(**everything).client.get("/metrics").text
     shown = set()
     for family in text_string_to_metric_families(text):
         total = "_total" if family.type == "counter" else ""

@@ -10,7 +10,7 @@ import numpy as np
 
 from app.features.arrays import Floats
 from app.features.graph_inputs import Batch, Scores
-from app.scoring.job import Ids, Job
+from app.scoring.job import Ids, Job, ListedItems
 
 Spoil = Callable[[Batch, Scores], Scores]
 """Changes a run's scores, or raises in their place."""
@@ -57,6 +57,7 @@ class FakeRequest:
         self.deadline = asyncio.get_running_loop().time() + seconds
         self.encoded = self.begun = self.ended = 0.0
         self.degraded = False
+        self.listed: ListedItems | None = None
         self.ids: Ids | None = None
         self.rows = 0
         self.top_k: int | None = None

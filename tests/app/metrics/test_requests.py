@@ -13,6 +13,7 @@ from app.errors import (
     NotFound,
     Overloaded,
     ServiceError,
+    StoreUnavailable,
     Unauthorized,
 )
 from app.metrics.requests import OUTCOMES, REFUSALS, RequestsCollector, ScoringMetrics
@@ -27,7 +28,9 @@ def kinds(root: type[ServiceError]) -> Iterator[type[ServiceError]]:
 
 
 # Of a request that is none, of other routes, and of the admin port.
-ELSEWHERE = {HeadTooLarge, NotFound, MethodNotAllowed, Unauthorized, ActivationRefused}
+ELSEWHERE = {
+    HeadTooLarge, NotFound, MethodNotAllowed, Unauthorized, ActivationRefused, StoreUnavailable,
+}  # fmt: skip
 SCORING_ERRORS = sorted(set(kinds(ServiceError)) - ELSEWHERE, key=lambda kind: kind.code)
 
 

@@ -36,6 +36,7 @@ LIMITS = Limits(
     max_row_bytes=200,
     max_instances=5,
     max_candidates=500,
+    max_catalogue_rows=5_000,
     known_fields_only=False,
     receive_seconds=60.0,
     deadline_seconds=60.0,

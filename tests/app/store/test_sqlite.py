@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from app.errors import FellBehind, StoreError
 from app.store import sqlite
 from app.store.opening import open_store
 from app.store.sqlite import SqliteStore, file_system
-from app.store.store import FellBehind, Item, Position, Store, StoreError
+from app.store.store import Item, Position, Store
 from tests.support.serving import wait_until
 
 

@@ -27,6 +27,7 @@ LIMITS = Limits(
     max_row_bytes=2**16,
     max_instances=5_000,
     max_candidates=5_000,
+    max_catalogue_rows=5_000,
     known_fields_only=False,
     receive_seconds=60.0,
     deadline_seconds=60.0,

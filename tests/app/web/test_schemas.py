@@ -84,6 +84,22 @@ RANK: list[tuple[str, bool]] = [
     ('{"context": {}, "candidates": [{"features": {}, "id": 1.5}]}', False),
     ('{"context": {}, "candidates": [{"features": {}, "id": ["a"]}]}', False),
     ('{"context": {}, "candidates": [{"features": {}, "id": {}}]}', False),
+    ('{"context": {}, "candidates": {"ids": []}}', True),
+    ('{"context": {}, "candidates": {"ids": [7, "7"], "exclude": [1]}}', True),
+    ('{"context": {}, "candidates": {"ids": [7], "features": {"a": [1]}}}', True),
+    ('{"context": {}, "candidates": {"all": true}, "on_unknown": "last"}', True),
+    ('{"context": {}, "candidates": {"all": false, "features": {}}}', True),
+    ('{"context": {}, "candidates": {"all": true, "exclude": ["a"]}, "on_unknown": null}', True),
+    ('{"context": {}, "candidates": {"all": false}}', False),
+    ('{"context": {}, "candidates": {"all": 1}}', False),
+    ('{"context": {}, "candidates": {"all": "true"}}', False),
+    ('{"context": {}, "candidates": {"ids": [null]}}', False),
+    ('{"context": {}, "candidates": {"ids": [true]}}', False),
+    ('{"context": {}, "candidates": {"ids": [1.0]}}', False),
+    ('{"context": {}, "candidates": {"ids": 7}}', False),
+    ('{"context": {}, "candidates": {"ids": [7], "features": {"a": 1}}}', False),
+    ('{"context": {}, "candidates": {"ids": [7], "exclude": [[]]}}', False),
+    ('{"context": {}, "candidates": {"ids": [7]}, "on_unknown": "drop"}', False),
     ('{"context": {}, "candidates": {}}', False),
     ('{"context": {}, "candidates": {"features": []}}', False),
     ('{"context": {}, "candidates": {"features": null}}', False),
@@ -117,7 +133,7 @@ def whole(decoder: Any, body: str) -> Any:
         if isinstance(found.candidates, CandidateColumns):
             candidates = {
                 name: decode_part(column_decoder, raw, part, "candidates.features", name)
-                for name, part in found.candidates.features.items()
+                for name, part in (found.candidates.features or {}).items()
             }
         else:
             candidates = [

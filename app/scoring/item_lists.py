@@ -1,0 +1,149 @@
+"""Candidate lists that name items of the catalogue → encoded rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from app.errors import Detail, Invalid, TooLarge, ValueProblem
+from app.features.arrays import Indices, Packed
+from app.features.encoder import FieldProblems, SideEncoder
+from app.features.field_encoders import Misses
+from app.scoring.items import UNKNOWN, Items
+from app.scoring.job import ListedItems, ScoringRequest
+from app.scoring.limits import Limits
+from app.scoring.problems import Problems
+from app.scoring.steps import Steps
+from app.scoring.wire import CandidateColumns, OnUnknown
+
+CountLookups = Callable[[int, int], None]
+"""Counts ids that were found, and ids that were not."""
+_LIST = "candidates"
+
+
+class ItemLists:
+    """Finds the rows of listed items, and encodes the values that the request has of its own."""
+
+    def __init__(
+        self,
+        items: Items | None,
+        candidate: SideEncoder,
+        limits: Limits,
+        on_unknown: OnUnknown,
+        count: CountLookups,
+    ) -> None:
+        self._items = items
+        self._candidate = candidate
+        self._limits = limits
+        self._on_unknown = on_unknown
+        self._count = count
+
+    def rows(
+        self, listed: CandidateColumns, on_unknown: OnUnknown | None, request: ScoringRequest
+    ) -> tuple[Indices, Indices | None]:
+        """Return the row of each listed item that is there [N, width], and its place in ``ids``.
+
+        Tells the request the items and the ids that are not there.
+
+        Raises:
+            Invalid, TooLarge: the list is refused.
+        """
+        items = self._items
+        if items is None:
+            raise _invalid(_LIST, "this service has no catalogue of items: see CTR_STORE")
+        for name in ("where", "prefilter"):
+            if getattr(listed, name) is not msgspec.UNSET:
+                raise _invalid(f"{_LIST}.{name}", "this service does not filter the catalogue")
+        if listed.id is not None:
+            raise _invalid(f"{_LIST}.id", "items are named by ids")
+        self._check_count("exclude", len(listed.exclude))
+        if listed.all:
+            found = self._all(items, listed)
+            request.ids = list(items.ids(found))
+            request.listed = ListedItems(None, (), False)
+            return items.rows(found), None
+        assert listed.ids is not None
+        self._check_count("ids", len(listed.ids))
+        places = items.find(listed.ids)
+        there = places != UNKNOWN
+        unknown = [(place, listed.ids[place]) for place in np.flatnonzero(~there).tolist()]
+        self._count(len(places) - len(unknown), len(unknown))
+        asked = on_unknown or self._on_unknown
+        if unknown and asked == "error":
+            problems = Problems()
+            for place, _ in unknown:
+                problems.add(f"{_LIST}.ids[{place}]", ValueProblem("unknown item"))
+            problems.raise_if_any()
+        if listed.exclude:
+            there &= ~np.isin(places, items.find(listed.exclude))
+        kept = np.flatnonzero(there).astype(np.int32)
+        places_kept = kept.tolist()
+        request.ids = [listed.ids[place] for place in places_kept]
+        request.listed = ListedItems(places_kept, unknown, asked == "last")
+        return items.rows(places[kept]), kept
+
+    def _all(self, items: Items, listed: CandidateColumns) -> Indices:
+        if listed.ids is not None:
+            raise _invalid(f"{_LIST}.all", "give all or ids, not both")
+        if listed.features is not msgspec.UNSET:
+            raise _invalid(f"{_LIST}.features", "values stand beside ids, not beside all")
+        found = items.all()
+        if listed.exclude:
+            found = found[~np.isin(found, items.find(listed.exclude))]
+        most = self._limits.max_catalogue_rows
+        if len(found) > most:
+            raise _invalid(
+                f"{_LIST}.all", f"the catalogue has {len(found)} items, over {most}: give ids"
+            )
+        return found
+
+    def _check_count(self, name: str, count: int) -> None:
+        if count > self._limits.max_candidates:
+            raise TooLarge(f"more than {self._limits.max_candidates} candidates in {name}")
+
+    def encoder(
+        self,
+        rows: Indices,
+        columns: Mapping[str, list[Any]],
+        places: Indices | None,
+        problems: Problems,
+        misses: Misses | None,
+    ) -> Callable[[int, int], Steps[Packed]]:
+        """Return the function that encodes the rows from one place to another.
+
+        ``columns`` are the request's own values, one for each of its ids.
+        """
+        if places is not None and columns:
+            columns = {n: [values[place] for place in places] for n, values in columns.items()}
+        return partial(self._encode, rows, columns, places, problems, misses)
+
+    def _encode(
+        self,
+        rows: Indices,
+        columns: Mapping[str, list[Any]],
+        places: Indices | None,
+        problems: Problems,
+        misses: Misses | None,
+        start: int,
+        stop: int,
+    ) -> Steps[Packed]:
+        part = rows[start:stop]
+        if part.size and columns:
+            given = {name: values[start:stop] for name, values in columns.items()}
+            try:
+                yield from self._candidate.replace_steps(part, given, misses)
+            except FieldProblems as wrong:
+                assert places is not None
+                for name, column in wrong.fields.items():
+                    for row, problem in column.problems:
+                        place = places[start + row]
+                        problems.add(f"{_LIST}.features.{name}[{place}]", problem)
+        return np.ascontiguousarray(part).data.cast("B")
+
+
+def _invalid(path: str, problem: str) -> Invalid:
+    return Invalid("the request has invalid values", [Detail(path, problem)])

@@ -1,0 +1,119 @@
+"""The admin port's requests that put, show and delete items of the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from itertools import islice
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+
+from app.catalogue.item_lines import BadLine, read_items
+from app.errors import (
+    Detail,
+    Invalid,
+    NotFound,
+    NotReady,
+    StoreError,
+    StoreUnavailable,
+    TooLarge,
+    ValueProblem,
+)
+from app.features.encoder import Encoder
+from app.off_loop import run_off_loop
+from app.serving.state import ServingState
+from app.store.opening import open_store
+from app.store.store import Item
+
+Result = TypeVar("Result")
+MOST_DETAILS = 20
+"""Wrong lines that an answer names."""
+
+
+def build_items_router(store_url: str | None, state: ServingState, max_bytes: int) -> APIRouter:
+    """Build the routes; ``max_bytes`` bounds a body."""
+    router = APIRouter()
+
+    @router.put("/items")
+    async def put(request: Request) -> dict[str, int]:
+        """Store items, one JSON object a line; all or, if a line is wrong, none of them."""
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > max_bytes:
+                raise TooLarge(f"the body is over {max_bytes} bytes")
+        encoder = _encoder(state)
+        url = _url(store_url)
+        return {"stored": await _asked(lambda: _put(url, bytes(body), encoder))}
+
+    @router.get("/items/{identity:path}")
+    async def get(identity: str) -> dict[str, Any]:
+        """The values of an item, and its indices in the bundle in use or why that refuses it."""
+        url = _url(store_url)
+        found = await _asked(lambda: _get(url, identity))
+        side = _encoder(state).candidate
+        shown: dict[str, Any] = {"id": found.id, "features": found.values}
+        try:
+            shown["indices"] = {each.name: each.one(found.values.get(each.name))
+                                for each in side.encoders}  # fmt: skip
+        except ValueProblem:
+            shown["refused"] = {name: str(problem) for name, problem in side.problems(found.values)}
+        return shown
+
+    @router.delete("/items/{identity:path}")
+    async def delete(identity: str) -> dict[str, int]:
+        """Delete an item."""
+        url = _url(store_url)
+        return {"deleted": await _asked(lambda: _delete(url, identity))}
+
+    return router
+
+
+def _url(store_url: str | None) -> str:
+    if store_url is None:
+        raise NotFound("this service has no catalogue of items: see CTR_STORE")
+    return store_url
+
+
+def _encoder(state: ServingState) -> Encoder:
+    if state.loaded is None:
+        raise NotReady(state.not_ready)
+    return state.loaded.encoder
+
+
+async def _asked(work: Callable[[], Result]) -> Result:
+    """Ask the store in a thread."""
+    try:
+        return await run_off_loop(work)
+    except StoreError as error:
+        raise StoreUnavailable(str(error)) from error
+
+
+def _put(url: str, body: bytes, encoder: Encoder) -> int:
+    found = list(read_items(body.splitlines(), encoder))
+    wrong = [each for each in found if isinstance(each, BadLine)]
+    if wrong:
+        details = [
+            Detail(f"line {each.number}{each.field and f'.features.{each.field}'}", each.problem)
+            for each in islice(wrong, MOST_DETAILS)
+        ]
+        raise Invalid("lines are wrong; nothing is stored", details, len(wrong))
+    with closing(open_store(url, create=True)) as store:
+        return store.put(each for each in found if isinstance(each, Item))
+
+
+def _get(url: str, identity: str) -> Item:
+    with closing(open_store(url)) as store:
+        found = store.get(identity)
+    if found is None:
+        raise NotFound("there is no item with this id")
+    return found
+
+
+def _delete(url: str, identity: str) -> int:
+    with closing(open_store(url)) as store:
+        deleted = store.delete([identity])
+    if not deleted:
+        raise NotFound("there is no item with this id")
+    return deleted

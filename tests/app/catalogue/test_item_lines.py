@@ -1,0 +1,63 @@
+"""Items as JSON lines, checked by a bundle's spec."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from pathlib import Path
+
+import pytest
+
+from app.bundle.bundle import Bundle
+from app.catalogue.item_lines import BadLine, open_lines, read_items
+from app.features.encoder import Encoder
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_bundle: Path) -> Encoder:
+    opened = Bundle.open(tiny_bundle)
+    return Encoder(opened.spec, opened.vocabulary)
+
+
+def test_lines_of_both_forms_are_items(encoder: Encoder) -> None:
+    """Empty lines and a byte order mark are passed over; fields that are not known are kept."""
+    plain = [b'\xef\xbb\xbf{"id": 7, "features": {"item_id": 7, "title": "\xc3\xa9"}}\n', b"\r\n"]
+    assert list(read_items(plain, encoder)) == [(7, {"item_id": 7, "title": "é"})]
+    assert list(read_items([b'{"sku": "x1", "price": 2.5}'], encoder, "sku")) == [
+        ("x1", {"sku": "x1", "price": 2.5})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "problem"),
+    [
+        (b"{", "", "truncated"),
+        (b"[]", "", "Expected `object`, got `array`"),
+        (b'{"item_id": 1, "x": "\xff"}', "", "UTF-8"),
+        (b'{"item_id": 1, "x": ' + b"[" * 100_000, "", "nested too deeply"),
+        (b'{"price": 1}', "item_id", "expected the item's id"),
+        (b'{"item_id": true}', "item_id", "expected the item's id"),
+        (b'{"item_id": 7.0}', "item_id", "expected the item's id"),
+        (b'{"item_id": 1, "tags": [1, null]}', r"tags\[1\]", "null inside a list"),
+        (b'{"item_id": 1, "price": "dear"}', "price", "expected a number"),
+        (b'{"item_id": 1, "price": NaN}', "", "malformed|invalid"),
+        (b'{"item_id": 1, "age": 3}', "age", "this is a context field"),
+    ],
+)
+def test_a_wrong_line_is_named(encoder: Encoder, line: bytes, field: str, problem: str) -> None:
+    """By number, field and rule; the lines around it are items."""
+    good = b'{"item_id": 5}'
+    first, bad, last = read_items([good, line, good], encoder, "item_id")
+    assert first == last == (5, {"item_id": 5})
+    assert isinstance(bad, BadLine)
+    assert bad.number == 2
+    assert re.fullmatch(field, bad.field)
+    assert re.search(problem, bad.problem)
+
+
+def test_a_compressed_file_is_read(tmp_path: Path) -> None:
+    """By its name."""
+    path = tmp_path / "items.jsonl.gz"
+    path.write_bytes(gzip.compress(b"1\n2\n"))
+    with open_lines(path) as lines:
+        assert list(lines) == [b"1\n", b"2\n"]

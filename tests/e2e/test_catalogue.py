@@ -1,0 +1,306 @@
+"""Candidates by id: stored once, ranked as if their values had been sent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.bundle.bundle import Bundle
+from tests.conftest import StartService
+from tests.support.samples import Sample, candidate_of, context_of
+from tests.support.serving import APP, ROOT, Service, free_port, strict, wait_until
+
+pytestmark = pytest.mark.e2e
+KEY = "0123456789abcdef" * 4
+ITEMS = 200
+UNKNOWN = [987_654, "nobody"]
+TOLERANCE = 1e-4
+
+
+def items_command(*words: object) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m app items``."""
+    command = [*APP, "items", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def admin() -> Iterator[httpx.Client]:
+    """A client of an admin port, and its key."""
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{free_port()}/admin",
+        timeout=60.0,
+        trust_env=False,
+        headers={"authorization": f"Bearer {KEY}"},
+    ) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def items(sample: Sample) -> dict[int, dict[str, Any]]:
+    """Values by id."""
+    return {number: candidate_of(row) for number, row in enumerate(sample.rows[:ITEMS])}
+
+
+@pytest.fixture(scope="module")
+def store(
+    items: dict[int, dict[str, Any]], tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """A store with the items, put there by the command."""
+    directory = tmp_path_factory.mktemp("store")
+    lines = directory / "items.jsonl"
+    lines.write_text("".join(json.dumps({"sku": n, **v}) + "\n" for n, v in items.items()))
+    url = f"sqlite://{directory / 'store.db'}"
+    done = items_command("put", lines, "--id", "sku", "--bundle", tiny_bundle, "--store", url)
+    assert done.returncode == 0, done.stderr
+    assert f"stored {ITEMS} items" in done.stderr
+    return url
+
+
+@pytest.fixture(scope="module")
+def service(start_shared_service: StartService, store: str) -> Service:
+    """A service over the store, which no test changes."""
+    return start_shared_service(store=store)
+
+
+def rank(service: Service, body: dict[str, Any], status: int = 200) -> Any:
+    answer = service.client.post("/rank", json=body)
+    assert answer.status_code == status, answer.text
+    return strict(answer.content)
+
+
+def scores(answer: Any) -> dict[Any, float]:
+    return {each["id"]: each["score"] for each in answer["ranking"]}
+
+
+def test_a_ranking_by_id_is_the_one_with_the_values(
+    service: Service, items: dict[int, dict[str, Any]], sample: Sample
+) -> None:
+    """Over random lists, with values of the request's own in the place of stored ones."""
+    drawn = random.Random(3)
+    for turn in range(40):
+        context = context_of(sample.rows[drawn.randrange(len(sample.rows))])
+        ids = drawn.choices(range(ITEMS), k=drawn.choice([1, 2, 63, 64, 65, 150]))
+        named = [drawn.choice([each, str(each)]) for each in ids]
+        own: dict[str, list[Any]] = {}
+        if turn % 2:
+            own["price"] = [drawn.choice([None, 0.5, 7, 1e6]) for _ in ids]
+            own["tags"] = [drawn.choice([None, [], ["film", "unheard of"]]) for _ in ids]
+        values = [
+            {**items[each], **{name: column[row] for name, column in own.items()}}
+            for row, each in enumerate(ids)
+        ]
+        listed = {"ids": named, "features": own} if own else {"ids": named}
+        top_k = drawn.choice([None, 5])
+        asked = {"context": context, **({} if top_k is None else {"top_k": top_k})}
+        by_id = rank(service, {**asked, "candidates": listed})
+        sent = [{"id": n, "features": v} for n, v in zip(named, values, strict=True)]
+        by_values = rank(service, {**asked, "candidates": sent})
+        assert by_id["version"] == by_values["version"]
+        assert "unknown" not in by_id
+        for mine, theirs in zip(by_id["ranking"], by_values["ranking"], strict=True):
+            assert mine["score"] == pytest.approx(theirs["score"], rel=TOLERANCE)
+            assert named[mine["index"]] == mine["id"]
+        if top_k is None:
+            expected = {each["index"]: each["score"] for each in by_values["ranking"]}
+            for mine in by_id["ranking"]:
+                assert mine["score"] == pytest.approx(expected[mine["index"]], rel=TOLERANCE)
+
+
+def test_the_whole_catalogue_can_be_ranked(service: Service, sample: Sample) -> None:
+    """Some of it may be left out; items have ids and no index."""
+    context = context_of(sample.rows[0])
+    everything = rank(service, {"context": context, "candidates": {"all": True}})
+    assert set(scores(everything)) == set(range(ITEMS))
+    assert all("index" not in each for each in everything["ranking"])
+    some = {"all": True, "exclude": [0, "1", 12345678]}
+    fewer = rank(service, {"context": context, "candidates": some, "top_k": 3})
+    best = [each for each in everything["ranking"] if each["id"] not in (0, 1)][:3]
+    assert [each["id"] for each in fewer["ranking"]] == [each["id"] for each in best]
+    ids = {"ids": list(range(ITEMS)), "exclude": list(range(10, ITEMS))}
+    assert set(scores(rank(service, {"context": context, "candidates": ids}))) == set(range(10))
+
+
+@pytest.mark.parametrize("asked", [None, "omit", "last", "error"])
+def test_unknown_ids_are_told_and_never_scored(
+    service: Service, sample: Sample, asked: str | None
+) -> None:
+    """Left out by default, or last without a score, or refused by place."""
+    body = {
+        "context": context_of(sample.rows[0]),
+        "candidates": {"ids": [UNKNOWN[0], 3, UNKNOWN[1], 4]},
+        **({"on_unknown": asked} if asked else {}),
+    }
+    if asked == "error":
+        error = rank(service, body, 422)["error"]
+        assert [each["path"] for each in error["details"]] == [
+            "candidates.ids[0]",
+            "candidates.ids[2]",
+        ]
+        return
+    answer = rank(service, body)
+    assert answer["unknown"] == {"total": 2, "ids": UNKNOWN}
+    ranked = answer["ranking"]
+    assert {each["id"] for each in ranked[:2]} == {3, 4}
+    assert {each["index"] for each in ranked[:2]} == {1, 3}
+    last = [{"index": 0, "id": UNKNOWN[0], "score": None}, {"index": 2, "id": UNKNOWN[1],
+                                                            "score": None}]  # fmt: skip
+    assert ranked[2:] == (last if asked == "last" else [])
+    body["top_k"] = 3
+    assert rank(service, body)["ranking"][2:] == (last[:1] if asked == "last" else [])
+    body["candidates"]["ids"] = UNKNOWN
+    assert len(rank(service, body)["ranking"]) == (2 if asked == "last" else 0)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "path", "problem"),
+    [
+        ({"ids": [1], "all": True}, "candidates.all", "give all or ids"),
+        ({"ids": [1], "id": [1]}, "candidates.id", "items are named by ids"),
+        ({"all": True, "features": {}}, "candidates.features", "beside ids"),
+        ({"ids": [1], "features": {"price": [1, 2]}}, "candidates.ids", "length 1, expected 2"),
+        ({"ids": [1], "features": {"age": [1]}}, "candidates.features.age", "this is a context"),
+        ({"ids": [1, 2], "features": {"price": [1, "x"]}}, "candidates.features.price[1]", "got"),
+        ({"ids": [UNKNOWN[0], 2], "features": {"price": [1, "x"]}},
+         "candidates.features.price[1]", "got"),
+        ({"ids": [True]}, "candidates.ids[0]", "Expected"),
+        ({"ids": [1.5]}, "candidates.ids[0]", "Expected"),
+        ({"ids": [None]}, "candidates.ids[0]", "Expected"),
+        ({"all": True, "where": {}}, "candidates.where", "does not filter"),
+        ({"all": True, "prefilter": 5}, "candidates.prefilter", "does not filter"),
+        ({"all": False}, "candidates", "missing required field `features`"),
+        ({"ids": list(range(5_001))}, None, "more than 5000 candidates in ids"),
+    ],
+)  # fmt: skip
+def test_a_wrong_list_is_refused_by_name(
+    service: Service, sample: Sample, candidates: Any, path: str | None, problem: str
+) -> None:
+    """And nothing of it is scored."""
+    body = {"context": context_of(sample.rows[0]), "candidates": candidates}
+    error = rank(service, body, 413 if path is None else 422)["error"]
+    if path is None:
+        assert problem in error["message"]
+    else:
+        assert error["details"][0]["path"] == path
+        assert problem in error["details"][0]["problem"]
+
+
+def test_without_a_store_no_item_can_be_named(
+    start_shared_service: StartService, sample: Sample
+) -> None:
+    """The error says which setting there is."""
+    body = {"context": context_of(sample.rows[0]), "candidates": {"ids": [1]}}
+    error = rank(start_shared_service(), body, 422)["error"]
+    assert "CTR_STORE" in error["details"][0]["problem"]
+
+
+def test_a_large_catalogue_is_not_ranked_as_a_whole(
+    start_service: StartService, store: str, sample: Sample
+) -> None:
+    """The limit is a setting; what is left after ``exclude`` counts."""
+    service = start_service(store=store, max_catalogue_rows=ITEMS - 1, unknown_items="error")
+    body = {"context": context_of(sample.rows[0]), "candidates": {"all": True}}
+    error = rank(service, body, 422)["error"]
+    assert f"{ITEMS} items, over {ITEMS - 1}" in error["details"][0]["problem"]
+    body["candidates"] = {"all": True, "exclude": [0]}
+    assert len(rank(service, body)["ranking"]) == ITEMS - 1
+    body["candidates"] = {"ids": UNKNOWN}
+    rank(service, body, 422)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_items_that_are_put_are_served_at_once_by_all_workers(
+    start_service: StartService,
+    bundles: Path,
+    other_bundle: Path,
+    sample: Sample,
+    admin: httpx.Client,
+    tmp_path: Path,
+    workers: int,
+) -> None:
+    """Through the admin port; wrong lines change nothing; a swap encodes all of them again."""
+    keys = tmp_path / "keys"
+    keys.write_text(hashlib.sha256(KEY.encode()).hexdigest())
+    service = start_service(
+        bundles,
+        workers=workers,
+        store=f"sqlite://{tmp_path / 'new.db'}",
+        admin_port=admin.base_url.port,
+        admin_key_file=keys,
+        bundle_poll_seconds=0.1,
+    )
+    service.client.headers["connection"] = "close"
+    context = context_of(sample.rows[0])
+    everything = {"context": context, "candidates": {"all": True}}
+    assert rank(service, everything)["ranking"] == []
+    odd = ["a/b", "é ü", "..", "%2F", "?x=1&y", "#", "'; --", "\u0000", 7]
+    lines = [{"id": each, "features": {"price": n}} for n, each in enumerate(odd)]
+    body = "\n".join(map(json.dumps, lines))
+    wrong = admin.put("/items", content=body + '\n{"id": 1, "features": {"price": "x"}}')
+    assert wrong.status_code == 422
+    (detail,) = wrong.json()["error"]["details"]
+    assert detail == {"path": "line 10.features.price", "problem": "expected a number, got text"}
+    assert admin.put("/items", content=body).json() == {"stored": len(odd)}
+
+    def all_have(expected: set[Any]) -> bool:
+        return all(set(scores(rank(service, everything))) == expected for _ in range(6 * workers))
+
+    wait_until(lambda: all_have(set(odd)), "every worker has the items")
+    one = rank(service, {"context": context, "candidates": {"ids": ["7"], "features": {}}})
+    assert [each["id"] for each in one["ranking"]] == ["7"]
+    shown = admin.get("/items/7").json()
+    assert shown["features"] == {"price": 8}
+    assert shown["indices"].keys() == {"item_id", "tags", "price", "quality"}
+    assert admin.delete("/items/7").json() == {"deleted": 1}
+    assert admin.delete("/items/7").status_code == 404
+    assert admin.get("/items/7").status_code == 404
+    wait_until(lambda: all_have(set(odd) - {7}), "every worker has forgotten the item")
+    before = scores(rank(service, everything))
+    (bundles / other_bundle.name).symlink_to(other_bundle)
+    wait_until(
+        lambda: all(
+            rank(service, everything)["version"] == Bundle.open(other_bundle).version
+            for _ in range(6)
+        ),
+        "the other bundle serves",
+    )
+    after = rank(service, everything)
+    sent = [{"id": line["id"], "features": line["features"]} for line in lines[:-1]]
+    expected = scores(rank(service, {"context": context, "candidates": sent}))
+    assert scores(after) == pytest.approx(expected, rel=TOLERANCE)
+    assert scores(after) != before
+    ready = service.wait_ready()["catalogue"]
+    assert ready == {"items": len(odd) - 1, "refused_items": 0, "problem": None}
+
+
+def test_the_command_stores_shows_and_deletes(
+    tiny_bundle: Path, tmp_path: Path, store: str
+) -> None:
+    """Wrong lines are named by file, line and field, and nothing is stored with them."""
+    lines = tmp_path / "items.jsonl"
+    mine = f"sqlite://{tmp_path / 'mine.db'}"
+    lines.write_text('{"item_id": 1}\n{"item_id": 2, "price": "x"}\n{"item_id": 3}\n')
+    given = ["put", lines, "--id", "item_id", "--bundle", tiny_bundle, "--store", mine]
+    refused = items_command(*given)
+    assert refused.returncode == 1
+    assert f"{lines}:2: field 'price': expected a number, got text" in refused.stderr
+    assert "1 of 3 lines are wrong; nothing is stored" in refused.stderr
+    assert items_command("count", "--store", mine).stdout == "0\n"
+    assert items_command(*given, "--max-bad-lines", "0.4").returncode == 0
+    got = items_command("get", "3", "--store", mine)
+    assert json.loads(got.stdout) == {"id": 3, "features": {"item_id": 3}}
+    written = tmp_path / "all.jsonl"
+    assert items_command("export", written, "--store", mine).returncode == 0
+    assert items_command("delete", 1, 99, "--store", mine).returncode == 1
+    assert items_command("put", written, "--bundle", tiny_bundle, "--store", mine).returncode == 0
+    assert items_command("count", "--store", mine).stdout == "2\n"
+    missing = items_command("count", "--store", f"sqlite://{tmp_path / 'none.db'}")
+    assert missing.returncode == 1
+    assert "there is no store" in missing.stderr
