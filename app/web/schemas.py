@@ -6,9 +6,9 @@ JSON; a test gives the same bodies to both.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app.scoring.wire import OnUnknown
 
@@ -59,6 +59,12 @@ class ColumnsModel(_Model):
     ] = None
 
 
+def _true(value: bool) -> bool:
+    if not value:
+        raise ValueError("must be true")
+    return value
+
+
 class _Catalogue(_Model):
     exclude: Annotated[list[CandidateId], Field(description="Items to leave out.")] = []
 
@@ -66,7 +72,8 @@ class _Catalogue(_Model):
 class EverythingModel(_Catalogue):
     """The whole catalogue."""
 
-    all: Literal[True]
+    # A Literal[True] would take 1 too.
+    all: Annotated[bool, AfterValidator(_true), Field(json_schema_extra={"const": True})]
 
 
 class ItemsModel(_Catalogue):
