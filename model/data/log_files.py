@@ -167,7 +167,9 @@ def _parquet(
             found = lazy.select(cs.by_name(*names)).slice(start, ROWS_AT_ONCE).collect()
             frame = columns.plain(found.select(cs.by_name(*wanted)))
             check_fit(spec, frame)
-            frame = frame.with_columns(found[name].alias(KEPT + name) for name in keep)
+            frame = frame.with_columns(
+                columns.kept(found[name]).alias(KEPT + name) for name in keep
+            )
             bad.total += frame.height
             stop = start + frame.height
             numbers = pl.int_range(start + 1, stop + 1, dtype=pl.Int64, eager=True)

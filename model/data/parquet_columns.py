@@ -67,6 +67,12 @@ class ParquetColumns:
         """
         return frame.select(self._plain(frame[name]) for name in frame.columns)
 
+    def kept(self, column: pl.Series) -> pl.Series:
+        """Return a column of this file as it is, but for the time zone that its type lacks."""
+        if column.name in self.instants and _is_local(column.dtype):
+            return column.dt.replace_time_zone("UTC")
+        return column
+
     def _plain(self, column: pl.Series) -> pl.Series:
         name, dtype = column.name, column.dtype
         if isinstance(dtype, pl.Extension):

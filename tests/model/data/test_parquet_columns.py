@@ -25,7 +25,7 @@ from app.features.spec import (
     Time,
 )
 from model.data.encode import encode_side
-from model.data.log_files import DataError
+from model.data.log_files import KEPT, BadLines, DataError, pieces
 from model.data.reader import MOMENT, Reader, json_rows, labels
 from tests.support.encoding import encoded_columns
 from tests.support.frames import learned, read
@@ -288,6 +288,14 @@ def test_a_type_that_polars_does_not_know(tmp_path: Path) -> None:
     write_all(path, write_arrow, pa.array([1]), views=views)
     with pytest.raises(DataError, match=r"log\.parquet cannot be read as Parquet: not yet impl"):
         read(spec_of(integer()), [path])
+
+
+def test_kept_times_of_spark_are_instants(tmp_path: Path) -> None:
+    """A column that ``predict`` keeps has the time zone that INT96 cannot tell."""
+    path = write_all(tmp_path / "log.parquet", write_spark, pa.array([1]), at=pa.array([ONE_PM]))
+    [piece] = pieces(spec_of(integer()), path, ["x"], BadLines(), keep=["at", "x"])
+    assert piece.frame[KEPT + "at"].to_list() == instants(ONE_PM)
+    assert piece.frame[KEPT + "x"].to_list() == [1]
 
 
 def test_times_of_impala_are_local(tmp_path: Path) -> None:
