@@ -119,10 +119,10 @@ def _in_microseconds(dtype: Any) -> Any:
 
 def _plain(dtype: Any, values: pl.Expr, instants: bool) -> pl.Expr | None:
     """Return values of a Parquet type in a plain one, or None if no field can have it."""
-    if dtype.is_integer() or dtype in (pl.String, pl.Boolean, pl.Date, pl.Null):
+    if dtype.is_integer() or dtype.is_float():
         return values
-    if dtype.is_float():
-        return values.cast(pl.Float32) if dtype == pl.Float16 else values
+    if dtype in (pl.String, pl.Boolean, pl.Date, pl.Null):
+        return values
     if isinstance(dtype, pl.Decimal):
         if dtype.scale == 0:
             small = dtype.precision <= _LARGEST_INT64_PRECISION

@@ -74,6 +74,11 @@ CASES: dict[str, tuple[Field, pa.Array, list[Any]]] = {
     "DECIMAL as an id": (integer(), pa.array([Decimal(7), Decimal(U64), None], D0), [7, U64, None]),
     "DECIMAL as text": (text(), pa.array([Decimal(7), Decimal(-8), None], D0), ["7", "-8", None]),
     "small DECIMAL": (integer(), pa.array([Decimal(7), None], pa.decimal32(9, 0)), [7, None]),
+    "DECIMAL of 19 digits": (
+        integer(),
+        pa.array([Decimal(10**19 - 1), None], pa.decimal128(19, 0)),
+        [10**19 - 1, None],
+    ),
     "DECIMAL with a scale": (
         number(),
         pa.array([Decimal("1.25"), Decimal("0.10"), None], D2),
