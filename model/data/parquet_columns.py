@@ -17,8 +17,6 @@ from polars import selectors as cs
 from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
 from model.data.parquet_footer import instant_columns, int96_columns
 
-_LARGEST_INT64_PRECISION = 18
-
 
 class UnreadableColumn(Exception):
     """A column that no row of can be used; the message names it."""
@@ -124,11 +122,7 @@ def _plain(dtype: Any, values: pl.Expr, instants: bool) -> pl.Expr | None:
     if dtype in (pl.String, pl.Boolean, pl.Date, pl.Null):
         return values
     if isinstance(dtype, pl.Decimal):
-        if dtype.scale == 0:
-            small = dtype.precision <= _LARGEST_INT64_PRECISION
-            return values.cast(pl.Int64 if small else pl.Int128)
-        # By way of text, which rounds as a JSON reader does.
-        return values.cast(pl.String).cast(pl.Float64)
+        return values.cast(pl.Float64 if dtype.scale else pl.Int128)
     if dtype in (pl.Categorical, pl.Enum, pl.Binary):
         return values.cast(pl.String)
     if isinstance(dtype, pl.Datetime):

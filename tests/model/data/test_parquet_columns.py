@@ -84,6 +84,11 @@ CASES: dict[str, tuple[Field, pa.Array, list[Any]]] = {
         pa.array([Decimal("1.25"), Decimal("0.10"), None], D2),
         [1.25, 0.1, None],
     ),
+    "DECIMAL of many digits": (
+        number(),
+        pa.array([Decimal("12345678901234567.89"), Decimal("0.07")], pa.decimal128(38, 2)),
+        [12345678901234567.89, 0.07],
+    ),
     "DECIMAL as a number": (number(), pa.array([Decimal(7), Decimal(8), None], D0), [7, 8, None]),
     "whole DECIMAL with a scale": (integer(), pa.array([Decimal("7.00"), None], D2), [7, None]),
     "DECIMAL as a time": (hour(), pa.array([Decimal(1_413_896_400)], D0), [1_413_896_400]),
@@ -95,6 +100,7 @@ CASES: dict[str, tuple[Field, pa.Array, list[Any]]] = {
     "dictionary": (text(), pa.array(["a", "b", None]).dictionary_encode(), ["a", "b", None]),
     "dictionary of integers": (integer(), pa.array([7, None]).dictionary_encode(), [7, None]),
     "dictionary of bytes": (text(), pa.array(BYTES).dictionary_encode(), ["a", "é", None]),
+    "text with an extension": (text(), pa.array(["a", None], pa.json_()), ["a", None]),
     "large text": (text(), pa.array(["a", None], pa.large_string()), ["a", None]),
     "unsigned": (integer(), pa.array([7, U64, None], pa.uint64()), [7, U64, None]),
     "one unsigned byte": (integer(), pa.array([7, 255, None], pa.uint8()), [7, 255, None]),
@@ -383,7 +389,11 @@ def test_what_cannot_be_read_is_said_once(tmp_path: Path, values: pa.Array, mess
 @pytest.mark.parametrize(
     ("field", "values", "message"),
     [
-        (text(), pa.array([1.5]), 'numbers with a fraction .*of dtype = "string" takes text, int'),
+        (
+            text(),
+            pa.array([1.5, None]),
+            'numbers with a fraction .*of dtype = "string" takes text, int',
+        ),
         (texts(), pa.array([1]), "integers .* takes text, lists of text"),
         (texts(), pa.array([[1.5]]), "lists of numbers with a fraction"),
         (number(), pa.array([["a"]]), "lists of text .*a numeric field takes text, integers"),
