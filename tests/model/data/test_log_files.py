@@ -54,6 +54,16 @@ def test_parquet_is_known_by_its_ending_in_any_case(tmp_path: Path, ending: str)
     assert piece.frame.drop(FILE, LINE).equals(FRAME)
 
 
+@pytest.mark.parametrize("name", ["log[1].parquet", "log*.parquet", "user=9/log.parquet"])
+def test_a_name_is_not_a_pattern(tmp_path: Path, name: str) -> None:
+    """Browsers number what they save; a directory of one partition gives no column."""
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    FRAME.clear().write_parquet(tmp_path / "log1.parquet")
+    [piece] = pieces(SPEC, write(path), WANTED, BadLines())
+    assert piece.frame.drop(FILE, LINE).equals(FRAME)
+
+
 def test_an_ending_that_is_unknown_is_shown_as_it_is(tmp_path: Path) -> None:
     """The error has the file's own spelling."""
     (tmp_path / "log.Data").write_text("user,item,click\n")
