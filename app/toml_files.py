@@ -28,7 +28,9 @@ class TomlError(CtrError):
 
 
 def read_toml_text(path: Path, what: str) -> str:
-    """Return a file's text, without a byte order mark; ``what`` says in errors what it should be.
+    """Return a file's text with LF line ends and without a byte order mark.
+
+    ``what`` says in errors what the file should be.
 
     Raises:
         TomlError: it cannot be read, is too large, or is not UTF-8 text.
@@ -52,12 +54,13 @@ def read_toml_text(path: Path, what: str) -> str:
     if b"\0" in content:
         raise TomlError(not_toml(path, "a binary file", what))
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if path.suffix.lower() in _DATA_ENDINGS:
             raise TomlError(not_toml(path, "a data file", what)) from error
         line = content.count(b"\n", 0, error.start) + 1
         raise TomlError(f"{path}:{line}: not UTF-8; save the {what} as UTF-8") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_toml(text: str, name: str, what: str) -> dict[str, Any]:

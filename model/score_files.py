@@ -50,10 +50,11 @@ class Offline:
     def frames(
         self, paths: Sequence[Path], part: DataPart | None = None, max_bad_lines: float = 0.0
     ) -> Iterator[pl.DataFrame]:
-        """Read files, or of the files that the bundle was trained on the rows of one part.
+        """Yield the rows of files, or one part of the rows that the bundle was made from.
 
         Raises:
-            DataError: a part is wanted of other files than the bundle was made from.
+            DataError: the files cannot be used, or a part is wanted of other files than those
+                that the bundle was trained on.
         """
         spec, manifest = self.bundle.spec, self.bundle.manifest
         if part is None:
@@ -68,7 +69,13 @@ class Offline:
             paths, None, described["mode"], described["seed"], max_bad_lines, [part]
         )
         with TemporaryDirectory(prefix="ctr-") as directory:
-            split_rows = inputs.read(spec, Path(directory))
+            try:
+                split_rows = inputs.read(spec, Path(directory))
+            except OSError as error:
+                raise DataError(
+                    f"the rows could not be kept in {directory}: {error.strerror}; TMPDIR in the"
+                    " environment names another place"
+                ) from error
             _warn(split_rows.warnings)
             recorded = [source["sha256"] for source in manifest.data]
             if [source.sha256 for source in split_rows.sources[part]] != recorded:
@@ -78,7 +85,7 @@ class Offline:
                 yield frame[chosen.tolist()]
 
     def evaluate(self, frames: Iterable[pl.DataFrame], kept: float = 1.0) -> Quality:
-        """The figures over labelled rows, which hold a share ``kept`` of all without a click."""
+        """Return the figures of labelled rows, which hold a share ``kept`` of the negatives."""
         label, logit = [np.zeros(0, np.uint8)], [np.zeros(0, np.float32)]
         for frame in frames:
             data = encode(self.bundle.spec, self.encoder, frame)
@@ -89,7 +96,7 @@ class Offline:
 
     @property
     def calibration(self) -> Calibration | None:
-        """The calibration in the graph, if it has one."""
+        """The calibration in the graph, if there is one."""
         return Calibration.of(self.bundle.manifest.training.get("calibration"))
 
     def predict(
@@ -100,10 +107,12 @@ class Offline:
         ``keep`` names columns of the input that are written beside them, as they are in it.
 
         Raises:
-            DataError: a file cannot be read, or lacks a column.
+            DataError: a file cannot be read, lacks a column, or is given twice.
             ResultError: ``out`` cannot be written, is one of the files, or would have two columns
                 of one name.
         """
+        if twice := [path for path in paths if paths.count(path) > 1]:
+            raise DataError(f"{twice[0]} is given twice: its rows could not be told apart")
         require_file(out, paths, self.bundle.path)
         require_table_name(out)
         if taken := [name for name in keep if name in RESULT_COLUMNS]:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import polars as pl
 
@@ -15,6 +15,7 @@ from model.result_places import ResultError, reason_of
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _PARQUET = {"", ".parquet", ".parq", ".pq"}
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 _NOT_IN_TEXT = (pl.List, pl.Array, pl.Struct, pl.Binary, pl.Object)
 
 
@@ -39,14 +40,18 @@ class ScoreTable:
         self._path, self._directory = path, directory
         self._separator = SEPARATORS.get(path.suffix.lower())
         self._parts: list[Path] = []
+        self._columns: pl.DataFrame | None = None
+        """The columns of all parts so far, without rows."""
 
     def add(self, frame: pl.DataFrame) -> None:
         """Write the next rows.
 
         Raises:
-            ResultError: a column has a type that text files cannot hold.
+            ResultError: a column has a type that text files cannot hold, or that does not go
+                together with the rows before.
             OSError: there is no room for them.
         """
+        self._widen(frame)
         part = self._directory / f"{len(self._parts)}"
         if self._separator is None:
             # Not to the file itself: of a full disk polars tells as of a damaged file.
@@ -61,7 +66,6 @@ class ScoreTable:
         """Give the rows their file.
 
         Raises:
-            ResultError: columns of different files do not go together.
             OSError: there is no room for them.
         """
         whole = self._directory / "whole"
@@ -72,6 +76,14 @@ class ScoreTable:
                 for part in self._parts:
                     file.write(part.read_bytes())
         put_in_place(whole, self._path)
+
+    def _widen(self, frame: pl.DataFrame) -> None:
+        """Note the columns' types: an integer column may be wider in one file than in another."""
+        known, added = self._columns, frame.clear()
+        try:
+            self._columns = added if known is None else _concat([known, added])
+        except pl.exceptions.PolarsError as error:
+            raise ResultError(f"the kept columns of the files do not match: {error}") from error
 
     def _as_text(self, frame: pl.DataFrame, separator: str) -> str:
         for column in frame:
@@ -124,11 +136,15 @@ class _Noting(io.RawIOBase):
 
 def _join_parquet(parts: Sequence[Path], file: IO[bytes]) -> None:
     noting = _Noting(file)
-    frames = [pl.scan_parquet(part, glob=False) for part in parts]
+    whole = _concat([pl.scan_parquet(part, glob=False) for part in parts])
     try:
-        # Relaxed: an integer column may be wider in one file than in another.
-        pl.concat(frames, how="vertical_relaxed").sink_parquet(cast(IO[bytes], noting))
+        whole.sink_parquet(cast(IO[bytes], noting))
     except pl.exceptions.PolarsError as error:
-        if noting.error is not None:
-            raise noting.error from error
-        raise ResultError(f"the kept columns of different files do not match: {error}") from error
+        if noting.error is None:
+            raise
+        raise noting.error from error
+
+
+def _concat(frames: Sequence[Frame]) -> Frame:
+    """Put frames one after the other, each column in a type that holds its values in all."""
+    return pl.concat(frames, how="vertical_relaxed")

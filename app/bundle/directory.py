@@ -50,11 +50,12 @@ def find_bundles(path: Path) -> Found:
     try:
         if is_bundle(path):
             return Found([path.resolve()], {})
-        directory = path.is_dir()
+        directory, present = path.is_dir(), path.exists()
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}") from error
     if not directory:
-        raise BundleError(f"no bundle at {path}: there is no such directory")
+        state = "it is a file, not a directory" if present else "there is no such directory"
+        raise BundleError(f"no bundle at {path}: {state}")
     name = _current_name(path)
     readable, unreadable = _readable(path)
     if name is not None:

@@ -67,6 +67,14 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
     assert parse_toml(text, "spec.toml", "feature spec") == {"label": "click"}
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_line_ends_make_no_difference(tmp_path: Path, end: str) -> None:
+    """The text, of which a bundle keeps a copy, is the same for files of any system."""
+    (tmp_path / "spec.toml").write_bytes(f'label = "click"{end}a = 1{end}'.encode())
+    text = read_toml_text(tmp_path / "spec.toml", "feature spec")
+    assert text == 'label = "click"\na = 1\n'
+
+
 def test_a_place_without_a_file_is_told(tmp_path: Path) -> None:
     """A missing file, a directory and a name that cannot be one."""
     start = f"cannot read feature spec {tmp_path}"

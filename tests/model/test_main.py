@@ -200,3 +200,12 @@ def test_predict_keeps_the_columns_that_are_named(
     assert written[3].split(",")[4] == "2"
     code, error = run("predict", str(tiny_bundle), "log.csv", "--out", "y.csv", "--keep", '"a')
     assert (code, "--keep: " in error, error.count("\n")) == (2, True, 1)
+
+
+def test_a_file_in_the_place_of_a_bundle_is_told(run: RunCommand, tmp_path: Path) -> None:
+    """The spec, or the data, given first."""
+    (tmp_path / "spec.toml").write_text(SPEC)
+    assert run("predict", "spec.toml", "log.csv", "--out", "x.csv") == (
+        1,
+        "error: no bundle at spec.toml: it is a file, not a directory\n",
+    )

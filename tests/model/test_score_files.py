@@ -199,7 +199,7 @@ def test_files_of_several_types_go_together(
     assert pl.read_parquet(out)["key"].to_list() == [7] * 400
     assert pl.read_parquet_schema(out)["key"] == pl.Int64
     out.unlink()
-    with pytest.raises(ResultError, match="the kept columns of different files do not match"):
+    with pytest.raises(ResultError, match="the kept columns of the files do not match"):
         offline.predict([tmp_path / "a.parquet", tmp_path / "c.parquet"], out, 0.0, ["key"])
     assert not out.exists()
 
@@ -273,6 +273,8 @@ def test_files_of_one_name_can_be_told_apart(
     offline.predict(paths, Path("scores.parquet"), 0.0)
     files = pl.read_parquet("scores.parquet")["file"].to_list()
     assert files == ["a/part-0.csv"] * 10 + ["b/part-0.csv"] * 10 + ["part-1.csv"] * 10
+    with pytest.raises(DataError, match=r"a/part-0\.csv is given twice"):
+        offline.predict([paths[0], paths[2], Path("./a/part-0.csv")], Path("x.parquet"), 0.0)
     paths[1].write_text("\n".join([*lines, "cut"]) + "\n")
     with pytest.raises(DataError, match=r"\n  b/part-0\.csv:12: 1 values, expected"):
         offline.predict(paths, Path("scores.parquet"), 0.0)
@@ -287,6 +289,18 @@ def test_scores_without_room_are_told(
     out.write_text("older")
     for limit in (4_096, 20_480):
         with files_limited_to(limit), pytest.raises(ResultError) as caught:
-            offline.predict([sample.data, sample.data], out, 0.0, ["time", "user_id", "price"])
+            offline.predict([sample.data], out, 0.0, ["time", "user_id", "price"])
         assert str(caught.value) == f"{out} cannot be written: File too large"
     assert (out.read_text(), list(tmp_path.iterdir())) == ("older", [out])
+
+
+def test_rows_of_a_part_without_room_are_told(
+    offline: Offline, sample: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``evaluate --part`` keeps the rows for a while: the line names the place and the reason."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with files_limited_to(4_096), pytest.raises(DataError) as caught:
+        list(offline.frames([sample.data], "test"))
+    assert str(caught.value).startswith(f"the rows could not be kept in {tmp_path}/ctr-")
+    assert ": File too large; TMPDIR in the environment names another place" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
