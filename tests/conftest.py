@@ -29,7 +29,7 @@ PATIENT_MS = 10_000
 TESTS = Path(__file__).resolve().parent
 ELSEWHERE = ("long", "extras")
 """Markers of tests that other scripts run: ``scripts/test-faults`` and ``scripts/test-extras``."""
-HEAVY_FIRST = ("model", "e2e", "fuzz", "load", "bench")
+HEAVY_FIRST = ("model", "e2e", "docs", "fuzz", "load", "bench")
 """Folders whose files take longest: begun first, they leave no long one for the end."""
 
 

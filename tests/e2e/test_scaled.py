@@ -19,6 +19,7 @@ from model.quality.offline_scoring import open_engine
 from model.score_files import Offline
 from tests.conftest import StartService
 from tests.drills.parity import Check
+from tests.support.days import Days
 from tests.support.redis_server import RedisServer
 from tests.support.samples import Sample, candidate_of, context_of, with_scaled_numbers
 from tests.support.serving import Service
@@ -57,18 +58,17 @@ def service(bundle: Path, start_shared_service: StartService) -> Service:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_scores_the_same_offline_and_online(
-    name: str,
-    spec: Path,
-    sample: Sample,
-    tmp_path: Path,
-    start_service: StartService,
+    name: str, tmp_path: Path, start_service: StartService
 ) -> None:
     """Golden examples reproduce; rows agree alone, in batches, in rows and columns of /rank."""
-    bundle = trained(spec, sample.data, replace(QUICK, network=name), tmp_path)
+    days = Days.make(tmp_path)
+    bundle = days.first_bundle(name, tmp_path / "bundles")
+    assert Bundle.open(bundle).vocabulary.layout.context_values == 1
+    assert Bundle.open(bundle).vocabulary.layout.candidate_values == 1
     service = start_service(bundle)
     offline = Offline.open(bundle)
     with httpx.Client(base_url=service.url, timeout=30) as client:
-        figures = Check(offline, [sample.data], ROWS, client).run()
+        figures = Check(offline, [days.first], ROWS, client).run()
     assert max(figures.values()) <= offline.engine.tolerance, figures
     assert service.stop() == 0
 

@@ -27,6 +27,7 @@ from tests.support.graphs import (
     NUMBERS,
     dataset,
     engine_of,
+    exported_once,
 )
 from tests.support.networks import trained
 
@@ -92,9 +93,9 @@ def test_numbers_are_no_indices(tmp_path: Path) -> None:
 
 def test_a_graph_without_numbers_has_no_inputs_for_them(tmp_path: Path) -> None:
     """An engine refuses a graph whose inputs are not those of the layout's slots."""
-    write_graph(trained("lr", LAYOUT, CONFIG), LAYOUT, tmp_path / "score.onnx")
+    _, graph = exported_once(trained("lr", LAYOUT, CONFIG), LAYOUT, tmp_path / "made")
     with pytest.raises(BundleError, match="context_value"):
-        engine_of(tmp_path / "score.onnx", NUMBERS)
+        engine_of(graph, NUMBERS)
 
 
 def test_a_graph_is_one_straight_line(graph: tuple[Network, Path]) -> None:
@@ -149,10 +150,10 @@ def test_a_graph_tells_nothing_of_the_machine(tiny_bundle: Path) -> None:
 
 def test_many_weights_are_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph with external data scores as one without, wherever both files are moved."""
-    network, data = trained("deepfm", LAYOUT, CONFIG), dataset(LAYOUT, 37)
-    write_graph(network, LAYOUT, tmp_path / "score.onnx")
-    expected = engine_of(tmp_path / "score.onnx", LAYOUT).score(batch_of(data))
-    weights = read_weights(tmp_path / "score.onnx", "deepfm", LAYOUT)
+    network, graph = exported_once(trained("deepfm", LAYOUT, CONFIG), LAYOUT, tmp_path / "made")
+    data = dataset(LAYOUT, 37)
+    expected = engine_of(graph, LAYOUT).score(batch_of(data))
+    weights = read_weights(graph, "deepfm", LAYOUT)
     monkeypatch.setattr("model.export.graph.MAX_INLINE_BYTES", 2000)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,57 +29,18 @@ from model.training.evaluation import predict
 from model.training.fit import FitResult, fit
 from model.training.trainer import TrainingError
 from model.training.warm_start import NEW, WarmStart, old_rows
-from tests.support import samples
+from tests.support.days import CONFIG, MISSED, SPEC, Days
 from tests.support.format_1 import as_format_1
 from tests.support.frames import part_of
-from tests.support.trained import trained
 
 pytestmark = pytest.mark.slow
 
-CONFIG = TrainConfig(
-    embedding_size=4, hidden=(16, 8), batch_size=128, epochs=2, learning_rate=0.01, threads=1
-)
-SPEC = (
-    samples.SPEC.replace('encoding = "log_squared"', 'encoding = "scaled"')
-    + '[[crosses]]\nfields = ["user_id", "item_id"]\n'
-    + '[[crosses]]\nfields = ["time.hour", "tags"]\n'
-)
-ROWS = 8_000
-MISSED = 4
-"""So many items are there on one day alone, on each of the two."""
-
-
-@dataclass(frozen=True)
-class Days:
-    """A spec and a log of each of two days, between which items come and go."""
-
-    spec: Path
-    first: Path
-    second: Path
+MakeBundle = Callable[[str], Bundle]
 
 
 @pytest.fixture(scope="module")
 def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
-    directory = tmp_path_factory.mktemp("days")
-    log = directory / "log.csv"
-    samples.write_log(log, ROWS)
-    head, *lines = log.read_text(encoding="utf-8").splitlines()
-    place = head.split(",").index("item_id")
-    items = sorted({line.split(",")[place] for line in lines})
-    found = Days(directory / "spec.toml", directory / "first.csv", directory / "second.csv")
-    found.spec.write_text(SPEC, encoding="utf-8")
-    taste, luck = random.Random(1), random.Random(2)
-    liked = {item: taste.uniform(0.05, 0.95) for item in items}
-    lines = [
-        f"{line.rpartition(',')[0]},{int(luck.random() < liked[line.split(',')[place]])}"
-        for line in lines
-    ]
-    halves = lines[: ROWS // 2], lines[ROWS // 2 :]
-    absent = items[:MISSED], items[-MISSED:]
-    for path, rows, missed in zip((found.first, found.second), halves, absent, strict=True):
-        kept = [row for row in rows if row.split(",")[place] not in missed]
-        path.write_text("\n".join([head, *kept]) + "\n", encoding="utf-8")
-    return found
+    return Days.make(tmp_path_factory.mktemp("days"))
 
 
 @pytest.fixture(scope="module")
@@ -87,20 +48,13 @@ def first(days: Days) -> Prepared:
     return prepare(days.spec, InputFiles([days.first]))
 
 
-MakeBundle = Callable[[str], Bundle]
-
-
 @pytest.fixture(scope="module")
 def yesterday(days: Days, tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
-    """The first day's bundle of each network, made once."""
-    made: dict[str, Bundle] = {}
+    """The first day's bundle of each network, opened once."""
 
+    @cache
     def make(name: str) -> Bundle:
-        if name not in made:
-            config = replace(CONFIG, network=name, learning_rate=0.03)
-            path = trained(days.spec, days.first, config, tmp_path_factory.mktemp(name))
-            made[name] = Bundle.open(path)
-        return made[name]
+        return Bundle.open(days.first_bundle(name, tmp_path_factory.mktemp(name)))
 
     return make
 
