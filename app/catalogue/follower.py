@@ -94,7 +94,7 @@ class Follower:
         store, self._store = self._store, None
         if store is not None:
             closing = asyncio.ensure_future(run_off_loop(store.close))
-            closing.add_done_callback(lambda done: done.exception())
+            closing.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def _follow(self) -> None:
         while True:

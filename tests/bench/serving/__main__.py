@@ -21,7 +21,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
 from typing import Any, NamedTuple
@@ -30,11 +30,14 @@ import numpy as np
 import onnxruntime as ort
 
 from app.features.encoder import Encoder
+from app.store.sqlite import SqliteStore
+from app.store.store import Item
 from app.workers.cpus import cpu_quota
 from tests.bench.serving.peers import running
 from tests.bench.serving.peers.lineup import Lineup
 from tests.bench.serving.peers.peer import Mosec, Row, Triton
 from tests.bench.serving.shape import FIELDS, Draws, field_name, make, opened
+from tests.support.encoding import encoded_columns
 from tests.support.serving import Service
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -45,6 +48,8 @@ BODIES = 10_000
 CANDIDATES = (100, 1000)
 TOP_K = 20
 CHECKED_ROWS = 100
+ITEMS = 100_000
+"""Items of the catalogue that is ranked by id."""
 WORKERS = "product_workers"
 
 
@@ -149,7 +154,7 @@ def plain_rows(encoder: Encoder, body: dict[str, Any]) -> Any:
     features = body["candidates"]["features"]
     count = len(next(iter(features.values())))
     context = np.frombuffer(encoder.context.row(body["context"]), np.int32)
-    candidate = encoder.candidate.columns(features, count)
+    candidate = encoded_columns(encoder.candidate, features, count)
     return np.concatenate([np.tile(context, (count, 1)), candidate], axis=1)
 
 
@@ -301,6 +306,50 @@ def metrics_ratios(bundle: Path, scratch: Path, seconds: int, pairs: int) -> dic
     return figures
 
 
+def catalogue_figures(
+    bundle: Path, plain: Path, scratch: Path, repetitions: int
+) -> dict[str, float]:
+    """``/rank`` of 1,000 of 100,000 items by id, beside their values and the bare plain graph.
+
+    Milliseconds, medians of the repetitions, in which the three take turns.
+    """
+    draws = Draws(11)
+    columns = draws.columns(False, ITEMS)
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    path = scratch / "store.db"
+    with closing(SqliteStore(path, create=True)) as store:
+        store.put(Item(number, values) for number, values in enumerate(rows))
+    by_id, by_values, plain_of = [], [], []
+    _, encoder = opened(bundle)
+    chosen = np.random.default_rng(5)
+    for _ in range(30):
+        ids = chosen.integers(ITEMS, size=1000).tolist()
+        features = {name: [values[each] for each in ids] for name, values in columns.items()}
+        asked = {"context": draws.side(True), "top_k": TOP_K}
+        listed = {**asked, "candidates": {"id": ids, "features": features}}
+        by_values.append(json.dumps(listed).encode())
+        by_id.append(json.dumps({**asked, "candidates": {"ids": ids}}).encode())
+        plain_of.append(plain_rows(encoder, listed))
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(plain), options, providers=["CPUExecutionProvider"])
+    samples = Samples()
+    words = [*product_words(bundle), "--engine-threads", "1", "--store", f"sqlite://{path}"]
+    began = monotonic()
+    with serving(words):
+        samples.add("ready_seconds", monotonic() - began)
+        for _ in range(repetitions):
+            samples.add("bare_ms", 1e3 * timed(
+                lambda number: session.run(None, {"index": plain_of[number % 30]}), 60
+            ))  # fmt: skip
+            samples.add("by_values_ms", 1e3 * rank_over_http(by_values, 60))
+            samples.add("by_id_ms", 1e3 * rank_over_http(by_id, 60))
+    found = {name: samples.median(name) for name in samples.values}
+    found["by_id_over_bare"] = found["by_id_ms"] / found["bare_ms"]
+    found["by_id_over_by_values"] = found["by_id_ms"] / found["by_values_ms"]
+    return found
+
+
 def ratios(samples: Samples) -> dict[str, float]:
     """The figures that the project states: the product against the better of the usual ways."""
     median = samples.median
@@ -375,6 +424,9 @@ def main() -> None:
         "--metrics", action="store_true",
         help="only the service with metrics beside itself without; repetitions are pairs",
     )  # fmt: skip
+    parser.add_argument(
+        "--catalogue", action="store_true", help="only /rank by id, beside the same by values"
+    )
     options = parser.parse_args()
     # A benchmark that is told to end ends its servers first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -387,6 +439,9 @@ def main() -> None:
         if options.metrics:
             figures = metrics_ratios(bundle, scratch, options.seconds, options.repetitions)
             tell(figures, options.json)
+            return
+        if options.catalogue:
+            tell(catalogue_figures(bundle, plain, scratch, options.repetitions), options.json)
             return
         lineup = lined_up(bundle, plain, rows, scratch) if options.peers else None
         for repetition in range(options.repetitions):
