@@ -62,7 +62,7 @@ FACTOR = np.uint64(0x9E3779B97F4A7C15)
 PART = 2**20
 BODIES = 200_000
 """Bodies that are sent in turn: far more than a service remembers by use."""
-ROWS = 20
+ROWS = 200
 """Rows of a body of the caller beside whom the others are timed."""
 HOT_RANKS = 1_000
 
@@ -209,6 +209,12 @@ def memory(process: int) -> tuple[float, float]:
     return private / 1024, mapped / 1024
 
 
+def cpu_seconds(process: int) -> float:
+    """Return the CPU time that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def children(process: int) -> list[int]:
     """Return the processes that a process has started."""
     return [int(n) for n in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
@@ -221,15 +227,20 @@ def measure(
     found = {}
     env = {"CTR_VERIFIED_FILES": str(note)}
     note.unlink(missing_ok=True)
-    with serving(checkout, bundle, env=env) as (_, _, taken):
+    with serving(checkout, bundle, env=env) as (_, process, taken):
         found["ready, every file hashed, s"] = taken
+        found["the same in CPU time, s"] = cpu_seconds(process)
     with serving(checkout, bundle, env=env) as (port, process, taken):
         found["ready, large files noted, s"] = taken
+        found["noted, in CPU time, s"] = cpu_seconds(process)
         found["private at start, MiB"], _ = memory(process)
         wrk(bodies["zipf"], 8, 1, port=port)
         for connections in (1, 32):
+            before = cpu_seconds(process)
             rate = wrk(bodies["zipf"], connections, seconds, port=port).rate
+            used = (cpu_seconds(process) - before) / seconds / rate * 1e6
             found[f"requests/s, {connections} connections"] = rate
+            found[f"CPU µs of a request, {connections} connections"] = used
         found["private after traffic, MiB"], found["mapped, MiB"] = memory(process)
         for caller in ("hot", "cold"):
             found[f"p99 beside a caller of {caller} values, ms"] = beside(
@@ -286,7 +297,7 @@ def run(options: argparse.Namespace, scratch: Path) -> None:
         "zipf": draws.write(scratch / "zipf", draws.zipf(BODIES), 1),
         "hot": draws.write(scratch / "hot", draws.hot(BODIES // 10), 1),
         "hot caller": draws.write(scratch / "hot-caller", draws.hot(BODIES), ROWS),
-        "cold caller": draws.write(scratch / "cold-caller", draws.cold(10 * BODIES), ROWS),
+        "cold caller": draws.write(scratch / "cold-caller", draws.cold(5 * BODIES), ROWS),
     }
     note = scratch / "verified.json"
     checkouts = {"this state": ROOT} | {str(path): path.resolve() for path in options.beside}
