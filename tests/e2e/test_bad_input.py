@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import Sample, StartService
 from tests.support.errors import error_of, paths
-from tests.support.samples import candidate_of, context_of
+from tests.support.samples import FIELDS, NULL, candidate_of, context_of
 from tests.support.serving import Service, strict, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -402,6 +402,34 @@ def test_every_form_of_a_value_has_one_meaning(service: Service, row: Row) -> No
     assert integer == [422, integer[1], integer[1], integer[1], 422, 422]
     assert [outcome("price", form) for form in (True, "1")] == [422, 422]
     assert outcome("price", None) != 422
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if name != "placement"])
+def test_a_null_value_of_the_spec_scores_as_null(service: Service, row: Row, name: str) -> None:
+    """In a row, in a list of candidates and in columns; a list field takes it in its list, too."""
+
+    def scores(value: Any) -> list[float]:
+        changed = {**row, name: value}
+        context, candidate = context_of(changed), candidate_of(changed)
+        listed = {"context": context, "candidates": [{"features": candidate}]}
+        columns = {"features": {key: [each] for key, each in candidate.items()}}
+        answers = [
+            service.post("/predict", {"instances": [changed]}).json()["predictions"][0],
+            service.post("/rank", listed).json()["ranking"][0]["score"],
+            service.post("/rank", {**listed, "candidates": columns}).json()["ranking"][0]["score"],
+        ]
+        return [float(answer) for answer in answers]
+
+    assert scores(NULL) == scores(None)
+    if name == "tags":
+        assert scores([NULL]) == scores(None)
+        assert scores([NULL, "news"]) == scores(["news"])
+
+
+def test_a_null_value_of_a_required_field_is_missing(service: Service, row: Row) -> None:
+    """It is as absent as null."""
+    error = refused(service.post("/predict", {"instances": [{**row, "placement": "\\N"}]}), 422)
+    assert error["details"] == [{"path": "instances[0].placement", "problem": "required"}]
 
 
 def test_a_missing_required_field_is_named(service: Service, row: Row) -> None:

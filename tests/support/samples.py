@@ -13,6 +13,7 @@ from tests.support.trained import trained
 SPEC = """\
 label = "click"
 timestamp = "time"
+null_values = ["\\\\N"]
 
 [[fields]]
 name = "user_id"
@@ -74,6 +75,8 @@ ROWS = 3_000
 CONTEXT = ("user_id", "country", "time", "age", "placement")
 CANDIDATE = ("item_id", "tags", "price", "quality")
 FIELDS = CONTEXT + CANDIDATE
+NULL = "\\N"
+"""A null as Hive writes it; the log has it beside empty cells."""
 KNOWN_USER = 12345
 LARGEST_USER = 2**64 - 1
 _COUNTRIES = ("DE", "FR", "é", "NA", "null", "us", "US")
@@ -116,9 +119,9 @@ def write_log(path: Path, rows: int, seed: int = 7) -> None:
                 shown = str(10**9 + number)
             write([
                 "" if rng.random() < 0.1 else shown,
-                "" if rng.random() < 0.1 else rng.choice(_COUNTRIES),
+                NULL if rng.random() < 0.1 else rng.choice(_COUNTRIES),
                 1_700_000_000 + number * 300,
-                "" if rng.random() < 0.1 else rng.randrange(1, 90),
+                NULL if rng.random() < 0.1 else rng.randrange(1, 90),
                 placement,
                 item,
                 "|".join(tags),
@@ -138,7 +141,7 @@ def _row(line: dict[str, str]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name in FIELDS:
         text = line[name]
-        if text == "":
+        if text in ("", NULL):
             continue
         if name == "user_id":
             row[name] = int(text.removesuffix(".0"))
