@@ -37,9 +37,11 @@ def test_impalas_int96_are_local(tmp_path: Path) -> None:
     assert instant_columns(path) == set()
 
 
-def test_converted_types_are_instants(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unit", ["ms", "us"])
+def test_converted_types_are_instants(tmp_path: Path, unit: str) -> None:
     """Without a logical type a timestamp is an instant, by the format's definition."""
-    path = write_old_hive(tmp_path / "log.parquet", x=pa.array([1]), at=INSTANT, more=LOCAL)
+    at = INSTANT.cast(pa.timestamp(unit, "UTC"))
+    path = write_old_hive(tmp_path / "log.parquet", x=pa.array([1]), at=at, more=LOCAL)
     assert instant_columns(path) == {"at"}
     assert int96_columns(path) == set()
 
