@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import MAXYEAR, MINYEAR, date, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -52,15 +52,25 @@ def is_moment(dtype: Any) -> bool:
 
 
 def _formatted(column: pl.Series, text_format: str, zone: ZoneInfo) -> pl.Series:
-    """Write each moment as a request would have to write it."""
+    """Write each moment as a request would have to write it.
+
+    Moments that Python cannot tell in the time zone, before the year 1 or after 9999, are ISO 8601
+    text, which the encoder refuses.
+    """
 
     def text(moment: date) -> str:
-        if isinstance(moment, datetime):
+        if not isinstance(moment, datetime):
+            return moment.strftime(text_format)
+        try:
             local = moment.tzinfo is None
-            moment = moment.replace(tzinfo=zone) if local else moment.astimezone(zone)
-        return moment.strftime(text_format)
+            told = moment.replace(tzinfo=zone) if local else moment.astimezone(zone)
+        except OverflowError:
+            return moment.isoformat()
+        return told.strftime(text_format)
 
     # Python's letters, which are those of strptime: some of polars' mean something else.
     moments = column.drop_nulls().unique()
+    moments = moments.filter(moments.dt.year().is_between(MINYEAR, MAXYEAR))
     texts = pl.Series([text(moment) for moment in moments.to_list()], dtype=pl.String)
-    return column.replace_strict(moments, texts, default=None, return_dtype=pl.String)
+    others = column.dt.to_string("iso")
+    return column.replace_strict(moments, texts, default=others, return_dtype=pl.String)
