@@ -60,3 +60,15 @@ def test_wide_files(tmp_path: Path, columns: int) -> None:
     table = {f"c{number}": pa.array([number]) for number in range(columns)}
     path = write_spark(tmp_path / "log.parquet", **table, at=LOCAL)
     assert int96_columns(path) == {"at"}
+
+
+def test_an_extension_of_a_later_format_is_passed_over(tmp_path: Path) -> None:
+    """Such fields have the number 32767, which Thrift writes in its long form."""
+    content = write_arrow(tmp_path / "log.parquet", at=INSTANT, x=pa.array([1])).read_bytes()
+    size = int.from_bytes(content[-8:-4], "little")
+    logical_type, extension = b"\x4c\x8c\x11\x1c", b"\x0c\xfe\xff\x03\x8c\x11\x1c"
+    footer = content[-8 - size : -8].replace(logical_type, extension)
+    assert len(footer) == size + 3
+    path = tmp_path / "later.parquet"
+    path.write_bytes(content[: -8 - size] + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    assert instant_columns(path) == {"at"}
