@@ -26,6 +26,7 @@ from app.features.field_encoders import (
     Tables,
     field_encoder,
 )
+from app.features.instances import instance_type, member_names
 from app.features.layout import RowShape
 from app.features.row_compiler import EncodeRow, Row, compile_row
 from app.features.spec import FeatureSpec, Side
@@ -48,6 +49,12 @@ class Encoder:
     ) -> None:
         self.context = SideEncoder(spec, "context", vocabulary, tables, finds)
         self.candidate = SideEncoder(spec, "candidate", vocabulary, tables, finds)
+        encoders = *self.context.encoders, *self.candidate.encoders
+        self.instance = instance_type(encoders)
+        """The struct with the fields of both sides, if their names allow one."""
+        members = member_names(encoders)
+        self.context_of = compile_row(self.context.encoders, self.context.shape, members)
+        self.candidate_of = compile_row(self.candidate.encoders, self.candidate.shape, members)
         self.fields = self.context.fields | self.candidate.fields
         self.shapes = self.context.shape, self.candidate.shape
 

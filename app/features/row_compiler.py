@@ -27,7 +27,7 @@ _MEMO_LIMIT = 65_536
 class EncodeRow(Protocol):
     """Encodes one row of a side into packed words."""
 
-    def __call__(self, row: Row, misses: Misses | None = None, /) -> bytes:
+    def __call__(self, row: Any, misses: Misses | None = None, /) -> bytes:
         """Encode a row.
 
         Raises:
@@ -45,20 +45,26 @@ class _Code(NamedTuple):
     number: str | None = None
 
 
-def compile_row(encoders: Sequence[FieldEncoder], shape: RowShape) -> EncodeRow:
+def compile_row(
+    encoders: Sequence[FieldEncoder], shape: RowShape, members: Mapping[str, str] | None = None
+) -> EncodeRow:
     """Generate the function that encodes one row of a side: straight-line code without a loop.
 
     A loop that calls an encoder for each of 39 fields costs more than scoring the row. So the
     code is generated once for a spec, as ``dataclasses`` does for ``__init__``: a few lines for
     each field, which look a value up in the field's own table where its type allows that and call
     the field's encoder otherwise. Field names are data of the function, never part of its code.
+
+    A row is a mapping, or with ``members`` a struct of ``app.features.instances``, whose member
+    for each field they name.
     """
     parts = [_code(place, encoder) for place, encoder in enumerate(encoders)]
-    lines = ["def encode(row, misses=None):", "get = row.get"]
+    lines = ["def encode(row, misses=None):", "get = row.get" if members is None else ""]
     names: dict[str, Any] = {"pack": Struct(f"={shape.indices}i{shape.values}f").pack}
     for place, (encoder, part) in enumerate(zip(encoders, parts, strict=True)):
         names |= {f"name{place}": encoder.name, **part.data}
-        lines += [f"v = get(name{place})", *part.lines]
+        value = f"get(name{place})" if members is None else f"row.{members[encoder.name]}"
+        lines += [f"v = {value}", *part.lines]
     words = [part.indices for part in parts] + [part.number for part in parts if part.number]
     lines.append(f"return pack({', '.join(words)})")
     exec("\n ".join(lines), names)

@@ -65,7 +65,14 @@ class MicroBatcher:
         hang_seconds: float = HANG_SECONDS,
         hung: Callable[[], None] = lambda: None,
         stuck: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
+        """``clock`` measures what a run holds up if it runs on the event loop.
+
+        For an engine that works on the CPU that is the thread's CPU time: a run on the engine's
+        thread also waits for the interpreter and for a processor, and would look too long for
+        the loop for as long as it runs elsewhere.
+        """
         self._max_rows = max_rows
         self._max_queue_rows = max_queue_rows
         self._linger = linger
@@ -91,9 +98,12 @@ class MicroBatcher:
             hang_seconds,
             self._end_hung,
             stuck,
+            clock,
         )
         self._sweeper: asyncio.TimerHandle | None = None
         self.cost = CostModel()
+        # Where the clock is that of the runs, one model says both.
+        self._loop_cost = self.cost if clock is perf_counter else CostModel()
         self.queued_rows = 0
         self.abandoned = 0
 
@@ -219,7 +229,7 @@ class MicroBatcher:
 
     def _is_quick(self, rows: int) -> bool:
         """Tell whether a run is predicted, from enough runs, to be short enough for the loop."""
-        cost = self.cost
+        cost = self._loop_cost
         return cost.runs >= LEARNING_RUNS and cost.seconds(rows) <= self._inline_seconds
 
     def _end_turn(self) -> None:
@@ -342,6 +352,8 @@ class MicroBatcher:
                 else:
                     job.fail(EngineFailed("the engine returned a score that is not a number"))
             self.cost.observe(row, run.ended - run.begun)
+            if self._loop_cost is not self.cost:
+                self._loop_cost.observe(row, run.work)
             self._observe(run.batch, outcome, run.ended - run.begun, self._closing)
         if (self._small or self._large) and not self._closed:
             self._schedule()

@@ -13,7 +13,8 @@ from app.scoring.wire import Candidate, PredictBody, RankBody
 
 MAX_VALUES = 1_000_000
 """Values of a body, counted by its commas. Splitting it into so many rows takes about 0.1 s."""
-_UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError)
+UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError)
+"""Errors of a decoder at a body that it cannot read."""
 T = TypeVar("T")
 
 predict_decoder = msgspec.json.Decoder(PredictBody)
@@ -39,7 +40,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise TooLarge(f"the body has more than {MAX_VALUES} values")
     try:
         return decoder.decode(body)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise _explain(error, "", body) from None
 
 
@@ -57,7 +58,7 @@ def decode_part(
     """
     try:
         return decoder.decode(part)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         path = where + _step(place)
         if len(body) > SHORT_BYTES:
             raise _explain(error, path, bytes(part), path) from None

@@ -16,6 +16,9 @@ from app.features.graph_inputs import Batch, Scores
 from app.scoring.job import Piece, Scoring, assemble
 from app.scoring.run_watch import RunWatch
 
+WAITING_SHARE = 0.05
+"""Share of a run's time by the engine's clock below which the run did not work but wait, for a
+device or a lock: it would wait on the event loop too."""
 log = logging.getLogger(__name__)
 
 
@@ -28,6 +31,8 @@ class Run(NamedTuple):
     outcome: Scores | BaseException
     begun: float
     ended: float
+    work: float
+    """Seconds for which it holds the event loop if it runs there, by the engine's clock."""
 
 
 class EngineRuns:
@@ -46,8 +51,10 @@ class EngineRuns:
         hang_seconds: float,
         hung: Callable[[], None],
         stuck: Callable[[], None],
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
         self._engine = engine
+        self._clock = clock
         self._widths = context_width, candidate_width
         self._finish = finish
         self._watch = RunWatch(hang_seconds, self._note_hang)
@@ -77,7 +84,7 @@ class EngineRuns:
         """Run a batch here."""
         outcome: Scores | BaseException
         batch: Batch | None = None
-        begun = perf_counter()
+        begun, start = perf_counter(), self._clock()
         self._watch.begin(on_loop)
         try:
             batch = assemble(pieces, *self._widths)
@@ -88,7 +95,10 @@ class EngineRuns:
             # SystemExit too: it would end the engine's thread, or the event loop.
             outcome = error
         self._watch.end()
-        return Run(pieces, batch, outcome, begun, perf_counter())
+        work, ended = self._clock() - start, perf_counter()
+        if work < WAITING_SHARE * (ended - begun):
+            work = ended - begun
+        return Run(pieces, batch, outcome, begun, ended, work)
 
     def look_after_thread(self, running: Sequence[Piece]) -> None:
         """Replace the thread if it has ended, and fail the batch that it was running."""
@@ -104,7 +114,7 @@ class EngineRuns:
             if running:
                 now = perf_counter()
                 lost = EngineFailed("the engine's thread has ended")
-                self._finish(Run(running, None, lost, now, now))
+                self._finish(Run(running, None, lost, now, now, 0.0))
 
     def _start_thread(self) -> None:
         # A daemon: a run that never ends must not keep the process from ending.

@@ -97,6 +97,22 @@ class Scorer:
         self.reading = 0
         """Requests that are being decoded, encoded or completed from Redis."""
 
+    def predict_short(self, body: bytes, request: ScoringRequest) -> bool:
+        """Queue the instances of a short and faultless ``/predict`` body, in one step.
+
+        False if it is anything else, or a value may need Redis: nothing has been done then.
+
+        Raises:
+            ServiceError: the queue takes no more.
+        """
+        if self._vocabulary is not None:
+            return False
+        job = self._predict.read_short(body, request)
+        if job is None:
+            return False
+        self._batcher.submit(job)
+        return True
+
     def predict(self, body: bytes, request: ScoringRequest) -> Steps[None]:
         """Queue the instances of a ``/predict`` body.
 

@@ -6,12 +6,14 @@ import logging
 import os
 from collections.abc import Callable
 from datetime import datetime
+from time import perf_counter, thread_time
 
 from app.catalogue.follower import Follower
 from app.features.graph_inputs import Batch, Scores
 from app.metrics.registry import Metrics
 from app.remote.vocabulary import RemoteVocabulary
 from app.scoring.batcher import MicroBatcher
+from app.scoring.engine import CPU
 from app.scoring.job import Closed
 from app.scoring.limits import Limits
 from app.scoring.scorer import Scorer
@@ -76,6 +78,7 @@ class Builder:
             hang_seconds=settings.engine_hang_seconds,
             hung=self._note_hang,
             stuck=self._end_process,
+            clock=thread_time if loaded.engine.provider == CPU else perf_counter,
         )
 
     def _observer(self, loaded: Loaded) -> Callable[[Batch, Scores, float, Closed], None]:

@@ -24,8 +24,6 @@ class _AsgiExchange(Exchange):
     Behind another server no caller counts as departed before its deadline.
     """
 
-    __slots__ = ("_cycle", "answer", "gone")
-
     def __init__(self, endpoint: Endpoint, receive: Receive) -> None:
         super().__init__(endpoint)
         self._cycle = getattr(receive, "__self__", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from time import perf_counter
 from typing import Any, cast
@@ -85,9 +86,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._completed_requests = 0
         # What was read and is not parsed yet.
         self._unparsed: deque[memoryview] = deque()
+        self._idle_until = math.inf
         self._late: asyncio.TimerHandle | None = None
         self._untaken: asyncio.TimerHandle | None = None
         self._departure: DepartureWatch | None = None
+        self.http_1_1 = False
+        """True if the newest request's version is HTTP/1.1."""
         self.running: RequestResponseCycle | None = None
         """The request that is answered now; ``cycle`` is the newest one, which may wait for it."""
 
@@ -107,7 +111,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.lingering.hurry(GRACE_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._late, self._untaken):
+        for timer in (self._late, self._untaken, self.timeout_keep_alive_task):
             if timer is not None:
                 timer.cancel()
         if self._departure is not None:
@@ -143,7 +147,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return False
         self.cycle.keep_alive = False
         self._departure = DepartureWatch(self.transport, self.loop)
-        self._departure.start(may_ask=self.parser.get_http_version() == "1.1")
+        self._departure.start(may_ask=self.http_1_1)
         return True
 
     # What comes.
@@ -152,8 +156,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.lingering.lingers:
             self.lingering.drop(len(data))
             return
-        self._unset_keepalive_if_required()
-        self.open_connections.busy(self)
+        self.become_busy()
         if len(data) <= SLICE_BYTES and not self._unparsed:
             self._parse(data)
             return
@@ -166,6 +169,27 @@ class BoundedProtocol(HttpToolsProtocol):
         )
         if not waiting:
             self._parse_some()
+
+    def between_requests(self) -> bool:
+        """True if the next byte is the first of a request that waits for no other one."""
+        return not (
+            self._in_message
+            or self._unparsed
+            or self.under_way()
+            or self.flow.write_paused
+            or self.transport.is_closing()
+        )
+
+    def become_busy(self) -> None:
+        """Note that something has come."""
+        self._idle_until = math.inf
+        self.open_connections.busy(self)
+
+    def expect_nothing(self) -> None:
+        """Note that a request is complete: the time for its bytes is over."""
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
     def _parse_some(self) -> None:
         """Parse for a short time; the rest has another turn."""
@@ -210,9 +234,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._check_request_size()
         if self._completed_requests == before:
             self.expect_more()
-        elif self._late is not None:
-            self._late.cancel()
-            self._late = None
+        else:
+            self.expect_nothing()
 
     def _tell_head_without_offer(self) -> None:
         """Parse a request's head once more, without the offer to switch to another protocol.
@@ -253,6 +276,7 @@ class BoundedProtocol(HttpToolsProtocol):
             raise self._refusal(_head_too_large())
         if self.parser.get_method() == b"CONNECT":
             raise self._refusal(MethodNotAllowed("this is no proxy: it takes no CONNECT"))
+        self.http_1_1 = self.parser.get_http_version() == "1.1"
         self._offered = self.parser.should_upgrade()
         if not self._offered:
             self.start_request()
@@ -349,18 +373,29 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _become_idle(self) -> None:
         """Wait for the next request."""
+        seconds = GRACE_SECONDS if self.open_connections.ending else self.timeout_keep_alive
+        self._idle_until = self.loop.time() + seconds
+        # A timer that runs is left alone: to start and cancel one for each request costs more
+        # than to find, once in a while, that the connection has not been idle for long enough.
+        if self.timeout_keep_alive_task is None or self.open_connections.ending:
+            self._look_when_idle(seconds)
+        self.open_connections.idle(self)
+
+    def _look_when_idle(self, seconds: float) -> None:
         self._unset_keepalive_if_required()
-        seconds = self.timeout_keep_alive
-        if self.open_connections.ending:
-            seconds = cast(int, GRACE_SECONDS)
         self.timeout_keep_alive_task = self.loop.call_later(
             seconds, self.timeout_keep_alive_handler
         )
-        self.open_connections.idle(self)
 
     def timeout_keep_alive_handler(self) -> None:
-        super().timeout_keep_alive_handler()
-        self._expect_taken()
+        """Close the connection if it has been idle for as long as it may."""
+        self.timeout_keep_alive_task = None
+        rest = self._idle_until - self.loop.time()
+        if rest <= 0:
+            super().timeout_keep_alive_handler()
+            self._expect_taken()
+        elif rest < math.inf:
+            self._look_when_idle(rest)
 
     def close_idle(self) -> None:
         """Close the connection, which has no request."""

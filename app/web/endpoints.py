@@ -59,6 +59,7 @@ ROUTES = (
         render=predictions,
         request=PredictRequest,
         response=PredictResponse,
+        short=Scorer.predict_short,
     ),
     Route(
         name="rank",
@@ -136,13 +137,34 @@ class ScoringEndpoints:
         given.
         """
         try:
-            exchange.deadline = asyncio.get_running_loop().time() + self.limits.deadline_seconds
-            self._read_head(exchange, headers)
+            now = asyncio.get_running_loop().time()
+            exchange.deadline = now + self.limits.deadline_seconds
+            exchange.deadline = now + self._read_head(exchange, headers)
             self._state.scorer.admit(1, exchange.deadline)
         except ServiceError as error:
             exchange.failed(error)
             return False
         return True
+
+    def open_known(self, exchange: Exchange, request_id: bytes, seconds: float, now: float) -> bool:
+        """Begin an exchange whose headers were accepted before; return as :meth:`open`.
+
+        ``request_id`` is the caller's, if it has one, ``seconds`` the time to the deadline,
+        ``now`` the loop's time.
+        """
+        exchange.request_id = request_id or self._new_request_id()
+        exchange.deadline = now + seconds
+        try:
+            self._state.scorer.admit(1, exchange.deadline)
+        except ServiceError as error:
+            exchange.failed(error)
+            return False
+        return True
+
+    def seconds_of(self, headers: Iterable[Header]) -> float:
+        """Return the time to the deadline by headers that were accepted."""
+        given = [_timeout(value) for name, value in headers if name == b"x-request-timeout-ms"]
+        return min([self.limits.deadline_seconds, *given])
 
     def await_body(self, exchange: Exchange) -> None:
         """Remember an exchange whose body is still on its way and has no task of its own.
@@ -165,7 +187,15 @@ class ScoringEndpoints:
         for ``_turn``, so that together they hold the loop no longer than one does.
         """
         exchange.received = perf_counter()
-        steps = self._steps(exchange, body)
+        try:
+            scorer = self._state.scorer
+            exchange.version = scorer.version
+            if exchange.endpoint.route.short(scorer, body, exchange):
+                return
+        except Exception as error:
+            exchange.failed(error)
+            return
+        steps = exchange.endpoint.route.prepare(scorer, body, exchange)
         waiting: Wait = None
         long = len(body) >= LONG_BODY
         if not (long and (self._long_taken or self._unfinished)):
@@ -197,11 +227,6 @@ class ScoringEndpoints:
         for task in self._unfinished:
             task.cancel()
 
-    def _steps(self, exchange: Exchange, body: bytes) -> Steps[None]:
-        scorer = self._state.scorer
-        exchange.version = scorer.version
-        yield from exchange.endpoint.route.prepare(scorer, body, exchange)
-
     async def _finish(
         self,
         exchange: Exchange,
@@ -226,8 +251,11 @@ class ScoringEndpoints:
         finally:
             steps.close()
 
-    def _read_head(self, exchange: Exchange, headers: Iterable[Header]) -> None:
-        """Set the request's id and its deadline.
+    def _new_request_id(self) -> bytes:
+        return b"%b-%x" % (self._request_id_prefix, next(self._request_number))
+
+    def _read_head(self, exchange: Exchange, headers: Iterable[Header]) -> float:
+        """Set the request's id; return its time to the deadline.
 
         The id is the caller's if that is plain ASCII of at most 128 characters, else a new one.
 
@@ -235,7 +263,7 @@ class ScoringEndpoints:
             ServiceError: a header is wrong; the id is set nevertheless, for the answer.
         """
         given = b""
-        began = exchange.deadline - self.limits.deadline_seconds
+        seconds = self.limits.deadline_seconds
         problem: ServiceError | None = None
         for name, value in headers:
             if name not in _READ_HEADERS:
@@ -245,7 +273,7 @@ class ScoringEndpoints:
                 continue
             try:
                 if name == b"x-request-timeout-ms":
-                    exchange.deadline = min(exchange.deadline, began + _timeout(value))
+                    seconds = min(seconds, _timeout(value))
                 else:
                     self._check_header(name, value)
             except ServiceError as error:
@@ -253,9 +281,10 @@ class ScoringEndpoints:
         if given and REQUEST_ID.fullmatch(given):
             exchange.request_id = given
         else:
-            exchange.request_id = b"%b-%x" % (self._request_id_prefix, next(self._request_number))
+            exchange.request_id = self._new_request_id()
         if problem is not None:
             raise problem
+        return seconds
 
     def _check_header(self, name: bytes, value: bytes) -> None:
         if name == b"content-length":

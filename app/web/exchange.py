@@ -36,6 +36,8 @@ class Route:
     render: Callable[[Exchange, Scores], str]
     request: type[BaseModel]
     response: type[BaseModel]
+    short: Callable[[Scorer, bytes, Exchange], bool] = lambda scorer, body, exchange: False
+    """Prepares a body in one step; False if it may take more than one: nothing was done then."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,26 +62,22 @@ class Exchange(ABC):
     the batcher ``begun`` and ``ended``.
     """
 
-    __slots__ = (
-        "_reason", "_start", "_status", "answered", "begun", "deadline", "degraded", "encoded",
-        "ended", "endpoint", "ids", "listed", "received", "request_id", "rows", "top_k", "version",
-    )  # fmt: skip
+    # What a request begins with; only what differs from it is kept for each.
+    received = encoded = begun = ended = 0.0
+    _status = 0
+    _reason = ""
+    request_id = b"-"
+    deadline = 0.0
+    version = ""
+    answered = degraded = False
+    rows = 0
+    ids: Ids | None = None
+    listed: ListedItems | None = None
+    top_k: int | None = None
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self._start = perf_counter()
-        self.received = self.encoded = self.begun = self.ended = 0.0
-        self._status = 0
-        self._reason = ""
-        self.request_id = b"-"
-        self.deadline = 0.0
-        self.version = ""
-        self.answered = False
-        self.degraded = False
-        self.rows = 0
-        self.ids: Ids | None = None
-        self.listed: ListedItems | None = None
-        self.top_k: int | None = None
 
     @abstractmethod
     def departed(self) -> bool:

@@ -35,8 +35,10 @@ class LingeringTransport:
         self._still_sending = still_sending
         self._dropped = 0
         self._end: asyncio.TimerHandle | None = None
-        # Both are asked for with every answer, so not left to __getattr__.
+        # Every answer needs them, so they are not left to __getattr__.
         self.write: Callable[[bytes], None] = transport.write
+        self.is_closing: Callable[[], bool] = transport.is_closing
+        """True if nothing more can be written."""
         self.get_write_buffer_size = transport.get_write_buffer_size
 
     def __getattr__(self, name: str) -> Any:
@@ -47,19 +49,16 @@ class LingeringTransport:
         """True if only the client's closing is waited for."""
         return self._end is not None
 
-    def is_closing(self) -> bool:
-        """True if nothing more can be written."""
-        return self._end is not None or self._transport.is_closing()
-
     def close(self) -> None:
         """Close the connection as soon as the client has read what was written."""
-        if self._end is not None or self._transport.is_closing():
+        if self.is_closing():
             return
         if self._still_sending():
             self._end = self._loop.call_later(self._seconds, self.close_now)
             # A request behind the last answer may still be under way; what it writes is dropped, as
             # a transport that is closed does by itself.
             self.write = lambda _: None
+            self.is_closing = lambda: True
             self._transport.write_eof()
             self._transport.resume_reading()
         else:

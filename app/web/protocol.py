@@ -15,9 +15,10 @@ uvicorn reads and sets (``keep_alive``, ``disconnected``, ``response_complete``,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from app.errors import NotReady, ServiceError
@@ -25,6 +26,11 @@ from app.web.bounded_protocol import DISCARDED_BYTES, BoundedProtocol
 from app.web.connections import Connections
 from app.web.endpoints import ScoringEndpoints
 from app.web.exchange import Endpoint, Exchange, Header
+from app.web.known_heads import KnownHeads
+
+MOST_STRANGE = 16
+"""Heads in succession that were not known, after which a connection's are not looked up: its
+client sends another one with each request."""
 
 
 class _Ignored:
@@ -41,17 +47,16 @@ class HttpExchange(Exchange):
     batcher or the protocol then call ``write`` once. All run on the event loop.
     """
 
-    __slots__ = ("arrived", "disconnected", "keep_alive", "parts", "protocol",
-                 "response_complete", "size")  # fmt: skip
     message_event = _Ignored()
+    # What a request begins with.
+    accepted = arrived = disconnected = response_complete = False
+    parts: list[bytes]
+    size = 0
 
     def __init__(self, protocol: ScoringProtocol, endpoint: Endpoint, keep_alive: bool) -> None:
         super().__init__(endpoint)
         self.protocol = protocol
         self.keep_alive = keep_alive
-        self.disconnected = self.response_complete = self.arrived = False
-        self.parts: list[bytes] = []
-        self.size = 0
 
     def departed(self) -> bool:
         return self.disconnected or self.protocol.transport.is_closing()
@@ -81,25 +86,21 @@ class HttpExchange(Exchange):
 
     def write(self, status: int, body: bytes, headers: Sequence[Header]) -> None:
         self.response_complete = True
-        self.protocol.endpoints.body_ended(self)
+        protocol = self.protocol
+        if not self.arrived:
+            protocol.endpoints.body_ended(self)
         if self.departed():
             return
-        protocol = self.protocol
         if protocol.open_connections.ending or not (self.arrived or protocol.may_discard()):
             self.keep_alive = False
-        more = [
-            *protocol.server_state.default_headers,
-            *headers,
-            protocol.keep_alive_header if self.keep_alive else (b"connection", b"close"),
-        ]
         protocol.transport.write(
-            b"%bcontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
-            b"%b\r\n%b"
+            b"%b%b%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n%b"
             % (
                 STATUS_LINE[status],
+                protocol.usual_headers(self.keep_alive),
+                header_lines(headers) if headers else b"",
                 len(body),
                 self.request_id,
-                b"".join([b"%b: %b\r\n" % header for header in more]),
                 body,
             )
         )
@@ -109,25 +110,74 @@ class HttpExchange(Exchange):
         self.sent()
 
 
+def header_lines(headers: Iterable[Header]) -> bytes:
+    """Return headers as the bytes of an answer."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
 class ScoringProtocol(BoundedProtocol):
     """HTTP/1.1 by httptools; one object for each connection."""
 
     def __init__(
-        self, endpoints: ScoringEndpoints, open_connections: Connections, **uvicorns: Any
+        self,
+        endpoints: ScoringEndpoints,
+        open_connections: Connections,
+        known_heads: KnownHeads,
+        **uvicorns: Any,
     ) -> None:
         limits = endpoints.limits
         super().__init__(
             limits.receive_seconds, limits.max_body_bytes, open_connections, **uvicorns
         )
         self.endpoints = endpoints
+        self.known_heads = known_heads
+        self._strange_heads = 0
+        self._usual_headers = b"", b""
+        self._joined_defaults: Sequence[Header] | None = None
         self._by_target = {path.encode(): each for path, each in endpoints.by_path.items()}
 
     def data_received(self, data: bytes) -> None:
+        fresh = self._strange_heads < MOST_STRANGE and self.between_requests()
+        if fresh and self._take_known(data):
+            return
+        before = self._completed_requests
         super().data_received(data)
         exchange = self._exchange()
-        if exchange is not None and exchange.waits:
+        if exchange is None:
+            return
+        if exchange.waits:
             self.endpoints.await_body(exchange)
             self.expect_more()
+        elif fresh and self._completed_requests == before + 1 and not self._in_message:
+            self._remember(exchange, data)
+
+    def _take_known(self, data: bytes) -> bool:
+        """Begin with a request that is complete and whose head was parsed before.
+
+        False if it is anything else. The parser is not told of the request: it stands between
+        two requests before it and after it.
+        """
+        found = self.known_heads.find(data)
+        if found is None:
+            return False
+        known, request_id, body = found
+        self._strange_heads = 0
+        self.become_busy()
+        self.expect_nothing()
+        self.http_1_1 = True
+        exchange = HttpExchange(self, known.endpoint, keep_alive=True)
+        exchange.arrived = True
+        self.cycle = self.running = cast(RequestResponseCycle, exchange)
+        if self.endpoints.open_known(exchange, request_id, known.seconds, self.loop.time()):
+            self.endpoints.begin(exchange, body)
+        return True
+
+    def _remember(self, exchange: HttpExchange, data: bytes) -> None:
+        """Keep the head of the request that ``data`` is, if it is a usual one."""
+        self._strange_heads += 1
+        if exchange.accepted and exchange.keep_alive and self.http_1_1:
+            seconds = self.endpoints.seconds_of(self.headers)
+            self.known_heads.add(data, self.headers, exchange.endpoint, seconds)
 
     def give_up(self) -> None:
         exchange = self._exchange()
@@ -167,8 +217,9 @@ class ScoringProtocol(BoundedProtocol):
             return
         keep_alive = parser.get_http_version() != "1.0" and parser.should_keep_alive()
         exchange = HttpExchange(self, endpoint, keep_alive)
+        exchange.parts = []
         self.cycle = self.running = cast(RequestResponseCycle, exchange)
-        self.endpoints.open(exchange, self.headers)
+        exchange.accepted = self.endpoints.open(exchange, self.headers)
 
     def take_body(self, body: bytes) -> None:
         exchange = self._exchange()
@@ -192,6 +243,19 @@ class ScoringProtocol(BoundedProtocol):
         exchange = self._exchange()
         if exchange is not None and exchange.waits:
             exchange.failed(NotReady("the client has gone"))
+
+    def usual_headers(self, keep_alive: bool) -> bytes:
+        """Return the lines of the headers that every answer has, joined once for each date."""
+        defaults = self.server_state.default_headers
+        if defaults is not self._joined_defaults:
+            # The server makes the list anew for each date.
+            self._joined_defaults = defaults
+            usual = [(b"content-type", b"application/json"), *defaults]
+            self._usual_headers = (
+                header_lines([*usual, CLOSE_HEADER]),
+                header_lines([*usual, self.keep_alive_header]),
+            )
+        return self._usual_headers[keep_alive]
 
     def may_discard(self) -> bool:
         """True if the rest of the current request's body may be read and dropped, so that the

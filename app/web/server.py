@@ -20,6 +20,7 @@ from app.serving.state import ServingState
 from app.web.bounded_protocol import BoundedProtocol
 from app.web.connections import Connections
 from app.web.endpoints import ScoringEndpoints
+from app.web.known_heads import KnownHeads
 from app.web.last_connections import take_connections_again, take_last_connections
 from app.web.protocol import ScoringProtocol
 from app.workers.children import reap
@@ -135,11 +136,12 @@ class ServiceServer(_Server):
         ``supervisor_pipe`` is the end of a pipe that is readable once the supervisor is gone;
         ``admin`` runs as long as this server does.
         """
+        protocol = partial(ScoringProtocol, endpoints, connections, KnownHeads())
         super().__init__(
             uvicorn.Config(
                 app,
                 ws="none",
-                http=cast(type[asyncio.Protocol], partial(ScoringProtocol, endpoints, connections)),
+                http=cast(type[asyncio.Protocol], protocol),
                 log_config=None,
                 access_log=False,
                 server_header=False,

@@ -697,6 +697,39 @@ async def test_slow_runs_leave_the_loop_free() -> None:
     assert [name.startswith("engine") for name in names] == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("clock", "share", "on_loop"),
+    [
+        (time.thread_time, 0.5, True),
+        (time.perf_counter, 0.5, False),
+        (time.thread_time, 0.0, False),
+    ],
+)
+async def test_a_run_that_waits_for_a_processor_may_go_to_the_loop(
+    clock: Callable[[], float], share: float, on_loop: bool
+) -> None:
+    """On its thread a run also waits for the interpreter and a processor, and by a clock of CPU
+    time that is not the run's own. One that only waits has something else to wait for."""
+    engine, names = FakeEngine(), []
+
+    def run(batch: Batch, scores: Scores) -> Scores:
+        names.append(threading.current_thread().name)
+        if threading.current_thread() is not threading.main_thread():
+            end = time.thread_time() + 0.05 * share
+            while time.thread_time() < end:
+                pass
+            time.sleep(0.05)
+        return scores
+
+    engine.spoil = run
+    async with batcher(engine, runs=0, inline_seconds=0.04, clock=clock) as batches:
+        for i in range(LEARNING_RUNS + 2):
+            await score(batches, job(row_of(i)))
+            await asyncio.sleep(0)
+    on_thread = [name.startswith("engine") for name in names]
+    assert on_thread == [True] * LEARNING_RUNS + [not on_loop] * 2
+
+
 async def test_callers_of_one_turn_share_runs_inline_too() -> None:
     """Only the first of many callers is taken for alone; the others share one run."""
     engine = FakeEngine()

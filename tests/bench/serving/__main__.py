@@ -54,11 +54,12 @@ WORKERS = "product_workers"
 
 
 class Figures(NamedTuple):
-    """What wrk saw: requests per second, and latencies in microseconds."""
+    """What wrk saw: requests per second, latencies in microseconds, and requests."""
 
     rate: float
     p50: float
     p99: float
+    requests: float
 
 
 @contextmanager
@@ -95,10 +96,10 @@ def wrk(
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     line = next(line for line in done.stdout.splitlines() if line.startswith("FIGURES"))
-    rate, p50, p99, errors = map(float, line.split()[1:])
+    rate, p50, p99, errors, requests = map(float, line.split()[1:])
     if errors:
         raise SystemExit(f"{errors:.0f} requests failed at {connections} connections")
-    return Figures(rate, p50, p99)
+    return Figures(rate, p50, p99, requests)
 
 
 class Samples:

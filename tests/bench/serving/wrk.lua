@@ -19,8 +19,9 @@ end
 function done(summary, latency, _)
     local errors = summary.errors
     io.write(string.format(
-        "FIGURES %.3f %.1f %.1f %d\n",
+        "FIGURES %.3f %.1f %.1f %d %d\n",
         summary.requests / (summary.duration / 1e6), latency:percentile(50), latency:percentile(99),
-        errors.status + errors.connect + errors.read + errors.write + errors.timeout
+        errors.status + errors.connect + errors.read + errors.write + errors.timeout,
+        summary.requests
     ))
 end
