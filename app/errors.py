@@ -24,6 +24,7 @@ CtrError
 └── the trainer's, each beside the code that raises it
     ├── ConfigError      training settings cannot be used
     ├── DataError        files cannot be read as training data
+    ├── UnreadableColumn     nor can a Parquet column: a DataError once the file is named
     ├── CrossError       a network cannot use the crosses of its spec
     ├── TrainingError    training cannot begin or continue
     ├── CheckpointError  the state of a training cannot be written

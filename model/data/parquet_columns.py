@@ -14,12 +14,13 @@ from typing import Any
 import polars as pl
 from polars import selectors as cs
 
+from app.errors import CtrError
 from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
 from model.data.parquet_footer import instant_columns, int96_columns
 
 
-class UnreadableColumn(Exception):
-    """A column that no row of can be used; the message names it."""
+class UnreadableColumn(CtrError):
+    """A column of which no row can be used; the message names it, but not its file."""
 
 
 @dataclass(frozen=True, slots=True)

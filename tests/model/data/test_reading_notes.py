@@ -37,7 +37,7 @@ def said(field: Field, *columns: pl.Series) -> list[str]:
     ids=str,
 )
 def test_local_times_of_a_time_zone_are_said_once(values: list[Any]) -> None:
-    """They may be UTC by the writer's mind: hours would be shifted. However many frames, once."""
+    """Their writer may have meant UTC, and hours would be shifted. However many frames, once."""
     column = pl.Series(values)
     assert said(BERLIN, column, column) == LOCAL
 
