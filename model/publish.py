@@ -102,7 +102,7 @@ async def listed(link: Link) -> list[ListedVocabulary]:
         RegisterError: an entry cannot be read.
     """
     [flat] = await _ask(link, [("HGETALL", REGISTER)])
-    entries = [Entry.decode(raw) for raw in flat[1::2]]
+    entries = [Entry.decode(content) for content in flat[1::2]]
     used = await _ask(link, [("EXISTS", in_use(entry.hash)) for entry in entries])
     found = [ListedVocabulary(entry, bool(mark)) for entry, mark in zip(entries, used, strict=True)]
     return sorted(found, key=lambda each: each.entry.published, reverse=True)
@@ -241,8 +241,8 @@ async def _remove(link: Link, entry: Entry) -> None:
 
 
 async def _entry(link: Link, vocabulary_hash: str) -> Entry | None:
-    [raw] = await _ask(link, [("HGET", REGISTER, vocabulary_hash)])
-    return None if raw is None else Entry.decode(raw)
+    [content] = await _ask(link, [("HGET", REGISTER, vocabulary_hash)])
+    return None if content is None else Entry.decode(content)
 
 
 async def _eviction(link: Link) -> tuple[str, ...]:

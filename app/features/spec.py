@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -198,7 +198,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 def _read(table: Mapping[str, Any], tables: SpecTables) -> dict[str, Any]:
     """Return the values of a spec's keys; ``tables`` notes the errors."""
-    # Fields with an error: what a cross or a side says of them is judged once they are right.
+    # Fields with an error, "" for one without a name: sides and crosses are judged without them.
     unread: set[str] = set()
     read = tables.read(
         FeatureSpec,
@@ -228,7 +228,7 @@ def _read_fields(entries: object, tables: SpecTables, unread: set[str]) -> tuple
     if entries == []:
         tables.add("", "`fields` is empty; each side needs one")
     if len(tables.errors) > before:
-        # Sides without a field follow from this one.
+        # Sides without a field, and crosses of unknown fields, follow from this one.
         unread.add("")
     for number, entry in enumerate(listed, 1):
         name = entry.get("name")
@@ -238,7 +238,7 @@ def _read_fields(entries: object, tables: SpecTables, unread: set[str]) -> tuple
         if len(tables.errors) == before:
             found.append(KINDS[entry["kind"]](**values))
         else:
-            unread.add(str(name))
+            unread.add(name if isinstance(name, str) else "")
     return tuple(found)
 
 
@@ -318,13 +318,13 @@ def _check_names(read: Mapping[str, Any], unread: Collection[str], tables: SpecT
             tables.add("", f"a field and a part of a time have the same name {slot!r}")
 
 
-def _check_crosses(read: Mapping[str, Any], unread: Collection[str], tables: SpecTables) -> None:
+def _check_crosses(read: Mapping[str, Any], unread: Set[str], tables: SpecTables) -> None:
     by_name: dict[str, Field] = {field.name: field for field in read.get("fields", ())}
     seen: set[frozenset[str]] = set()
     for cross in read.get("crosses", ()):
         place = f"cross {cross.name!r}"
         for name in dict.fromkeys(cross.fields):
-            known = name not in unread and name.rpartition(".")[0] not in unread
+            known = unread.isdisjoint({"", name, name.partition(".")[0]})
             if known and (problem := _cross_problem(name, by_name)):
                 tables.add(place, problem)
         pair = frozenset(cross.fields)

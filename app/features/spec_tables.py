@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -36,7 +37,7 @@ class SpecTables:
         ``rules`` has further rules of single keys, ``inner`` the readers of keys that hold
         tables. ``elsewhere`` says of an unknown key where it belongs, if it is known there.
         """
-        members = {member.name: member for member in msgspec.structs.fields(kind)}
+        members = _members(kind)
         tag = kind.__struct_config__.tag_field
         values: dict[str, Any] = {}
         for key, value in table.items():
@@ -73,6 +74,11 @@ class SpecTables:
     def add(self, place: str, problem: str) -> None:
         """Note an error of a place, such as ``field 'price'``; empty is the top of the file."""
         self.errors.append(f"{place}: {problem}" if place else problem)
+
+
+@cache
+def _members(kind: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    return {member.name: member for member in msgspec.structs.fields(kind)}
 
 
 def described(kind: Any) -> str:

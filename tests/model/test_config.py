@@ -14,7 +14,7 @@ SPECS = Path(__file__).parents[2] / "model" / "specs"
 
 
 def test_settings_survive_a_round_trip() -> None:
-    """What ``to_dict`` returns builds the same settings again."""
+    """The dictionary of ``to_dict`` builds the same settings again."""
     config = TrainConfig(hidden=(64, 32), dropout=0.5, epochs=3)
     assert TrainConfig.from_dict(config.to_dict()) == config
 
@@ -41,7 +41,7 @@ def test_a_section_is_one_networks_own(tmp_path: Path) -> None:
 
 
 def test_an_l2_for_all_spares_the_networks_without_hidden_layers(tmp_path: Path) -> None:
-    """What suits a deep network would leave nothing of LR: only LR's own section changes it."""
+    """An L2 of deep networks would leave nothing of LR: only LR's own section changes it."""
     found = settings(tmp_path, "embedding_l2 = 0.1\nbatch_size = 64\n")
     assert found.config("deepfm", MANY_ROWS).embedding_l2 == 0.1
     for name in ("lr", "fm", "ffm"):
@@ -194,3 +194,22 @@ def test_zero_threads_means_the_cpu_quota(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_shipped_settings_are_valid(name: str) -> None:
     """Every settings file beside a spec can be read."""
     assert SettingsFile.read(SPECS / f"{name}.train.toml").network == "deepfm"
+
+
+ODD = ["true", "-1", "1180591620717411303424", "nan", '""', "[[]]", "{a = 1}", "2014-10-21"]
+
+
+def test_any_value_of_any_setting_is_taken_or_told(tmp_path: Path) -> None:
+    """Settings, or errors that name the file and the key."""
+    for key in TrainConfig().to_dict():
+        for value in ODD:
+            try:
+                found = settings(tmp_path, f"{key} = {value}\n")
+            except ConfigError as error:
+                message = str(error)
+            else:
+                assert found.config("fm", MANY_ROWS)
+                continue
+            assert message.startswith(f"{tmp_path}/train.toml: ")
+            assert key in message
+            assert len(message) < 600

@@ -118,7 +118,7 @@ def test_a_file_that_may_not_grow_ends_it(sample: Sample, cache: Path, tmp_path:
     assert list(out.iterdir()) == []
 
 
-@pytest.mark.parametrize("limit", [4 * KIB, 40 * KIB], ids=["raw rows", "encoded rows"])
+@pytest.mark.parametrize("limit", [4 * KIB, 40 * KIB], ids=["rows as read", "encoded rows"])
 def test_rows_without_room_are_told(sample: Sample, tmp_path: Path, limit: int) -> None:
     """The line names the place and how to have another; nothing is left there."""
     cache = tmp_path / "rows"

@@ -298,6 +298,82 @@ def test_a_file_of_another_purpose_is_told(text: str) -> None:
         FeatureSpec.parse(text, "clicks.train.toml")
 
 
+def test_a_field_without_a_name_may_be_the_one_that_a_cross_names() -> None:
+    """The cross is judged once the field has its name."""
+    text = crossed('fields = ["user", "item"]\n').replace('name = "user"\n', "")
+    with pytest.raises(SpecError, match=r"spec: field 1: `name` is missing; .* not empty$"):
+        FeatureSpec.parse(text)
+
+
 def test_no_crosses_are_none() -> None:
     """An empty list of crosses is allowed."""
     assert FeatureSpec.parse("crosses = []\n" + HEAD + USER + ITEM).crosses == ()
+
+
+WHOLE = """\
+label = "click"
+timestamp = "at"
+timestamp_format = "%Y-%m-%d"
+columns = ["click", "at", "user", "tags", "price", "when"]
+delimiter = ","
+null_values = ["NA"]
+[[fields]]
+name = "user"
+kind = "categorical"
+side = "context"
+dtype = "integer"
+min_count = 2
+required = true
+empty_is_missing = true
+[[fields]]
+name = "tags"
+kind = "multi_categorical"
+side = "candidate"
+separator = "|"
+max_values = 3
+[[fields]]
+name = "price"
+kind = "numeric"
+side = "candidate"
+encoding = "edges"
+edges = [1, 2.5]
+buckets = 5
+[[fields]]
+name = "when"
+kind = "time"
+side = "context"
+parts = ["hour"]
+timezone = "UTC"
+format = "%Y"
+[[crosses]]
+fields = ["user", "tags"]
+min_count = 2
+[negatives]
+kept = 0.5
+parts = ["train"]
+"""
+ODD = [
+    "true", "-1", "1180591620717411303424", "nan", '""', '"x"', '"\\u0000"', "[]", "[1]", "[[]]",
+    '["a", "a"]', "[{}]", "{a = 1}", "2014-10-21", "07:32:00",
+]  # fmt: skip
+
+
+def test_any_value_of_any_key_is_taken_or_told() -> None:
+    """A key of any other value, twice under another name, or absent: a spec or its errors, each in
+    a line that is not endless.
+    """
+    FeatureSpec.parse(WHOLE)
+    lines = WHOLE.splitlines()
+    told = []
+    for number, line in enumerate(lines):
+        key = line.split(" = ")[0]
+        others = [f"{key} = {value}" for value in ODD] if " = " in line else ["[odd]", "[[odd]]"]
+        for other in ["", f"{key}y = 1", f"{line}\nodd = 1", *others]:
+            text = "\n".join([*lines[:number], other, *lines[number + 1 :]])
+            try:
+                FeatureSpec.parse(text, "clicks.toml")
+            except SpecError as error:
+                told.append(str(error))
+    assert len(told) > 500
+    assert all(message.startswith("clicks.toml:") for message in told)
+    assert max(len(line) for message in told for line in message.splitlines()) < 300
