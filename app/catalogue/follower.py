@@ -15,8 +15,8 @@ from app.backoff import Backoff
 from app.catalogue.catalogue import Catalogue
 from app.errors import CtrError, FellBehind, StoreError, ValueProblem, VocabularyUnavailable
 from app.features.arrays import Indices
+from app.features.column_encoding import Misses
 from app.features.encoder import SideEncoder, settle
-from app.features.field_encoders import Misses
 from app.logs import LogLimit
 from app.off_loop import run_off_loop
 from app.scoring.scorer import VocabularySource

@@ -14,20 +14,18 @@ import numpy as np
 
 from app.errors import ValueProblem
 from app.features.arrays import Indices, Packed
+from app.features.column_encoding import ColumnProblem, FieldEncoder, Misses
 from app.features.field_encoders import (
     NO_FINDS,
     NO_TABLES,
-    ColumnProblem,
-    FieldEncoder,
     Finds,
     ListEncoder,
-    Misses,
-    ScaledEncoder,
     Tables,
     field_encoder,
 )
 from app.features.instances import instance_type, member_names
 from app.features.layout import RowShape
+from app.features.number_encoders import ScaledEncoder
 from app.features.row_compiler import EncodeRow, Row, compile_row
 from app.features.spec import FeatureSpec, Side
 from app.features.vocabulary import Vocabulary

@@ -6,44 +6,29 @@ Each encodes one value at a time (``one``, for a request's few rows) and a colum
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
-from struct import Struct
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app.errors import ValueProblem
 from app.features.arrays import Indices
 from app.features.canonical import (
-    FLOAT32_BOUND,
     KEYS,
-    float32_thresholds,
     kind_of,
-    log_squared_key,
-    log_squared_keys,
-    number,
-    scaled,
-    scaled_column,
     seconds,
     time_parts,
 )
+from app.features.column_encoding import FieldEncoder, Misses, one_by_one, settle
 from app.features.layout import PADDING, Slot
 from app.features.null_values import null_values_of
+from app.features.number_encoders import BucketEncoder, LogSquaredEncoder, ScaledEncoder
 from app.features.spec import Categorical, Field, MultiCategorical, Numeric, Time
 from app.features.vocabulary import Edges, Scale, Vocabulary
 
-Misses = dict[tuple[str, Any], int]
-"""Values that a table lacks although the vocabulary may hold them: (slot, key) → place.
-
-Until the row of a miss is known, the complement of its place, a negative number, stands for it in
-the encoded row. Without a ``Misses`` a ``Find`` looks a value up that its slot's table lacks; a
-table without one is complete, and the value is OOV.
-"""
 Tables = Mapping[str, dict[Any, int]]
 """Key → row, by slot."""
 NO_TABLES: Tables = MappingProxyType({})
@@ -55,71 +40,6 @@ NO_FINDS: Finds = MappingProxyType({})
 _INTEGER_OR_NONE = frozenset((int, type(None)))
 _UNKNOWN = repeat(-1)
 """Stands for the row of each value that a table lacks."""
-_NUMBER, _BITS = Struct("=f"), Struct("=i")
-
-
-class FieldEncoder(Protocol):
-    """Encodes the values of one field into ``width`` words each.
-
-    The words are indices; of a scaled field the second is the number's bits.
-    """
-
-    name: str
-    width: int
-
-    def one(self, value: Any, misses: Misses | None = None) -> tuple[int, ...]:
-        """Encode a JSON value.
-
-        Raises:
-            ValueProblem: the value breaks a rule of the field.
-        """
-        ...
-
-    def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
-        """Encode a column of JSON values into [N, width].
-
-        Raises:
-            ColumnProblem: at least one value breaks a rule; it names all of them.
-        """
-        ...
-
-
-class ColumnProblem(ValueProblem):
-    """A column with values that break a rule: the row and the problem of each."""
-
-    def __init__(self, problems: Sequence[tuple[int, ValueProblem]]) -> None:
-        row, first = problems[0]
-        super().__init__(f"row {row}: {first.problem}")
-        self.problems = tuple(problems)
-
-
-def _one_by_one(encoder: FieldEncoder, values: Sequence[Any], misses: Misses | None) -> Indices:
-    """Encode a column value by value and collect the problems with their rows."""
-    result = np.empty((len(values), encoder.width), np.int32)
-    _settle(encoder, values, range(len(values)), result, misses)
-    return result
-
-
-def _settle(
-    encoder: FieldEncoder,
-    values: Sequence[Any],
-    rows: Iterable[int],
-    result: Indices,
-    misses: Misses | None,
-) -> None:
-    """Encode the values of some rows of a column into ``result`` [N, width].
-
-    Raises:
-        ColumnProblem: at least one of these values breaks a rule.
-    """
-    problems: list[tuple[int, ValueProblem]] = []
-    for row in rows:
-        try:
-            result[row] = encoder.one(values[row], misses)
-        except ValueProblem as problem:
-            problems.append((row, problem))
-    if problems:
-        raise ColumnProblem(problems)
 
 
 class _Lookup:
@@ -187,16 +107,16 @@ class CategoricalEncoder:
     def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
         # True == 1 == 1.0, so a table of integers would take all three. No other type equals text.
         if self.lookup.dtype == "integer" and not _INTEGER_OR_NONE.issuperset(map(type, values)):
-            return _one_by_one(self, values, misses)
+            return one_by_one(self, values, misses)
         known = self.lookup.known.get
         try:
             found = np.fromiter(map(known, values, _UNKNOWN), np.int32, len(values))
         except TypeError:
             # A value is a list or an object.
-            return _one_by_one(self, values, misses)
+            return one_by_one(self, values, misses)
         result = found.reshape(-1, 1)
         if (found < 0).any():
-            _settle(self, values, np.flatnonzero(found < 0).tolist(), result, misses)
+            settle(self, values, np.flatnonzero(found < 0).tolist(), result, misses)
         return result
 
 
@@ -254,121 +174,7 @@ class ListEncoder:
         return self._missing
 
     def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
-        return _one_by_one(self, values, misses)
-
-
-class _NumberEncoder:
-    """The checks that all numeric fields share: missing, type, range."""
-
-    width = 1
-
-    def __init__(self, field: Numeric, slot: Slot) -> None:
-        self.name = field.name
-        self.required = field.required
-        self.nulls = null_values_of(field)
-        self.null_numbers = bool(self.nulls and self.nulls.keys)
-        self.slot = slot
-
-    def bucket(self, value: float) -> int:
-        raise NotImplementedError
-
-    def buckets(self, values: NDArray[np.float64]) -> Indices:
-        raise NotImplementedError
-
-    def index(self, value: Any) -> int:
-        """Encode one value."""
-        if value is None or value in self.nulls:
-            if self.required:
-                raise ValueProblem("required")
-            return self.slot.missing
-        return self.bucket(number(value))
-
-    def one(self, value: Any, misses: Misses | None = None) -> tuple[int, ...]:
-        return (self.index(value),)
-
-    def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
-        plain = {int, float} if self.required else {int, float, type(None)}
-        if self.null_numbers or not plain.issuperset(map(type, values)):
-            return _one_by_one(self, values, misses)
-        try:
-            numbers = np.array([0 if value is None else value for value in values], np.float64)
-        except OverflowError:
-            return _one_by_one(self, values, misses)
-        if not (np.abs(numbers) < FLOAT32_BOUND).all():
-            return _one_by_one(self, values, misses)
-        return self.words(numbers, np.array([value is None for value in values], np.bool_))
-
-    def words(self, values: NDArray[np.float64], missing: NDArray[np.bool_]) -> Indices:
-        """Encode checked numbers; those that are ``missing`` may be anything."""
-        buckets = self.buckets(values)
-        buckets[missing] = self.slot.missing
-        return buckets.reshape(-1, 1)
-
-
-class BucketEncoder(_NumberEncoder):
-    """One index: the bucket between two edges that holds float32(x)."""
-
-    def __init__(self, field: Numeric, slot: Slot, edges: NDArray[np.float32]) -> None:
-        super().__init__(field, slot)
-        self._array = float32_thresholds(edges)
-        self.thresholds: list[float] = self._array.tolist()
-        self.base = slot.oov + 1
-
-    def bucket(self, value: float) -> int:
-        return self.base + bisect_right(self.thresholds, value)
-
-    def buckets(self, values: NDArray[np.float64]) -> Indices:
-        found = np.searchsorted(self._array, values, side="right")
-        return (found + self.base).astype(np.int32)
-
-
-class LogSquaredEncoder(_NumberEncoder):
-    """One index: the vocabulary row of floor(ln(x)²) for x > 2, else of the integer part."""
-
-    def __init__(self, field: Numeric, slot: Slot, lookup: dict[Any, int]) -> None:
-        super().__init__(field, slot)
-        self.known = lookup
-        self.memo: dict[int | float | None, int] = {} if field.required else {None: slot.missing}
-
-    def bucket(self, value: float) -> int:
-        return self.known.get(log_squared_key(value), self.slot.oov)
-
-    def buckets(self, values: NDArray[np.float64]) -> Indices:
-        keys, inverse = np.unique(log_squared_keys(values), return_inverse=True)
-        rows = [self.known.get(key, self.slot.oov) for key in keys.tolist()]
-        return np.array(rows, np.int32)[inverse]
-
-
-class ScaledEncoder(_NumberEncoder):
-    """Two words: an index that says whether there is a number, and the scaled number's bits.
-
-    A missing number is 1 times an embedding of its own.
-    """
-
-    width = 2
-
-    def __init__(self, field: Numeric, slot: Slot, scale: Scale) -> None:
-        super().__init__(field, slot)
-        self._mean, self._std = scale.mean, scale.std
-        self._present = slot.oov + 1
-
-    def pair(self, value: Any) -> tuple[int, float]:
-        """Return the index and the scaled number of one value."""
-        if value is None or value in self.nulls:
-            return self.index(value), 1.0
-        return self._present, scaled(number(value), self._mean, self._std)
-
-    def one(self, value: Any, misses: Misses | None = None) -> tuple[int, ...]:
-        index, value = self.pair(value)
-        return index, *_BITS.unpack(_NUMBER.pack(value))
-
-    def words(self, values: NDArray[np.float64], missing: NDArray[np.bool_]) -> Indices:
-        result = np.empty((len(values), 2), np.int32)
-        result[:, 0] = np.where(missing, self.slot.missing, self._present)
-        numbers = scaled_column(values, self._mean, self._std)
-        numbers[missing] = 1.0
-        result[:, 1] = numbers.view(np.int32)
-        return result
+        return one_by_one(self, values, misses)
 
 
 class TimeEncoder:
@@ -398,7 +204,7 @@ class TimeEncoder:
         )
 
     def many(self, values: Sequence[Any], misses: Misses | None = None) -> Indices:
-        return _one_by_one(self, values, misses)
+        return one_by_one(self, values, misses)
 
 
 def field_encoder(

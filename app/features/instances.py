@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from app.features.field_encoders import FieldEncoder
+from app.features.column_encoding import FieldEncoder
 
 
 def member_names(encoders: Sequence[FieldEncoder]) -> Mapping[str, str]:

@@ -8,15 +8,10 @@ from struct import Struct
 from typing import Any, NamedTuple, Protocol
 
 from app.features.canonical import INTEGER_MAX, INTEGER_MIN
-from app.features.field_encoders import (
-    BucketEncoder,
-    CategoricalEncoder,
-    FieldEncoder,
-    LogSquaredEncoder,
-    Misses,
-    ScaledEncoder,
-)
+from app.features.column_encoding import FieldEncoder, Misses
+from app.features.field_encoders import CategoricalEncoder
 from app.features.layout import RowShape
+from app.features.number_encoders import BucketEncoder, LogSquaredEncoder, ScaledEncoder
 
 Row = Mapping[str, Any]
 """Raw values by field; an absent field is missing."""

@@ -16,8 +16,8 @@ import numpy as np
 
 from app.bundle.bundle import Bundle
 from app.errors import LinkError, Problem, VocabularyUnavailable
+from app.features.column_encoding import Misses
 from app.features.encoder import Encoder, Fetched
-from app.features.field_encoders import Misses
 from app.features.graph_inputs import Batch
 from app.features.layout import Slot
 from app.features.vocabulary import Integers, Texts

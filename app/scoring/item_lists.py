@@ -11,8 +11,8 @@ import numpy as np
 
 from app.errors import Detail, Invalid, TooLarge, ValueProblem
 from app.features.arrays import Indices, Packed
+from app.features.column_encoding import Misses
 from app.features.encoder import FieldProblems, SideEncoder
-from app.features.field_encoders import Misses
 from app.scoring.items import UNKNOWN, Items
 from app.scoring.job import ListedItems, ScoringRequest
 from app.scoring.limits import Limits

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from app.errors import TooLarge, ValueProblem
+from app.features.column_encoding import Misses
 from app.features.encoder import Encoder
-from app.features.field_encoders import Misses
 from app.scoring.decoding import (
     UNREADABLE,
     check_size,

@@ -10,8 +10,8 @@ import msgspec
 
 from app.errors import TooLarge, ValueProblem
 from app.features.arrays import Packed
+from app.features.column_encoding import Misses
 from app.features.encoder import Encoder, FieldProblems
-from app.features.field_encoders import Misses
 from app.scoring.decoding import (
     candidate_decoder,
     check_size,

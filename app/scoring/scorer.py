@@ -17,8 +17,8 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from app.features.column_encoding import Misses
 from app.features.encoder import Encoder, Fetched, settle
-from app.features.field_encoders import Misses
 from app.scoring.item_lists import CountLookups, ItemLists
 from app.scoring.items import Items
 from app.scoring.job import WORD_BYTES, Job, ScoringRequest

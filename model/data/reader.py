@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from app.errors import ValueProblem
 from app.features.canonical import NUMBER_TEXT, boolean_key, integer_key, seconds
-from app.features.field_encoders import ColumnProblem, FieldEncoder, field_encoder
+from app.features.column_encoding import ColumnProblem, FieldEncoder
+from app.features.field_encoders import field_encoder
 from app.features.null_values import null_values_of
 from app.features.spec import FeatureSpec, Field, MultiCategorical, Numeric, Time, is_scaled
 from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Vocabulary, arrange

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 from app.features.arrays import Indices
+from app.features.column_encoding import Misses
 from app.features.encoder import Encoder, SideEncoder
-from app.features.field_encoders import Misses
 from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Side, Time
 from tests.support.frames import learned
 

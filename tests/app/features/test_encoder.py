@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.features.column_encoding import Misses
 from app.features.encoder import Encoder, FieldProblems, settle
-from app.features.field_encoders import Misses, field_encoder
+from app.features.field_encoders import field_encoder
 from app.features.layout import PADDING
 from app.features.spec import Categorical, FeatureSpec, MultiCategorical, Numeric, Side, is_scaled
 from app.features.vocabulary import Vocabulary

@@ -12,8 +12,9 @@ import pytest
 
 from app.errors import ValueProblem
 from app.features import row_compiler
+from app.features.column_encoding import Misses
 from app.features.encoder import SideEncoder
-from app.features.field_encoders import LogSquaredEncoder, Misses
+from app.features.number_encoders import LogSquaredEncoder
 from app.features.spec import Field, MultiCategorical
 from tests.support.encoding import FIELDS, OOV_ROW, USER, encoded_row, encoder_for, side_of
 

@@ -12,8 +12,8 @@ import pytest
 
 from app.bundle.bundle import Bundle
 from app.errors import VocabularyUnavailable
+from app.features.column_encoding import Misses
 from app.features.encoder import Encoder, settle
-from app.features.field_encoders import Misses
 from app.remote.redis_layout import REGISTER, Entry
 from app.remote.vocabulary import RemoteVocabulary
 from tests.support.encoding import encoded_columns

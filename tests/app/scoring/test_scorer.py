@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 
 from app.errors import Invalid, TooLarge, VocabularyUnavailable
+from app.features.column_encoding import Misses
 from app.features.encoder import Encoder, Fetched
-from app.features.field_encoders import Misses
 from app.features.graph_inputs import Scores
 from app.features.spec import Categorical, FeatureSpec
 from app.scoring.batcher import LEARNING_RUNS, MicroBatcher
