@@ -16,7 +16,10 @@ from model.result_places import ResultError, reason_of
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _PARQUET = {"", ".parquet", ".parq", ".pq"}
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
-_NOT_IN_TEXT = (pl.List, pl.Array, pl.Struct, pl.Binary, pl.Object)
+_IN_TEXT = (
+    pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null, pl.Date, pl.Datetime, pl.Time,
+)  # fmt: skip
+"""Types beside numbers that text files can hold."""
 
 
 def require_table_name(path: Path) -> None:
@@ -87,7 +90,7 @@ class ScoreTable:
 
     def _as_text(self, frame: pl.DataFrame, separator: str) -> str:
         for column in frame:
-            if isinstance(column.dtype, _NOT_IN_TEXT):
+            if not (column.dtype.is_numeric() or isinstance(column.dtype, _IN_TEXT)):
                 raise ResultError(
                     f"column {column.name!r} is of type {column.dtype}, which"
                     f" {self._path.suffix} cannot hold; name a .parquet file"

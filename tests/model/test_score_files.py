@@ -166,6 +166,9 @@ def typed(sample: Sample) -> pl.DataFrame:
         pl.struct(number.alias("x")).alias("nested"),
         pl.datetime(2014, 10, 21, time_unit="us", time_zone="Europe/Berlin").alias("at"),
         pl.date(2014, 10, 21).alias("day"),
+        pl.duration(hours=1).alias("lasting"),
+        pl.time(13, 5).alias("clock"),
+        pl.lit(None).alias("nothing"),
         pl.lit("a").cast(pl.Categorical).alias("group"),
     )  # fmt: skip
 
@@ -211,7 +214,7 @@ def test_scores_are_written_as_text_too(
     """The same table by the ending of its name, each value quoted where it must be."""
     frame = typed(sample).with_columns(pl.lit('a "b",\tc\nd').alias("note"))
     frame.write_parquet(tmp_path / "log.parquet")
-    keep = ["small", "money", "ratio", "shown", "note", "at"]
+    keep = ["small", "money", "ratio", "shown", "note", "at", "day", "clock", "nothing", "group"]
     offline.predict([tmp_path / "log.parquet"], tmp_path / "x.parquet", 0.0, keep)
     out = tmp_path / f"x{suffix}"
     offline.predict([tmp_path / "log.parquet"], out, 0.0, keep)
@@ -221,8 +224,9 @@ def test_scores_are_written_as_text_too(
     assert found.columns == wanted.columns
     for name in ("file", "line", "note", "logit", "score", "version", "ratio", "shown"):
         assert found[name].to_list() == wanted[name].to_list()
-    with pytest.raises(ResultError, match=r"'positions' is of type List.* name a \.parquet file"):
-        offline.predict([tmp_path / "log.parquet"], out, 0.0, ["positions"])
+    for name in ("positions", "nested", "digest", "lasting"):
+        with pytest.raises(ResultError, match=rf"'{name}' is of type .* name a \.parquet file"):
+            offline.predict([tmp_path / "log.parquet"], out, 0.0, [name])
     assert found.equals(pl.read_csv(out, separator=separator, schema=found.schema))
 
 

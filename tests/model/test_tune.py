@@ -1,4 +1,4 @@
-"""A search for settings goes on where it was, outlives its trials and never sees the test part."""
+"""A search for settings resumes, survives failing trials and never sees the test part."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Search:
             storage.engine.dispose()
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
-        """What the study file holds."""
+        """Return the outcomes in the study file."""
         with self.opened() as study:
             return study.trials
 
@@ -108,7 +108,7 @@ def test_the_file_has_the_settings_of_the_best_trial(search: Search, prepared: P
 
 
 def test_the_first_trial_has_the_settings_as_they_were(search: Search) -> None:
-    """Whatever is found is no worse than they are; no two trials are alike."""
+    """The settings found are no worse than they are; no two trials are alike."""
     configs = [json.dumps(config) for config, _ in search.outcomes()]
     assert json.loads(configs[0]) == BASE.to_dict()
     assert len(set(configs)) == 12
@@ -150,7 +150,7 @@ def test_a_trial_far_behind_is_given_up(
 def test_a_failed_trial_does_not_lose_the_others(
     prepared: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It says why; the search goes on, counts it, and finds the best of the others."""
+    """It says why; the search continues, counts it, and finds the best of the others."""
     search = Search(prepared, tmp_path)
     changed = {"network": "fm", "learning_rate": 1e30, "evaluations_per_epoch": 1}
     wild = TrainConfig.from_dict(BASE.to_dict() | changed)

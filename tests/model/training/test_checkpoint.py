@@ -1,4 +1,4 @@
-"""A run that was killed goes on to the same end."""
+"""A run that was killed resumes, and ends with the same weights."""
 
 from __future__ import annotations
 
