@@ -35,8 +35,8 @@ HEAVY_FIRST = ("model", "e2e", "docs", "fuzz", "load", "bench")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """``-n auto``: as many processes as CPUs may be used, at least two, as tests also wait."""
-    return max(2, int(cpu_quota()))
+    """``-n auto``: one process more than CPUs may be used, as tests also wait."""
+    return int(cpu_quota()) + 1
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

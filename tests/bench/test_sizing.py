@@ -22,6 +22,7 @@ def test_deep_networks_are_measured_for_each_choice_of_layers() -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.long
 @pytest.mark.timeout(600)  # It exports a million table rows.
 def test_a_request_has_its_cpu_time() -> None:
     """A table with a row for the network, and more time for longer lists."""

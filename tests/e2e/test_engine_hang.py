@@ -19,13 +19,15 @@ from tests.support.serving import Service, strict, wait_until, workers_of
 pytestmark = pytest.mark.e2e
 SECONDS = 1.0
 """Time that a run may take in these tests."""
+DRAIN_SECONDS = 3.0
+"""Time that a run that never ends is waited for."""
 
 
 def service_of(path: Path, file: Path, tmp_path: Path, **settings: object) -> Service:
     """A service that is expected to end by itself, so no fixture asks for its exit code."""
     service = Service(
         path, tmp_path / "log", {VARIABLE: str(file)}, HANGING,
-        engine_hang_seconds=SECONDS, deadline_ms=60_000, **settings,
+        engine_hang_seconds=SECONDS, deadline_ms=60_000, drain_seconds=DRAIN_SECONDS, **settings,
     )  # fmt: skip
     service.wait_ready()
     return service

@@ -441,7 +441,8 @@ def test_it_stops_while_redis_is_silent(
     published: RedisServer, start_service: StartService, row: Row
 ) -> None:
     """SIGTERM during a question to Redis that is never answered still ends in time, with 0."""
-    remote = start_service(redis_url=published.url, redis_timeout_ms=60_000, deadline_ms=60_000)
+    patience = {"redis_timeout_ms": 60_000, "deadline_ms": 60_000, "drain_seconds": 3}
+    remote = start_service(redis_url=published.url, **patience)
     published.freeze()
     with ThreadPoolExecutor(1) as thread:
         asked = thread.submit(

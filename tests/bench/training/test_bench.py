@@ -176,6 +176,7 @@ def test_a_failure_is_told_and_nothing_is_made_up(
     assert f"FAILED: {problem}" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_the_command_writes_what_it_measured(tmp_path: Path) -> None:
     """A short run of the product alone: both tables' rates, their ratio and where it was."""
     file = tmp_path / "figures.json"
@@ -233,6 +234,7 @@ def test_turns_alternate() -> None:
     assert [turn["rows_per_second"] for turn in found["b"]] == [2.0, 4.0]
 
 
+@pytest.mark.long
 def test_the_memory_of_every_stage_is_watched(tmp_path: Path) -> None:
     """A small run has a peak and a rate for each, and the model's own memory is taken off."""
     found = memory.measure(tmp_path, 20_000, 1, lambda _: None)
