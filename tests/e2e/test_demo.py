@@ -54,6 +54,7 @@ def demo(checkout: Path, *arguments: str, **variables: str) -> subprocess.Comple
     )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.network
 @pytest.mark.timeout(300)
 def test_a_run_fits_a_screen_and_explains_its_figures(checkout: Path) -> None:

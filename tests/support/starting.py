@@ -41,7 +41,7 @@ IMPORTS = {
 """Libraries that are imported before a program is forked; for a graph's export, also what torch
 leaves for then. Not polars and onnxruntime: they start threads, which a fork would not have. The
 program's own modules are imported by itself."""
-INTERPRETER = ("PYTHON", "LD_", "OMP_", "GOMP_", "MKL_", "OPENBLAS_", "ATEN_", "ONEDNN_", "TORCH")
+INTERPRETER = ("PYTHON", "LD_", "OMP_", "GOMP_", "MKL_", "OPENBLAS_", "ATEN_", "ONEDNN_")
 """Beginnings of variables that decide what an interpreter or a library does as it is loaded."""
 
 
