@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from tests.drills.faults.__main__ import SCENARIOS
+from tests.drills.faults.playing import SCENARIOS
 
 TESTS = Path(__file__).resolve().parents[1]
 ROWS = re.findall(r"^\| (OPEN-\d\d) \| .+? \| (.+) \|$", (TESTS / "cases.md").read_text(), re.M)

@@ -16,7 +16,7 @@ from tests.support.serving import Service, wait_until
 
 pytestmark = pytest.mark.e2e
 PATHS = ["/predict", "/v1/models/x:predict"]
-SLOW_MS = 300
+SLOW_MS = 150
 
 
 @pytest.fixture(scope="module")

@@ -11,106 +11,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
-from time import perf_counter
 
-from tests.drills.faults.callers import departed_callers, impatient_callers
-from tests.drills.faults.ends import killed_worker, sigterm_under_load
-from tests.drills.faults.figures import Figure, Found, Skipped, as_json, failures, table
-from tests.drills.faults.lists import company, long_lists, wrong_lists
-from tests.drills.faults.mutations import mutated_bodies
-from tests.drills.faults.overload import overload
-from tests.drills.faults.proxies import proxies
-from tests.drills.faults.redis_outage import SCENARIOS as REDIS
-from tests.drills.faults.resources import bodies, memory, threads
+from tests.drills.faults.figures import as_json, failures, table
+from tests.drills.faults.playing import SCENARIOS, play_all
 from tests.drills.faults.stage import Stage
-from tests.drills.faults.swaps import swaps
-
-Scenario = Callable[[Stage], Iterator[Figure | Skipped]]
-Figures = list[Figure | Skipped]
-
-SCENARIOS: dict[str, Scenario] = {
-    "impatient-callers": impatient_callers,
-    "departed-callers": departed_callers,
-    "long-lists": long_lists,
-    "wrong-lists": wrong_lists,
-    "company": company,
-    "overload": overload,
-    "bodies": bodies,
-    "mutated-bodies": mutated_bodies,
-    "threads": threads,
-    "memory": memory,
-    "swaps": swaps,
-    "sigterm": sigterm_under_load,
-    "killed-worker": killed_worker,
-    "proxies": proxies,
-    **REDIS,
-}
-
-
-TOGETHER = ("proxies", "mutated-bodies", *REDIS, "memory", "company")
-"""Scenarios that wait a lot, or whose outcomes count more than their times; the longest first."""
-AT_A_TIME = 2
-
-
-def play(name: str, stage: Stage) -> Figures:
-    """Run a scenario alone, and once more where only time failed it."""
-    return second_chance(name, list(SCENARIOS[name](stage)), stage)
-
-
-def second_chance(name: str, found: Figures, stage: Stage) -> Figures:
-    """Run a scenario once more if only time failed it; wrong outcomes of both runs count."""
-    failed = [each for each in found if isinstance(each, Figure) and each.failed]
-    wrong = [each for each in failed if each.exact]
-    if len(failed) == len(wrong):
-        return found
-    print(f"{name}: too slow; once more", file=sys.stderr)
-    return [*wrong, *SCENARIOS[name](stage)]
-
-
-def play_on_own_stage(name: str) -> Figures:
-    """Run a scenario once, in a process beside others."""
-    start = perf_counter()
-    with tempfile.TemporaryDirectory() as directory:
-        found = list(SCENARIOS[name](Stage(Path(directory))))
-    print(f"{name}: {perf_counter() - start:.0f} s", file=sys.stderr)
-    return found
-
-
-def play_all(names: Sequence[str], stage: Stage) -> tuple[Found, list[str]]:
-    """Run scenarios; return their figures, and the names of those that broke off."""
-    together = [name for name in TOGETHER if name in names]
-    found: dict[str, Figures] = {}
-    broken = []
-    for name in names:
-        if name not in together:
-            start = perf_counter()
-            try:
-                found[name] = play(name, stage)
-            except Exception:
-                traceback.print_exc()
-                broken.append(name)
-            print(f"{name}: {perf_counter() - start:.0f} s", file=sys.stderr)
-    with ProcessPoolExecutor(AT_A_TIME, get_context("spawn")) as pool:
-        playing = {pool.submit(play_on_own_stage, name): name for name in together}
-        for future in as_completed(playing):
-            try:
-                found[playing[future]] = future.result()
-            except Exception:
-                traceback.print_exc()
-                broken.append(playing[future])
-    for name in together:
-        if name in found:
-            try:
-                found[name] = second_chance(name, found[name], stage)
-            except Exception:
-                traceback.print_exc()
-                broken.append(name)
-    return [(name, each) for name in names for each in found.get(name, [])], broken
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from tests.drills.faults import __main__ as program
+from tests.drills.faults import playing
 from tests.drills.faults.figures import Figure, Skipped, as_json, failures, p99, percentile, table
 from tests.drills.faults.stage import Stage
 from tests.drills.soak import growth, quarters
@@ -98,6 +98,6 @@ def test_only_slowness_gets_a_second_chance(
         yield next(runs)
         yield Figure("fine", 0, 1)
 
-    monkeypatch.setitem(program.SCENARIOS, "made-up", scenario)
-    found = program.play("made-up", NO_STAGE)
+    monkeypatch.setitem(playing.SCENARIOS, "made-up", scenario)
+    found = playing.play("made-up", NO_STAGE)
     assert any(isinstance(each, Figure) and each.failed for each in found) is failed
