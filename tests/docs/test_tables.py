@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.errors import SpecError
+from app.features.spec import FeatureSpec
 from app.settings import Settings
 from model.config import FEW, OWN, TrainConfig
 from tests.conftest import StartService
@@ -17,6 +19,7 @@ from tests.support.markdown import ROOT, table
 from tests.support.redis_server import RedisServer
 
 TRAINING = ROOT / "docs" / "training.md"
+FEATURE_SPEC = ROOT / "docs" / "feature-spec.md"
 METRICS = ROOT / "docs" / "metrics.md"
 HTTP = ROOT / "docs" / "http.md"
 
@@ -56,6 +59,21 @@ def test_training_settings_are_those_of_the_trainer() -> None:
     found = table(TRAINING, "Training settings")
     assert [row[:4] for row in found] == expected
     assert all(row[4] for row in found), "each says when to change it"
+
+
+def test_the_errors_of_a_spec_are_as_shown() -> None:
+    """The example of docs/feature-spec.md: three mistakes in the spec of docs/training.md."""
+    blocks = re.findall(r"```(toml clicks\.toml|text)\n(.*?)```", TRAINING.read_text(), re.DOTALL)
+    spec = next(text for kind, text in blocks if kind != "text")
+    item = 'name = "item_id"\nkind = "categorical"\n'
+    wrong = (
+        spec.replace('dtype = "integer"', 'dtype = "int"', 1)
+        .replace(f'{item}side = "candidate"\n', item)
+        .replace('kind = "numeric"\n', 'kind = "numeric"\nbucket = 32\n')
+    )
+    with pytest.raises(SpecError) as caught:
+        FeatureSpec.parse(wrong, "clicks.toml")
+    assert f"```text\nerror: {caught.value}\n```" in FEATURE_SPEC.read_text(encoding="utf-8")
 
 
 def test_limits_name_settings_that_exist() -> None:
