@@ -230,8 +230,8 @@ class Vocabulary:
             BundleError: a file is absent or malformed, or the slots are not the spec's.
         """
         try:
-            raw = (directory / LAYOUT_FILE).read_bytes()
-            records = msgspec.json.decode(raw, type=list[_SlotRecord])
+            described = (directory / LAYOUT_FILE).read_bytes()
+            records = msgspec.json.decode(described, type=list[_SlotRecord])
             slots = {record.name: _read(directory, record, mapped) for record in records}
             _check_means(records)
         except (OSError, ValueError, msgspec.MsgspecError) as error:
