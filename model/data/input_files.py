@@ -95,8 +95,13 @@ class InputFiles:
         part: list[NDArray[np.uint8]] = []
         sources: dict[DataPart, Sequence[Source]] = {}
         warnings: list[str] = []
-        for name in self.wanted:
-            reader = Reader(spec, files[name], self.max_bad_lines, progress=progress)
+        readers = {
+            name: Reader(spec, files[name], self.max_bad_lines, progress=progress)
+            for name in self.wanted
+        }
+        for reader in readers.values():
+            reader.require_columns()
+        for name, reader in readers.items():
             for frame in reader.frames():
                 on_disk.add(frame)
                 part.append(np.full(frame.height, PARTS.index(name), np.uint8))

@@ -128,21 +128,68 @@ def pieces(
             cannot have.
     """
     file = LogFile(path, name or path.name)
-    if path.is_dir():
-        raise DataError(f"{path} is a directory: name the files in it")
-    read = _parquet if _ending(path, _COMPRESSED_INSIDE) in _PARQUET else _text
-    try:
+    with _errors_of_reading(path):
+        read = _parquet if _is_parquet(path) else _text
         for frame, position in read(spec, file, wanted, bad, keep):
             yield Piece(frame.with_columns(pl.lit(file.name).alias(FILE)), position)
+
+
+def require_columns(
+    spec: FeatureSpec, files: Sequence[LogFile], wanted: Sequence[str], keep: Sequence[str] = ()
+) -> None:
+    """Check that files are there and have the columns, without reading their rows.
+
+    Raises:
+        DataError: as :func:`pieces` does, for the first file that lacks something.
+    """
+    for file in files:
+        with _errors_of_reading(file.path):
+            names = _parquet_names(file) if _is_parquet(file.path) else _text_names(spec, file)
+        if names is not None:
+            _require_columns(file, wanted, names)
+            _require_columns(file, keep, names, "--keep: ")
+
+
+@contextmanager
+def _errors_of_reading(path: Path) -> Iterator[None]:
+    if path.is_dir():
+        raise DataError(f"{path} is a directory: name the files in it")
+    try:
+        yield
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read {path}: {reason}") from error
+
+
+def _is_parquet(path: Path) -> bool:
+    return _ending(path, _COMPRESSED_INSIDE) in _PARQUET
 
 
 def _ending(path: Path, compressions: set[str]) -> str:
     """Return a name's ending, in small letters, before those of compressions."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     return next((suffix for suffix in reversed(suffixes) if suffix not in compressions), "")
+
+
+def _parquet_names(file: LogFile) -> list[str] | None:
+    """Return the names of a file's columns, None if it has no rows."""
+    with _errors_of_parquet(file):
+        if not file.path.stat().st_size:
+            return None
+        columns = ParquetColumns.of(file.path)
+        rows = columns.scan(file.path).select(pl.len()).collect().item()
+        return list(columns.schema) if rows else None
+
+
+@contextmanager
+def _errors_of_parquet(file: LogFile) -> Iterator[None]:
+    try:
+        yield
+    except UnreadableColumn as error:
+        raise DataError(f"{file.name}: {error}") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        # Types that polars does not know, such as views of lists, end in a panic.
+        raise DataError(f"{file.name} cannot be read as Parquet: {error}") from error
 
 
 def _parquet(
@@ -152,7 +199,7 @@ def _parquet(
     bad: BadLines,
     keep: Sequence[str],
 ) -> Iterator[tuple[pl.DataFrame, int]]:
-    try:
+    with _errors_of_parquet(file):
         if not (size := file.path.stat().st_size):
             return
         columns = ParquetColumns.of(file.path)
@@ -174,11 +221,6 @@ def _parquet(
             stop = start + frame.height
             numbers = pl.int_range(start + 1, stop + 1, dtype=pl.Int64, eager=True)
             yield frame.with_columns(numbers.alias(LINE)), size * stop // rows
-    except UnreadableColumn as error:
-        raise DataError(f"{file.name}: {error}") from error
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        # Types that polars does not know, such as views of lists, end in a panic.
-        raise DataError(f"{file.name} cannot be read as Parquet: {error}") from error
 
 
 def _require_columns(
@@ -204,19 +246,9 @@ def _text(
     keep: Sequence[str],
 ) -> Iterator[tuple[pl.DataFrame, int]]:
     """Read a delimited file: one record a line; text is left as text."""
-    path = file.path
-    ending = _ending(path, _GZIP)
-    if ending in _NOT_DECOMPRESSED:
-        raise DataError(f"{file.name} is compressed with another program than gzip: decompress it")
-    delimiter = spec.delimiter or DELIMITERS.get(ending)
-    if delimiter is None:
-        shown = next(s for s in reversed(path.suffixes) if s.lower() == ending) if ending else ""
-        raise DataError(
-            f"{file.name}: unknown ending {shown!r}; CSV, TSV and Parquet are read, and other"
-            " delimited text if the spec has a `delimiter`"
-        )
+    delimiter = _delimiter(spec, file)
     total, usable = bad.total, False
-    with _open(path) as (on_disk, opened):
+    with _open(file.path) as (on_disk, opened):
         names, first_line = _header(spec, file, opened, delimiter)
         if names is None:
             return
@@ -233,6 +265,29 @@ def _text(
             yield frame.with_columns(pl.Series(LINE, numbers, pl.Int64)), on_disk.tell()
     if bad.total > total and not usable:
         raise DataError(f"{file.name} has no usable line\n{bad.report()}")
+
+
+def _text_names(spec: FeatureSpec, file: LogFile) -> list[str] | None:
+    """Return the names of a file's columns, None if it is empty."""
+    delimiter = _delimiter(spec, file)
+    with _open(file.path) as (_, opened):
+        return _header(spec, file, opened, delimiter)[0]
+
+
+def _delimiter(spec: FeatureSpec, file: LogFile) -> str:
+    """Return the spec's delimiter, or the one that the file's ending suggests."""
+    path = file.path
+    ending = _ending(path, _GZIP)
+    if ending in _NOT_DECOMPRESSED:
+        raise DataError(f"{file.name} is compressed with another program than gzip: decompress it")
+    delimiter = spec.delimiter or DELIMITERS.get(ending)
+    if delimiter is None:
+        shown = next(s for s in reversed(path.suffixes) if s.lower() == ending) if ending else ""
+        raise DataError(
+            f"{file.name}: unknown ending {shown!r}; CSV, TSV and Parquet are read, and other"
+            " delimited text if the spec has a `delimiter`"
+        )
+    return delimiter
 
 
 def _parsed(

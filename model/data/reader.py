@@ -31,9 +31,11 @@ from model.data.log_files import (
     LINE,
     BadLines,
     DataError,
+    LogFile,
     Source,
     distinct_names,
     pieces,
+    require_columns,
     visible,
 )
 from model.data.moments import as_json, is_moment
@@ -75,6 +77,7 @@ class Reader:
         self.sources: list[Source] = []
         """Of the files that were read to their end."""
         self._spec, self._paths, self._max_bad_lines = spec, shown, max_bad_lines
+        self._files = [*map(LogFile, shown, distinct_names(shown))]
         self._notes.hidden = [path.name for path in paths if path not in shown]
         self._label, self._moment, self._progress, self._keep = label, moment, progress, keep
         vocabulary = unlearned(spec)
@@ -118,17 +121,29 @@ class Reader:
                 )
             raise DataError("the data has no usable row")
 
-    def _read(self) -> Iterator[pl.DataFrame]:
-        """Yield the files' frames as they are, and note the files."""
+    def require_columns(self) -> None:
+        """Check that all files are there and have the columns, before the first row is read.
+
+        Raises:
+            DataError: one is not, or lacks one.
+        """
+        require_columns(self._spec, self._files, self._wanted(), self._keep)
+
+    def _wanted(self) -> list[str]:
         spec = self._spec
         wanted = [field.name for field in spec.fields]
         wanted += [spec.label] if self._label else []
         if self._moment and spec.timestamp is not None and spec.timestamp not in wanted:
             wanted.append(spec.timestamp)
-        total = sum(path.stat().st_size for path in self._paths if path.exists())
+        return wanted
+
+    def _read(self) -> Iterator[pl.DataFrame]:
+        """Yield the files' frames as they are, and note the files."""
+        self.require_columns()
+        spec, wanted = self._spec, self._wanted()
+        total = sum(path.stat().st_size for path in self._paths)
         with progress_bar("reading", total, "bytes", self._progress) as shown:
-            names = distinct_names(self._paths)
-            for path, name in zip(self._paths, names, strict=True):
+            for path, name in self._files:
                 rows, before = 0, shown.n
                 for piece in pieces(spec, path, wanted, self.bad, self._keep, name):
                     rows += piece.frame.height

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from app.features.spec import FeatureSpec
@@ -101,3 +102,30 @@ def test_one_warning_for_all_parts(log: Path, tmp_path: Path) -> None:
     files = [log, tmp_path / "_SUCCESS"]
     found = read(InputFiles(parts={"train": files, "validation": files, "test": files}), tmp_path)
     assert found.warnings == ["files passed over, as their names begin with _ or .: _SUCCESS"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_file_that_lacks_a_column_is_told_before_a_row_is_read(
+    log: Path, tmp_path: Path, suffix: str
+) -> None:
+    """The last of the files, or that of the last part; one that is not there, too."""
+    frame = pl.read_csv(log, infer_schema=False).drop("item_id")
+    short = tmp_path / f"short{suffix}"
+    frame.write_csv(short) if suffix == ".csv" else frame.write_parquet(short)
+    absent = tmp_path / f"absent{suffix}"
+    bad = tmp_path / "bad.csv"
+    bad.write_text(log.read_text() + "cut\n")
+    for last, wanted in (
+        (short, f"short{suffix}: column 'item_id' is absent; the columns are 'user_id', "),
+        (absent, f"cannot read {absent}: No such file or directory"),
+    ):
+        for number, inputs in enumerate((
+            InputFiles([bad, last]),
+            InputFiles(parts={"train": [bad], "validation": [bad], "test": [last]}),
+        )):  # fmt: skip
+            directory = tmp_path / f"rows-{last.name}-{number}"
+            directory.mkdir()
+            with pytest.raises(DataError) as caught:
+                inputs.read(SPEC, directory)
+            assert str(caught.value).startswith(wanted)
+            assert list(directory.iterdir()) == []
