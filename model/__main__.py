@@ -57,6 +57,7 @@ from model.options import (
 )
 from model.pipeline import CheckpointOptions, export, train
 from model.progress import FIRST, say, warn
+from model.quality.figures import Counts, few_clicks
 from model.result_places import reason_of, require_bundle_directory, require_directory, require_file
 from model.score_files import Offline
 from model.threads import own_cpus
@@ -170,8 +171,8 @@ def compare_command(
     inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines)
     prepared = prepare(spec, inputs, cache=cache)
     found = compare(prepared, settings, names, seeds, out, lambda sofar: write_summary(out, sofar))
-    rows = {part: len(encoded) for part, encoded in prepared.data.items()}
-    page = write_pages(out, f"{prepared.name}: networks compared", rows, found)
+    counts = {part: Counts.of(encoded.label) for part, encoded in prepared.data.items()}
+    page = write_pages(out, f"{prepared.name}: networks compared", counts, found)
     say((out / TABLE).read_text(encoding="utf-8"))
     print(page)
     if found.failures:
@@ -263,7 +264,9 @@ def evaluate(
     metrics = offline.evaluate(frames, kept if negatives_kept is None else negatives_kept)
     if json_file is not None:
         write_file(json_file, (json.dumps(metrics.to_dict(), indent=1) + "\n").encode())
-    print(f"{metrics.line()} over {metrics.rows:,} rows")
+    print(f"{metrics.line()} in {metrics.rows:,} rows")
+    if warning := few_clicks([(part.value if part else "these files", metrics.counts)]):
+        warn(warning)
 
 
 @cli.command()

@@ -48,7 +48,12 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     network: str
     seed: int
     auc: float | None
+    auc_lower: float | None
+    """The bounds of a 95 % interval, as are those of the log loss."""
+    auc_upper: float | None
     log_loss: float
+    log_loss_lower: float
+    log_loss_upper: float
     calibration_ratio: float | None
     """Predicted clicks over observed ones."""
     parameters: int
@@ -183,7 +188,11 @@ def _measure(
         network=config.network,
         seed=config.seed,
         auc=figures["auc"],
+        auc_lower=figures["auc_lower"],
+        auc_upper=figures["auc_upper"],
         log_loss=figures["log_loss"],
+        log_loss_lower=figures["log_loss_lower"],
+        log_loss_upper=figures["log_loss_upper"],
         calibration_ratio=figures["calibration"],
         parameters=training["parameters"],
         train_seconds=training["seconds"],

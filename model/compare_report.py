@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from app.features.spec import DataPart
 from app.files import write_file
 from model.compare import Comparison, Record, Row
+from model.quality.figures import Counts, few_clicks
 
 SUMMARY, TABLE, PAGE = "summary.csv", "summary.md", "report.html"
 TEMPLATES = jinja2.Environment(
@@ -28,27 +29,42 @@ TEMPLATES = jinja2.Environment(
 
 
 class Column(NamedTuple):
-    """A column of the tables for people."""
+    """A column of the tables for people; ``shown`` gives its text for the rows of a network."""
 
     title: str
-    value: Callable[[Row], float | None]
-    form: str
+    shown: Callable[[Sequence[Row]], str]
 
 
 COLUMNS = (
-    Column("AUC", lambda row: row.auc, ".4f"),
-    Column("log loss", lambda row: row.log_loss, ".4f"),
-    Column("predicted / observed", lambda row: row.calibration_ratio, ".3f"),
-    Column("parameters", lambda row: row.parameters, ",.0f"),
-    Column("training, s", lambda row: row.train_seconds, ",.1f"),
-    Column("training, rows/s", lambda row: row.train_rows_per_second, ",.0f"),
-    Column("bundle, MB", lambda row: row.bundle_bytes / 1e6, ",.2f"),
-    Column("score 1, µs", lambda row: row.score_1_us, ",.0f"),
-    Column("score 1,000, µs", lambda row: row.score_1000_us, ",.0f"),
+    Column("AUC", lambda rows: spread([row.auc for row in rows], ".4f")),
+    Column(
+        "95 % interval",
+        lambda rows: interval([row.auc_lower for row in rows], [row.auc_upper for row in rows]),
+    ),
+    Column("log loss", lambda rows: spread([row.log_loss for row in rows], ".4f")),
+    Column(
+        "95 % interval",
+        lambda rows: interval(
+            [row.log_loss_lower for row in rows], [row.log_loss_upper for row in rows]
+        ),
+    ),
+    Column(
+        "predicted / observed", lambda rows: spread([row.calibration_ratio for row in rows], ".3f")
+    ),
+    Column("parameters", lambda rows: average([row.parameters for row in rows], ",.0f")),
+    Column("training, s", lambda rows: spread([row.train_seconds for row in rows], ",.1f")),
+    Column(
+        "training, rows/s", lambda rows: spread([row.train_rows_per_second for row in rows], ",.0f")
+    ),
+    Column("bundle, MB", lambda rows: average([row.bundle_bytes / 1e6 for row in rows], ",.2f")),
+    Column("score 1, µs", lambda rows: spread([row.score_1_us for row in rows], ",.0f")),
+    Column("score 1,000, µs", lambda rows: spread([row.score_1000_us for row in rows], ",.0f")),
 )
 NOTE = (
-    "Means over the seeds ± the sample's standard deviation, on the test part. All networks saw"
-    " the same rows, epochs and batches. An FNN's training time is without that of the FM that it"
+    "Means over the seeds ± the sample's standard deviation, on the test part. The intervals say"
+    " what other test rows of the same kind could have given; all networks score the same rows, so"
+    " their differences are known better than that. All networks saw the same rows, epochs and"
+    " batches. An FNN's training time is without that of the FM that it"
     " starts from. Scoring is a run of the exported graph on one CPU thread: one context with one"
     " candidate, or with a thousand."
 )
@@ -71,12 +87,12 @@ def _plain(value: object) -> object:
 
 
 def write_pages(
-    out: Path, title: str, rows: Mapping[DataPart, int], comparison: Comparison
+    out: Path, title: str, counts: Mapping[DataPart, Counts], comparison: Comparison
 ) -> Path:
-    """Write the Markdown table and the page; ``rows`` are each part's. Return the page."""
-    text = markdown(title, rows, comparison)
+    """Write the Markdown table and the page; ``counts`` are each part's. Return the page."""
+    text = markdown(title, counts, comparison)
     write_file(out / TABLE, text.encode())
-    write_file(out / PAGE, page(title, rows, comparison).encode())
+    write_file(out / PAGE, page(title, counts, comparison).encode())
     return out / PAGE
 
 
@@ -88,27 +104,33 @@ def by_network(records: Iterable[Record]) -> dict[str, list[Record]]:
     return found
 
 
+def average(values: Sequence[float | None], form: str) -> str:
+    """Return the mean; a dash where a value is undefined."""
+    known = [value for value in values if value is not None]
+    return format(fmean(known), form) if known and len(known) == len(values) else "–"
+
+
 def spread(values: Sequence[float | None], form: str) -> str:
     """Return mean ± sample standard deviation; a dash where a value is undefined."""
     known = [value for value in values if value is not None]
-    if len(known) < len(values) or not known:
-        return "–"
-    mean = format(fmean(known), form)
-    return f"{mean} ± {format(stdev(known), form)}" if len(known) > 1 else mean
+    shown = average(values, form)
+    if len(known) < len(values) or len(known) < 2:
+        return shown
+    return f"{shown} ± {format(stdev(known), form)}"
+
+
+def interval(lower: Sequence[float | None], upper: Sequence[float | None]) -> str:
+    """Return the mean bounds of intervals; a dash where one is undefined."""
+    low, high = average(lower, ".4f"), average(upper, ".4f")
+    return "–" if "–" in (low, high) else f"{low} to {high}"
 
 
 def table(comparison: Comparison) -> list[list[str]]:
     """Return header and body: a line for each network with the means over its seeds."""
     lines = [["network", "seeds", *(column.title for column in COLUMNS)]]
     for name, records in by_network(comparison.records).items():
-        cells = [
-            # Only of quality and time is the spread of interest; the rest hardly has any.
-            spread([column.value(record.row) for record in records], column.form)
-            if column.title not in ("parameters", "bundle, MB")
-            else format(fmean(column.value(record.row) or 0 for record in records), column.form)
-            for column in COLUMNS
-        ]
-        lines.append([name, str(len(records)), *cells])
+        rows = [record.row for record in records]
+        lines.append([name, str(len(rows)), *(column.shown(rows) for column in COLUMNS)])
     return lines
 
 
@@ -126,14 +148,18 @@ def settings_table(comparison: Comparison) -> list[list[str]]:
     return lines if len(lines) > 1 else []
 
 
-def about(rows: Mapping[DataPart, int]) -> str:
-    """Say how many rows each part has."""
-    return ", ".join(f"{count:,} rows to {part}" for part, count in rows.items())
+def about(counts: Mapping[DataPart, Counts]) -> str:
+    """Say how many rows and clicks each part has, and which has too few."""
+    told = ", ".join(
+        f"{rows:,} rows ({clicks:,} clicks) to {part}" for part, (rows, clicks) in counts.items()
+    )
+    few = few_clicks(counts.items())
+    return f"{told}. Warning: {few}" if few else told
 
 
-def markdown(title: str, rows: Mapping[DataPart, int], comparison: Comparison) -> str:
+def markdown(title: str, counts: Mapping[DataPart, Counts], comparison: Comparison) -> str:
     """Return the comparison as Markdown."""
-    parts = [f"# {title}", about(rows) + ".", _markdown_table(table(comparison)), NOTE]
+    parts = [f"# {title}", about(counts) + ".", _markdown_table(table(comparison)), NOTE]
     if settings := settings_table(comparison):
         parts += ["Settings that differ:", _markdown_table(settings)]
     if comparison.failures:
@@ -147,12 +173,12 @@ def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([rows[0], "|---" * len(lines[0]) + "|", *rows[1:]])
 
 
-def page(title: str, rows: Mapping[DataPart, int], comparison: Comparison) -> str:
+def page(title: str, counts: Mapping[DataPart, Counts], comparison: Comparison) -> str:
     """Return the comparison as one HTML file that needs no other."""
     plots = [auc_plot, auc_by_time_plot, reliability_plot] if comparison.records else []
     return TEMPLATES.get_template("comparison.html").render(
         title=title,
-        about=about(rows),
+        about=about(counts),
         figures=table(comparison),
         note=NOTE,
         failures=comparison.failures,

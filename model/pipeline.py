@@ -38,7 +38,7 @@ from model.group import ALONE, Group
 from model.networks.crosses import CrossWeights
 from model.progress import say, warn
 from model.quality.calibration import Calibration, CalibrationError, calibrated
-from model.quality.figures import Quality, evaluate_scores
+from model.quality.figures import Quality, evaluate_scores, few_clicks
 from model.quality.offline_scoring import open_engine, score_dataset
 from model.quality.score_histogram import score_histogram
 from model.report import write_report
@@ -346,6 +346,7 @@ def describe(
             "seconds": result.seconds,
             "rows_per_second": result.rows_per_second,
             "stopped_early": result.stopped_early,
+            "bias_added": result.bias_added,
             "parameters": network.parameter_count(),
             "crosses": [cross.described() for cross in trained.crosses],
             "calibration": calibration.described() if calibration else None,
@@ -384,3 +385,5 @@ def report(trained: Trained, measured: Measured, bundle: Path, quantize: Quantiz
         warn(f"the report beside {bundle.name} is not written; the bundle is whole: {reason}")
     for part, quality in measured.quality.items():
         say(f"{part}: {quality.line()}")
+    if warning := few_clicks((part, each.counts) for part, each in measured.quality.items()):
+        warn(warning)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from app.features.spec import DataPart
 from model.config import TrainConfig
 from model.data.dataset import Dataset
-from model.quality.figures import Quality, reliability
+from model.quality.figures import Quality, few_clicks, reliability
 from model.training.fit import FitResult
 
 
@@ -54,22 +54,28 @@ def markdown(
     data_warnings: Sequence[str] = (),
 ) -> str:
     """Return the page's text."""
-    header = "| part | rows | clicks | AUC | log loss | calibration | calibration error |"
+    header = (
+        "| part | rows | clicks | AUC | 95 % interval | log loss | 95 % interval | calibration"
+        " | calibration error |"
+    )
     rows = "\n".join(
-        f"| {part} | {m.rows:,} | {m.positives:,} | {figure(m.auc)} | {figure(m.log_loss)} "
-        f"| {figure(m.calibration)} | {figure(m.calibration_error)} |"
+        f"| {part} | {m.rows:,} | {m.positives:,}"
+        f" | {figure(m.auc)} | {interval(m.auc_lower, m.auc_upper)}"
+        f" | {figure(m.log_loss)} | {interval(m.log_loss_lower, m.log_loss_upper)}"
+        f" | {figure(m.calibration)} | {figure(m.calibration_error)} |"
         for part, m in metrics.items()
     )
+    few = few_clicks((part, each.counts) for part, each in metrics.items())
     settings = "\n".join(f"| `{key}` | {value} |" for key, value in config.to_dict().items())
     ending = "stopped early" if result.stopped_early else "ran to its end"
     page = """\
         # {title}
 
         {header}
-        |---|---|---|---|---|---|---|
+        |---|---|---|---|---|---|---|---|---|
         {rows}
 
-        Calibration is predicted clicks over observed clicks. Training {ending} after
+        {few_clicks}Calibration is predicted clicks over observed clicks. Training {ending} after
         {seconds:.1f} s ({rate:,.0f} rows/s); the weights are those of step {step:,}
         (epoch {epoch:.2f}). {remark}
 
@@ -85,6 +91,7 @@ def markdown(
         title=title,
         header=header,
         rows=rows,
+        few_clicks=f"**Warning:** {few}.\n\n" if few else "",
         ending=ending,
         seconds=result.seconds,
         rate=result.rows_per_second,
@@ -101,6 +108,11 @@ def _warnings(found: Sequence[str]) -> str:
     if not found:
         return ""
     return "\n## Warnings of the data\n\n" + "".join(f"```text\n{each}\n```\n\n" for each in found)
+
+
+def interval(lower: float | None, upper: float | None) -> str:
+    """Return two bounds for the page, a dash where they are undefined."""
+    return "–" if lower is None else f"{figure(lower)} to {figure(upper)}"
 
 
 def figure(value: float | None) -> str:

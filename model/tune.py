@@ -26,7 +26,7 @@ from model.fingerprint import fingerprint_of
 from model.pipeline import FEW_BATCHES
 from model.progress import say
 from model.result_places import require_file
-from model.training.evaluation import Evaluation
+from model.training.evaluation import Evaluation, telling_metric
 from model.training.fit import fit
 from model.training.warm_start import WarmStart
 
@@ -84,6 +84,7 @@ def tune(
     label = prepared.data["validation"].label
     if base.metric == "auc" and label.min() == label.max():
         raise TuneError("the validation labels are all of one class: set metric to log_loss")
+    base = replace(base, metric=telling_metric(base.metric, label))
     fingerprint = fingerprint_of(
         prepared.fingerprint(), base.to_dict(), start and start.bundle.manifest.id
     )

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from app.errors import CtrError
 from model.data.dataset import Dataset
-from model.quality.figures import Floats, sigmoid, weights
+from model.quality.figures import sigmoid, weights
+from model.quality.intervals import Floats
 
 BINS = 64
 BIN_ROWS = 50

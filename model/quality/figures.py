@@ -6,14 +6,37 @@ Where the data hold only a share ``kept`` of the rows without a click, each of t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Labels = NDArray[np.uint8]
+from model.quality.intervals import Floats, Labels, auc_interval, mean_loss_interval
+
+FEW = 100
+"""Rows of a class below which an AUC is rough: its standard error is about 0.03 from so many."""
+
+
+class Counts(NamedTuple):
+    """The rows of a part, and those of them with a click."""
+
+    rows: int
+    clicks: int
+
+    @classmethod
+    def of(cls, label: Labels) -> Self:
+        """Count the rows of labels."""
+        return cls(len(label), int(label.sum()))
+
+    @property
+    def rough(self) -> bool:
+        """Whether a class has fewer than ``FEW`` rows: too few to compare AUCs by."""
+        return min(self.clicks, self.rows - self.clicks) < FEW
+
+    def __str__(self) -> str:
+        return f"{self.clicks:,} clicks in {self.rows:,} rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +46,13 @@ class Quality:
     rows: int
     positives: int
     auc: float | None
+    auc_lower: float | None
+    """The bounds of a 95 % interval, as are those of the log loss."""
+    auc_upper: float | None
     log_loss: float
     """Mean over rows, natural logarithm."""
+    log_loss_lower: float
+    log_loss_upper: float
     calibration: float | None
     """Predicted clicks over observed clicks; 1 is right, above 1 predicts too many."""
     calibration_error: float
@@ -34,14 +62,43 @@ class Quality:
         """Return the figures by name, as JSON can hold them."""
         return asdict(self)
 
+    @property
+    def counts(self) -> Counts:
+        """The rows and clicks that the figures are from."""
+        return Counts(self.rows, self.positives)
+
     def line(self) -> str:
-        """Return the figures as one line for people."""
-        auc = "none (one class)" if self.auc is None else f"{self.auc:.4f}"
+        """Return the figures as one line for people, with 95 % intervals.
+
+        As ± the wider side, or as bounds where a class has few rows: there the sides differ.
+        """
+        auc = "none (one class)"
+        if self.auc is not None:
+            auc = self._with_interval(self.auc, self.auc_lower, self.auc_upper)
+        loss = self._with_interval(self.log_loss, self.log_loss_lower, self.log_loss_upper)
         calibration = "none" if self.calibration is None else f"{self.calibration:.3f}"
         return (
-            f"AUC {auc}, log loss {self.log_loss:.4f}, predicted/observed {calibration},"
-            f" calibration error {self.calibration_error:.4f}"
+            f"AUC {auc}, log loss {loss}, predicted/observed {calibration},"
+            f" {self.positives:,} clicks"
         )
+
+    def _with_interval(self, value: float, lower: float | None, upper: float | None) -> str:
+        assert lower is not None
+        assert upper is not None
+        if self.counts.rough:
+            return f"{value:.4f} ({lower:.4f} to {upper:.4f})"
+        return f"{value:.4f} ± {max(upper - value, value - lower):.4f}"
+
+
+def few_clicks(parts: Iterable[tuple[str, Counts]]) -> str | None:
+    """Return a warning of the parts whose figures are rough; None if there are none."""
+    rough = [f"{part} ({counts})" for part, counts in parts if counts.rough]
+    if not rough:
+        return None
+    return (
+        f"with fewer than {FEW} clicks, or {FEW} other rows, AUC and log loss say little:"
+        f" {', '.join(rough)}; see the 95 % intervals"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +118,21 @@ def evaluate_scores(label: Labels, logit: NDArray[np.floating[Any]], kept: float
             f"need as many labels as logits and one at least, got {len(label)} and {len(logit)}"
         )
     positives = int(label.sum())
-    promised = float((sigmoid(logit) * weights(label, kept)).sum())
+    weight = weights(label, kept)
+    promised = float((sigmoid(logit) * weight).sum())
     bins = reliability(label, logit, kept=kept)
     gap = np.abs(bins.predicted - bins.observed)
+    bounds = auc_interval(label, logit)
+    loss_bounds = mean_loss_interval(losses(label, logit), weight, promised / float(weight.sum()))
     return Quality(
         rows=len(label),
         positives=positives,
         auc=auc(label, logit),
+        auc_lower=bounds and bounds.lower,
+        auc_upper=bounds and bounds.upper,
         log_loss=log_loss(label, logit, kept),
+        log_loss_lower=loss_bounds.lower,
+        log_loss_upper=loss_bounds.upper,
         calibration=promised / positives if positives else None,
         calibration_error=float((gap * bins.count).sum() / bins.count.sum()),
     )
@@ -100,15 +164,21 @@ def auc(label: Labels, score: NDArray[np.floating[Any]]) -> float | None:
 
 
 def log_loss(label: Labels, logit: NDArray[np.floating[Any]], kept: float = 1.0) -> float:
-    """Return the mean negative log-likelihood in nats, from logits and in float64.
+    """Return the mean negative log-likelihood in nats, from logits and in float64."""
+    loss = losses(label, logit)
+    if kept == 1:
+        return float(loss.mean())
+    return float(np.average(loss, weights=weights(label, kept)))
+
+
+def losses(label: Labels, logit: NDArray[np.floating[Any]]) -> Floats:
+    """Return the negative log-likelihood [R] of each row.
 
     log(1 + e^z) - y z never overflows, and no probability is clipped.
     """
     value = logit.astype(np.float64)
-    loss = np.logaddexp(0.0, value) - label * value
-    if kept == 1:
-        return float(loss.mean())
-    return float(np.average(loss, weights=weights(label, kept)))
+    found: Floats = np.logaddexp(0.0, value) - label * value
+    return found
 
 
 def reliability(

@@ -8,14 +8,12 @@ both and cancels in the difference: two AUC that are uncertain by 0.005 each may
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.quality.figures import Labels
+from model.quality.intervals import Floats, Labels, Values, shares_below
 
-Values = NDArray[np.floating[Any]]
 ONE_SIDED = 1.645
 """Standard errors from an estimate to its bound, which the truth exceeds once in twenty times."""
 
@@ -59,13 +57,9 @@ def auc_difference(label: Labels, first: Values, second: Values) -> Estimate:
     return Estimate(float(click.mean()), float(np.sqrt(variance)))
 
 
-def _placements(score: Values, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _placements(score: Values, chosen: NDArray[np.bool_]) -> Floats:
     """Return for each chosen row the share of the others that it outranks, ties counting half."""
-    others = np.sort(score[~chosen])
-    below = np.searchsorted(others, score[chosen], "left")
-    not_above = np.searchsorted(others, score[chosen], "right")
-    found: NDArray[np.float64] = (below + not_above) / (2 * len(others))
-    return found
+    return shares_below(score[chosen], np.sort(score[~chosen]))
 
 
 def mean_ratio(first: Values, second: Values) -> Estimate:

@@ -9,10 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model.config import Metric
 from model.data.dataset import Dataset
 from model.group import ALONE, Group
 from model.networks.network import Network
-from model.quality.figures import auc, log_loss
+from model.progress import warn
+from model.quality.figures import FEW, auc, log_loss
+from model.quality.intervals import Labels
 
 PREDICT_ROWS = 8192
 """Rows scored at once, which bounds the memory of an evaluation."""
@@ -44,11 +47,42 @@ class Evaluation:
         loss = "none" if self.train_loss is None else f"{self.train_loss:.4f}"
         return {"training loss": loss, "validation AUC": auc}
 
-    def beats(self, other: Evaluation, metric: str) -> bool:
+    def beats(self, other: Evaluation, metric: Metric) -> bool:
         """Return whether this is better, by AUC and then log loss, or by log loss alone."""
-        if metric == "log_loss" or self.auc is None or other.auc is None:
+        if metric == "log_loss":
             return self.log_loss < other.log_loss
+        assert self.auc is not None
+        assert other.auc is not None
         return (self.auc, -self.log_loss) > (other.auc, -other.log_loss)
+
+
+def telling_metric(metric: Metric, label: Labels) -> Metric:
+    """Return the figure that compares evaluations, with a warning where it is not ``metric``.
+
+    With fewer than ``FEW`` validation rows with a click, or without, AUC cannot tell the epochs of
+    a training apart: its standard error is 0.03 and more, their differences are smaller. Log loss
+    uses how far each score is from its label, not only the order, and varies less. Six trainings on
+    made-up logs, with 2 % and 18 % of clicks and 12 to 24 random validation parts each, tell where
+    the line is: of 30 clicks log loss chose epochs with a test AUC higher by 0.003 than those that
+    AUC chose, of 10 clicks by 0.0005, when chance decides; of 100 and of 300 both chose alike, and
+    of 1,000 AUC chose better by 0.001.
+    """
+    if metric == "log_loss":
+        return metric
+    clicks = int(label.sum())
+    if clicks in (0, len(label)):
+        warn(
+            "the validation labels are all of one class, so there is no AUC:"
+            " the best weights are those of the lowest log loss"
+        )
+        return "log_loss"
+    if min(clicks, len(label) - clicks) < FEW:
+        warn(
+            f"of {len(label):,} validation rows {clicks:,} have a click; an AUC needs {FEW} of each"
+            " class to tell epochs apart: the best weights are those of the lowest log loss"
+        )
+        return "log_loss"
+    return metric
 
 
 def evaluated(network: Network, validation: Dataset, group: Group = ALONE) -> Evaluation:

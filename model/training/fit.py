@@ -15,15 +15,17 @@ from torch import Tensor
 
 from app.features.layout import Layout
 from model.array_files import Arrays
-from model.config import TrainConfig
+from model.config import Metric, TrainConfig
 from model.data.dataset import Dataset
 from model.group import ALONE, Group
 from model.networks import weight_bytes
 from model.networks.crosses import CrossWeights
 from model.networks.network import Network
-from model.progress import Bar, progress_bar, warn
+from model.progress import Bar, progress_bar
+from model.quality.figures import weights
 from model.training.checkpoint import Checkpoints, TrainingState
-from model.training.evaluation import Evaluation, evaluated, predict
+from model.training.evaluation import Evaluation, evaluated, predict, telling_metric
+from model.training.intercept import bias_to_add
 from model.training.learning_rate import learning_rate
 from model.training.mean_rows import set_mean_rows
 from model.training.memory import available_memory
@@ -39,7 +41,10 @@ class FitResult:
     """A trained network with the weights of its best evaluation, and how it got there."""
 
     network: Network
+    bias_added: float
+    """Added to the bias at the end: the mean score of the training part is its click rate."""
     history: tuple[Evaluation, ...]
+    """Evaluations during training, before anything is added to the bias."""
     best: Evaluation
     stopped_early: bool
     seconds: float
@@ -65,7 +70,7 @@ class Progress:
     seconds_before: float = 0.0
     """Seconds of the processes whose checkpoints this one resumed."""
 
-    def note(self, evaluation: Evaluation, network: Network, metric: str) -> None:
+    def note(self, evaluation: Evaluation, network: Network, metric: Metric) -> None:
         """Add an evaluation, and keep the weights if they are the best so far."""
         self.history.append(evaluation)
         if len(self.history) == 1 or evaluation.beats(self.history[self.best], metric):
@@ -146,6 +151,7 @@ def fit(
     sampling = Sampling.of(train, config.negative_rate)
     require_rows(sampling.rows, validation, config, group)
     require_memory(layout, config, crosses)
+    config = replace(config, metric=telling_metric(config.metric, validation.label))
     started = time.perf_counter()
     total, shown = config.epochs * sampling.rows, progress and group.rank == 0
     with (
@@ -166,15 +172,13 @@ def fit(
         )
         loop.begin(begin)
         loop.run()
-    progressed = loop.progress
-    network = trainer.network
-    network.load_state_dict(progressed.best_weights)
-    set_mean_rows(network, layout, train)
-    if sampling.shift:
-        with torch.no_grad():
-            network.bias.add_(sampling.correction(predict(network, train, group)))
+        progressed, network = loop.progress, trainer.network
+        network.load_state_dict(progressed.best_weights)
+        set_mean_rows(network, layout, train)
+        added = put_intercept_right(network, train, sampling.base_rate, group)
     return FitResult(
         network=network.eval(),
+        bias_added=added,
         history=tuple(progressed.history),
         best=progressed.history[progressed.best],
         stopped_early=progressed.history[-1].step < loop.schedule.steps,
@@ -267,6 +271,17 @@ class _Loop:
             checkpoints.write(step, values | trainer_values, arrays | trainer_arrays)
 
 
+@torch.no_grad()
+def put_intercept_right(
+    network: Network, train: Dataset, rate: float, group: Group = ALONE
+) -> float:
+    """Make the mean score of the training rows their click rate; return what the bias gained."""
+    logit = predict(network, train, group)
+    added = bias_to_add(logit, weights(train.label, train.kept), rate)
+    network.bias.add_(added)
+    return added
+
+
 def batch_count(rows: int, batch_size: int, processes: int = 1) -> int:
     """Return how many batches of nearly equal size to cut; no process has a single row of one.
 
@@ -281,10 +296,7 @@ def snapshot(network: Network) -> dict[str, Tensor]:
 
 
 def require_rows(rows: int, validation: Dataset, config: TrainConfig, group: Group = ALONE) -> None:
-    """Refuse parts that cannot be trained or validated on; warn if there is no validation AUC.
-
-    ``rows`` are those of an epoch.
-    """
+    """Refuse parts that cannot be trained or validated on; ``rows`` are those of an epoch."""
     for name, count in (("training", rows), ("validation", len(validation))):
         if count == 0:
             raise TrainingError(f"the {name} part has no rows")
@@ -292,11 +304,6 @@ def require_rows(rows: int, validation: Dataset, config: TrainConfig, group: Gro
         raise TrainingError(f"{rows} training rows are too few for {group.size} processes")
     if config.batch_norm and rows == 1:
         raise TrainingError("batch norm needs two training rows or more, got one")
-    if config.metric == "auc" and validation.label.min() == validation.label.max():
-        warn(
-            "the validation labels are all of one class, so there is no AUC:"
-            " the best weights are those of the lowest log loss"
-        )
 
 
 def require_memory(

@@ -3,8 +3,6 @@
 A network that learns from a share w of the rows without a click sees odds 1 / w too high; log w
 added to its logit puts them right (He et al. 2014, doi:10.1145/2648584.2648589). Here it is
 added to what the loss sees, so the network itself gives true odds, in training and after it.
-What remains between the mean score and the click rate of the training part is taken off the bias
-at the end.
 """
 
 from __future__ import annotations
@@ -18,13 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.data.dataset import Dataset
-from model.quality.figures import sigmoid
 
 Rows = NDArray[np.int64]
 BLOCK, WINDOW = 2**12, 2**22
 """Rows that lie together on disk, and rows that are shuffled at once."""
-_FARTHEST, _HALVINGS = 2.0, 30
-"""Largest shift of the logits, and the steps of the bisection that finds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +92,6 @@ class Sampling:
         clicked = self.label[rows] == 1
         drawn = random.choice(rows[~clicked], wanted, replace=False)
         return np.concatenate([rows[clicked], drawn])
-
-    def correction(self, logit: NDArray[np.float32]) -> float:
-        """Return what to add to all logits [R] so that their mean score is the base rate.
-
-        The network's logits carry noise. It cancels out at the odds of the rows trained on, but
-        not at the true odds.
-        """
-        value, stands_for = logit.astype(np.float64), np.where(self.label == 1, 1.0, 1 / self.kept)
-        low, high = -_FARTHEST, _FARTHEST
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            mean = np.average(sigmoid(value + middle), weights=stands_for)
-            low, high = (low, middle) if mean > self.base_rate else (middle, high)
-        return (low + high) / 2
 
     def described(self) -> dict[str, Any]:
         """Return its description for the manifest."""

@@ -24,24 +24,38 @@ from model.compare import (
     compare,
     time_scoring,
 )
-from model.compare_report import SUMMARY, markdown, page, spread, write_pages, write_summary
+from model.compare_report import (
+    SUMMARY,
+    average,
+    interval,
+    markdown,
+    page,
+    spread,
+    write_pages,
+    write_summary,
+)
 from model.config import NETWORKS, ConfigError, SettingsFile
 from model.data.input_files import InputFiles
 from model.data.prepare import Prepared, prepare
+from model.quality.figures import Counts
 from model.score_files import Offline
 from tests.conftest import Sample
 
 pytestmark = pytest.mark.slow
 
 COLUMNS = (
-    "network,seed,auc,log_loss,calibration_ratio,parameters,train_seconds,train_rows_per_second,"
-    "bundle_bytes,score_1_us,score_1000_us"
+    "network,seed,auc,auc_lower,auc_upper,log_loss,log_loss_lower,log_loss_upper,calibration_ratio,"
+    "parameters,train_seconds,train_rows_per_second,bundle_bytes,score_1_us,score_1000_us"
 )
 SMALL = {"embedding_size": 4, "hidden": [8], "batch_size": 64, "epochs": 1, "threads": 1}
 BROKEN = SettingsFile(SMALL, {"fm": {"learning_rate": 1e30}})
 """FM's loss stops being finite."""
 WHOLE = SettingsFile(SMALL)
-ROWS: dict[DataPart, int] = {"train": 240, "validation": 30, "test": 30}
+COUNTS: dict[DataPart, Counts] = {
+    "train": Counts(2_400, 800),
+    "validation": Counts(300, 100),
+    "test": Counts(300, 3),
+}
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +110,7 @@ def test_a_failure_does_not_lose_the_others(broken: tuple[Run, Comparison]) -> N
     assert why.startswith("TrainingError: the loss is")
     assert because == "CompareError: the fm that it starts from failed"
     assert run.lines[:3] == [1, 1, 1]
-    for text in (markdown("x", ROWS, found), page("x", ROWS, found)):
+    for text in (markdown("x", COUNTS, found), page("x", COUNTS, found)):
         assert "fm, seed 1: TrainingError" in text
 
 
@@ -131,6 +145,8 @@ def test_the_summary_holds_each_member(whole: tuple[Run, Comparison], prepared: 
         assert manifest.training["config"]["seed"] == 1
         test = manifest.metrics["test"]
         assert float(line["auc"]) == pytest.approx(test["auc"], rel=1e-5)
+        for name in ("auc_lower", "auc_upper", "log_loss_lower", "log_loss_upper"):
+            assert float(line[name]) == pytest.approx(test[name], rel=1e-5)
         assert float(line["log_loss"]) == pytest.approx(test["log_loss"], rel=1e-5)
         assert float(line["calibration_ratio"]) == pytest.approx(test["calibration"], rel=1e-5)
         assert int(line["bundle_bytes"]) == sum(
@@ -194,7 +210,10 @@ def test_scoring_is_timed_on_any_number_of_rows(
 
 
 def record(network: str, seed: int, auc: float | None) -> Record:
-    row = Row(network, seed, auc, 0.5, 1.01, 1234, 2.0, 1e5, 10**6, 55.0, 900.0)
+    bounds = (None, None) if auc is None else (auc - 0.1, auc + 0.05)
+    row = Row(
+        network, seed, auc, *bounds, 0.5, 0.45, 0.57, 1.01, 1234, 2.0, 1e5, 10**6, 55.0, 900.0
+    )
     config: dict[str, object] = {"network": network, "seed": seed, "epochs": 3}
     config["embedding_l2"] = 0.1 if network == "deepfm" else 0.0
     return Record("", "bundle", row, config, [0.1, 0.5], [0.12, 0.48])
@@ -210,16 +229,20 @@ def test_means_have_their_spread() -> None:
     """The spread is the sample's standard deviation; one seed has none."""
     assert spread([0.7, 0.72], ".3f") == "0.710 ± 0.014"
     assert spread([0.7], ".3f") == "0.700"
-    assert spread([0.7, None], ".3f") == "–"
+    assert spread([0.7, None], ".3f") == spread([None], ".3f") == "–"
+    assert average([0.7, 0.72], ".3f") == "0.710"
+    assert interval([0.7, 0.72], [0.8, 0.9]) == "0.7100 to 0.8500"
+    assert interval([0.7, None], [0.8, None]) == "–"
 
 
 def test_the_table_has_a_line_for_each_network() -> None:
     """Means over seeds, then the settings in which the networks differ, then what failed."""
-    text = markdown("clicks", ROWS, FOUND)
-    assert text.startswith("# clicks\n\n240 rows to train")
-    assert "| lr | 2 | 0.7100 ± 0.0141 | 0.5000 ± 0.0000 |" in text
-    assert "| deepfm | 1 | 0.8000 | 0.5000 |" in text
-    assert "| fm | 1 | – |" in text
+    text = markdown("clicks", COUNTS, FOUND)
+    assert text.startswith("# clicks\n\n2,400 rows (800 clicks) to train, 300 rows (100 clicks)")
+    assert "AUC and log loss say little: test (3 clicks in 300 rows)" in text
+    assert "| lr | 2 | 0.7100 ± 0.0141 | 0.6100 to 0.7600 | 0.5000 ± 0.0000 | 0.4500 to" in text
+    assert "| deepfm | 1 | 0.8000 | 0.7000 to 0.8500 | 0.5000 |" in text
+    assert "| fm | 1 | – | – | 0.5000 |" in text
     assert "| embedding_l2 | 0.0 | 0.1 | 0.0 |" in text
     assert "epochs |" not in text
     assert '- ffm, seed 2: ExportError: <no> "graph"' in text
@@ -227,7 +250,7 @@ def test_the_table_has_a_line_for_each_network() -> None:
 
 def test_the_page_needs_no_other_file(tmp_path: Path) -> None:
     """Plots stand inside, nothing is loaded from anywhere, and text cannot become markup."""
-    path = write_pages(tmp_path, "<clicks> & more", ROWS, FOUND)
+    path = write_pages(tmp_path, "<clicks> & more", COUNTS, FOUND)
     text = path.read_text(encoding="utf-8")
     assert text.count("<svg") == text.count("<figure>") == 3
     assert not re.search(r"(?:src|href)\s*=\s*\"(?!#)(?!http://www\.w3\.org/)", text)
@@ -237,13 +260,13 @@ def test_the_page_needs_no_other_file(tmp_path: Path) -> None:
     assert "&lt;no&gt;" in text
     for name in ("lr", "fm", "deepfm", "calibrated"):
         assert name in text
-    assert write_pages(tmp_path, "<clicks> & more", ROWS, FOUND).read_text("utf-8") == text
+    assert write_pages(tmp_path, "<clicks> & more", COUNTS, FOUND).read_text("utf-8") == text
 
 
 def test_nothing_done_is_still_a_page(tmp_path: Path) -> None:
     """Where every member failed, the tables are empty and the reasons are there."""
     found = Comparison([], [(Member("lr", 1), "TrainingError: no rows")])
-    text = write_pages(tmp_path, "clicks", ROWS, found).read_text(encoding="utf-8")
+    text = write_pages(tmp_path, "clicks", COUNTS, found).read_text(encoding="utf-8")
     assert "TrainingError: no rows" in text
     assert (tmp_path / "summary.md").read_text(encoding="utf-8").count("| network |") == 1
     assert write_summary(tmp_path, found).read_text() == COLUMNS + "\n"

@@ -27,6 +27,7 @@ from model.data.log_files import DataError
 from model.data.prepare import Prepared, prepare
 from model.export.weights import read_weights
 from model.pipeline import run
+from model.result_places import ResultError
 from model.score_files import Offline
 from model.training.fit import TrainingError
 from tests.conftest import Sample
@@ -97,9 +98,11 @@ def test_the_commands_give_what_the_pipeline_gives(
     assert bundle.name.endswith(f"-{found.manifest.id[:12]}")
 
     figures, scores = tmp_path / "figures.json", tmp_path / "scores.parquet"
-    code, shown, _ = run_command("evaluate", out, few.data, "--part", "test", "--json", figures)
+    code, shown, told = run_command("evaluate", out, few.data, "--part", "test", "--json", figures)
     assert code == 0
-    assert "AUC" in shown
+    assert "AUC 0." in shown
+    assert shown.endswith(" clicks in 30 rows\n")
+    assert "AUC and log loss say little: test (" in told
     assert json.loads(figures.read_text()) == found.manifest.metrics["test"]
     code, shown, _ = run_command("predict", bundle, few.data, "--out", scores)
     assert (code, shown) == (0, f"{scores}\n")
@@ -118,7 +121,10 @@ def test_evaluate_reproduces_the_manifest(tiny_bundle: Path, sample: Sample) -> 
     for part in ("train", "validation", "test"):
         metrics = offline.evaluate(offline.frames([sample.data], part))
         assert json.loads(json.dumps(metrics.to_dict())) == offline.bundle.manifest.metrics[part]
-    assert offline.bundle.manifest.metrics["train"]["auc"] > 0.6, "nothing was learnt"
+    train = offline.bundle.manifest.metrics["train"]
+    assert train["auc"] > 0.6, "nothing was learnt"
+    assert train["calibration"] == pytest.approx(1, abs=1e-3)
+    assert abs(offline.bundle.manifest.training["bias_added"]) < 0.5
 
 
 def test_a_part_of_other_files_is_refused(
@@ -160,7 +166,7 @@ def test_predict_says_at_once_where_it_cannot_write(
         (tmp_path, "it is a directory"),
         (tmp_path / "no" / "a.parquet", "there is no directory .*no"),
     ):
-        with pytest.raises(DataError, match=f"{out} cannot be written: {problem}$"):
+        with pytest.raises(ResultError, match=f"{out} cannot be written: {problem}$"):
             offline.predict([sample.data], out, 0.0)
     assert list(tmp_path.iterdir()) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,7 @@ def result(auc: float | None) -> FitResult:
     )
     return FitResult(
         network=build(layout, CONFIG),
+        bias_added=0.0,
         history=history,
         best=history[0],
         stopped_early=True,
@@ -68,7 +70,9 @@ def test_a_report_is_a_page_and_its_pictures(tmp_path: Path) -> None:
     )  # fmt: skip
     page = path.read_text(encoding="utf-8")
     assert page.startswith("# Frappe, DeepFM\n")
-    assert "| test | 4 | 2 | 1.0000 |" in page
+    assert "| test | 4 | 2 | 1.0000 | 0." in page
+    assert "**Warning:** with fewer than 100 clicks, or 100 other rows" in page
+    assert "validation (2 clicks in 4 rows), test (2 clicks in 4 rows)" in page
     assert "stopped early" in page
     assert "| `hidden` | [2] |" in page
     for name in ("learning-curve.png", "reliability.png"):
@@ -81,7 +85,23 @@ def test_a_report_without_an_auc(tmp_path: Path) -> None:
     label, logit = np.zeros(3, np.uint8), np.zeros(3, np.float32)
     metrics = {"test": evaluate_scores(label, logit)}
     path = write_report(tmp_path, "One class", CONFIG, result(None), metrics, rows_of(label), logit)
-    assert "| test | 3 | 0 | – | 0.6931 | – |" in path.read_text(encoding="utf-8")
+    page = path.read_text(encoding="utf-8")
+    assert re.search(
+        r"\| test \| 3 \| 0 \| – \| – \| 0\.6931 \| 0\.\d{4} to \d\.\d{4} \| – \|", page
+    )
+
+
+def test_many_clicks_are_no_warning(tmp_path: Path) -> None:
+    """With 100 rows of each class the page has the intervals and no warning."""
+    label = (np.arange(400) < 100).astype(np.uint8)
+    logit = np.random.default_rng(1).normal(label - 1.5, 1).astype(np.float32)
+    metrics = {"test": evaluate_scores(label, logit)}
+    path = write_report(tmp_path, "Enough", CONFIG, result(0.7), metrics, rows_of(label), logit)
+    page = path.read_text(encoding="utf-8")
+    assert "Warning" not in page
+    assert re.search(
+        r"\| test \| 400 \| 100 \| 0\.\d{4} \| 0\.\d{4} to 0\.\d{4} \| 0\.\d{4} \| 0", page
+    )
 
 
 def test_warnings_of_the_data_are_on_the_page(tmp_path: Path) -> None:

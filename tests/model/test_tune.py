@@ -31,6 +31,14 @@ BASE = TrainConfig(
 ROWS = 600
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _few_clicks_will_do() -> Iterator[None]:
+    """Let a validation part of a few dozen rows be searched by AUC."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.training.evaluation.FEW", 5)
+        yield
+
+
 def prepared_log(directory: Path, rows: int = ROWS) -> Prepared:
     spec, data = directory / "few.toml", directory / "few.csv"
     spec.write_text(samples.SPEC, encoding="utf-8")
@@ -252,6 +260,18 @@ def test_without_both_labels_there_is_no_auc_to_search_for(tmp_path: Path) -> No
     assert found.value == min(value for _, value in search.outcomes() if value is not None)
 
 
+def test_few_clicks_are_searched_by_log_loss(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the AUC cannot tell trials apart, the lowest log loss is best, and the file says so."""
+    monkeypatch.setattr("model.training.evaluation.FEW", 100)
+    search = Search(prepared, tmp_path)
+    found = search(2)
+    assert found.metric == "log_loss"
+    assert found.value == min(value for _, value in search.outcomes() if value is not None)
+    assert 'metric = "log_loss"' in search.out.read_text()
+
+
 def test_the_command_tunes_and_train_takes_what_it_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,8 +298,10 @@ def test_the_command_tunes_and_train_takes_what_it_found(
     assert code == 0
     trained = Bundle.open(Path(printed.strip())).manifest.training["config"]
     assert trained == SettingsFile.read(out).config("fm", 300).to_dict()
-    code, _, told = command("tune", spec, data, "--config", base, "--out", base)
+    own = tmp_path / "own.toml"
+    own.write_text("epochs = 3\n")
+    code, _, told = command("tune", spec, data, "--config", base, "--out", own)
     assert (code, told.splitlines()[-1]) == (
         1,
-        f"error: out: {base} was not written by tune; it is left as it is",
+        f"error: out: {own} was not written by tune; it is left as it is",
     )

@@ -9,7 +9,16 @@ import pytest
 from sklearn.metrics import log_loss as reference_log_loss
 from sklearn.metrics import roc_auc_score
 
-from model.quality.figures import auc, evaluate_scores, log_loss, reliability, sigmoid
+from model.quality.figures import (
+    Counts,
+    auc,
+    evaluate_scores,
+    few_clicks,
+    log_loss,
+    reliability,
+    sigmoid,
+)
+from model.quality.intervals import auc_interval
 
 
 def labels_and_logits(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +48,9 @@ def test_auc_is_undefined_for_one_class(value: int) -> None:
     label = np.full(5, value, np.uint8)
     metrics = evaluate_scores(label, np.linspace(-1, 1, 5))
     assert metrics.auc is None
-    assert np.isfinite(metrics.log_loss)
+    assert metrics.auc_lower is None
+    assert metrics.auc_upper is None
+    assert np.isfinite([metrics.log_loss_lower, metrics.log_loss, metrics.log_loss_upper]).all()
     assert (metrics.calibration is None) == (value == 0)
 
 
@@ -96,6 +107,33 @@ def test_rows_left_out_count_as_if_they_were_there() -> None:
     bins = reliability(label[thinned], logit[thinned], bins=1, kept=0.5)
     assert bins.count.tolist() == [len(twice)]
     assert bins.observed[0] == pytest.approx(label[twice].mean())
+
+
+def test_intervals_are_beside_the_figures() -> None:
+    """Figures lie within their intervals, which people read beside them with the clicks."""
+    label, logit = labels_and_logits(2_000)
+    found = evaluate_scores(label, logit)
+    assert (found.auc_lower, found.auc_upper) == auc_interval(label, logit)
+    assert found.auc_lower < found.auc < found.auc_upper
+    assert found.log_loss_lower < found.log_loss < found.log_loss_upper
+    side = max(found.auc - found.auc_lower, found.auc_upper - found.auc)
+    line = found.line()
+    assert f"AUC {found.auc:.4f} ± {side:.4f}, log loss {found.log_loss:.4f} ± 0.0" in line
+    assert line.endswith(f", {label.sum()} clicks")
+    assert "AUC none (one class), log loss" in evaluate_scores(label * 0, logit).line()
+    few = evaluate_scores(label[:100], logit[:100])
+    assert f"AUC {few.auc:.4f} ({few.auc_lower:.4f} to {few.auc_upper:.4f})" in few.line()
+    assert f" ({few.log_loss_lower:.4f} to {few.log_loss_upper:.4f})" in few.line()
+
+
+def test_few_clicks_are_a_warning() -> None:
+    """Parts with fewer than 100 rows of a class are named, and no others."""
+    counts = {"train": Counts(10_000, 100), "validation": Counts(9_000, 2), "test": Counts(80, 80)}
+    assert few_clicks([("train", counts["train"])]) is None
+    warning = few_clicks(counts.items())
+    assert warning is not None
+    assert "validation (2 clicks in 9,000 rows), test (80 clicks in 80 rows)" in warning
+    assert "train" not in warning
 
 
 def test_metrics_are_plain_json() -> None:
