@@ -81,7 +81,7 @@ def value(field: Field) -> Schema:
         forms = _values(field, needed=field.required)
     elif isinstance(field, MultiCategorical):
         # The empty text is dropped from a list where it counts as missing.
-        items = [*_values(field, needed=False), *_null_forms(field)]
+        items = [*_values(field, needed=False), *_null_texts(field)]
         forms = [{"type": "array", "items": {"anyOf": items}}]
     elif isinstance(field, Numeric):
         forms = [_NUMBER]
@@ -89,22 +89,23 @@ def value(field: Field) -> Schema:
         forms = [{"type": ["string", "integer"], "description": f"Time as {field.format}"}]
     else:
         forms = [_SECONDS, _SECONDS_TEXT, _MOMENT, *([] if field.required else [_EMPTY])]
-    nulls = _null_forms(field)
+    described = _described(field)
     if not field.required:
-        return {"anyOf": [*forms, *nulls, _NULL], "description": _described(field)}
-    schema: Schema = {"anyOf": forms, "description": _described(field)}
-    return {**schema, "not": {"anyOf": nulls}} if nulls else schema
+        return {"anyOf": [*forms, *_null_texts(field), _NULL], "description": described}
+    schema: Schema = {"anyOf": forms, "description": described}
+    if nulls := _null_texts(field):
+        numbers = NullValues(field).numbers
+        schema["not"] = {"anyOf": [*nulls, *([{"enum": numbers}] if numbers else [])]}
+    return schema
 
 
-def _null_forms(field: Field) -> list[Schema]:
-    """Return the forms of a field's null values: their texts, and the numbers among them."""
+def _null_texts(field: Field) -> list[Schema]:
+    """Return the form of a field's null values as text, if it has any."""
     if not field.null_values:
         return []
     # A pattern, not an enumeration: generated clients refuse all other text where one form is one.
-    texts = "|".join(re.sub(r"[\\^$.*+?()\[\]{}|/]", r"\\\g<0>", t) for t in field.null_values)
-    forms: list[Schema] = [{"type": "string", "pattern": f"^({texts})$"}]
-    numbers = NullValues(field).numbers
-    return [*forms, {"type": "number", "enum": numbers}] if numbers else forms
+    texts = (re.sub(r"[\\^$.*+?()\[\]{}|/]", r"\\\g<0>", text) for text in field.null_values)
+    return [{"type": "string", "pattern": f"^({'|'.join(texts)})$"}]
 
 
 def _values(field: Categorical | MultiCategorical, needed: bool) -> list[Schema]:

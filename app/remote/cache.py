@@ -16,7 +16,8 @@ class Cache:
 
     The tables are plain dicts that an encoder uses like those of a whole vocabulary, so a hit costs
     nothing extra. A value that the vocabulary lacks has the row of OOV. Above the limit the largest
-    table loses its oldest entries. The encoder's own entries, None and the empty text, stay.
+    table loses its oldest entries. The encoder's own entries, None and the empty text, stay;
+    null values may go, since the encoder knows them without the table.
     """
 
     def __init__(self, slots: Iterable[str], limit: int) -> None:
