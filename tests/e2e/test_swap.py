@@ -17,7 +17,7 @@ from app.bundle.bundle import Bundle
 from app.bundle.directory import CURRENT
 from app.bundle.manifest import EXAMPLES, MANIFEST
 from app.remote.redis_layout import in_use
-from tests.conftest import StartService
+from tests.conftest import PATIENT_MS, StartService
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
 from tests.support.serving import Service, strict, wait_until, workers_of
@@ -26,6 +26,10 @@ from tests.support.swaps import POLL, Traffic, arrive, serves, sign, version_of
 from tests.support.vocabularies import publish_now
 
 pytestmark = pytest.mark.e2e
+FROM_REDIS = {
+    "vocabulary_fallback": "reject", "vocabulary_cache": 20, "redis_timeout_ms": PATIENT_MS,
+}  # fmt: skip
+"""Values come from nowhere else; on a busy machine they may come late."""
 
 
 def replaced(service: Service, killed: int) -> Callable[[], bool]:
@@ -143,9 +147,7 @@ def test_the_vocabulary_in_redis_changes_too(
 ) -> None:  # fmt: skip
     """A bundle is served once its vocabulary is published; until then the old one is."""
     publish_now(valkey.url, tiny_bundle)
-    service = start_service(
-        bundles, redis_url=valkey.url, vocabulary_fallback="reject", vocabulary_cache=20, **POLL
-    )
+    service = start_service(bundles, redis_url=valkey.url, **FROM_REDIS, **POLL)
     with Traffic(service, rows, expected) as traffic:
         arrive(other_bundle, bundles)
         wait_until(looked_for(valkey, other_bundle), "its vocabulary is looked for", 30)
@@ -167,9 +169,7 @@ def test_a_publisher_that_is_killed_changes_nothing(
     """
     publish_now(valkey.url, tiny_bundle)
     held = keys_in(valkey)
-    service = start_service(
-        bundles, redis_url=valkey.url, vocabulary_fallback="reject", vocabulary_cache=20, **POLL
-    )
+    service = start_service(bundles, redis_url=valkey.url, **FROM_REDIS, **POLL)
     with Traffic(service, rows, expected) as traffic:
         with Proxy(valkey.port, holds=lambda: keys_in(valkey) > held) as proxy:
             url = f"redis://127.0.0.1:{proxy.port}"

@@ -70,14 +70,17 @@ class Traffic:
                 number = (number + 1) % len(self.rows)
                 try:
                     answer = client.post("/predict", json={"instances": [self.rows[number]]})
-                    found = strict(answer.content)
-                    version = found["version"]
-                    away = abs(found["predictions"][0] - self.expected[version][number])
-                except Exception as error:
+                except httpx.TransportError as error:
                     self.problems.append(repr(error))
                     continue
-                if answer.status_code != 200 or away > COMPANY:
-                    self.problems.append(f"{answer.status_code}, {away} away, {version}")
+                if answer.status_code != 200:
+                    self.problems.append(f"{answer.status_code}: {answer.text}")
+                    continue
+                found = strict(answer.content)
+                version = found["version"]
+                away = abs(found["predictions"][0] - self.expected[version][number])
+                if away > COMPANY:
+                    self.problems.append(f"{away} away, {version}")
                 self.seen[version] += 1
                 self.answers[client_number] += 1
                 if versions[-1:] != [version]:
