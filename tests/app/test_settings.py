@@ -31,6 +31,8 @@ OTHER: dict[str, tuple[str, Any]] = {
     "redis_url": ("redis://cache", SecretStr("redis://cache")),
     "redis_password_file": ("/run/secrets/redis", Path("/run/secrets/redis")),
     "vocabulary_fallback": ("oov", "oov"),
+    "store": ("sqlite:///var/lib/ctr/items.db", "sqlite:///var/lib/ctr/items.db"),
+    "unknown_items": ("error", "error"),
 }
 """Values other than the default; settings that are not here take a whole number."""
 NO_DEFAULT = (
@@ -40,6 +42,7 @@ NO_DEFAULT = (
     "redis_password_file",
     "admin_port",
     "admin_key_file",
+    "store",
 )
 
 
