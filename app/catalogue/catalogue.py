@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
+from typing import Any
 
 import numpy as np
 
+from app.catalogue.filters import Filters
+from app.catalogue.rows import GrowingRows
 from app.features.arrays import Indices
-from app.scoring.items import UNKNOWN
+from app.features.spec import Field
+from app.scoring.items import UNKNOWN, Condition, Mask
 
-FIRST_ROWS = 1_024
-"""Rows that there is room for at first; the room doubles."""
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _UNKNOWN = repeat(UNKNOWN)
 
@@ -24,8 +26,10 @@ class Catalogue:
     gone is used again: rows are copied out of the table before the event loop runs anything else.
     """
 
-    def __init__(self, width: int) -> None:
-        self._rows = np.zeros((FIRST_ROWS, width), np.int32)
+    def __init__(self, width: int, fields: Iterable[Field]) -> None:
+        """``width`` is that of an encoded row; ``fields`` are those of the candidate's side."""
+        self._rows: GrowingRows[np.int32] = GrowingRows(width, np.int32)
+        self._filters = Filters(fields)
         self._ids: list[int | str | None] = []
         self._places: dict[int | str, int] = {}
         self._free: list[int] = []
@@ -35,8 +39,8 @@ class Catalogue:
     def __len__(self) -> int:
         return len(self._ids) - len(self._free)
 
-    def put(self, identity: int | str, row: Indices) -> None:
-        """Hold the row of an item, in the place of the one that it had."""
+    def put(self, identity: int | str, row: Indices, values: Mapping[str, Any]) -> None:
+        """Hold the row and the values of an item, in the place of those that it had."""
         self.refused.pop(str(identity), None)
         place = self._places.get(identity)
         if place is None:
@@ -44,12 +48,10 @@ class Catalogue:
             for name in _names(identity):
                 self._places[name] = place
         self._ids[place] = identity
-        self._rows[place] = row
+        self._rows.put(place, row)
+        self._filters.put(place, values)
 
     def _new_place(self) -> int:
-        if len(self._ids) == len(self._rows):
-            room = np.zeros_like(self._rows)
-            self._rows = np.concatenate([self._rows, room])
         self._ids.append(None)
         return len(self._ids) - 1
 
@@ -88,7 +90,13 @@ class Catalogue:
         return [identity for identity in found if identity is not None]
 
     def rows(self, places: Indices) -> Indices:
-        return self._rows[places]
+        return self._rows.array[places]
+
+    def everywhere(self) -> Mask:
+        return np.ones(len(self._rows.array), np.bool_)
+
+    def mask(self, field: str, condition: Condition) -> Mask:
+        return self._filters.mask(field, condition)
 
 
 def _names(identity: int | str) -> set[int | str]:

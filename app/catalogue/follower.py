@@ -17,6 +17,7 @@ from app.errors import CtrError, FellBehind, StoreError, ValueProblem, Vocabular
 from app.features.arrays import Indices
 from app.features.column_encoding import Misses
 from app.features.encoder import SideEncoder, settle
+from app.features.spec import FeatureSpec
 from app.logs import LogLimit
 from app.off_loop import run_off_loop
 from app.scoring.scorer import VocabularySource
@@ -46,10 +47,14 @@ class Follower:
     """
 
     def __init__(
-        self, url: str, candidate: SideEncoder, vocabulary: VocabularySource | None
+        self,
+        url: str,
+        spec: FeatureSpec,
+        candidate: SideEncoder,
+        vocabulary: VocabularySource | None,
     ) -> None:
         """``candidate`` encodes items; ``vocabulary`` has the values that its tables lack."""
-        self.catalogue = Catalogue(candidate.shape.width)
+        self.catalogue = Catalogue(candidate.shape.width, spec.side("candidate"))
         self.problem: str | None = None
         self.changes = 0
         """Changes that came after the first fill."""
@@ -196,5 +201,5 @@ class Follower:
             elif place in refused:
                 self.catalogue.refuse(change.id, refused[place])
             else:
-                self.catalogue.put(change.id, next(rows))
+                self.catalogue.put(change.id, next(rows), change.values)
         await asyncio.sleep(0)

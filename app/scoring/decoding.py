@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from app.errors import Detail, Invalid, ServiceError, TooLarge, Undecodable
+from app.scoring.items import Condition
 from app.scoring.not_finite import MAX_STEP, SHORT_BYTES, find_not_finite
 from app.scoring.wire import Candidate, PredictBody, RankBody
 
@@ -25,6 +26,8 @@ context_decoder = msgspec.json.Decoder(dict[str, Any])
 column_decoder = msgspec.json.Decoder(list[Any])
 items_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 item_decoder = msgspec.json.Decoder(Any)
+where_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
+condition_decoder: msgspec.json.Decoder[Condition] = msgspec.json.Decoder(Condition)
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:

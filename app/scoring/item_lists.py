@@ -13,10 +13,11 @@ from app.errors import Detail, Invalid, TooLarge, ValueProblem
 from app.features.arrays import Indices, Packed
 from app.features.column_encoding import Misses
 from app.features.encoder import FieldProblems, SideEncoder
-from app.scoring.items import UNKNOWN, Items
+from app.scoring.decoding import check_size, condition_decoder, decode_part, where_decoder
+from app.scoring.items import UNKNOWN, Items, Mask
 from app.scoring.job import ListedItems, ScoringRequest
 from app.scoring.limits import Limits
-from app.scoring.problems import Problems
+from app.scoring.problems import NAME_LENGTH, Problems
 from app.scoring.steps import Steps
 from app.scoring.wire import CandidateColumns, OnUnknown
 
@@ -43,7 +44,11 @@ class ItemLists:
         self._count = count
 
     def rows(
-        self, listed: CandidateColumns, on_unknown: OnUnknown | None, request: ScoringRequest
+        self,
+        listed: CandidateColumns,
+        body: bytes,
+        on_unknown: OnUnknown | None,
+        request: ScoringRequest,
     ) -> tuple[Indices, Indices | None]:
         """Return the row of each listed item that is there [N, width], and its place in ``ids``.
 
@@ -55,14 +60,14 @@ class ItemLists:
         items = self._items
         if items is None:
             raise _invalid(_LIST, "this service has no catalogue of items: see CTR_STORE")
-        for name in ("where", "prefilter"):
-            if getattr(listed, name) is not msgspec.UNSET:
-                raise _invalid(f"{_LIST}.{name}", "this service does not filter the catalogue")
+        if listed.prefilter is not msgspec.UNSET:
+            raise _invalid(f"{_LIST}.prefilter", "this service has no first cut of the catalogue")
         if listed.id is not None:
             raise _invalid(f"{_LIST}.id", "items are named by ids")
         self._check_count("exclude", len(listed.exclude))
+        kept = self._chosen(items, listed, body)
         if listed.all:
-            found = self._all(items, listed)
+            found = self._all(items, listed, kept)
             request.ids = list(items.ids(found))
             request.listed = ListedItems(None, (), False)
             return items.rows(found), None
@@ -78,26 +83,49 @@ class ItemLists:
             for place, _ in unknown:
                 problems.add(f"{_LIST}.ids[{place}]", ValueProblem("unknown item"))
             problems.raise_if_any()
-        if listed.exclude:
-            there &= ~np.isin(places, items.find(listed.exclude))
-        kept = np.flatnonzero(there).astype(np.int32)
-        places_kept = kept.tolist()
-        request.ids = [listed.ids[place] for place in places_kept]
-        request.listed = ListedItems(places_kept, unknown, asked == "last")
-        return items.rows(places[kept]), kept
+        if kept is not None:
+            there &= kept[places]
+        ranked = np.flatnonzero(there).astype(np.int32)
+        places_ranked = ranked.tolist()
+        request.ids = [listed.ids[place] for place in places_ranked]
+        request.listed = ListedItems(places_ranked, unknown, asked == "last")
+        return items.rows(places[ranked]), ranked
 
-    def _all(self, items: Items, listed: CandidateColumns) -> Indices:
+    def _chosen(self, items: Items, listed: CandidateColumns, body: bytes) -> Mask | None:
+        """Return for each place whether ``where`` and ``exclude`` leave it; None if all are."""
+        kept: Mask | None = None
+        if listed.where is not msgspec.UNSET:
+            check_size(listed.where, self._limits.max_row_bytes, f"{_LIST}.where")
+            where = decode_part(where_decoder, body, listed.where, f"{_LIST}.where")
+            problems = Problems()
+            for field, part in (where or {}).items():
+                condition = decode_part(condition_decoder, body, part, f"{_LIST}.where", field)
+                try:
+                    mask = items.mask(field, condition)
+                except ValueProblem as problem:
+                    problems.add(f"{_LIST}.where.{field[:NAME_LENGTH]}", problem)
+                else:
+                    kept = mask if kept is None else kept & mask
+            problems.raise_if_any()
+        if listed.exclude:
+            excluded = items.find(listed.exclude)
+            kept = items.everywhere() if kept is None else kept
+            kept[excluded[excluded != UNKNOWN]] = False
+        return kept
+
+    def _all(self, items: Items, listed: CandidateColumns, kept: Mask | None) -> Indices:
         if listed.ids is not None:
             raise _invalid(f"{_LIST}.all", "give all or ids, not both")
         if listed.features is not msgspec.UNSET:
             raise _invalid(f"{_LIST}.features", "values stand beside ids, not beside all")
         found = items.all()
-        if listed.exclude:
-            found = found[~np.isin(found, items.find(listed.exclude))]
+        if kept is not None:
+            found = found[kept[found]]
         most = self._limits.max_catalogue_rows
         if len(found) > most:
             raise _invalid(
-                f"{_LIST}.all", f"the catalogue has {len(found)} items, over {most}: give ids"
+                f"{_LIST}.all",
+                f"{len(found)} items would be ranked, over {most}: give ids or where",
             )
         return found
 

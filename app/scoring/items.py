@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from math import inf
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from app.features.arrays import Indices
 
+Mask = NDArray[np.bool_]
 UNKNOWN = -1
 """The place of an id that is not in the catalogue."""
+
+
+class Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Numbers from ``min`` to ``max``, both included; None is no bound."""
+
+    min: int | float | None = None
+    max: int | float | None = None
+
+    @property
+    def least(self) -> float:
+        """The lower bound."""
+        return -inf if self.min is None else self.min
+
+    @property
+    def most(self) -> float:
+        """The upper bound."""
+        return inf if self.max is None else self.max
+
+
+Condition = list[Any] | Range
+"""A value is one of these, of a list one of its values; or it lies in a range."""
 
 
 class Items(Protocol):
@@ -24,6 +51,19 @@ class Items(Protocol):
 
     def ids(self, places: Indices) -> list[int | str]:
         """Return the ids of the items at these places."""
+        ...
+
+    def everywhere(self) -> Mask:
+        """Return True for each place."""
+        ...
+
+    def mask(self, field: str, condition: Condition) -> Mask:
+        """Return for each place whether a value of the field meets a condition; missing ones do
+        not.
+
+        Raises:
+            ValueProblem: the field cannot be filtered, or not by this condition.
+        """
         ...
 
     def rows(self, places: Indices) -> Indices:

@@ -83,7 +83,7 @@ class RankReader:
         encode: EncodePart
         if isinstance(candidates, CandidateColumns):
             if candidates.ids is not None or candidates.all:
-                items, places = self._item_lists.rows(candidates, decoded.on_unknown, request)
+                items, places = self._item_lists.rows(candidates, body, decoded.on_unknown, request)
                 rows = len(items)
                 given: Mapping[str, list[Any]] = {}
                 if candidates.features is not msgspec.UNSET and candidates.ids is not None:

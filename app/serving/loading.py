@@ -140,6 +140,9 @@ def load(
         encoder = Encoder(bundle.spec, bundle.vocabulary, remote.cache.tables)
         remote.learn(bundle, encoder)
     started = engines.start(bundle, encoder)
+    items = None
+    if settings.store is not None:
+        items = Follower(settings.store, bundle.spec, encoder.candidate, remote)
     return Loaded(
         bundle,
         encoder,
@@ -148,7 +151,7 @@ def load(
         perf_counter() - start,
         remote,
         started.reason,
-        Follower(settings.store, encoder.candidate, remote) if settings.store else None,
+        items,
     )
 
 

@@ -65,7 +65,22 @@ def _true(value: bool) -> bool:
     return value
 
 
+class RangeModel(BaseModel):
+    """Numbers from ``min`` to ``max``, both included."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    min: int | float | None = None
+    max: int | float | None = None
+
+
 class _Catalogue(_Model):
+    where: Annotated[
+        dict[str, list[Any] | RangeModel] | None,
+        Field(
+            description="Only items whose value of each of these fields is one of a list, or lies"
+            " in a range."
+        ),
+    ] = None
     exclude: Annotated[list[CandidateId], Field(description="Items to leave out.")] = []
 
 

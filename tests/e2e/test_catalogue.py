@@ -128,6 +128,29 @@ def test_the_whole_catalogue_can_be_ranked(service: Service, sample: Sample) -> 
     assert set(scores(rank(service, {"context": context, "candidates": ids}))) == set(range(10))
 
 
+def test_items_are_chosen_by_their_values(
+    service: Service, items: dict[int, dict[str, Any]], sample: Sample
+) -> None:
+    """Of the whole catalogue, or of the ids; all conditions must hold."""
+    context = context_of(sample.rows[0])
+    where = {"tags": ["film", "music"], "price": {"min": 1.5, "max": 40}}
+    chosen = {
+        number
+        for number, values in items.items()
+        if {"film", "music"} & set((values.get("tags") or [])[:4])
+        and 1.5 <= (values.get("price") or 0) <= 40
+    }
+    assert 0 < len(chosen) < ITEMS
+    asked = {"context": context, "candidates": {"all": True, "where": where}}
+    assert set(scores(rank(service, asked))) == chosen
+    few = sorted(chosen)[:2]
+    listed = {"ids": [*range(ITEMS), "nobody"], "where": where, "exclude": few}
+    answer = rank(service, {"context": context, "candidates": listed})
+    assert set(scores(answer)) == chosen - set(few)
+    assert all(each["index"] == each["id"] for each in answer["ranking"])
+    assert answer["unknown"]["total"] == 1
+
+
 @pytest.mark.parametrize("asked", [None, "omit", "last", "error"])
 def test_unknown_ids_are_told_and_never_scored(
     service: Service, sample: Sample, asked: str | None
@@ -173,8 +196,12 @@ def test_unknown_ids_are_told_and_never_scored(
         ({"ids": [True]}, "candidates.ids[0]", "Expected"),
         ({"ids": [1.5]}, "candidates.ids[0]", "Expected"),
         ({"ids": [None]}, "candidates.ids[0]", "Expected"),
-        ({"all": True, "where": {}}, "candidates.where", "does not filter"),
-        ({"all": True, "prefilter": 5}, "candidates.prefilter", "does not filter"),
+        ({"all": True, "where": []}, "candidates.where", "Expected `object"),
+        ({"all": True, "where": {"price": 1}}, "candidates.where.price", "Expected"),
+        ({"all": True, "where": {"price": {"above": 1}}}, "candidates.where.price", "unknown"),
+        ({"all": True, "where": {"age": [1]}}, "candidates.where.age", "no candidate field"),
+        ({"ids": [1], "where": {"price": ["x"]}}, "candidates.where.price", "expected a number"),
+        ({"all": True, "prefilter": 5}, "candidates.prefilter", "no first cut"),
         ({"all": False}, "candidates", "missing required field `features`"),
         ({"ids": list(range(5_001))}, None, "more than 5000 candidates in ids"),
     ],
@@ -208,7 +235,7 @@ def test_a_large_catalogue_is_not_ranked_as_a_whole(
     service = start_service(store=store, max_catalogue_rows=ITEMS - 1, unknown_items="error")
     body = {"context": context_of(sample.rows[0]), "candidates": {"all": True}}
     error = rank(service, body, 422)["error"]
-    assert f"{ITEMS} items, over {ITEMS - 1}" in error["details"][0]["problem"]
+    assert f"{ITEMS} items would be ranked, over {ITEMS - 1}" in error["details"][0]["problem"]
     body["candidates"] = {"all": True, "exclude": [0]}
     assert len(rank(service, body)["ranking"]) == ITEMS - 1
     body["candidates"] = {"ids": UNKNOWN}

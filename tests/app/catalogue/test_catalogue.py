@@ -6,7 +6,8 @@ import random
 
 import numpy as np
 
-from app.catalogue.catalogue import FIRST_ROWS, Catalogue
+from app.catalogue.catalogue import Catalogue
+from app.catalogue.rows import FIRST_ROWS
 from app.scoring.items import UNKNOWN
 
 
@@ -16,16 +17,16 @@ def row(number: int) -> np.ndarray:  # type: ignore[type-arg]
 
 def test_an_integer_and_its_text_find_the_same_item() -> None:
     """Whichever way the item was put."""
-    held = Catalogue(2)
-    held.put(7, row(1))
-    held.put("8", row(2))
-    held.put("08", row(3))
-    held.put("-0", row(4))
+    held = Catalogue(2, ())
+    held.put(7, row(1), {})
+    held.put("8", row(2), {})
+    held.put("08", row(3), {})
+    held.put("-0", row(4), {})
     places = held.find([7, "7", 8, "8", "08", "-0", 0, "", -8])
     assert places.tolist() == [0, 0, 1, 1, 2, 3, UNKNOWN, UNKNOWN, UNKNOWN]
     assert held.ids(places[:6]) == [7, 7, "8", "8", "08", "-0"]
     assert held.rows(places[:1]).tolist() == [[1, -1]]
-    held.put("7", row(9))
+    held.put("7", row(9), {})
     assert len(held) == 4
     assert held.ids(held.find([7])) == ["7"]
 
@@ -33,14 +34,14 @@ def test_an_integer_and_its_text_find_the_same_item() -> None:
 def test_it_holds_what_was_put_last() -> None:
     """After any order of puts, deletions and refusals, as a dictionary would."""
     drawn = random.Random(1)
-    held, expected, refused = Catalogue(2), {}, set()
+    held, expected, refused = Catalogue(2, ()), {}, set()
     for turn in range(20_000):
         name = drawn.randrange(2 * FIRST_ROWS)
         identity = name if drawn.random() < 0.5 else str(name)
         action = drawn.random()
         refused.discard(name)
         if action < 0.6:
-            held.put(identity, row(turn))
+            held.put(identity, row(turn), {})
             expected[name] = turn
         else:
             expected.pop(name, None)
@@ -62,10 +63,10 @@ def test_it_holds_what_was_put_last() -> None:
 
 def test_rows_that_were_taken_do_not_change() -> None:
     """The place of an item that is gone is used again."""
-    held = Catalogue(2)
-    held.put(1, row(1))
+    held = Catalogue(2, ())
+    held.put(1, row(1), {})
     taken = held.rows(held.find([1]))
     held.drop(1)
-    held.put(2, row(2))
+    held.put(2, row(2), {})
     assert held.find([2]).tolist() == [0]
     assert taken.tolist() == [[1, -1]]

@@ -24,9 +24,13 @@ UNSEEN = 987_654_321_987
 
 
 @pytest.fixture(scope="module")
-def encoder(tiny_bundle: Path) -> Encoder:
-    opened = Bundle.open(tiny_bundle)
-    return Encoder(opened.spec, opened.vocabulary)
+def bundle(tiny_bundle: Path) -> Bundle:
+    return Bundle.open(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def encoder(bundle: Bundle) -> Encoder:
+    return Encoder(bundle.spec, bundle.vocabulary)
 
 
 @pytest.fixture
@@ -35,9 +39,9 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def following(path: Path, encoder: Encoder) -> AsyncIterator[Follower]:
+async def following(path: Path, bundle: Bundle, encoder: Encoder) -> AsyncIterator[Follower]:
     """A follower of an empty store."""
-    made = Follower(f"sqlite://{path}", encoder.candidate, None)
+    made = Follower(f"sqlite://{path}", bundle.spec, encoder.candidate, None)
     await made.fill()
     made.start()
     yield made
@@ -55,14 +59,14 @@ def items_of(sample: Sample, count: int) -> list[Item]:
 
 
 async def test_rows_are_those_that_a_request_would_have(
-    following: Follower, encoder: Encoder, sample: Sample, path: Path
+    following: Follower, bundle: Bundle, encoder: Encoder, sample: Sample, path: Path
 ) -> None:
     """By the first fill and by changes alike, to the bit; an item that goes is gone."""
     items = items_of(sample, 300)
     store = SqliteStore(path)
     store.put(items)
     await reached(lambda: len(following.catalogue) == 300)
-    again = Follower(f"sqlite://{path}", encoder.candidate, None)
+    again = Follower(f"sqlite://{path}", bundle.spec, encoder.candidate, None)
     await again.fill()
     for each in (following.catalogue, again.catalogue):
         rows = each.rows(each.find([item.id for item in items]))
@@ -137,7 +141,7 @@ async def test_values_in_redis_have_their_rows(
     store.put(items)
     async with remote_vocabulary(bundle, valkey.url) as remote:
         candidate = Encoder(bundle.spec, bundle.vocabulary, remote.cache.tables).candidate
-        made = Follower(f"sqlite://{path}", candidate, remote)
+        made = Follower(f"sqlite://{path}", bundle.spec, candidate, remote)
         await made.fill()
         rows = made.catalogue.rows(made.catalogue.find([item.id for item in items]))
         expected = [encoder.candidate.row(item.values) for item in items]

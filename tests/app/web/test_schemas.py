@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from pydantic import BaseModel, ValidationError
 
@@ -11,12 +12,14 @@ from app.errors import ServiceError
 from app.scoring.decoding import (
     candidate_decoder,
     column_decoder,
+    condition_decoder,
     context_decoder,
     decode,
     decode_part,
     instance_decoder,
     predict_decoder,
     rank_decoder,
+    where_decoder,
 )
 from app.scoring.wire import CandidateColumns, PredictBody
 from app.web.schemas import ErrorBody, PredictRequest, RankRequest
@@ -90,6 +93,12 @@ RANK: list[tuple[str, bool]] = [
     ('{"context": {}, "candidates": {"all": true}, "on_unknown": "last"}', True),
     ('{"context": {}, "candidates": {"all": false, "features": {}}}', True),
     ('{"context": {}, "candidates": {"all": true, "exclude": ["a"]}, "on_unknown": null}', True),
+    ('{"context": {}, "candidates": {"all": true, "where": {"a": [1, "x"]}}}', True),
+    ('{"context": {}, "candidates": {"ids": [], "where": {"a": {"min": 1, "max": 2.5}}}}', True),
+    ('{"context": {}, "candidates": {"ids": [], "where": null}}', True),
+    ('{"context": {}, "candidates": {"ids": [], "where": {"a": 1}}}', False),
+    ('{"context": {}, "candidates": {"ids": [], "where": {"a": {"min": "1"}}}}', False),
+    ('{"context": {}, "candidates": {"ids": [], "where": {"a": {"from": 1}}}}', False),
     ('{"context": {}, "candidates": {"all": false}}', False),
     ('{"context": {}, "candidates": {"all": 1}}', False),
     ('{"context": {}, "candidates": {"all": "true"}}', False),
@@ -131,6 +140,10 @@ def whole(decoder: Any, body: str) -> Any:
             ]
         candidates: Any
         if isinstance(found.candidates, CandidateColumns):
+            if found.candidates.where is not msgspec.UNSET:
+                where = decode_part(where_decoder, raw, found.candidates.where, "where")
+                for name, part in (where or {}).items():
+                    decode_part(condition_decoder, raw, part, "where", name)
             candidates = {
                 name: decode_part(column_decoder, raw, part, "candidates.features", name)
                 for name, part in (found.candidates.features or {}).items()
