@@ -110,8 +110,6 @@ def _any_local(field: Time, values: Iterable[Any]) -> bool:
         local = _HOURS.search(field.format) is not None and "%z" not in field.format
         return local and any(texts)
     return any(
-        len(text) > _DATE_LENGTH
-        and not SECONDS_TEXT.fullmatch(text)
-        and not _OFFSET.search(text, _DATE_LENGTH)
+        len(text) > _DATE_LENGTH and not SECONDS_TEXT.fullmatch(text) and not _OFFSET.search(text)
         for text in texts
     )
