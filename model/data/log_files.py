@@ -364,7 +364,7 @@ def _header(
         if not opened.read(_FIRST_BYTES).strip():
             return None, 2
         raise DataError(f"{file.name}:1: the header is an empty line")
-    single = delimiter if len(delimiter) == 1 else _absent(content)
+    single = _absent(content)
     names = next(csv.reader([line.replace(delimiter, single)], delimiter=single))
     return [name.replace(single, delimiter) for name in names], 2
 
