@@ -208,8 +208,10 @@ class MicroBatcher:
             self._short_seen = self._loop.time()
         else:
             self._large.append(job)
-        self._sweep_later()
-        self._schedule()
+        if self._sweeper is None:
+            self._sweep_later()
+        if not (self._scheduled or self._running):
+            self._schedule()
 
     def _may_run_now(self, job: Job) -> bool:
         """Tell whether a job may run at once because no others come that could share its run.
@@ -332,10 +334,11 @@ class MicroBatcher:
     def _finish(self, run: Run) -> None:
         """Answer every caller of a run, then start the next one."""
         self._running = ()
-        outcome = run.outcome
+        outcome, begun, ended = run.outcome, run.begun, run.ended
         for job, _, _ in run.pieces:
             caller = job.caller
-            caller.begun, caller.ended = caller.begun or run.begun, run.ended
+            caller.begun = caller.begun or begun
+            caller.ended = ended
         if isinstance(outcome, BaseException):
             self._failed(outcome)
             for job, _, _ in run.pieces:
@@ -345,12 +348,13 @@ class MicroBatcher:
             logit, score = outcome
             finite = bool(np.isfinite(logit).all())
             for job, start, stop in run.pieces:
-                part = slice(row, row + stop - start)
-                row = part.stop
-                if finite or np.isfinite(logit[part]).all():
-                    job.deliver(start, Scores(logit[part], score[part]))
+                end = row + stop - start
+                part = logit[row:end]
+                if finite or np.isfinite(part).all():
+                    job.deliver(start, Scores(part, score[row:end]))
                 else:
                     job.fail(EngineFailed("the engine returned a score that is not a number"))
+                row = end
             self.cost.observe(row, run.ended - run.begun)
             if self._loop_cost is not self.cost:
                 self._loop_cost.observe(row, run.work)

@@ -98,8 +98,12 @@ class Job:
     batcher takes only rows below ``ready``. No row changes once it is ready.
     """
 
-    __slots__ = ("admitted", "answered", "caller", "candidates", "contexts", "done", "logit",
-                 "queued", "ready", "row_context", "rows", "score", "taken")  # fmt: skip
+    # The batcher's: whether its rows count in the queue, whether it stands in a queue, and how
+    # many rows batches have taken. A job begins with this; only what differs is kept for each.
+    admitted = queued = answered = False
+    taken = done = 0
+    logit: Floats | None = None
+    score: Floats | None = None
 
     def __init__(
         self,
@@ -117,14 +121,6 @@ class Job:
         self.rows = rows
         self.row_context = row_context
         self.ready = rows if ready is None else ready
-        # The batcher's: whether its rows count in the queue, whether it stands in a queue, and
-        # how many rows batches have taken.
-        self.admitted = self.queued = False
-        self.taken = 0
-        self.answered = False
-        self.done = 0
-        self.logit: Floats | None = None
-        self.score: Floats | None = None
 
     def deliver(self, start: int, scores: Scores) -> None:
         """Take the finite scores of the rows from ``start`` on; answer when all are there."""

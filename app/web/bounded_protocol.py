@@ -172,10 +172,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def between_requests(self) -> bool:
         """True if the next byte is the first of a request that waits for no other one."""
-        return not (
+        cycle = self.cycle
+        return (cycle is None or cycle.response_complete) and not (
             self._in_message
             or self._unparsed
-            or self.under_way()
             or self.flow.write_paused
             or self.transport.is_closing()
         )
@@ -367,7 +367,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._become_idle()
             if self._unparsed:
                 self.loop.call_soon(self._parse_rest)
-            else:
+            elif self.flow.read_paused:
                 self.flow.resume_reading()
         self._expect_taken()
 

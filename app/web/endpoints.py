@@ -32,6 +32,7 @@ from app.scoring.scorer import Scorer
 from app.scoring.steps import Steps, Wait
 from app.web.access_log import AccessLog
 from app.web.exchange import Endpoint, Exchange, Header, Route
+from app.web.known_heads import KnownHead
 from app.web.responses import predictions, ranking
 from app.web.schemas import PredictRequest, PredictResponse, RankRequest, RankResponse
 from app.web.slow_requests import SlowRequests
@@ -146,19 +147,22 @@ class ScoringEndpoints:
             return False
         return True
 
-    def open_known(self, exchange: Exchange, request_id: bytes, seconds: float, now: float) -> bool:
+    def open_known(
+        self, exchange: Exchange, request_id: bytes, known: KnownHead, now: float
+    ) -> bool:
         """Begin an exchange whose headers were accepted before; return as :meth:`open`.
 
-        ``request_id`` is the caller's, if it has one, ``seconds`` the time to the deadline,
-        ``now`` the loop's time.
+        ``request_id`` is the caller's, if it has one, ``now`` the loop's time. The queue is not
+        asked about a short body: it has come, and its rows are asked about once they are read.
         """
         exchange.request_id = request_id or self._new_request_id()
-        exchange.deadline = now + seconds
-        try:
-            self._state.scorer.admit(1, exchange.deadline)
-        except ServiceError as error:
-            exchange.failed(error)
-            return False
+        exchange.deadline = now + known.seconds
+        if known.length >= LONG_BODY:
+            try:
+                self._state.scorer.admit(1, exchange.deadline)
+            except ServiceError as error:
+                exchange.failed(error)
+                return False
         return True
 
     def seconds_of(self, headers: Iterable[Header]) -> float:

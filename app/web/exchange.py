@@ -64,7 +64,8 @@ class Exchange(ABC):
 
     # What a request begins with; only what differs from it is kept for each.
     received = encoded = begun = ended = 0.0
-    _status = 0
+    status = 0
+    """The answer's status; stays 0 where the caller had gone by then."""
     _reason = ""
     request_id = b"-"
     deadline = 0.0
@@ -96,7 +97,7 @@ class Exchange(ABC):
         except Exception as error:
             self.failed(error)
         else:
-            self._answer(200, body, ())
+            self._answer(200, body)
 
     def failed(self, error: BaseException) -> None:
         """Answer with an error; an unforeseen one is logged and told as an internal error."""
@@ -111,27 +112,28 @@ class Exchange(ABC):
             self.endpoint.metrics.count_refusal(error.reason)
         self._answer(error.status, msgspec.json.encode(error.body()), headers)
 
-    def _answer(self, status: int, body: bytes, headers: Sequence[Header]) -> None:
+    def _answer(self, status: int, body: bytes, headers: Sequence[Header] = ()) -> None:
         self.answered = True
         if self.departed():
             self.endpoint.metrics.count_departed()
         else:
-            self._status = status
+            self.status = status
             self.endpoint.metrics.count_answer(status)
         self.write(status, body, headers)
 
     def sent(self) -> None:
         """Count and log the request's times, now that its answer is on the connection."""
-        status, endpoint = self._status, self.endpoint
+        status, endpoint = self.status, self.endpoint
         if not status:
             return
         now = perf_counter()
         taken = now - self._start
         endpoint.metrics.observe_latency(status, taken)
-        if self.encoded:
+        if encoded := self.encoded:
+            queued = (self.begun or now) - encoded
             endpoint.metrics.observe_stages(
-                self.encoded - self.received,
-                max(0.0, (self.begun or now) - self.encoded),
+                encoded - self.received,
+                queued if queued > 0.0 else 0.0,
                 now - self.ended if status == 200 else None,
             )
         if taken > endpoint.slow_requests.seconds:
@@ -144,7 +146,7 @@ class Exchange(ABC):
         fields: dict[str, object] = {
             "request": self.request_id.decode(),
             "route": self.endpoint.route.name,
-            "status": self._status,
+            "status": self.status,
             "rows": self.rows,
             "total_ms": round(1000 * taken, 3),
         }
@@ -163,7 +165,7 @@ class Exchange(ABC):
         fields: dict[str, object] = {
             "request": self.request_id.decode(),
             "route": self.endpoint.route.name,
-            "status": self._status,
+            "status": self.status,
             "rows": self.rows,
             "version": self.version,
             "total_ms": round(1000 * (now - self._start), 3),

@@ -89,8 +89,8 @@ class HttpExchange(Exchange):
         protocol = self.protocol
         if not self.arrived:
             protocol.endpoints.body_ended(self)
-        if self.departed():
-            return
+        if not self.status:
+            return  # The client has gone.
         if protocol.open_connections.ending or not (self.arrived or protocol.may_discard()):
             self.keep_alive = False
         protocol.transport.write(
@@ -168,7 +168,7 @@ class ScoringProtocol(BoundedProtocol):
         exchange = HttpExchange(self, known.endpoint, keep_alive=True)
         exchange.arrived = True
         self.cycle = self.running = cast(RequestResponseCycle, exchange)
-        if self.endpoints.open_known(exchange, request_id, known.seconds, self.loop.time()):
+        if self.endpoints.open_known(exchange, request_id, known, self.loop.time()):
             self.endpoints.begin(exchange, body)
         return True
 

@@ -17,7 +17,7 @@ SHOWN = 10
 
 def predictions(exchange: Exchange, scores: Scores) -> str:
     """Return the body of a /predict answer: the scores in the request's order."""
-    numbers = ",".join([f"{score:.9g}" for score in scores.score.tolist()])
+    numbers = ",".join(map("%.9g".__mod__, scores.score.tolist()))
     return f'{{"predictions":[{numbers}],"version":"{exchange.version}"{_degraded(exchange)}}}'
 
 
