@@ -1,4 +1,4 @@
-"""What tests share: a really trained bundle, and services that run in processes of their own."""
+"""Fixtures of all tests: a really trained bundle, and services in processes of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What CUDA gives this service: the provider in use, parity with the CPU, latency, bounds.
+"""CUDA for this service: the provider in use, parity with the CPU, latency, bounds.
 
 Refuses to run where onnxruntime cannot use CUDA: a figure from a CPU would be worth nothing.
 The bundle is the Criteo-shaped one of the benchmark.
@@ -51,7 +51,7 @@ def median_us(run: Callable[[], object]) -> float:
 
 
 def refuses(engine: Engine, batch: Batch) -> bool:
-    """Whether an engine refuses a batch before it runs."""
+    """Return whether an engine refuses a batch before it runs."""
     try:
         engine.score(batch)
     except EngineFailed:

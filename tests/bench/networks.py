@@ -54,7 +54,7 @@ class Figure(NamedTuple):
     plain: float
     factored: float
     ratio: float
-    """How many times as long the plain form takes."""
+    """The plain form's time as a multiple."""
     difference: float
 
 

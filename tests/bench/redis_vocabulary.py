@@ -1,4 +1,4 @@
-"""What a vocabulary in Redis costs: room, publishing, start-up, and speed beside memory.
+"""The costs of a vocabulary in Redis: room, publishing, start-up, and speed beside memory.
 
 ``layouts`` stores the same values as one plain hash for each slot and in the buckets that
 publishing uses, and asks the server for its memory. ``field`` publishes a field of a million
@@ -93,7 +93,7 @@ def as_plain_hash(part: Texts) -> Iterator[Command]:
 
 
 def as_buckets(part: Texts) -> Iterator[Command]:
-    """What publishing writes."""
+    """The commands by which publishing writes a part."""
     keys = slot_keys("0" * 64, 0, Slot("user", "user", 1, 2 + len(part.rows)), len(part.rows))
     buckets: list[list[bytes | int]] = [
         [SENTINEL, keys.sentinel(bucket)] for bucket in range(keys.buckets)
@@ -228,7 +228,7 @@ def both(scratch: Path) -> Iterator[dict[str, Service]]:
 
 
 def predicted(service: Service) -> float:
-    """How many /predict a service has answered."""
+    """The number of /predict that a service has answered."""
     return service.metrics()['ctr_requests_total{outcome="200",route="predict"}']
 
 
@@ -275,7 +275,7 @@ class Caller:
         self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def seconds(self, body: bytes) -> float:
-        """How long a request takes."""
+        """Return the seconds that a request takes."""
         start = perf_counter()
         self._connection.request("POST", "/predict", body, {"content-type": "application/json"})
         answer = self._connection.getresponse()
@@ -297,7 +297,7 @@ def with_unseen(rows: Sequence[Any], round_number: int) -> list[bytes]:
 
 
 def missing(count: int, scratch: Path) -> Iterator[str]:
-    """What values that are not cached add to a request, beside a round trip to the same Redis."""
+    """The time that values not cached add to a request, beside a round trip to the same Redis."""
     rows = predict_rows()[:count]
     bodies = [json.dumps({"instances": [row]}).encode() for row in rows]
     samples = Samples()

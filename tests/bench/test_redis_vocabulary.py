@@ -1,4 +1,4 @@
-"""What the benchmark of Redis says of few values: its parts run, and their figures make sense."""
+"""The benchmark of Redis, with few values: its parts run, and their figures make sense."""
 
 from __future__ import annotations
 

@@ -243,7 +243,7 @@ def test_a_wrong_import_is_found(name: str, source: str, complaint: str) -> None
 
 
 def test_right_imports_pass() -> None:
-    """What the table allows is not complained about, nor are other libraries."""
+    """Imports that the table allows are not complained about, nor are other libraries."""
     source = (
         "import numpy\nimport onnxruntime\nfrom app.bundle.bundle import Bundle\n"
         "from app import errors"

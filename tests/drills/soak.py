@@ -55,7 +55,7 @@ OWN = ("Pss_Anon:", "Pss_Shmem:")
 
 @dataclass
 class Taken:
-    """What the processes of a service take together."""
+    """The resources of all processes of a service."""
 
     pss: int = 0
     descriptors: int = 0
@@ -65,7 +65,7 @@ class Taken:
 
 @dataclass
 class Seen:
-    """What the callers saw."""
+    """A record of the callers."""
 
     answers: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
@@ -217,7 +217,7 @@ class Soak:
             await asyncio.sleep(10 * PAUSE)
 
     def _checked(self, status: int, content: bytes) -> dict[str, Any]:
-        """What an answer holds; nothing, and a failure, if it is not 200."""
+        """Return the content of an answer; nothing, and a failure, if it is not 200."""
         if status != 200:
             self.seen.note((status, content))
             return {}

@@ -1,4 +1,4 @@
-"""What tests of changing bundles share."""
+"""Fixtures that tests of changing bundles share."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ one_or_two = pytest.mark.parametrize("workers", [1, 2])
 
 @pytest.fixture
 def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``sha256sum`` makes of the key."""
+    """The key's hash, as ``sha256sum`` prints it."""
     path = tmp_path_factory.mktemp("keys") / "admin.sha256"
     path.write_text(f"{hashlib.sha256(KEY.encode()).hexdigest()}  -\n")
     return path
@@ -63,7 +63,7 @@ class Admin:
         return {each["version"]: each["state"] for each in self.listing()["bundles"]}
 
     def listing(self) -> dict[str, Any]:
-        """What ``GET /admin/bundles`` answers."""
+        """Return the answer of ``GET /admin/bundles``."""
         answer = self.client.get("/bundles")
         assert answer.status_code == 200, answer.text
         return dict(strict(answer.content))
@@ -73,7 +73,7 @@ class Admin:
         return self.client.post(f"/bundles/{version}/activate")
 
     def versions(self) -> set[str]:
-        """Which versions answer, over connections of their own."""
+        """Return the versions that answer, over connections of their own."""
         return {version_of(self.service) for _ in range(20)}
 
 
@@ -325,7 +325,7 @@ def test_the_admin_port_survives_its_worker(
 
 
 def responds(admin: Admin) -> bool:
-    """Whether the admin port answers, with a bundle in use behind it."""
+    """Return whether the admin port answers, with a bundle in use behind it."""
     try:
         return admin.listing()["serving"] is not None
     except httpx.TransportError:

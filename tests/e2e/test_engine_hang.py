@@ -52,7 +52,7 @@ def many(sample: Sample) -> dict[str, Any]:
 def test_a_hung_run_ends_a_single_process(
     tiny_bundle: Path, sample: Sample, tmp_path: Path, word: str
 ) -> None:
-    """What waits is answered with 503 and long before its deadline; then the process exits 1."""
+    """Waiting requests get 503 long before their deadline; then the process exits 1."""
     file = tmp_path / "does"
     service = service_of(tiny_bundle, file, tmp_path)
     try:

@@ -47,7 +47,7 @@ def test_curl_without_the_header_is_told_which_to_add(
 def test_curl_with_the_header_is_answered(
     service: Service, sample: Sample, words: Sequence[str]
 ) -> None:
-    """What the message says is enough."""
+    """The command that the message names is enough."""
     body = json.dumps({"instances": sample.rows[:3]})
     for path in ("/predict", f"{MODEL}:predict"):
         status, answer = curl(*words, body, service.url + path)

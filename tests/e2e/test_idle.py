@@ -19,7 +19,7 @@ MOST_WAKE_UPS = 8.0
 
 
 def wake_ups(pid: int) -> int:
-    """How often the threads of a process have waited until now."""
+    """The number of times that the threads of a process have waited until now."""
     found = 0
     for status in Path(f"/proc/{pid}/task").glob("*/status"):
         (number,) = re.findall(r"^voluntary_ctxt_switches:\s*(\d+)", status.read_text(), re.M)

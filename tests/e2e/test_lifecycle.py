@@ -80,7 +80,7 @@ def test_cpu_is_no_fallback_where_it_was_asked_for(start_service: StartService) 
 def test_both_onnxruntime_distributions_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which of the two would be imported is an accident: neither is used."""
+    """Two distributions of onnxruntime are refused: which one is imported would be an accident."""
     refuse_mixed_distributions()
     for name in ("onnxruntime", "onnxruntime_gpu"):
         fake = tmp_path / f"{name}-1.0.dist-info"
@@ -312,7 +312,7 @@ def test_a_second_sigterm_does_not_wait(start_service: StartService) -> None:
 
 
 def refuses(port: int) -> bool:
-    """Whether nobody listens on a port."""
+    """Return whether nobody listens on a port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 

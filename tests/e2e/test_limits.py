@@ -1,4 +1,4 @@
-"""What one request may cost is bounded, and each bound says where it was passed."""
+"""The cost of one request is bounded, and each bound says where it was passed."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def counted(row: Row) -> int:
 
 
 def is_refused(answer: tuple[int, Row], status: int, code: str) -> bool:
-    """Whether an answer is this error."""
+    """Return whether an answer is this error."""
     return answer[0] == status and answer[1]["error"]["code"] == code
 
 

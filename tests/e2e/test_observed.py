@@ -1,4 +1,4 @@
-"""What the service tells of itself: metrics of every stage, and a line for a slow request."""
+"""Metrics of every stage, and a line of the log for a slow request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def slow(start_service: StartService) -> Service:
 
 
 def lines_of(service: Service) -> list[dict[str, Any]]:
-    """What the log tells of slow requests."""
+    """Return the log's lines of slow requests."""
     return [event for event in service.events() if event["message"] == "slow request"]
 
 

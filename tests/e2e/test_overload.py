@@ -59,7 +59,7 @@ async def ask_at_once(service: Service, path: str, bodies: list[bytes]) -> Answe
 
 
 def errors(service: Service) -> list[Any]:
-    """What a service has logged as an error."""
+    """Return what a service has logged as errors."""
     return [event for event in service.events() if event["level"] == "error"]
 
 

@@ -63,7 +63,7 @@ def unready(bundle: Path, log: Path, **settings: object) -> Iterator[Service]:
 
 
 def is_live(service: Service) -> bool:
-    """Whether the process answers."""
+    """Return whether the process answers."""
     try:
         return service.client.get("/live").status_code == 200
     except httpx.TransportError:
@@ -71,7 +71,7 @@ def is_live(service: Service) -> bool:
 
 
 def state_of(service: Service) -> dict[str, Any]:
-    """What /ready says of a service that is ready."""
+    """Return the answer of /ready of a service that is ready."""
     answer = service.client.get("/ready")
     assert answer.status_code == 200, answer.text
     return dict(strict(answer.content))

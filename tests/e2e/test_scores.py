@@ -248,7 +248,7 @@ def test_key_order_changes_nothing(service: Service, rows: list[Row]) -> None:
 def test_unknown_fields_are_ignored_counted_and_named_once(
     start_service: StartService, rows: list[Row]
 ) -> None:
-    """What the spec does not know changes no score; a metric counts it, the log names it once."""
+    """Unknown fields change no score; a metric counts them, the log names them once."""
     service = start_service()
     expected = service.predict([rows[0]])
     assert service.predict([{"x_unheard": 1, **rows[0], "y_unheard": {"a": []}}]) == expected

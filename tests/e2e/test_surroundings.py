@@ -33,7 +33,7 @@ MEMORY = "process_resident_memory_bytes"
 
 
 def in_namespace() -> bool:
-    """Whether this machine lets a process have process ids of its own."""
+    """Return whether this machine lets a process have process ids of its own."""
     if shutil.which(NAMESPACE[0]) is None:
         return False
     return subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode == 0
@@ -138,7 +138,7 @@ def test_a_worker_is_replaced_after_a_child_has_ended(
 
 
 def curl(*words: str) -> str:
-    """What curl prints; empty if it cannot connect."""
+    """Return what curl prints; nothing if it cannot connect."""
     return subprocess.run([program("curl"), "-s", *words], capture_output=True, text=True).stdout
 
 

@@ -37,12 +37,12 @@ def replaced(service: Service, killed: int) -> Callable[[], bool]:
 
 
 def keys_in(server: RedisServer) -> int:
-    """How many keys a Redis holds."""
+    """The number of keys that a Redis holds."""
     return int(server.command("DBSIZE").removeprefix(":"))
 
 
 def looked_for(server: RedisServer, bundle: Path) -> Callable[[], bool]:
-    """Whether a service has looked for a bundle's vocabulary, which it marks as in use."""
+    """Check whether a service has looked for a bundle's vocabulary, which it marks as in use."""
     mark = in_use(Bundle.open(bundle).manifest.vocabulary_hash)
     return lambda: server.command("EXISTS", mark) == ":1"
 

@@ -25,7 +25,7 @@ NO_DEVICE = {"CUDA_VISIBLE_DEVICES": "-1"}
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended."""
+    """Return whether a process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0] == "Z"
     except FileNotFoundError:

@@ -19,14 +19,14 @@ PATIENCE = 20.0
 CONNECTIONS = 8
 NEIGHBOUR_EVERY = 4
 COMPANY = 1e-6
-"""How far a score may be from that of the row alone: what other company in a batch explains."""
+"""Largest difference from the score of the row alone, as other company in a batch explains."""
 STATUSES = {200, 400, 413, 422}
 MAX_PROBLEMS = 20
 
 
 @dataclass
 class Outcome:
-    """What came of the bodies: how many answers of each status, and the longest of them all.
+    """The outcome of the bodies: the number of answers of each status, and the longest of all.
 
     Every kind of problem is counted, and the first few told with the body's number.
     """

@@ -1,4 +1,4 @@
-"""What schemathesis has to be told: two rules for bodies that JSON Schema has no words for."""
+"""Hooks of schemathesis: two rules for bodies that JSON Schema has no words for."""
 
 from __future__ import annotations
 

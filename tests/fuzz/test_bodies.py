@@ -35,7 +35,7 @@ def test_mutated_bodies_harm_nobody(start_service: StartService, sample: Sample)
 
 
 def test_a_body_depends_on_its_number_alone(sample: Sample) -> None:
-    """What failed once can be made again by its seed and number."""
+    """A body that failed once can be made again by its seed and number."""
     maker = Maker(sample.rows[:50], SEED)
     numbers = list(range(60))
     bodies = [maker.make(number) for number in numbers]

@@ -85,7 +85,7 @@ def drive(options: Options) -> int:
 
 
 def exit_code(record: Record, verdicts: Sequence[Verdict], distorted: Sequence[str]) -> int:
-    """What the run says to scripts; distorted figures are judged by nobody."""
+    """Return the exit code of a run; distorted figures are not judged."""
     if record.interrupted:
         return INTERRUPTED
     if distorted:
@@ -95,7 +95,7 @@ def exit_code(record: Record, verdicts: Sequence[Verdict], distorted: Sequence[s
 
 
 def due_moments(options: Options) -> NDArray[np.float64]:
-    """When requests are due, or in a closed loop callers start: evenly over the warm-up.
+    """Return the times at which requests are due, or callers start: evenly over the warm-up.
 
     Callers that started together would be answered together too, wave after wave.
 

@@ -70,7 +70,7 @@ class Options(argparse.Namespace):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What is sent with every request."""
+        """Headers sent with every request."""
         if self.timeout_ms is None:
             return {}
         return {"x-request-timeout-ms": str(self.timeout_ms)}

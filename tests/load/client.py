@@ -42,7 +42,7 @@ sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a process is to do. Times are seconds from the start of the measured time.
+    """The work of a process. Times are seconds from the start of the measured time.
 
     ``due`` are the moments at which requests are due. With ``repeat`` each of them is a caller,
     who asks again as soon as answered, until the end.
@@ -61,7 +61,7 @@ class Load:
 
 
 class Answer(msgspec.Struct):
-    """What is read of a 200."""
+    """The part of a 200 that is read."""
 
     predictions: list[float] | None = None
     ranking: list[dict[str, Any]] | None = None

@@ -1,4 +1,4 @@
-"""Why a run ends without figures."""
+"""Reasons for which a run ends without figures."""
 
 from __future__ import annotations
 

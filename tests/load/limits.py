@@ -1,4 +1,4 @@
-"""Whether the generator's own limits, instead of the service, decided what was measured."""
+"""Signs that the generator's own limits, instead of the service, decided the figures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tail(objectives: Sequence[Objective]) -> float:
 
 
 def allowed_delay(record: Record, objectives: Sequence[Objective]) -> float:
-    """How large own delays may be, in ms, at :func:`tail`.
+    """Return the largest own delay that is allowed, in ms, at :func:`tail`.
 
     A tenth of the latency there, or a quarter of the shortest duration that an objective
     bounds: own delays only add to latencies, so that they may miss an objective but never

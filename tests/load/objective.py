@@ -1,4 +1,4 @@
-"""What a run must reach, as text: ``p99<=20ms``, ``errors<=0.1%``, ``rate>=290/s``.
+"""Bounds that a run must reach, as text: ``p99<=20ms``, ``errors<=0.1%``, ``rate>=290/s``.
 
 A percentile is over all requests: one without a right answer counts as never answered. In front
 of a dot may stand what it is taken over instead: ``answered`` (right answers only), ``refused``
@@ -106,7 +106,7 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What an objective found; ``measured`` is None where it had nothing to measure."""
+    """The outcome of an objective; ``measured`` is None where it had nothing to measure."""
 
     objective: Objective
     measured: float | None

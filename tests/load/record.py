@@ -1,4 +1,4 @@
-"""What was seen of the service, and of the generator itself."""
+"""Records of the service's answers, and of the generator itself."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Stats:
 
 @dataclass(slots=True)
 class Own:
-    """What the generator did itself; durations in microseconds."""
+    """The generator's own work; durations in microseconds."""
 
     scheduled: int = 0
     sent: int = 0
@@ -74,7 +74,7 @@ class Own:
     """Waits because all connections that may be used were."""
     connect: Histogram = field(default_factory=Histogram)
     loop_lag: Histogram = field(default_factory=Histogram)
-    """How late the event loop got to something that was due."""
+    """Delays of the event loop behind what was due."""
     most_in_flight: int = 0
     most_connections: int = 0
     """Most connections in use at once."""

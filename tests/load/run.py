@@ -94,7 +94,7 @@ def _interrupting(ends: Sequence[Connection]) -> Iterator[None]:
 
 
 def _work(end: Connection, load: Load) -> None:
-    """What a process does: say that it is there, wait for the start, run, answer."""
+    """Be a process of the run: say that it is there, wait for the start, run, answer."""
     # A terminal sends Ctrl-C to every process; the first one tells the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     client = Client(load)

@@ -1,4 +1,4 @@
-"""When requests are to be sent: fixed before the first one, whatever the service does."""
+"""The times at which requests are sent: fixed before the first one, whatever the service does."""
 
 from __future__ import annotations
 

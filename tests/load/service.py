@@ -1,4 +1,4 @@
-"""What the generator asks the service before the run."""
+"""Questions of the generator to the service before the run."""
 
 from __future__ import annotations
 

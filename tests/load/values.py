@@ -38,7 +38,7 @@ class Shape(msgspec.Struct, frozen=True):
 
     @property
     def is_list(self) -> bool:
-        """Whether its value is a list."""
+        """True if its value is a list."""
         return self.kind == "multi_categorical"
 
 

@@ -1,4 +1,4 @@
-"""What tests of the trainer share."""
+"""Fixtures that tests of the trainer share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one of several processes finds when it exchanges things with the others; test_group asks."""
+"""One of several processes, which exchanges things with the others and tells what it found."""
 
 from __future__ import annotations
 

@@ -38,13 +38,13 @@ def bundle(tiny_bundle: Path) -> Bundle:
 
 
 async def entry_in(link: Link, bundle: Bundle) -> Entry | None:
-    """What the register says of a bundle's vocabulary."""
+    """Return the register's entry of a bundle's vocabulary."""
     [raw] = await link.ask([("HGET", REGISTER, bundle.manifest.vocabulary_hash)], SECONDS)
     return None if raw is None else Entry.decode(raw)
 
 
 async def keys_in(link: Link) -> int:
-    """How many keys a server holds."""
+    """The number of keys that a server holds."""
     [count] = await link.ask([("DBSIZE",)], SECONDS)
     assert isinstance(count, int)
     return count
@@ -151,7 +151,7 @@ async def test_broken_off_anywhere_it_is_not_seen(
 async def test_going_on_writes_only_the_rest(
     redis_server: RedisServer, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an earlier attempt has written is checked and kept."""
+    """Buckets that an earlier attempt has written are checked and kept."""
     monkeypatch.setattr(module, "CHUNK_BUCKETS", 1)
     async with linked(redis_server.url) as link:
         with pytest.raises(LinkError):
@@ -243,7 +243,7 @@ async def test_eviction_is_warned_of(redis_server: RedisServer, bundle: Bundle) 
 
 
 async def test_a_full_server_is_told(redis_server: RedisServer, bundle: Bundle) -> None:
-    """What Redis refuses to write is an error in Redis' words, and nothing is seen."""
+    """A write that Redis refuses is an error in Redis' words, and nothing is seen."""
     async with linked(redis_server.url) as link:
         redis_server.command("CONFIG", "SET", "maxmemory", 1)
         with pytest.raises(PublishError, match="OOM"):

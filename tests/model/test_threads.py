@@ -30,7 +30,7 @@ def test_processes_on_a_machine_share_the_quota(
 
 
 def test_the_command_takes_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What torch does outside of training (calibration, parity) has no more threads either."""
+    """Work of torch outside of training (calibration, parity) has the same limit of threads."""
     monkeypatch.setattr("model.threads.cpu_quota", lambda: 3)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     monkeypatch.setattr(command.signal, "signal", lambda number, handler: None)

@@ -32,7 +32,7 @@ class FakeEngine:
 
     @property
     def rows(self) -> list[int]:
-        """How many rows each run had."""
+        """The number of rows of each run."""
         return [len(batch.candidate) for batch in self.batches]
 
     def score(self, batch: Batch) -> Scores:
@@ -45,7 +45,7 @@ class FakeEngine:
 
 
 def logits(batch: Batch) -> Floats:
-    """What :class:`FakeEngine` gives for a batch."""
+    """The scores that :class:`FakeEngine` gives for a batch."""
     context = batch.context.sum(1)[batch.row_context]
     return (context + batch.candidate.sum(1)).astype(np.float32)
 

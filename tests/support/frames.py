@@ -32,5 +32,5 @@ def part_of(spec: FeatureSpec, inputs: InputFiles, part: DataPart) -> pl.DataFra
 
 
 def learned(spec: FeatureSpec, frame: pl.DataFrame) -> Vocabulary:
-    """What the rows of one frame teach."""
+    """The vocabulary learned from the rows of one frame."""
     return learn_vocabulary(spec, lambda name: [frame[name]])

@@ -26,7 +26,7 @@ from tests.support.serving import free_port
 
 START_SECONDS = 30.0
 PARENT_SECONDS = 0.2
-"""How often a server that runs by itself looks whether its parent is still there."""
+"""Time between two looks of a server that runs by itself whether its parent is still there."""
 
 
 def binaries() -> dict[str, Path]:

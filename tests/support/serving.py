@@ -144,7 +144,7 @@ class Wire:
 
     @property
     def usable(self) -> bool:
-        """Whether the other side has left it open, as far as is known here."""
+        """True while the other side has left it open, as far as is known here."""
         return not self._reader.at_eof()
 
     async def closed(self) -> bool:
@@ -188,7 +188,7 @@ class Service:
         )
 
     def log(self) -> str:
-        """What the service has written so far."""
+        """Return what the service has written so far."""
         return self.log_path.read_text(encoding="utf-8")
 
     def events(self) -> list[dict[str, Any]]:
@@ -271,7 +271,7 @@ class Service:
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def threads(self) -> int:
-        """How many threads the process has."""
+        """The number of threads that the process has."""
         return len(os.listdir(f"/proc/{self.process.pid}/task"))
 
     def terminate(self) -> None:

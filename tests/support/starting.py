@@ -121,7 +121,7 @@ class ForkServer:
         atexit.register(self.close)
 
     def runs(self, env: Mapping[str, str]) -> bool:
-        """Whether an environment has the same that is read as modules are loaded."""
+        """Return whether an environment has the same that is read as modules are loaded."""
         return _interpreter_variables(env) == self._variables
 
     def fork(

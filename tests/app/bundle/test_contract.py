@@ -1,4 +1,4 @@
-"""Which changes of a spec break the requests of callers, and which do not."""
+"""Changes of a spec that break the requests of callers, and others that do not."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_one_that_nobody_may_look_into_is_passed_over(
 
 
 def test_current_is_written_whole_or_not_at_all(bundles: Path) -> None:
-    """What cannot be written leaves the old one, and nothing beside it."""
+    """A file that cannot be written leaves the old one, and nothing beside it."""
     write_current(bundles, b"one\n")
     there = sorted(path.name for path in bundles.iterdir())
     with pytest.raises(IsADirectoryError):

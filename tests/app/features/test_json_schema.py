@@ -1,4 +1,4 @@
-"""What the OpenAPI document says that fields take is what the encoder takes."""
+"""The encoder takes the values that the OpenAPI document says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the table's rows stand for: kept exactly on disk, and refused when it is not."""
+"""Vocabularies: kept exactly on disk, and refused when they are not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TEXTS = ["", "a", "é", "\x00", "z\x00", "城", "\U0001f600"]
 
 @pytest.fixture
 def vocabulary() -> Vocabulary:
-    """What a few odd rows teach."""
+    """A vocabulary learned from a few odd rows."""
     rows = len(INTEGERS)
     frame = pl.DataFrame({
         "user/../id": [str(value) for value in INTEGERS],
@@ -133,7 +133,7 @@ def test_keys_by_place_are_those_of_the_table(saved: Path) -> None:
 
 
 def test_mapped_arrays_stay_on_disk(saved: Path) -> None:
-    """What is mapped is a view of the file and cannot be written to."""
+    """A mapped vocabulary is a view of the file and cannot be written to."""
     users = Vocabulary.load(saved, SPEC, mapped=True).slots["user/../id"]
     assert isinstance(users, Integers)
     assert isinstance(users.rows.base, np.memmap)

@@ -20,7 +20,7 @@ def shown(metrics: Metrics) -> dict[str, float]:
 
 
 def test_every_counter_is_shown_under_its_name() -> None:
-    """What is added to a name comes out under its metric."""
+    """A count added to a name comes out under its metric."""
     metrics = Metrics(SharedNumbers())
     metrics.watch_remote(lambda: 5, lambda: True, lambda: True)
     for amount, name in enumerate(EVENTS, 1):

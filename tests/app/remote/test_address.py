@@ -67,7 +67,7 @@ def test_what_is_wrong_is_told(url: str, problem: str) -> None:
 
 
 def test_its_text_holds_no_secret() -> None:
-    """What is logged of an address tells neither user nor password."""
+    """The text of an address for the log tells neither user nor password."""
     address = Address.parse("redis+sentinel://ann:pw@s1,[::1]/main/1?sentinel_password=sp")
     assert str(address) == "redis+sentinel://s1:26379,[::1]:26379/main/1"
     for text in (str(address), repr(address)):

@@ -1,4 +1,4 @@
-"""What is remembered is bounded, and asking it costs no more than asking a dict."""
+"""The cache is bounded, and asking it costs no more than asking a dict."""
 
 from __future__ import annotations
 

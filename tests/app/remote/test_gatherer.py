@@ -51,7 +51,7 @@ async def test_misses_of_one_turn_go_together() -> None:
 
 
 async def test_a_key_that_is_asked_for_is_not_asked_again() -> None:
-    """Who wants what is under way waits for it; afterwards it would be asked anew."""
+    """A caller that wants a value that is under way waits for it; afterwards it is asked again."""
     oracle = Oracle()
     gatherer = Gatherer(oracle.ask)
     oracle.gate.clear()
@@ -119,7 +119,7 @@ async def test_a_cancelled_request_takes_nobody_with_it() -> None:
 
 
 async def test_bad_and_unanswered_keys_are_told_apart() -> None:
-    """What has no usable row is named; what was not answered is in neither part."""
+    """A value without a usable row is named; one that was not answered is in neither part."""
     gatherer = Gatherer(Oracle().ask)
     misses: list[Miss] = [("slot", 1), ("slot", "bad"), ("slot", "unanswered")]
     assert await gatherer.fetch(misses, LATER) == Answers({("slot", 1): 1}, {("slot", "bad")})

@@ -108,7 +108,7 @@ async def row_of_a_user(remote: RemoteVocabulary) -> int:
 
 
 def refused(remote: RemoteVocabulary) -> float:
-    """How often the mark was refused."""
+    """The number of times that the mark was refused."""
     return remote.metrics.errors.totals()["mark"]
 
 

@@ -102,6 +102,6 @@ def test_an_entry_comes_back() -> None:
 
 @pytest.mark.parametrize("raw", [b"", b"{}", b"[]", b"\xff", entry(state="odd").encode()])
 def test_a_malformed_entry_is_refused(raw: bytes) -> None:
-    """What is no entry is told apart from one."""
+    """Other texts are told apart from entries."""
     with pytest.raises(RegisterError):
         Entry.decode(raw)

@@ -145,7 +145,7 @@ async def test_rows_encoded_through_redis_are_those_of_memory(
 async def test_concurrent_requests_share_round_trips(
     published: RedisServer, bundle: Bundle
 ) -> None:
-    """What many want at once is asked once."""
+    """A value that many want at once is asked once."""
     async with remote_vocabulary(bundle, published.url) as remote:
         users = [user for user in rows_of(bundle, "user_id") if user != KNOWN_USER]
         found = await asyncio.gather(

@@ -146,7 +146,7 @@ async def test_every_row_gets_its_own_score(way: float) -> None:
 
 
 async def test_rows_gather_while_the_engine_is_busy() -> None:
-    """What arrives during a run is the next run, without any fixed wait."""
+    """Jobs that arrive during a run are the next run, without any fixed wait."""
     engine = FakeEngine()
     async with batcher(engine) as batches:
         async with Busy(engine, batches) as first:
@@ -519,7 +519,7 @@ async def test_full_queue_refuses() -> None:
 
 
 async def test_deadline_out_of_reach_refuses() -> None:
-    """What is predicted to end after its deadline is refused at once, and says how long to wait."""
+    """A job predicted to end after its deadline is refused at once, with the time to wait."""
     engine = FakeEngine()
     async with batcher(engine, max_rows=10) as batches:
         batches.cost.base, batches.cost.per_row = 0.0, 0.1
@@ -633,7 +633,7 @@ async def test_a_thread_that_is_gone_is_replaced(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_nothing_keeps_the_engine_of_a_batcher_that_was_left() -> None:
-    """What is in use is frozen: references alone must free a replaced engine."""
+    """Objects in use are frozen: references alone must free a replaced engine."""
     engine = FakeEngine()
     gc.disable()
     try:

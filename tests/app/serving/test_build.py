@@ -45,7 +45,7 @@ async def test_a_built_bundle_scores_and_is_counted(
 
 
 async def test_closing_answers_what_waits(tiny_bundle: Path, sample: Sample) -> None:
-    """Who still waits for the bundle's engine is told that the service ends."""
+    """Callers that still wait for the bundle's engine are told that the service ends."""
     async with parts(tiny_bundle, batch_linger_us=10_000_000) as worker:
         built = await worker.builder.build(await worker.loader.load(tiny_bundle))
         request = ask(built.scorer, sample.rows[:3])

@@ -1,4 +1,4 @@
-"""What the service has in use, and whether it is ready or why not."""
+"""The bundle in use, and whether the service is ready or why not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which bundle of a directory is to be served next."""
+"""The choice of the bundle of a directory that is served next."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ HEAD = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n
 
 @pytest.fixture(scope="module")
 def descriptor_limit() -> Iterator[int]:
-    """How many descriptors this process and its services may have: enough where it is allowed."""
+    """Let this process and its services have enough descriptors, where that is allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
     limit = max(soft, allowed)
@@ -141,7 +141,7 @@ def test_a_dripping_head_is_cut(
 def test_a_connection_without_a_request_is_closed(
     strict_service: Service, neighbour: Callable[[], None]
 ) -> None:
-    """Who says nothing has no claim to a descriptor."""
+    """A client that says nothing has no claim to a descriptor."""
     with connected(strict_service) as connection:
         neighbour()
         assert rest(connection) == b""
@@ -216,7 +216,7 @@ def test_answers_that_nobody_takes_are_dropped(
 
 
 def descriptors(service: Service) -> int:
-    """How many descriptors the process has open."""
+    """The number of descriptors that the process has open."""
     return len(os.listdir(f"/proc/{service.process.pid}/fd"))
 
 

@@ -1,4 +1,4 @@
-"""How many connections there may be, which of them ends, and how long one is kept."""
+"""The bound of connections, the choice of the one that ends, and the time that one is kept."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_service_at_its_bound_serves_new_connections(
 
 
 def refused(port: int) -> bool:
-    """Whether a connection is told that there are too many."""
+    """Return whether a connection is told that there are too many."""
     with connected(port) as connection:
         connection.settimeout(0.2)
         try:

@@ -149,7 +149,7 @@ def test_the_end_answers_what_is_held_up() -> None:
 
 
 def test_every_route_has_its_metrics_and_its_path() -> None:
-    """What metrics count by is what the routes are named; a name in a path is one word."""
+    """Metrics count by the names of the routes; a name in a path is one word."""
     assert [route.name for route in ROUTES] == list(SCORING)
     endpoints = endpoints_over()
     for path, name in {

@@ -1,4 +1,4 @@
-"""What /docs promises is what the service does."""
+"""The service does what /docs promises."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_the_document_has_nothing_that_generators_stumble_over(service: Service)
 
 
 class Shown(HTMLParser):
-    """What a page shows and points to; every element that is opened must be one that is known."""
+    """The text and the links of a page; every element that is opened must be one that is known."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -87,7 +87,7 @@ def test_answers_are_the_same(service: Service, path: str, body: bytes) -> None:
     ids=repr,
 )
 def test_headers_mean_the_same(service: Service, headers: dict[str, str], status: int) -> None:
-    """What is refused for its headers is refused both ways; a caller's id comes back."""
+    """A request refused for its headers is refused both ways; a caller's id comes back."""
     for way in ("", THROUGH_THE_APPLICATION):
         answer = service.client.post(
             "/predict" + way,
@@ -221,7 +221,7 @@ async def test_an_answer_waits_until_those_before_it_are_taken(tiny_bundle: Path
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
 
             def waits() -> bool:
-                """Whether the newest request has taken the way that waits for its client."""
+                """Return whether the newest request has taken the way that waits for its client."""
                 return isinstance(connection.cycle, RequestResponseCycle)
 
             for number in range(1, 41):

@@ -1,4 +1,4 @@
-"""What decodes bodies and what documents them describe the same JSON."""
+"""The decoder of bodies and their documentation describe the same JSON."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def whole(decoder: Any, body: str) -> Any:
 
 
 def validates(model: type[BaseModel], body: str) -> bool:
-    """Whether the documented model takes a body."""
+    """Return whether the documented model takes a body."""
     try:
         model.model_validate_json(body)
     except ValidationError:
@@ -184,7 +184,7 @@ def test_rank_bodies(body: str, taken: bool) -> None:
 
 
 def test_both_read_the_same_values() -> None:
-    """What both take, both read alike: order, types and ids."""
+    """A body that both take, both read alike: order, types and ids."""
     body = (
         '{"context": {"b": 1, "a": 1.0}, "top_k": 3, "candidates":'
         ' [{"id": 7, "features": {"x": ["é", null]}}, {"id": "7", "features": {"x": 2.50}}]}'

@@ -28,7 +28,7 @@ def listening(host: str, port: int = 0, workers: int = 1) -> Iterator[Listeners]
 
 
 def reachable(family: socket.AddressFamily, address: object) -> bool:
-    """Whether a connection to an address is accepted."""
+    """Return whether a connection to an address is accepted."""
     with socket.socket(family, socket.SOCK_STREAM) as caller:
         caller.settimeout(5)
         return caller.connect_ex(address) == 0  # type: ignore[arg-type]
@@ -94,7 +94,7 @@ def test_a_dead_unix_socket_is_replaced(tmp_path: Path) -> None:
 
 
 def test_the_socket_of_another_service_stays(tmp_path: Path) -> None:
-    """What has taken the place of this service's file is not removed with it."""
+    """A file that has taken the place of this service's is not removed with it."""
     path = tmp_path / "ctr.sock"
     with listening(f"unix:{path}"):
         path.unlink()

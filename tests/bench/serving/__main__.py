@@ -54,7 +54,7 @@ WORKERS = "product_workers"
 
 
 class Figures(NamedTuple):
-    """What wrk saw: requests per second, latencies in microseconds, and requests."""
+    """The figures of wrk: requests per second, latencies in microseconds, and requests."""
 
     rate: float
     p50: float

@@ -50,7 +50,7 @@ def field_name(field: int) -> str:
 
 
 def values_of(field: int) -> int:
-    """How many values a field has: from ten to a quarter of all, as click logs have them."""
+    """The number of values of a field: from ten to a quarter of all, as click logs have them."""
     shares = np.geomspace(1, 30_000, FIELDS)
     return max(10, int(shares[(field * 17) % FIELDS] / shares.sum() * (TABLE_ROWS - 3 * FIELDS)))
 

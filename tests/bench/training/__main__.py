@@ -1,4 +1,4 @@
-"""How fast the trainer is, beside the libraries that people use, and what follows from its ways.
+"""The speed of the trainer beside the libraries that people use, and what follows from its ways.
 
 criteo: rows per second of training beside FuxiCTR and DeepCTR-Torch on the same rows.
 frappe: seconds to a validation AUC of 0.984 beside FuxiCTR.
@@ -71,7 +71,7 @@ def processor() -> dict[str, str]:
 
 
 def has_bfloat16() -> bool:
-    """Whether the processor has instructions for it; without, it is slower than float32."""
+    """Return whether the processor has instructions for it; without, it is slower than float32."""
     found = processor()
     flags = found.get("flags", found.get("Features", "")).split()
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(flags))

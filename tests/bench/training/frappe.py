@@ -31,7 +31,7 @@ TARGET = 0.984
 
 
 def present() -> bool:
-    """Whether the data are there."""
+    """Return whether the data are there."""
     return all(_file(name).is_file() for name in FILES.values())
 
 

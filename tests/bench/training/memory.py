@@ -34,7 +34,7 @@ STAGES = (
     ("encode", r"^encoded in ([\d.]+) s"),
     ("train", r"^trained in ([\d.]+) s"),
 )
-"""What the command says when a stage is over; after these it scores and exports."""
+"""Beginnings of the lines that the command prints after each stage; then it scores and exports."""
 EXPORT = "export"
 _WATCH_SECONDS = 0.05
 

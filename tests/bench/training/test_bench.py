@@ -31,7 +31,7 @@ def few(rows: int = 3_000, seed: int = 1) -> Rows:
 
 
 def rates(*values: float) -> list[dict[str, float]]:
-    """What turns with these rates have given."""
+    """The figures of turns with these rates."""
     return [{"rows_per_second": value} for value in values]
 
 
@@ -151,7 +151,7 @@ def test_negatives_are_compared_seed_by_seed() -> None:
 
 
 def test_a_peer_that_does_not_run_is_named(tmp_path: Path) -> None:
-    """What it said last is the reason; there are no figures."""
+    """Its last words are the reason; there are no figures."""
     write_rows(tmp_path / "rows", few(10))
     with pytest.raises(Failed, match=r"^absent does not run: .*no_such_runner"):
         ABSENT.run(Work(str(tmp_path / "rows"), 1))

@@ -1,4 +1,4 @@
-"""What each library is given to do: encoded rows in files, and the network to learn from them.
+"""The work that each library is given: encoded rows in files, and the network to learn from them.
 
 Read by every library's runner in that library's own environment: numpy is all it needs.
 """

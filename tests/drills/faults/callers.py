@@ -49,7 +49,7 @@ def impatient_callers(stage: Stage) -> Iterator[Figure]:
 
 
 def failures(answers: list[Answer]) -> int:
-    """How many answers are not 200."""
+    """The number of answers that are not 200."""
     return sum(answer.status != 200 for answer in answers)
 
 

@@ -25,7 +25,7 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What came of a request; ``seconds`` from sending it to the last byte of its answer.
+    """The outcome of a request; ``seconds`` from sending it to the last byte of its answer.
 
     ``status`` is 0 where the connection ended without an answer, or the caller left.
     """
@@ -35,7 +35,7 @@ class Answer(NamedTuple):
     content: bytes = b""
     retry_after: bool = False
     lag: float = 0.0
-    """How much later than planned it was sent."""
+    """Seconds from the planned moment to the one at which it was sent."""
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

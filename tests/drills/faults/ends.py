@@ -30,12 +30,12 @@ REPLACED_SECONDS = 2.0
 
 @dataclass
 class Round:
-    """What the callers of one service saw, which was told to end at the moment ``told``."""
+    """A record of the callers of one service, which was told to end at the moment ``told``."""
 
     answered: int = 0
     refused: int = 0
     cut: list[float] = field(default_factory=list)
-    """When each request was sent that got no answer, or part of one."""
+    """Times at which requests were sent that got no answer, or part of one."""
     partial: int = 0
     told: float = 0.0
     seconds: float = 0.0
@@ -105,7 +105,7 @@ def sigterm_under_load(stage: Stage) -> Iterator[Figure]:
 
 @dataclass
 class Death:
-    """What was seen of one worker's death: failures by connection, and waits of new ones."""
+    """A record of one worker's death: failures by connection, and waits of new ones."""
 
     failed: list[int]
     waits: list[float] = field(default_factory=list)

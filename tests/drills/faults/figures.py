@@ -1,4 +1,4 @@
-"""What the scenarios measure, and how it is judged and shown."""
+"""The figures of the scenarios, their judgement and their table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Figure:
 
     @property
     def failed(self) -> bool:
-        """Whether the value is too far over its bound, or no number."""
+        """True if the value is too far over its bound, or no number."""
         return not self.value <= (self.bound if self.exact else SLACK * self.bound)
 
     @property
@@ -42,13 +42,13 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """What cannot be measured on this machine, and why."""
+    """A measurement that this machine does not allow, and the reason."""
 
     reason: str
 
 
 Found = list[tuple[str, Figure | Skipped]]
-"""What scenarios measured, each with the scenario's name."""
+"""The figures of scenarios, each with the scenario's name."""
 
 
 def failures(found: Found) -> list[str]:

@@ -27,7 +27,7 @@ BACK_SECONDS = 30.0
 """Longest until a proxy asks a restarted instance again: nginx leaves out for 10 s one that refused
 a connection."""
 PAUSE_SECONDS = 0.05
-"""How long a caller waits after a refusal."""
+"""Time that a caller waits after a refusal."""
 LOST = "connections cut before an answer"
 
 
@@ -66,7 +66,7 @@ async def keep_asking(
 
 
 def asked_for(seconds: float, ports: Sequence[int], request: Request, callers: int) -> Counter[str]:
-    """What callers see who ask for some seconds."""
+    """Ask for some seconds; return the counts of what callers see."""
 
     async def scene() -> Counter[str]:
         seen: Counter[str] = Counter()
@@ -136,7 +136,7 @@ def rolling_restarts(stage: Stage, folder: Path) -> Iterator[Figure]:
 
 
 def _restarted(pair: Pair, ports: Sequence[int], request: Request, behind: bool) -> Counter[str]:
-    """What callers see meanwhile; they run in a thread, as services end with theirs.
+    """Restart instances; return the counts of what callers, in a thread, see meanwhile.
 
     ``behind`` a proxy, an instance is restarted when the other one is asked again. Direct callers
     ask whichever is there.

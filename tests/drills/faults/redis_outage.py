@@ -33,7 +33,7 @@ Repair = Callable[[RedisServer, Path], Awaitable[None]]
 
 
 class Outage(NamedTuple):
-    """How Redis fails, for how long, and how it is brought back."""
+    """A way in which Redis fails, the time that it lasts, and the way back."""
 
     harm: Harm
     seconds: float
@@ -77,7 +77,7 @@ EMPTIED = Outage(empty, OUTAGE, publish_again)
 
 
 class Seen(NamedTuple):
-    """What callers saw in the order of the time, with the row that each asked for."""
+    """Answers in the order of the time, with the row that each was asked for."""
 
     answers: list[tuple[int, Answer]]
     live: list[float]
@@ -116,7 +116,7 @@ async def live_times(service: Service) -> list[float]:
 
 
 async def seconds_until_normal(service: Service) -> float:
-    """How long it takes until /ready names nothing degraded."""
+    """Wait until /ready names nothing degraded; return the seconds."""
     start = perf_counter()
 
     def normal() -> bool:
@@ -156,13 +156,13 @@ def redis_with(stage: Stage) -> Iterator[RedisServer]:
 
 
 def scores_of(stage: Stage, rows: Sequence[Row], bundle: Path | None = None) -> list[list[float]]:
-    """What a service that has its vocabulary in memory says of rows."""
+    """Return the scores of rows by a service that has its vocabulary in memory."""
     with stage.service(bundle=bundle) as service:
         return [service.predict([row]) for row in rows]
 
 
 def wrong(answers: Sequence[tuple[int, Answer]], expected: Sequence[list[float]]) -> int:
-    """How many of the scores are not those of their own row."""
+    """The number of answers whose scores are not those of their own row."""
     return sum(
         differ(strict(answer.content)["predictions"], expected[number])
         for number, answer in answers
@@ -171,7 +171,7 @@ def wrong(answers: Sequence[tuple[int, Answer]], expected: Sequence[list[float]]
 
 
 def differ(found: Sequence[float], expected: Sequence[float]) -> bool:
-    """Whether scores differ by more than other company in their batch explains."""
+    """Return whether scores differ by more than other company in their batch explains."""
     return any(abs(one - two) > COMPANY for one, two in zip(found, expected, strict=True))
 
 
@@ -302,4 +302,4 @@ SCENARIOS = {
     "redis-departed": redis_departed,
     "redis-versions": redis_versions,
 }
-"""What ``scripts/test-faults`` can play, by name."""
+"""Scenarios of ``scripts/test-faults``, by name."""

@@ -1,4 +1,4 @@
-"""What the service takes: memory for large bodies and many sizes, threads under a CPU quota."""
+"""Resources of the service: memory for large bodies and many sizes, threads under a CPU quota."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every scenario stands on: a trained bundle, rows, and services of its own."""
+"""The stage of every scenario: a trained bundle, rows, and services of its own."""
 
 from __future__ import annotations
 

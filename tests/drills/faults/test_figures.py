@@ -1,4 +1,4 @@
-"""How figures are judged and shown, and that a scenario that was too slow gets a second chance."""
+"""Figures are judged and shown; a scenario that was too slow gets a second chance."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 STATE = Path("/var/tmp/deepfm-serving-stack")
-"""What the next run finds again: the base image, wheels, the engine's layers."""
+"""Things that the next run finds again: the base image, wheels, the engine's layers."""
 START_SECONDS = 60.0
 WHEELS_PORT = 38_765
 """Always the same, as it is part of what the layers of packages are cached by."""
@@ -39,7 +39,7 @@ TRIAL = "deepfm-serving-trial"
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """How to reach an engine, and whether its containers reach the outside."""
+    """The way to an engine, and whether its containers reach the outside."""
 
     docker: str
     env: Mapping[str, str]
@@ -141,7 +141,7 @@ def _daemon() -> Iterator[dict[str, str]]:
 
 
 def _answers(env: Mapping[str, str]) -> bool:
-    """Whether an engine answers."""
+    """Return whether an engine answers."""
     return not subprocess.run([COMMAND_LINE, "info"], env=env, capture_output=True).returncode
 
 

@@ -1,4 +1,4 @@
-"""What the stack must hold, step by step, in real containers."""
+"""The promises of the stack, step by step, in real containers."""
 
 from __future__ import annotations
 

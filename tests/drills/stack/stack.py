@@ -77,7 +77,7 @@ class Stack:
         self.compose("--profile", "load", "down", "-v", "--remove-orphans", "--timeout", "30")
 
     def container(self, service: str) -> dict[str, Any]:
-        """What the engine knows of a service's container."""
+        """Return what the engine knows of a service's container."""
         [name] = self.compose("ps", "-a", "-q", service).split()
         [found] = json.loads(self.docker("inspect", name))
         return dict(found)
@@ -95,7 +95,7 @@ class Stack:
             return 0
 
     def ready(self) -> dict[str, Any]:
-        """What /ready says, whatever its status."""
+        """Return the answer of /ready, whatever its status."""
         return dict(self.client.get("/ready").json())
 
     def metric(self, name: str) -> float:

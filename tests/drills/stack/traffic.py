@@ -62,7 +62,7 @@ class Truth:
         return check
 
     def judge(self, number: int, answer: Mapping[str, Any]) -> str:
-        """Whether a ranking is right for the bundle that it names."""
+        """Return whether a ranking is right for the bundle that it names."""
         version = answer["version"]
         if version not in self._logits:
             return f"unknown version {version}"
@@ -119,7 +119,7 @@ class Traffic:
                 self.asked.append(Asked(begun, time.monotonic(), outcome, version))
 
     def outcomes(self, start: float = 0.0, end: float = float("inf")) -> Counter[str]:
-        """What came of the requests that were begun in a time."""
+        """The outcome of the requests that were begun in a time."""
         return Counter(each.outcome for each in self.asked if start <= each.begun < end)
 
     def slowest_ms(self, start: float = 0.0, end: float = float("inf")) -> float:

@@ -16,7 +16,7 @@ KINDS = ("predict:1", "rank:100")
 def record(
     right: list[int], refused: list[int] | None = None, lost: int = 0, window: float = 1.0
 ) -> Record:
-    """What was seen: latencies of right and refused answers in ms, and requests lost."""
+    """A record of a run: latencies of right and refused answers in ms, and requests lost."""
     seen = Record(window)
     stats = seen.kind("predict:1")
     for latency in right:

@@ -51,7 +51,7 @@ def stub(*words: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 def posts(url: str) -> int:
-    """How many requests a stub has seen."""
+    """The number of requests that a stub has seen."""
     return int(httpx.get(url, trust_env=False).json()["posts"])
 
 
@@ -209,7 +209,7 @@ def test_a_stall_is_counted_for_all_who_were_due_in_it(one_row: Path, tmp_path: 
 
 
 def test_a_service_that_dies_is_counted_to_the_end(one_row: Path, tmp_path: Path) -> None:
-    """What was due is due, answered or not: the run ends in time, with exit code 1."""
+    """Requests are due, answered or not: the run ends in time, with exit code 1."""
     file = tmp_path / "figures.json"
     with stub(0.0) as (url, server):
         process = start(

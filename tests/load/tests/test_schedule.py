@@ -1,4 +1,4 @@
-"""When requests are due is fixed before the first one."""
+"""The times at which requests are due are fixed before the first one."""
 
 from __future__ import annotations
 

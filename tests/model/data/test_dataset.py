@@ -54,7 +54,7 @@ def test_each_row_is_its_own_context_for_the_network() -> None:
 
 
 def test_the_share_of_negatives_follows() -> None:
-    """What was taken of a thinned part is thinned alike."""
+    """Rows taken of a thinned part are thinned alike."""
     data, _, _ = rows(4)
     thinned = Dataset(data.context, data.candidate, (), (), data.label, kept=0.25)
     assert thinned.take(slice(1, 2)).kept == 0.25

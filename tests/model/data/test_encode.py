@@ -46,7 +46,7 @@ def frame(tmp_path: Path) -> pl.DataFrame:
 
 @pytest.fixture
 def encoded(frame: pl.DataFrame) -> tuple[Layout, Dataset]:
-    """What training sees."""
+    """The rows that training sees."""
     vocabulary = learned(SPEC, frame[:LEARNED])
     return vocabulary.layout, encode(SPEC, Encoder(SPEC, vocabulary), frame)
 

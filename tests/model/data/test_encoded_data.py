@@ -237,7 +237,7 @@ def test_what_is_half_written_is_never_used(
 
 
 def test_bad_lines_are_told_every_time(cached: Cached, capsys: pytest.CaptureFixture[str]) -> None:
-    """What was left out is said again where the cache is used, and counts as much."""
+    """Lines that were left out are named again where the cache is used, and count as much."""
     with cached.data.open("a", encoding="utf-8") as file:
         file.write("one,cell,too,few\n")
     with pytest.raises(DataError, match="1 of 301 lines are bad"):

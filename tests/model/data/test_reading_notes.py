@@ -1,4 +1,4 @@
-"""What is said once of files whose every row is read."""
+"""Notes are printed once for files whose every row is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows are learnt from, chosen on and measured on."""
+"""The rows of each part: to train on, to choose by and to measure on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training rows teach: known values by their counts, and bucket edges."""
+"""Vocabularies learned from training rows: known values by their counts, and bucket edges."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def counted(values: Sequence[float | None]) -> tuple[NDArray[np.float32], NDArra
 
 
 def learned(field: Field, values: Sequence[Any]) -> Vocabulary:
-    """What a column teaches about a field of the context side."""
+    """Learn the vocabulary of a field of the context side from one column."""
     frame = pl.DataFrame({field.name: values}, strict=False)
     spec = FeatureSpec(label="click", fields=(field, OTHER))
     frame = frame.with_columns(pl.lit(None, pl.String).alias("other"))
@@ -222,7 +222,7 @@ def test_edges_rise_and_cut_between_values(values: list[float], buckets: int) ->
 
 
 def test_only_the_given_rows_teach() -> None:
-    """What other rows hold has no part in the vocabulary: it is OOV, or has no edge."""
+    """Values of other rows have no part in the vocabulary: they are OOV, or have no edge."""
     fields = (
         categorical(min_count=1),
         Numeric(name="n", side="candidate", buckets=2),

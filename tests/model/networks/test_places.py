@@ -105,7 +105,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def kinds(scores: Scores) -> int:
-    """How many different scores, by logit or by score, these are."""
+    """The number of different scores, by logit or by score."""
     return max(len(set(scores.logit.tolist())), len(set(scores.score.tolist())))
 
 

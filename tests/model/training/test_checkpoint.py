@@ -127,7 +127,7 @@ def test_early_stopping_counts_what_was_before(tmp_path: Path) -> None:
 
 
 def test_a_start_from_a_bundle_is_not_repeated(tmp_path: Path) -> None:
-    """What began from given weights goes on from the checkpoint, its first figures included."""
+    """A run that began from given weights resumes from its checkpoint, first figures included."""
     begun: list[int] = []
 
     def begin(network: Any) -> None:

@@ -1,4 +1,4 @@
-"""What does not fit into memory is refused before anything is allocated."""
+"""Trainings that do not fit into memory are refused before anything is allocated."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_group_with_less_than_the_machine_counts(
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_weights_are_counted_without_making_them(name: str) -> None:
-    """What is foretold is what is then made."""
+    """The arrays that are made have the size that was foretold."""
     config = replace(CONFIG, network=name)
     assert weight_bytes(LAYOUT, config) == 4 * build(LAYOUT, config).parameter_count()
 

@@ -1,4 +1,4 @@
-"""What is learnt from a part of the rows without a click holds for all of them."""
+"""A network trained on a part of the rows without a click predicts the rate of all rows."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def pinned(name: str) -> Path:
 
 
 class Launch(NamedTuple):
-    """How a server is started: its command line, and what it adds to the environment."""
+    """The start of a server: its command line, and what it adds to the environment."""
 
     words: Sequence[str | Path]
     variables: Mapping[str, str]
@@ -54,7 +54,7 @@ class Peer(Protocol):
         ...
 
     def launch(self, home: Path, port: int, scratch: Path) -> Launch:
-        """How to start it from its environment; ``scratch`` is an empty directory for its files."""
+        """Return its start from its environment; ``scratch`` is an empty directory for files."""
         ...
 
 

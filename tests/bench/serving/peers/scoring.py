@@ -1,4 +1,4 @@
-"""What both peers do with raw values: look their rows up and run the plain graph.
+"""The way of both peers from raw values to scores: look the rows up and run the plain graph.
 
 Written for speed with the usual means, so that the peers are measured at their best: a table
 for each field, look-ups in C, one run for a whole batch on one thread. It is imported inside
