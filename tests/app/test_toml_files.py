@@ -33,7 +33,7 @@ def parquet() -> bytes:
         ("log.tsv", b"user_id\tclick\n7\t1\n", "log.tsv is a data file"),
         ("log", b"user_id;click\n7;1\n", "log is a data file"),
         ("log.csv", b"user,click\n\xe9t\xe9,1\n", "log.csv is a data file"),
-        ("log.csv.gz", gzip.compress(b"user,click\n"), "log.csv.gz is a gzip file"),
+        ("log.csv.gz", gzip.compress(b"user,click\n", mtime=0), "log.csv.gz is a gzip file"),
         ("log.parquet", parquet(), "log.parquet is a Parquet file"),
         ("spec.toml", parquet(), "spec.toml is a Parquet file"),
         ("log.xlsx", b"PK\x03\x04\x14\0", "log.xlsx is a zip archive or an Excel file"),
