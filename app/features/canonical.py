@@ -158,7 +158,7 @@ def number_key(value: Any) -> float:
     """Return the float32 that a number, or the text of a number in a file, stands for.
 
     Raises:
-        ValueProblem: it is none, or not finite in float32.
+        ValueProblem: the value is not a number, or not finite in float32.
     """
     if isinstance(value, str) and NUMBER_TEXT.fullmatch(value):
         value = float(value)

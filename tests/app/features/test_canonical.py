@@ -1,4 +1,4 @@
-"""How raw values become canonical: the rules of the contract, one by one."""
+"""The rules by which raw values become canonical, one by one."""
 
 from __future__ import annotations
 

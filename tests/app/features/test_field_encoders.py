@@ -234,7 +234,7 @@ def test_scaled_numbers_are_float32_first() -> None:
 
 @pytest.mark.parametrize("value", [0.0, -0.0, -1e-46, 0, 1e-46])
 def test_a_scaled_zero_has_no_sign(value: float) -> None:
-    """What is zero as a float32 has one form, alone and in a column."""
+    """A number that is zero as a float32 has one form, alone and in a column."""
     side = encoder_for(SCALED, frame={"price": [-1.0, 1.0]}).candidate
     row = encoded_row(side, {"price": value})
     assert row == encoded_row(side, {"price": 0})

@@ -53,7 +53,7 @@ def with_nulls(field: Field, *texts: str, required: bool = False) -> Any:
 def test_a_null_value_is_missing_in_every_form(
     plain: Field, texts: list[str], nulls: list[Any], others: list[Any]
 ) -> None:
-    """What the field's rules take for the same as a null value is missing, and nothing else is."""
+    """Every form that the field's rules take for a null value is missing, and nothing else is."""
     field = with_nulls(plain, *texts)
     side = side_of(encoder_for(field), field)
     missing = encoded_row(side, {})

@@ -60,7 +60,7 @@ def test_rare_texts_and_other_texts_are_not_named() -> None:
 
 
 def test_named_null_values_are_not_doubted() -> None:
-    """What the spec names is missing, and no value any more."""
+    """Texts that the spec names are missing values, and no longer values of their own."""
     spec = FeatureSpec(label="click", fields=SPEC.fields, null_values=("NA",))
     assert warnings(spec, country=["NA"] * 50 + ["DE"] * 50) == []
 

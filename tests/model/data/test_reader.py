@@ -581,6 +581,6 @@ def test_missing_timestamp_is_named(tmp_path: Path) -> None:
 
 
 def test_a_spec_without_a_timestamp_has_no_moments(tmp_path: Path) -> None:
-    """What is not there cannot be split along."""
+    """Without a timestamp there is nothing to split along."""
     with pytest.raises(DataError, match="no `timestamp`"):
         read(SPEC, [write(tmp_path / "log.csv", *ROWS)], moment=True)
