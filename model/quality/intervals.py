@@ -1,11 +1,12 @@
 """95 % intervals of AUC and log loss: what other rows of the same kind could have given.
 
-Each takes the rows and one more row of either class, which is nothing out of the ordinary: its rank
-is in the middle, its score the mean. Agresti and Coull 1998 (The American Statistician 52, 119-126)
-do so for proportions. Where clicks are few, the rows alone would claim to know too much: three
-clicks in perfect order would have an interval of width zero. Over 1,000 samples each of 1 to 300
-clicks from six pairs of distributions, the intervals of the AUC held the truth 94 to 100 times in a
-hundred; those of the rows alone did 57 to 95 times where there were 2 to 30 clicks.
+Each takes the rows and one more row of either class, of which nothing is known: its rank is chance,
+its score the mean. Agresti and Coull 1998 (The American Statistician 52, 119-126) do so for
+proportions. Where clicks are few, the rows alone would claim to know too much: three clicks in
+perfect order, or two that rank alike, would have an interval of next to no width. Over 1,000
+samples each of 1 to 100 clicks from six pairs of distributions, the intervals of the AUC held the
+truth 95 to 100 times in a hundred; those of the rows alone did 57 to 95 times where there were 2 to
+30 clicks.
 
 Rows count as independent. Where many rows are of one user or one request, the truth is less
 certain.
@@ -43,8 +44,8 @@ def auc_interval(label: Labels, score: Values) -> Interval | None:
     """Return the interval of the AUC of scores [R]; None for labels of one class.
 
     The standard error is that of DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44, 837-845);
-    the interval is symmetric in logits, so it stays between 0 and 1, and as wide as Student's t
-    makes it for the smaller class.
+    the interval is symmetric in logits, so it stays between 0 and 1, and Student's t widens it
+    where the smaller class has few rows.
     """
     clicked = label == 1
     clicks = int(clicked.sum())
@@ -54,14 +55,19 @@ def auc_interval(label: Labels, score: Values) -> Interval | None:
     click, other = np.sort(score[clicked]), np.sort(score[~clicked])
     of_clicks, of_others = shares_below(click, other), 1 - shares_below(other, click)
     found = float(of_clicks.mean())
-    of_clicks, of_others = np.append(of_clicks, 0.5), np.append(of_others, 0.5)
-    middle = float(of_clicks.mean())
-    variance = of_clicks.var(ddof=1) / len(of_clicks) + of_others.var(ddof=1) / len(of_others)
-    reach = _student(min(clicks, len(label) - clicks)) * float(np.sqrt(variance))
+    middle = float(np.append(of_clicks, 0.5).mean())
+    variance = _variance_of_mean(of_clicks) + _variance_of_mean(of_others)
+    reach = _student(min(len(click), len(other)) + 1) * float(np.sqrt(variance))
     logit, reach = np.log(middle / (1 - middle)), reach / (middle * (1 - middle))
     # 1 / (1 + e^-z) without overflow.
     lower, upper = np.exp(-np.logaddexp(0, [reach - logit, -reach - logit])).tolist()
     return Interval(min(lower, found), max(upper, found))
+
+
+def _variance_of_mean(shares: Floats) -> float:
+    """Return the variance of the mean of shares and of one more, drawn from 0 to 1 by chance."""
+    by_chance = 0.5 + np.sqrt(1 / 12) * np.array([-1, 1])
+    return float(np.append(shares, by_chance).var(ddof=1)) / (len(shares) + 1)
 
 
 def mean_loss_interval(loss: Floats, weight: Floats, mean_score: float) -> Interval:

@@ -31,7 +31,7 @@ from model.result_places import ResultError
 from model.score_files import Offline
 from model.training.fit import TrainingError
 from tests.conftest import Sample
-from tests.support import starting
+from tests.support import realdata, starting
 from tests.support.serving import wait_until
 
 pytestmark = pytest.mark.slow
@@ -125,6 +125,40 @@ def test_evaluate_reproduces_the_manifest(tiny_bundle: Path, sample: Sample) -> 
     assert train["auc"] > 0.6, "nothing was learnt"
     assert train["calibration"] == pytest.approx(1, abs=1e-3)
     assert abs(offline.bundle.manifest.training["bias_added"]) < 0.5
+
+
+OPEN_BANDIT = """\
+label = "click"
+timestamp = "timestamp"
+
+[[fields]]
+name = "user_feature_0"
+kind = "categorical"
+side = "context"
+
+[[fields]]
+name = "item_id"
+kind = "categorical"
+side = "candidate"
+dtype = "integer"
+"""
+
+
+def test_a_part_with_few_clicks_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 1,000 rows of a real log 5 and 1 are clicks: no figure of theirs looks like a result."""
+    spec = tmp_path / "bandit.toml"
+    spec.write_text(OPEN_BANDIT, encoding="utf-8")
+    prepared = prepare(spec, InputFiles(realdata.files("open-bandit", tmp_path)))
+    config = replace(CONFIG, batch_size=512, hidden=(8,), epochs=1)
+    bundle = run(prepared, config, tmp_path / "bundles", progress=False)
+    told = capsys.readouterr().err
+    assert "of 1,000 validation rows 5 have a click; an AUC needs 100 of each class" in told
+    assert "validation (5 clicks in 1,000 rows), test (1 clicks in 1,000 rows)" in told
+    test = Bundle.open(bundle).manifest.metrics["test"]
+    assert test["auc_upper"] - test["auc_lower"] > 0.5
+    assert "**Warning:** with fewer than 100 clicks" in bundle.with_name(
+        f"{bundle.name}.report"
+    ).joinpath("report.md").read_text(encoding="utf-8")
 
 
 def test_a_part_of_other_files_is_refused(

@@ -24,6 +24,8 @@ def files(name: str, scratch: Path) -> list[Path]:
         case "frappe":
             parts = ("train_reconstructed", "valid", "test")
             return [_present(f"frappe_x1/{part}.csv.gz") for part in parts]
+        case "open-bandit":
+            return [_present("obd_small/random_all.csv.gz")]
         case "avazu":
             return [_avazu(scratch)]
         case other:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from model.quality.figures import auc, log_loss, losses, sigmoid
-from model.quality.intervals import Interval, auc_interval, mean_loss_interval, shares_below
+from model.quality.intervals import auc_interval, mean_loss_interval, shares_below
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.uint8]
@@ -56,7 +56,7 @@ def test_the_truth_is_in_the_interval_of_the_log_loss(expected: int) -> None:
 
 def test_three_clicks_in_perfect_order_prove_little() -> None:
     """An AUC of 1 from three clicks may be one of a half; from three hundred it may not."""
-    for clicks, least, most in ((3, 0.1, 0.5), (300, 0.98, 1.0)):
+    for clicks, least, most in ((3, 0.05, 0.5), (300, 0.9, 1.0)):
         label = (np.arange(1_000) < clicks).astype(np.uint8)
         found = auc_interval(label, label.astype(np.float64))
         assert found is not None
@@ -74,9 +74,22 @@ def test_the_interval_of_scores_the_other_way_round_is_the_mirror_image() -> Non
 
 
 def test_equal_scores_have_an_interval_about_a_half() -> None:
-    """Scores that tell nothing apart are known to: their AUC does not vary."""
+    """Scores that tell nothing apart have an AUC of a half, and hardly anything else."""
     label = (np.arange(300) < 100).astype(np.uint8)
-    assert auc_interval(label, np.zeros(300)) == Interval(0.5, 0.5)
+    found = auc_interval(label, np.zeros(300))
+    assert found is not None
+    assert 0.48 < found.lower < 0.5 < found.upper < 0.52
+
+
+@pytest.mark.parametrize("clicks", [1, 2, 3])
+def test_few_clicks_never_look_certain(clicks: int) -> None:
+    """Wherever one to three clicks rank, near each other too, the interval is wide."""
+    for place in np.linspace(0, 999, 12):
+        label, score = np.zeros(1_000, np.uint8), np.arange(1_000.0)
+        label[min(int(place), 999 - clicks) + np.arange(clicks)] = 1
+        found = auc_interval(label, score)
+        assert found is not None
+        assert found.upper - found.lower > 0.4
 
 
 @pytest.mark.parametrize("clicks", [0, 5])
@@ -128,7 +141,7 @@ def test_ties_count_half() -> None:
     ]
 
 
-@pytest.mark.parametrize(("degrees", "within"), [(1, 0.25), (2, 0.04), (3, 0.01), (30, 1e-4)])
+@pytest.mark.parametrize(("degrees", "within"), [(2, 0.04), (3, 0.01), (30, 1e-4)])
 def test_student(degrees: int, within: float) -> None:
     """The expansion of Student's t is near enough from two degrees of freedom on."""
     from model.quality.intervals import _student
