@@ -1,4 +1,7 @@
-"""``python -m model``: the trainer's commands."""
+"""``python -m model``: the trainer's commands.
+
+A command imports what only it needs: torch alone takes more than a second.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn, TypeVar
 
-import torch
 import typer
 
 from app.bundle.bundle import Bundle
@@ -27,14 +29,7 @@ from app.files import write_file
 from app.remote.address import Address
 from app.remote.link import Link, open_link
 from model import publish as publishing
-from model.compare import CompareError, chosen, compare
-from model.compare_report import TABLE, write_pages, write_summary
-from model.config import MANY_ROWS, NETWORKS, SettingsFile, settings_path
-from model.data.input_files import InputFiles
-from model.data.prepare import prepare, prepare_together
-from model.export.quantize import Quantized
-from model.fetch import fetch
-from model.group import joined
+from model.config import MANY_ROWS, NETWORKS, Quantized, SettingsFile, settings_path
 from model.options import (
     BadLines,
     CacheDirectory,
@@ -55,14 +50,10 @@ from model.options import (
     column_names,
     part_files,
 )
-from model.pipeline import CheckpointOptions, export, train
 from model.progress import FIRST, say, warn
 from model.quality.figures import Counts, few_clicks
 from model.result_places import reason_of, require_bundle_directory, require_directory, require_file
-from model.score_files import Offline
-from model.threads import own_cpus
-from model.training.warm_start import WarmStart
-from model.tune import NAMES, require_places, tune
+from model.threads import limit_torch
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -77,6 +68,8 @@ def fetch_command(
     directory: Annotated[Path, typer.Option("--out", help="Directory to write to.")] = Path("data"),
 ) -> None:
     """Download a public data set and print its directory."""
+    from model.fetch import fetch
+
     print(fetch(name, directory))
 
 
@@ -119,6 +112,12 @@ def train_command(
 
     Under torchrun all its processes train the network together.
     """
+    from model.data.input_files import InputFiles
+    from model.data.prepare import prepare_together
+    from model.group import joined
+    from model.pipeline import CheckpointOptions, export, train
+
+    limit_torch()
     # The first process writes for all of them.
     if FIRST:
         require_bundle_directory(out)
@@ -164,6 +163,12 @@ def compare_command(
 
     Finished trainings are kept: the same command continues an interrupted comparison.
     """
+    from model.compare import CompareError, chosen, compare
+    from model.compare_report import TABLE, write_pages, write_summary
+    from model.data.input_files import InputFiles
+    from model.data.prepare import prepare
+
+    limit_torch()
     require_directory(out)
     settings, names = SettingsFile.beside(spec, config), chosen(networks)
     parts = part_files(train_files, validation_files, test_files)
@@ -206,6 +211,12 @@ def tune_command(
 
     The test part is not read. The same command continues an interrupted search.
     """
+    from model.data.input_files import InputFiles
+    from model.data.prepare import prepare
+    from model.training.warm_start import WarmStart
+    from model.tune import NAMES, require_places, tune
+
+    limit_torch()
     settings = SettingsFile.beside(spec, config)
     name = network or settings.network
     seed = settings.config(name, MANY_ROWS).seed
@@ -256,6 +267,9 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure a bundle on labelled data, with the serving engine."""
+    from model.score_files import Offline
+
+    limit_torch()
     offline = Offline.open(bundle)
     if json_file is not None:
         require_file(json_file, data, offline.bundle.path)
@@ -287,6 +301,9 @@ def predict(
 
     The columns are file, line, those of --keep, logit, score and version.
     """
+    from model.score_files import Offline
+
+    limit_torch()
     rows = Offline.open(bundle).predict(data, out, max_bad_lines, column_names(keep or ()))
     say(f"{rows:,} rows scored")
     print(out)
@@ -380,8 +397,6 @@ def main() -> int:
     # SIGTERM unwinds like Ctrl-C, so that no half-written file is left.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    # torch takes all cores of the host where a container has a quota.
-    torch.set_num_threads(own_cpus())
     try:
         # typer turns Ctrl-C into the exit code 130, which it returns where it does not exit itself.
         code: int = cli(standalone_mode=False) or 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -31,6 +32,17 @@ SHALLOW = ("lr", "fm", "ffm")
 Metric = Literal["auc", "log_loss"]
 PRECISIONS = ("float32", "bfloat16")
 CALIBRATIONS = ("none", "platt", "isotonic")
+
+
+class Quantized(StrEnum):
+    """The graph that an export writes beside the float32 one."""
+
+    none = "none"
+    int8 = "int8"
+    """If the validation part shows that it loses next to nothing."""
+    int8_unmeasured = "int8-unmeasured"
+    """Also if the validation part cannot tell what it loses."""
+
 
 MANY_ROWS = 30_000
 FEW: Mapping[str, Any] = {

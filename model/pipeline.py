@@ -18,7 +18,7 @@ from app.bundle.writing import NewBundle, new_bundle
 from app.features.graph_inputs import Scores
 from app.features.spec import DataPart
 from app.scoring.engine import Engine
-from model.config import TrainConfig
+from model.config import Quantized, TrainConfig
 from model.data.prepare import Prepared
 from model.data.slot_statistics import statistics
 from model.data.split import PARTS
@@ -27,7 +27,6 @@ from model.export.graph import write_graph
 from model.export.parity import check_parity
 from model.export.quantize import (
     Loss,
-    Quantized,
     Verdict,
     measured_loss,
     with_int8_logits,

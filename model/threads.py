@@ -17,6 +17,14 @@ def own_cpus() -> int:
     return max(1, cpu_quota() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+def limit_torch() -> None:
+    """Let torch use the CPUs of this process; by itself it takes all of the host, whatever the
+    quota of a container."""
+    import torch
+
+    torch.set_num_threads(own_cpus())
+
+
 def bound_spinning() -> None:
     """Let a thread sleep that waits long for the others, unless the environment says otherwise.
 

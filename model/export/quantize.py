@@ -32,6 +32,7 @@ from app.bundle.bundle import Example
 from app.bundle.manifest import WEIGHTS
 from app.features.graph_inputs import Batch, Scores
 from app.scoring.engine import Engine
+from model.config import Quantized
 from model.data.dataset import Dataset
 from model.export.graph import save_variant
 from model.quality.offline_scoring import batch_of
@@ -44,16 +45,6 @@ LARGEST_MEAN_CHANGE = 2e-3
 LEAST_ROWS = 200
 """Validation rows with a click, and without, from which on a loss is measured: a standard error
 from so many is itself known within 5 %."""
-
-
-class Quantized(StrEnum):
-    """The graph that an export writes beside the float32 one."""
-
-    none = "none"
-    int8 = "int8"
-    """If the validation part shows that it loses next to nothing."""
-    int8_unmeasured = "int8-unmeasured"
-    """Also if the validation part cannot tell what it loses."""
 
 
 class Verdict(StrEnum):

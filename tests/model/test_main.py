@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from model.__main__ import main
 from tests.conftest import Sample
+from tests.support.serving import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -182,6 +184,14 @@ def test_all_errors_of_a_spec_come_with_its_path(run: RunCommand, tmp_path: Path
         "  field 'user_id': `side` must be one of 'candidate', 'context', got \"user\"\n"
         "  `label` is missing; it is text that is not empty\n",
     )
+
+
+def test_commands_that_need_no_torch_do_not_load_it() -> None:
+    """Modules that take seconds to import are left to the commands that use them."""
+    loaded = "{'onnxruntime', 'polars', 'torch'} & set(sys.modules)"
+    program = f"import sys, model.__main__; print(*{loaded})"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
 
 
 def test_predict_keeps_the_columns_that_are_named(

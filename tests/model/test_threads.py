@@ -34,8 +34,8 @@ def test_the_command_takes_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.threads.cpu_quota", lambda: 3)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     monkeypatch.setattr(command.signal, "signal", lambda number, handler: None)
-    monkeypatch.setattr(sys, "argv", ["model", "no-such-command"])
-    assert command.main() == 2
+    monkeypatch.setattr(sys, "argv", ["model", "evaluate", "no-such-bundle", "no-such-file"])
+    assert command.main() == 1
     assert torch.get_num_threads() == 3
 
 

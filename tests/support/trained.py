@@ -71,9 +71,9 @@ def kept(make: Callable[[Path], None], out: Path, *decisive: bytes | str) -> Non
 def _train(spec: Path, data: Path, config: TrainConfig, out: Path, int8: bool) -> None:
     import torch
 
+    from model.config import Quantized
     from model.data.input_files import InputFiles
     from model.data.prepare import prepare
-    from model.export.quantize import Quantized
     from model.pipeline import run
 
     # No bundle of a test depends on what its few validation rows say of the int8 graph.

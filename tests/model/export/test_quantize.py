@@ -17,9 +17,10 @@ from app.errors import BundleError, ProviderError
 from app.features.encoder import Encoder
 from app.features.graph_inputs import Batch, Scores
 from app.scoring.engine import INT8_TOLERANCE, Engine
+from model.config import Quantized
 from model.data.dataset import Dataset
 from model.data.encode import encode
-from model.export.quantize import LEAST_ROWS, Loss, Quantized, Verdict, measured_loss, write_int8
+from model.export.quantize import LEAST_ROWS, Loss, Verdict, measured_loss, write_int8
 from model.quality.offline_scoring import batch_of, open_engine, score_dataset
 from tests.conftest import Sample
 from tests.support.frames import read
