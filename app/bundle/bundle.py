@@ -28,7 +28,7 @@ Precision = Literal["float32", "int8"]
 
 
 class Example(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A golden request: raw rows, the indices they must encode to, the trainer's logits.
+    """A golden request: features as callers send them, their indices, the trainer's logits.
 
     ``context_row`` [width] and ``candidate_rows`` [N, width] are rows as the side encoders give
     them (a scaled field's number by its bits). ``int8_logits`` are those of the int8 graph, where

@@ -38,7 +38,7 @@ class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SlotHistogram(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How often the training part's rows name each index of a slot; a list names several.
+    """Counts of the indices of a slot in the training part; a list has several in a row.
 
     The values are those of ``buckets``, in their order, for a number that has buckets; for others
     the most ``frequent`` indices with their ``counts``, in falling order, and the ``rest``.

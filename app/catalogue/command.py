@@ -20,6 +20,7 @@ from app.bundle.directory import newest
 from app.catalogue.item_lines import BadLine, open_lines, read_items
 from app.errors import CtrError
 from app.features.encoder import Encoder
+from app.features.hot_values import serving_encoder
 from app.files import write_file
 from app.store.opening import open_store
 from app.store.store import Item, Store
@@ -92,8 +93,8 @@ def _parser() -> ArgumentParser:
 def _put(store: Store, given: Any) -> int:
     if given.bundle is None:
         return _say("no bundle to check the values by: give --bundle or set CTR_BUNDLE")
-    bundle = Bundle.open(newest(Path(given.bundle)))
-    encoder = Encoder(bundle.spec, bundle.vocabulary)
+    bundle = Bundle.open(newest(Path(given.bundle)), mapped=True)
+    encoder = serving_encoder(bundle.spec, bundle.vocabulary)
     bad = lines = 0
     for path in given.files:
         for found in _read(path, encoder, given.id):

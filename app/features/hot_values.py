@@ -34,7 +34,7 @@ class HotValues:
 
     def __init__(self, slot: Slot, values: Integers | Texts, kept: int) -> None:
         self.table: dict[Any, int] = values.lookup(kept)
-        self._values = values
+        self._find = values.finder()
         self._oov = slot.oov
         # Values by use: those of the last generation that are asked for again stay.
         self._young: dict[Any, int] = {}
@@ -47,7 +47,7 @@ class HotValues:
             return row
         row = self._old.get(key)
         if row is None:
-            row = self._values.find(key)
+            row = self._find(key)
             if row is None:
                 # Callers may make up any number of unknown values: they are not remembered.
                 return self._oov

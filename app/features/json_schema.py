@@ -121,7 +121,8 @@ def _described(field: Field) -> str:
     kind = type(field).__struct_config__.tag
     words = {"categorical": "One value", "multi_categorical": "A list of values",
              "numeric": "A number", "time": "Seconds since 1970, or ISO 8601"}  # fmt: skip
-    absent = "required" if field.required else "null or absent counts as missing"
+    nulls = "".join(f", {text!r}" for text in field.null_values or ())
+    absent = "required" if field.required else f"null{nulls} or absent counts as missing"
     return f"{words[str(kind)]}; {absent}."
 
 

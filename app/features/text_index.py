@@ -7,7 +7,7 @@ even keys that were made to share a bucket are found by bisection.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 from zlib import crc32
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 INDEXED_VALUES = 2**16
 """Values from which on a slot has an index; fewer are in memory, or bisected quickly."""
-_HASH_BITS = 32
+HASH_BITS = 32
 
 
 class TextIndex(NamedTuple):
@@ -30,7 +30,7 @@ class TextIndex(NamedTuple):
         """Index so many keys by their place."""
         bits = count.bit_length() - 1
         hashes = np.fromiter(map(crc32, keys), np.uint32, count)
-        buckets = hashes >> np.uint32(_HASH_BITS - bits)
+        buckets = hashes >> np.uint32(HASH_BITS - bits)
         starts = np.zeros(2**bits + 1, np.uint32)
         np.cumsum(np.bincount(buckets, minlength=2**bits), out=starts[1:])
         return cls(starts, np.argsort(buckets, kind="stable").astype(np.uint32))
@@ -41,13 +41,12 @@ class TextIndex(NamedTuple):
         return (
             buckets > 0
             and buckets & (buckets - 1) == 0
-            and buckets.bit_length() <= _HASH_BITS
+            and buckets.bit_length() <= HASH_BITS
             and len(self.places) == keys == int(starts[-1])
             and int(starts[0]) == 0
         )
 
-    def candidates(self, text: bytes) -> Sequence[int]:
-        """Return the places of the keys that may be this one, in ascending order."""
-        starts = self.starts.data
-        bucket = crc32(text) >> (_HASH_BITS + 1 - (len(starts) - 1).bit_length())
-        return self.places.data[starts[bucket] : starts[bucket + 1]]
+    @property
+    def shift(self) -> int:
+        """Number of a hash's last bits that do not decide the bucket."""
+        return HASH_BITS + 1 - (len(self.starts) - 1).bit_length()

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
+from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -25,9 +26,11 @@ from app.errors import BundleError
 from app.features.arrays import save_array
 from app.features.layout import RESERVED_ROWS, Layout, Slot
 from app.features.spec import FeatureSpec, MultiCategorical, Side, is_scaled
-from app.features.text_index import INDEXED_VALUES, TextIndex
+from app.features.text_index import HASH_BITS, INDEXED_VALUES, TextIndex
 
 LAYOUT_FILE = "layout.json"
+Finder = Callable[[Any], int | None]
+"""Key → its row, or None if the key is unknown."""
 TABLE_PART = 4_096
 """Values that are put into a table at a time, so that other threads can run in between."""
 
@@ -53,16 +56,17 @@ class Integers:
         """Return key → row, in the order of the rows; only of so many frequent ones if asked."""
         return _table(self.rows, self._at, most)
 
-    def find(self, key: Any) -> int | None:
-        """Return the row of one key, by bisection of the arrays, which may be mapped."""
-        if key < 2**63:
-            place = int(self.keys.searchsorted(np.int64(key)))
-            known = place < len(self.keys) and int(self.keys[place]) == key
-        else:
-            place = int(self.large.searchsorted(np.uint64(key)))
-            known = place < len(self.large) and int(self.large[place]) == key
-            place += len(self.keys)
-        return int(self.rows[place]) if known else None
+    def finder(self) -> Finder:
+        """Return the function that finds single keys in the arrays, which may be mapped."""
+        keys, large, rows = self.keys.data, self.large.data, self.rows.data
+
+        def find(key: int) -> int | None:
+            sought, start = (keys, 0) if key < 2**63 else (large, len(keys))
+            place = bisect_left(sought, key)
+            known = place < len(sought) and sought[place] == key
+            return rows[start + place] if known else None
+
+        return find
 
     @property
     def longest(self) -> int:
@@ -108,20 +112,35 @@ class Texts:
         """
         return _table(self.rows, lambda places: [key.decode() for key in self.texts(places)], most)
 
-    def find(self, key: Any) -> int | None:
-        """Return the row of one key, by the index or by bisection of the arrays, mapped or not."""
-        blob, offsets = self.blob.data, self.offsets.data
-        wanted = key.encode(errors="surrogatepass")
-        places = range(len(self.rows)) if self.index is None else self.index.candidates(wanted)
-        found = bisect_left(
-            places, wanted, key=lambda place: bytes(blob[offsets[place] : offsets[place + 1]])
-        )
-        if found == len(places):
+    def finder(self) -> Finder:
+        """Return the function that finds single keys in the arrays, which may be mapped.
+
+        It compares the texts of the key's bucket; without an index all keys are one bucket.
+        """
+        blob, offsets, rows = self.blob.data, self.offsets.data, self.rows.data
+        starts: Sequence[int] = (0, len(rows))
+        places: Sequence[int] = range(len(rows))
+        shift = HASH_BITS
+        if self.index is not None:
+            starts, places, shift = *(part.data for part in self.index), self.index.shift
+
+        def find(key: str) -> int | None:
+            wanted = key.encode("utf-8", "surrogatepass")
+            bucket = crc32(wanted) >> shift
+            low, high = starts[bucket], starts[bucket + 1]
+            while low < high:
+                middle = (low + high) >> 1
+                place = places[middle]
+                text = blob[offsets[place] : offsets[place + 1]].tobytes()
+                if text == wanted:
+                    return rows[place]
+                if text < wanted:
+                    low = middle + 1
+                else:
+                    high = middle
             return None
-        place = places[found]
-        if blob[offsets[place] : offsets[place + 1]] != wanted:
-            return None
-        return int(self.rows[place])
+
+        return find
 
     @property
     def longest(self) -> int:
@@ -230,8 +249,8 @@ class Vocabulary:
             BundleError: a file is absent or malformed, or the slots are not the spec's.
         """
         try:
-            raw = (directory / LAYOUT_FILE).read_bytes()
-            records = msgspec.json.decode(raw, type=list[_SlotRecord])
+            described = (directory / LAYOUT_FILE).read_bytes()
+            records = msgspec.json.decode(described, type=list[_SlotRecord])
             slots = {record.name: _read(directory, record, mapped) for record in records}
             _check_means(records)
         except (OSError, ValueError, msgspec.MsgspecError) as error:

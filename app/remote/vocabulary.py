@@ -66,8 +66,9 @@ class RemoteVocabulary:
         self._lookup = Lookup(self.slots, link, metrics.errors)
         self._probe = Probe(self.hash, self.slots, link, self._lookup, metrics.errors)
         self.breaker = Breaker(self._ask_probe)
-        self._snapshot = {name: _part(bundle, name) for name in self.slots}
-        self._longest = {name: part.longest for name, part in self._snapshot.items()}
+        parts = {name: _part(bundle, name) for name in self.slots}
+        self._snapshot = {name: part.finder() for name, part in parts.items()}
+        self._longest = {name: part.longest for name, part in parts.items()}
         layout = bundle.vocabulary.layout
         self._context_slots = self._count(layout.context + layout.context_lists)
         self._candidate_slots = self._count(layout.candidate + layout.candidate_lists)
@@ -190,7 +191,7 @@ class RemoteVocabulary:
         rows = {}
         for miss in misses:
             slot, key = miss
-            row = self._snapshot[slot].find(key)
+            row = self._snapshot[slot](key)
             rows[miss] = self.slots[slot].slot.oov if row is None else row
         return rows
 

@@ -43,9 +43,9 @@ def null_warnings(spec: FeatureSpec, vocabulary: Vocabulary, data: Dataset) -> I
             continue
         if not isinstance(values, Texts):
             continue
-        shares = {}
+        shares, find = {}, values.finder()
         for text in NULL_TEXTS:
-            if (row := values.find(text)) is not None:
+            if (row := find(text)) is not None:
                 shares[text] = np.count_nonzero((indices == row).any(1)) / len(data)
         told = [f"{text!r} ({share:.1%})" for text, share in shares.items() if share >= FREQUENT]
         if told:

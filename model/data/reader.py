@@ -1,8 +1,8 @@
 """Click logs in files → frames of good rows of raw values, checked line by line.
 
-A file's cell becomes the value that JSON would hold for it; from there on training uses the same
-encoder as serving. All work per value is done once per distinct value of a
-frame, and only one frame is in memory.
+A value of a file becomes the value that JSON would hold for it; from there on training uses the
+same encoder as serving. Work on values is done once for each distinct value of a frame, and only
+one frame is in memory.
 """
 
 from __future__ import annotations
@@ -210,9 +210,9 @@ def field_values(spec_field: Field, column: pl.Series) -> tuple[list[Any], NDArr
 
 
 def _cell(spec_field: Field, text: str | None) -> Any:
-    """Turn the cell of a text file into the JSON value that means the same.
+    """Return the JSON value that means the same as a cell of a text file.
 
-    Text that is no number stays text, which the encoder then refuses.
+    Text of a numeric field that is not a number stays text, which the encoder refuses.
     """
     if text is None:
         return None
@@ -269,7 +269,7 @@ def _check_labels(spec: FeatureSpec, frame: pl.DataFrame) -> None:
 
 
 def unlearned(spec: FeatureSpec) -> Vocabulary:
-    """A vocabulary without any value: enough to check values by the spec's rules."""
+    """Return a vocabulary without values, which is enough to check values by the spec's rules."""
     layout = arrange(spec, {name: 0 for f in spec.fields for name in f.slot_names})
     nothing = np.zeros(0, np.int32)
     slots: dict[str, SlotVocabulary] = {}

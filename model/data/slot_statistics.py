@@ -9,7 +9,7 @@ from app.bundle.manifest import SlotHistogram, SlotStatistics
 from app.features.layout import RESERVED_ROWS, Slot
 from app.features.vocabulary import Edges, SlotVocabulary, Vocabulary
 from model.data.dataset import Dataset
-from model.data.slot_counts import count_slot, slot_columns
+from model.data.slot_counts import count_slots
 
 FREQUENT = 50
 """Values that a histogram counts one by one; the others are its rest."""
@@ -19,8 +19,8 @@ def statistics(vocabulary: Vocabulary, data: Dataset) -> dict[str, SlotStatistic
     """Return the shares of missing and OOV values of every slot, and its histogram."""
     result = {}
     rows = max(1, len(data))
-    for column in slot_columns(vocabulary.layout, data):
-        slot, counts = column.slot, count_slot(column)
+    for counts in count_slots(vocabulary.layout, data):
+        slot = counts.slot
         result[slot.name] = SlotStatistics(
             round(int(counts.indices[0]) / rows, 6),
             round(counts.any_oov / rows, 6),

@@ -127,14 +127,14 @@ class CrossTerm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(cross.weights, 1))
         self.register_buffer("weight_of", torch.from_numpy(cross.weight_of), persistent=False)
 
-    def numbers(self, inputs: NetworkInputs) -> Tensor:
-        """Return the weights of the pairs of a row, or of a context, [N, L] or [U, L]."""
+    def weight_numbers(self, inputs: NetworkInputs) -> Tensor:
+        """Return the number of the weight of each pair of a row [N, L], or of a context [U, L]."""
         pair_RL = self.pairs.find(inputs)
         return self.weight_of.index_select(0, pair_RL.flatten()).reshape(pair_RL.shape)
 
     def forward(self, inputs: NetworkInputs) -> Tensor:
         """Return the term [N] of every row."""
-        number_RL = self.numbers(inputs)
+        number_RL = self.weight_numbers(inputs)
         if self.listed:
             term_R1 = mean_of_list(self.weight, number_RL)
         else:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from app.features.layout import Layout
 from model.data.dataset import Dataset
-from model.data.slot_counts import SlotColumn, count_slot, slot_columns
+from model.data.slot_counts import SlotCounts, count_slots
 from model.networks.crosses import CrossTerm
 from model.networks.network import Network
 
@@ -30,16 +30,16 @@ def set_mean_rows(network: Network, layout: Layout, train: Dataset) -> None:
     its count, a list being the mean of its values and a scaled row taken times its number. Weights
     of pairs of values become the mean weight likewise where no row has such a pair.
     """
-    for column in slot_columns(layout, train):
-        if column.slot.mean is not None:
-            _set_mean_row(network, column)
+    for counts in count_slots(layout, train):
+        if counts.slot.mean is not None:
+            _set_mean_row(network, counts, len(train))
     for term in network.modules():
         if isinstance(term, CrossTerm):
             _set_mean_weight(term, train)
 
 
-def _set_mean_row(network: Network, column: SlotColumn) -> None:
-    slot, counts, total = column.slot, count_slot(column), len(column.indices)
+def _set_mean_row(network: Network, counts: SlotCounts, total: int) -> None:
+    slot = counts.slot
     own = network.table[slot.first : slot.first + slot.size]
     learned = network.learned[slot.first : slot.first + slot.size].numpy()
     factors, rows = counts.factors, float(total)
@@ -67,7 +67,7 @@ def _set_mean_weight(term: CrossTerm, train: Dataset) -> None:
     total = 0.0
     for start in range(0, len(train), _ROWS_AT_ONCE):
         inputs = train.take(slice(start, start + _ROWS_AT_ONCE)).inputs()
-        unnamed[term.numbers(inputs).flatten()] = False
+        unnamed[term.weight_numbers(inputs).flatten()] = False
         total += float(term(inputs).double().sum())
     unnamed[0] = False
     term.weight[unnamed] = total / max(len(train), 1)

@@ -27,7 +27,7 @@ def test_made_up_values_are_packed_as_the_product_packs_them(
     assert expected.index is not None
     np.testing.assert_array_equal(made.index.starts, expected.index.starts)
     np.testing.assert_array_equal(made.index.places, expected.index.places)
-    assert made.find(value(7)) == 12
+    assert made.finder()(value(7)) == 12
 
 
 def test_cold_values_are_rare_ones_and_hot_ones_frequent() -> None:

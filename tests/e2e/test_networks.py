@@ -80,7 +80,7 @@ def test_crosses_score_the_same_offline_and_online(
         ["price", "quality"],
     ]  # fmt: skip
     assert all(cross["pairs"] > 10 for cross in training["crosses"])
-    weights = sum(cross["pairs"] + 2 for cross in training["crosses"])
+    weights = sum(cross["pairs"] + 3 for cross in training["crosses"])
     without = build(crossed.vocabulary.layout, config).parameter_count()
     assert training["parameters"] == without + weights
     served_as_trained(bundle, "wide_deep", sample, start_service)

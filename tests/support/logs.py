@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
@@ -176,7 +176,7 @@ def oracle_text(value: float) -> str:
 
 @st.composite
 def time(draw: st.DrawFn, name: str, side: Side) -> tuple[Field, Any, Any]:
-    text_format = draw(st.sampled_from([None, None, "%y%m%d%H"]))
+    text_format = draw(st.sampled_from([None, None, "%y%m%d%H", "%d/%b/%Y:%H:%M:%S %z"]))
     field = Time(
         name=name, side=side, parts=("hour", "weekday", "year"), format=text_format,
         timezone=draw(st.sampled_from(["UTC", "Europe/Berlin", "America/St_Johns"])),
@@ -185,7 +185,12 @@ def time(draw: st.DrawFn, name: str, side: Side) -> tuple[Field, Any, Any]:
         [datetime(2024, 3, 31, 2, 30), datetime(2024, 10, 27, 2, 30), datetime(2024, 5, 5)]
     )
     if text_format is not None:
-        texts = moments.map(lambda moment: moment.strftime("%y%m%d%H"))
+        offsets = st.integers(-14 * 60, 14 * 60).map(lambda m: timezone(timedelta(minutes=m)))
+        texts = st.builds(
+            lambda moment, offset: moment.replace(tzinfo=offset).strftime(text_format),
+            moments,
+            offsets,
+        )
         return field, texts.map(lambda text: Thing(text, text, text)), pl.String
     if draw(st.booleans()):
         seconds = st.integers(-(2**31), 2**31)

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 import polars as pl
 import pytest
 
 from app.errors import ValueProblem
-from app.features.encoder import FieldProblems
+from app.features.column_encoding import Misses
+from app.features.encoder import Encoder, FieldProblems
 from app.features.field_encoders import field_encoder
 from app.features.layout import PADDING
 from app.features.null_values import null_values_of
@@ -108,6 +110,23 @@ def test_null_values_of_a_required_list() -> None:
     for value in ("NA", ["NA"]):
         with pytest.raises(ValueProblem, match="required"):
             side.row({"tags": value})
+
+
+def test_null_values_are_never_asked_for() -> None:
+    """Where a table is incomplete a null value is no miss, dropped from a cache or not."""
+    for plain, value in ((user(), "NA"), (tags(), ["NA"]), (user(dtype="boolean"), "NA")):
+        field = with_nulls(plain, "NA")
+        tables: dict[str, dict[Any, int]] = {field.name: {}}
+        spec = FeatureSpec(label="click", fields=(field,))
+        encoder = Encoder(spec, learned(spec, pl.DataFrame({field.name: [None]})), tables)
+        side = side_of(encoder, field)
+        for _ in range(2):
+            misses: Misses = {}
+            words = np.frombuffer(side.row({field.name: value}, misses), np.int32)
+            assert words[0] == MISSING_ROW
+            assert encoded_columns(side, {field.name: [value]}, 1, misses)[0, 0] == MISSING_ROW
+            assert misses == {}
+            tables[field.name].clear()
 
 
 def test_null_values_are_not_learned() -> None:

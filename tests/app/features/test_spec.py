@@ -103,6 +103,13 @@ BROKEN = {
     "unknown top key": ('labl = "x"\n' + HEAD + USER + ITEM, "'labl'; did you mean 'label'"),
     "unknown field key": (price("bucket = 8\n"), "field 'price'.*'bucket'; .*'buckets'"),
     "key of another kind": (price('dtype = "integer"\n'), "field 'price'.*'dtype'; fields of kind"),
+    "null values that are no list": (
+        'null_values = "NA"\n' + HEAD + USER + ITEM, "`null_values` must be a list",
+    ),
+    "null values that are no text": (
+        HEAD + USER + "null_values = [-1]\n" + ITEM, "'user': `null_values` must be a list, each",
+    ),
+    "unknown dtype": (HEAD + USER + 'dtype = "bool"\n' + ITEM, "'user': `dtype`.*mean 'boolean'"),
     "unknown kind": (HEAD + USER.replace("categorical", "category") + ITEM, "field 'user'"),
     "unknown side": (HEAD + USER + ITEM.replace("candidate", "item"), "field 'item'.*side"),
     "no side": (HEAD + USER + ITEM.replace('side = "candidate"\n', ""), "'item'.*`side` is"),

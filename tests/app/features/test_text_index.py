@@ -43,7 +43,7 @@ def test_every_text_is_found_as_in_a_table(keys: set[str], others: list[str], mo
     table = texts.lookup()
     near = [key + "\x00" for key in keys] + [key[:-1] for key in keys] + [key * 2 for key in keys]
     for text in (*keys, *others, *near, "", "\x00", "x" * 100_000, "\ud800"):
-        assert texts.find(text) == table.get(text)
+        assert texts.finder()(text) == table.get(text)
     assert texts.lookup(most) == dict(list(table.items())[:most])
 
 
@@ -54,8 +54,8 @@ def test_texts_that_share_a_bucket_are_found() -> None:
     assert texts.index is not None
     assert np.diff(texts.index.starts).max() == len(chosen) == 128
     table = texts.lookup()
-    assert [texts.find(text) for text in chosen] == [table[text] for text in chosen]
-    assert texts.find(chosen[0] + " ") is None
+    assert [texts.finder()(text) for text in chosen] == [table[text] for text in chosen]
+    assert texts.finder()(chosen[0] + " ") is None
 
 
 def saved(directory: Path, users: list[str]) -> Path:
@@ -74,8 +74,8 @@ def test_the_index_is_kept_on_disk(tmp_path: Path) -> None:
     assert part.index is not None
     assert isinstance(part.index.places.base, np.memmap)
     table = part.lookup()
-    assert {user: part.find(user) for user in users} == table
-    assert part.find("user 3000") is None
+    assert {user: part.finder()(user) for user in users} == table
+    assert part.finder()("user 3000") is None
 
 
 def test_a_vocabulary_without_an_index_is_bisected(
@@ -86,7 +86,7 @@ def test_a_vocabulary_without_an_index_is_bisected(
     part = Vocabulary.load(saved(tmp_path / "vocabulary", ["b", "a"]), SPEC, True).slots["user"]
     assert isinstance(part, Texts)
     assert part.index is None
-    assert part.find("a") == part.lookup()["a"]
+    assert part.finder()("a") == part.lookup()["a"]
 
 
 @pytest.mark.parametrize(

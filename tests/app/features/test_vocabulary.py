@@ -106,14 +106,14 @@ def test_single_keys_are_found(saved: Path, mapped: bool) -> None:
     for part in Vocabulary.load(saved, SPEC, mapped).slots.values():
         if isinstance(part, Edges | Scale):
             continue
-        table = part.lookup()
-        assert {key: part.find(key) for key in table} == table
+        table, find = part.lookup(), part.finder()
+        assert {key: find(key) for key in table} == table
         unseen: list[int | str] = (
             [key + 1 for key in INTEGERS if key + 1 not in table and key + 1 < 2**64] + [5, -7]
             if isinstance(part, Integers)
             else ["b", "aa", "zz", "\x00\x00", "ê", "\U0001f601", "a" * 1_000]
         )
-        assert [part.find(key) for key in unseen if key not in table] == [
+        assert [find(key) for key in unseen if key not in table] == [
             None for key in unseen if key not in table
         ]
 

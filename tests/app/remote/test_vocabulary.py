@@ -159,7 +159,8 @@ async def test_concurrent_requests_share_round_trips(
 
 
 @pytest.mark.parametrize(
-    "content", ["table_size", "1000000000", "text", "-5", "", "12.0", "other", "missing", "oov"]
+    "content",
+    ["table_size", "1000000000", "text", "-5", "", "12.0", "other", "missing", "oov", "mean"],
 )
 async def test_a_bad_row_is_never_used(
     published: RedisServer, bundle: Bundle, content: str
@@ -171,8 +172,13 @@ async def test_a_bad_row_is_never_used(
     layout = bundle.vocabulary.layout
     slot = slots_of(bundle)["user_id"].slot
     other = next(iter(rows_of(bundle, "item_id").values()))
-    named = {"table_size": layout.table_rows, "other": other, "missing": slot.missing,
-             "oov": slot.oov}  # fmt: skip
+    named = {
+        "table_size": layout.table_rows,
+        "other": other,
+        "missing": slot.missing,
+        "oov": slot.oov,
+        "mean": slot.mean,
+    }
     async with remote_vocabulary(bundle, published.url) as remote:
         good = rows_of(bundle, "user_id")
         user = next(user for user in good if user != KNOWN_USER)

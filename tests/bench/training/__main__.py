@@ -5,6 +5,7 @@ frappe: seconds to a validation AUC of 0.984 beside FuxiCTR.
 vocabulary: time of a step with a table twice as large, the other half of it unused.
 negatives: AUC and mean score after learning from a tenth of the rows without a click.
 memory: memory and rate of each stage over files of many rows.
+absences: AUC and log loss on rows that lack a field which no training row does.
 busy: rows per second beside one busy process a core, with the bound on spinning and without.
 
 The peers run in environments of their own below data/peers, made the first time (3 GB).
@@ -24,10 +25,10 @@ from typing import Any
 
 import torch
 
-from tests.bench.training import busy, criteo, frappe, memory, negatives, vocabulary
+from tests.bench.training import absences, busy, criteo, frappe, memory, negatives, vocabulary
 from tests.bench.training.running import BFLOAT16, Failed
 
-PARTS = ("criteo", "frappe", "vocabulary", "negatives", "memory", "busy")
+PARTS = ("criteo", "frappe", "vocabulary", "negatives", "memory", "absences", "busy")
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -106,6 +107,9 @@ def run(part: str, options: argparse.Namespace, scratch: Path) -> dict[str, Any]
         case "memory":
             found = memory.measure(scratch, options.memory_rows, threads, tell)
             print(memory.table(found), flush=True)
+        case "absences":
+            found = absences.measure(turns, threads, tell)
+            print(absences.table(found), flush=True)
         case "busy":
             found = busy.measure(scratch, turns, threads, tell)
             print(busy.table(found), flush=True)

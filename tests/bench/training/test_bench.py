@@ -6,18 +6,24 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from model.data.slot_counts import slot_columns
+from model.training.fit import fit
 from tests.bench.training import __main__ as command
-from tests.bench.training import busy, criteo, frappe, memory, negatives, running
+from tests.bench.training import absences, busy, criteo, frappe, memory, negatives, running
 from tests.bench.training.running import DEEPCTR_TORCH, FUXICTR, PEERS, PRODUCT, Failed, Library
 from tests.bench.training.work import Rows, Work, read_rows, write_rows
 from tests.support import environments
+from tests.support.clicks import CONFIG, LAYOUT, dataset
 from tests.support.environments import ROOT
+from tests.support.networks import with_means
 
 pytestmark = pytest.mark.slow
 
@@ -148,6 +154,53 @@ def test_negatives_are_compared_seed_by_seed() -> None:
         "negatives_tenth_auc_difference": pytest.approx(0.01),
         "negatives_tenth_furthest_mean_score": pytest.approx(0.02),
     }
+
+
+def test_each_row_loses_one_field() -> None:
+    """Every field is absent in its share of the rows, a list too; labels stay."""
+    layout, data = with_means(LAYOUT), dataset(900)
+    missing = [slot.missing for slot in layout.slots]
+    lossy = absences.with_one_replaced(layout, data, missing, seed=1)
+    columns = slot_columns(layout, lossy)
+    absent = np.stack([(each.indices == each.slot.missing).any(1) for each in columns], 1)
+    assert (absent.sum(1) == 1).all()
+    assert absent.sum(0).min() > 250
+    (genres,) = lossy.candidate_lists
+    assert not genres[absent[:, 2], 1:].any()
+    assert np.array_equal(lossy.label, data.label)
+    few_absent = absences.without_some(layout, data, 0.1, seed=1).context == layout.slots[0].missing
+    assert 0.05 < few_absent.mean() < 0.15
+
+
+def test_only_what_stands_for_untrained_rows_differs() -> None:
+    """Rows of trained values score the same in every way, and the network stays as it is."""
+    layout, data = with_means(LAYOUT), dataset(300)
+    result = fit(layout, data, dataset(100, 1), replace(CONFIG, network="fm"), progress=False)
+    before = result.network.table.detach().clone()
+    start = torch.full_like(before, 3.0)
+    whole = absences.by_way(result.network, start, data)
+    for logit in whole.values():
+        np.testing.assert_array_equal(logit, whole[absences.MEAN])
+    missing = [slot.missing for slot in layout.slots]
+    lossy = absences.with_one_replaced(layout, data, missing, seed=1)
+    found = absences.by_way(result.network, start, lossy)
+    assert not np.array_equal(found[absences.RANDOM], found[absences.MEAN])
+    assert not np.array_equal(found[absences.ZERO], found[absences.MEAN])
+    assert torch.equal(result.network.table, before)
+
+
+def test_absences_are_compared_seed_by_seed() -> None:
+    """Each way's change is that of the same seed; a way that was not measured has no figure."""
+    runs = [
+        {way: {"auc": 0.7 + start, "log_loss": loss + start}
+         for way, loss in ((absences.RANDOM, 0.6), (absences.ZERO, 0.5), (absences.MEAN, 0.4))}
+        for start in (0.0, 0.1)
+    ]  # fmt: skip
+    lines = absences.table({"frappe, absent": {"fm": runs}}).splitlines()
+    assert lines[2] == (
+        "| frappe, absent | fm | log loss | 0.6500 | -0.1000 ± 0.0000 | -0.2000 ± 0.0000 |  |"
+    )
+    assert len(lines) == 4
 
 
 def test_a_peer_that_does_not_run_is_named(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from app.features.vocabulary import Vocabulary
 from model.data import slot_counts
 from model.data.dataset import Dataset
 from model.data.encode import encode
-from model.data.slot_counts import always_present, count_slot, slot_columns
+from model.data.slot_counts import always_present, count_slots
 from model.data.slot_statistics import FREQUENT, statistics
 from tests.support.frames import learned
 
@@ -96,14 +96,14 @@ def test_rows_and_factors(
 ) -> None:
     """A list's values share its row, a scaled value counts by its number, in pieces or at once."""
     vocabulary, data = encoded
-    whole = [count_slot(column) for column in slot_columns(vocabulary.layout, data)]
+    whole = count_slots(vocabulary.layout, data)
     monkeypatch.setattr(slot_counts, "_COUNTED_AT_ONCE", 3)
-    pieces = [count_slot(column) for column in slot_columns(vocabulary.layout, data)]
-    names = [slot.name for slot in vocabulary.layout.slots]
-    for one, other in zip(whole, pieces, strict=True):
-        for left, right in zip(one, other, strict=True):
-            np.testing.assert_allclose(left, right, rtol=1e-12)
-    counts = dict(zip(names, whole, strict=True))
+    for one, other in zip(whole, count_slots(vocabulary.layout, data), strict=True):
+        assert (one.slot, one.any_oov) == (other.slot, other.any_oov)
+        assert np.array_equal(one.indices, other.indices)
+        np.testing.assert_allclose(one.rows, other.rows, rtol=1e-12)
+        np.testing.assert_allclose(one.factors, other.factors, rtol=1e-12)
+    counts = {each.slot.name: each for each in whole}
     np.testing.assert_allclose(counts["tags"].rows, [1, 1 / 3, 2 / 3 + 1 / 2, 1 / 2 + 1])
     np.testing.assert_allclose(counts["tags"].factors, counts["tags"].rows)
     np.testing.assert_allclose(counts["age"].rows, [1, 0, 3])
