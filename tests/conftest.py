@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -29,8 +29,10 @@ PATIENT_MS = 10_000
 TESTS = Path(__file__).resolve().parent
 ELSEWHERE = ("long", "extras")
 """Markers of tests that other scripts run: ``scripts/test-faults`` and ``scripts/test-extras``."""
-HEAVY_FIRST = ("model", "e2e", "docs", "fuzz", "load", "bench")
+HEAVY = ("model", "e2e", "docs", "fuzz", "load", "bench")
 """Folders whose files take longest: begun first, they leave no long one for the end."""
+LAST = ("test_parity.py", "test_weights.py")
+"""Files of which each test takes a graph that ``test_graph.py`` exports: beside it they wait."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -40,15 +42,30 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what other scripts run; beside each other, tests start with the heavy folders."""
+    """Leave out what other scripts run; order the files for processes beside each other."""
     elsewhere = [name for name in ELSEWHERE if name not in config.option.markexpr]
     left_out = [item for item in items if any(map(item.get_closest_marker, elsewhere))]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
     if hasattr(config, "workerinput"):
-        places = {name: place for place, name in enumerate(HEAVY_FIRST)}
-        items.sort(key=lambda item: places.get(item.path.relative_to(TESTS).parts[0], len(places)))
+        places = places_of(dict.fromkeys(item.path for item in items))
+        items.sort(key=lambda item: places[item.path])
+
+
+def places_of(files: Iterable[Path]) -> dict[Path, float]:
+    """Return the place of each file: first the heavy folders, evenly mixed, as some compute and
+    some wait."""
+    folders: dict[str, list[Path]] = {}
+    for file in files:
+        folders.setdefault(file.relative_to(TESTS).parts[0], []).append(file)
+    places = {}
+    for name, found in folders.items():
+        for number, file in enumerate(found):
+            places[file] = number / len(found) if name in HEAVY else 1.0
+            if file.name in LAST:
+                places[file] = 2.0
+    return places
 
 
 class StartService(Protocol):
