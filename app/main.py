@@ -69,9 +69,11 @@ class Service(FastAPI):
         activation: Activation,
         request_metrics: RequestMetrics,
         access_log: AccessLog,
+        catalogue: bool,
         **fastapis: Any,
     ) -> None:
-        """``request_metrics`` count what does not score."""
+        """``request_metrics`` count what does not score; ``catalogue``: requests may name items."""
+        self._catalogue = catalogue
         self.endpoints = endpoints
         self.serving = state
         self.activation = activation
@@ -96,7 +98,7 @@ class Service(FastAPI):
 
     def document(self, bundle: Bundle | None) -> dict[str, Any]:
         """The OpenAPI document for a bundle."""
-        return complete(super().openapi(), bundle, self.endpoints.limits)
+        return complete(super().openapi(), bundle, self.endpoints.limits, self._catalogue)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -280,6 +282,7 @@ def build_service(
         Activation(state, swapper, agreement),
         metrics.for_route(OPERATION),
         access_log,
+        settings.store is not None,
         lifespan=lifespan,
     )
 

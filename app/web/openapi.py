@@ -42,11 +42,16 @@ _RETRY_AFTER: dict[str, Any] = {
 }
 
 
-def complete(document: dict[str, Any], bundle: Bundle | None, limits: Limits) -> dict[str, Any]:
-    """Return a copy of the document with the scoring endpoints' headers, bodies and examples."""
+def complete(
+    document: dict[str, Any], bundle: Bundle | None, limits: Limits, catalogue: bool
+) -> dict[str, Any]:
+    """Return a copy of the document with the scoring endpoints' headers, bodies and examples.
+
+    Without a ``catalogue`` no request may name items.
+    """
     document = deepcopy(document)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    schemas.update(_schemas(bundle, limits))
+    schemas.update(_schemas(bundle, limits, catalogue))
     for route in ROUTES:
         example = None
         if bundle is not None:
@@ -96,7 +101,7 @@ def _complete(
         operation["responses"]["200"]["content"]["application/json"]["example"] = answer
 
 
-def _schemas(bundle: Bundle | None, limits: Limits) -> dict[str, Any]:
+def _schemas(bundle: Bundle | None, limits: Limits, catalogue: bool) -> dict[str, Any]:
     """The bodies' schemas; without a bundle they name no fields."""
     _, generated = models_json_schema(
         [(PredictRequest, "validation"), (RankRequest, "validation")],
@@ -107,6 +112,7 @@ def _schemas(bundle: Bundle | None, limits: Limits) -> dict[str, Any]:
     instances["maxItems"] = limits.max_instances
     rows = schemas["RankRequest"]["properties"]["candidates"]["anyOf"][0]
     rows["maxItems"] = limits.max_candidates
+    _limit_items(schemas, limits, catalogue)
     if bundle is not None:
         spec, closed = bundle.spec, limits.known_fields_only
         places: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
@@ -127,7 +133,27 @@ def _schemas(bundle: Bundle | None, limits: Limits) -> dict[str, Any]:
         for name, (parent, key, schema) in places.items():
             schemas[name] = schema
             parent[key] = {"$ref": f"#/components/schemas/{name}"}
+        if catalogue:
+            own = schemas["ItemsModel"]["properties"]
+            own["features"] = {"$ref": "#/components/schemas/CandidateColumns"}
     return schemas
+
+
+def _limit_items(schemas: dict[str, Any], limits: Limits, catalogue: bool) -> None:
+    """Say how many items a request may name; leave them out where there is no catalogue."""
+    if catalogue:
+        schemas["ItemsModel"]["properties"]["ids"]["maxItems"] = limits.max_candidates
+        for name in ("ItemsModel", "EverythingModel"):
+            schemas[name]["properties"]["exclude"]["maxItems"] = limits.max_candidates
+        return
+    properties = schemas["RankRequest"]["properties"]
+    del properties["on_unknown"]
+    for name in ("ItemsModel", "EverythingModel", "RangeModel"):
+        del schemas[name]
+    forms = properties["candidates"]["anyOf"]
+    forms[:] = [
+        form for form in forms if form.get("$ref", "").rpartition("/")[2] in ("", "ColumnsModel")
+    ]
 
 
 def _scores(example: Example) -> list[float]:
