@@ -19,8 +19,8 @@ import numpy as np
 from app.bundle.bundle import Bundle
 from app.errors import CtrError
 from app.features.graph_inputs import Batch
+from app.features.nearest import suggestion
 from app.files import write_file
-from app.nearest import suggestion
 from app.scoring.engine import Engine
 from model.config import NETWORKS, ConfigError, SettingsFile, TrainConfig
 from model.data.dataset import Dataset

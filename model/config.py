@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from app.errors import CtrError
-from app.nearest import suggestion
-from app.toml_files import TomlError, listed, parse_toml, read_toml_text
+from app.features.nearest import suggestion
+from app.features.toml_files import TomlError, listed, parse_toml, read_toml_text
 from model.threads import own_cpus
 
 NETWORKS = (

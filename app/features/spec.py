@@ -11,10 +11,10 @@ import msgspec
 from msgspec import Meta
 
 from app.errors import SpecError
+from app.features.nearest import suggestion
 from app.features.spec_rules import FIELD_RULES, delimiter_problem, format_problem
 from app.features.spec_tables import SpecTables, shown
-from app.nearest import suggestion
-from app.toml_files import TomlError, listed, parse_toml, read_toml_text
+from app.features.toml_files import TomlError, listed, parse_toml, read_toml_text
 
 Side = Literal["context", "candidate"]
 Dtype = Literal["integer", "string", "boolean"]

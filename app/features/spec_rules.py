@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
-from app.nearest import suggestion
+from app.features.nearest import suggestion
 
 Rule = Callable[[Any], str | None]
 

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from app.features.nearest import suggestion
 from app.features.spec_rules import Rule
-from app.nearest import suggestion
 
 _SHOWN = 60
 """Characters of a wrong value that a message shows."""

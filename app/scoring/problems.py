@@ -9,8 +9,8 @@ from typing import Any
 
 from app.errors import Detail, Invalid, ValueProblem
 from app.features.encoder import Encoder, SideEncoder
+from app.features.nearest import suggestion
 from app.features.spec import Side
-from app.nearest import suggestion
 from app.scoring.not_finite import MAX_DETAILS
 
 NAME_LENGTH = 64

@@ -18,8 +18,8 @@ import polars as pl
 from polars import selectors as cs
 
 from app.errors import CtrError
+from app.features.nearest import suggestion
 from app.features.spec import FeatureSpec
-from app.nearest import suggestion
 from model.data.parquet_columns import ParquetColumns, UnreadableColumn, check_fit
 
 LINE, FILE = "\0line", "\0file"

@@ -16,10 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # One line a folder (or a module beside the folders), from the edge down to the floor: the folders,
 # and single modules of others, that it may import. Inside a folder the modules may import each
 # other, but not in a circle.
-FLOOR = {
-    "app", "app.backoff", "app.errors", "app.files", "app.logs", "app.nearest", "app.off_loop",
-    "app.toml_files",
-}  # fmt: skip
+FLOOR = {"app", "app.backoff", "app.errors", "app.files", "app.logs", "app.off_loop"}
 FEATURES = FLOOR | {"app.features"}
 BUNDLE = FEATURES | {"app.bundle"}
 ENGINE = BUNDLE | {"app.scoring"}
@@ -47,10 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.errors": set(),
     "app.files": set(),
     "app.logs": set(),
-    "app.nearest": set(),
     "app.off_loop": set(),
     "app.settings": set(),
-    "app.toml_files": {"app.errors"},
     "app.command_line": {"app.logs", "app.settings"},
     "app.workers": FLOOR,
     "app.features": FLOOR,
@@ -72,7 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"model.threads"},
     "model.threads": {"app.workers.cpus"},
     "model.array_files": FEATURES,
-    "model.config": {"app.errors", "app.nearest", "app.toml_files", "model.threads"},
+    "model.config": {"app.errors", "app.features.toml_files", "model.threads"},
     "model.fingerprint": set(),
     "model.group": set(),
     "model.options": {"app.features", "model.config"},

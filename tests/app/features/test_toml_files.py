@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from app.toml_files import MOST_BYTES, TomlError, parse_toml, read_toml_text
+from app.features.toml_files import MOST_BYTES, TomlError, parse_toml, read_toml_text
 
 
 def problem(path: Path) -> str:

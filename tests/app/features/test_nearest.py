@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.nearest import suggestion
+from app.features.nearest import suggestion
 
 KNOWN = ["learning_rate", "embedding_size", "epochs", "dropout", "calibration"]
 
