@@ -67,7 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"model.threads"},
     "model.threads": {"app.workers.cpus"},
     "model.array_files": FEATURES,
-    "model.config": {"app.errors", "app.features.toml_files", "model.threads"},
+    "model.config": {"app.errors", "app.features", "model.threads"},
     "model.fingerprint": set(),
     "model.group": set(),
     "model.options": {"app.features", "model.config"},
