@@ -61,12 +61,12 @@ COLUMNS = (
     Column("score 1,000, µs", lambda rows: spread([row.score_1000_us for row in rows], ",.0f")),
 )
 NOTE = (
-    "Means over the seeds ± the sample's standard deviation, on the test part. The intervals say"
-    " what other test rows of the same kind could have given; all networks score the same rows, so"
-    " their differences are known better than that. All networks saw the same rows, epochs and"
-    " batches. An FNN's training time is without that of the FM that it"
-    " starts from. Scoring is a run of the exported graph on one CPU thread: one context with one"
-    " candidate, or with a thousand."
+    "Means over the seeds ± the sample's standard deviation, on the test part. The intervals hold"
+    " the figures of unlimited rows of the same kind, with 95 % confidence; all networks score the"
+    " same rows, so their differences are known better than that. All networks saw the same rows,"
+    " epochs and batches. An FNN's training time is without that of the FM that it starts from."
+    " Scoring is a run of the exported graph on one CPU thread: one context with one candidate, or"
+    " with a thousand."
 )
 
 

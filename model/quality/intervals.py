@@ -1,4 +1,4 @@
-"""95 % intervals of AUC and log loss: what other rows of the same kind could have given.
+"""95 % intervals of AUC and log loss, which hold the figures of unlimited rows of the same kind.
 
 Each takes the rows and one more row of either class, of which nothing is known: its rank is chance,
 its score the mean. Agresti and Coull 1998 (The American Statistician 52, 119-126) do so for
