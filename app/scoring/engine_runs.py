@@ -17,8 +17,11 @@ from app.scoring.job import Piece, Scoring, assemble
 from app.scoring.run_watch import RunWatch
 
 WAITING_SHARE = 0.05
-"""Share of a run's time by the engine's clock below which the run did not work but wait, for a
-device or a lock: it would wait on the event loop too."""
+"""Share of the time of recent runs, by the engine's clock, below which they did not work but wait
+for a device or a lock: they would wait on the event loop too. A run that only has to wait for a
+processor now and then is above it, on a busy machine too."""
+KEPT_SHARE = 0.98
+"""Weight of earlier runs beside each later one."""
 log = logging.getLogger(__name__)
 
 
@@ -55,6 +58,7 @@ class EngineRuns:
     ) -> None:
         self._engine = engine
         self._clock = clock
+        self._recent_work = self._recent_seconds = 0.0
         self._widths = context_width, candidate_width
         self._finish = finish
         self._watch = RunWatch(hang_seconds, self._note_hang)
@@ -96,7 +100,9 @@ class EngineRuns:
             outcome = error
         self._watch.end()
         work, ended = self._clock() - start, perf_counter()
-        if work < WAITING_SHARE * (ended - begun):
+        self._recent_work = KEPT_SHARE * self._recent_work + work
+        self._recent_seconds = KEPT_SHARE * self._recent_seconds + (ended - begun)
+        if self._recent_work < WAITING_SHARE * self._recent_seconds:
             work = ended - begun
         return Run(pieces, batch, outcome, begun, ended, work)
 
