@@ -51,3 +51,16 @@ def test_a_checkout_is_measured_beside_itself(tiny_bundle: Path) -> None:
     before, now = predict.split(" | ")[1:3]
     assert 0 < float(before) < float(rank.split(" | ")[1])
     assert float(now) > 0
+
+
+def test_stages_add_up(tiny_bundle: Path) -> None:
+    """A line for each stage, and their sum."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench.request_stages", str(tiny_bundle), "--rounds", "20"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    _, _, *lines, total = done.stdout.splitlines()
+    figures = [float(line.rpartition("| ")[2].strip(" |")) for line in lines]
+    assert len(figures) == 10
+    assert figures[0] > 0
+    assert float(total.split("|")[2]) == pytest.approx(sum(figures), abs=0.5)
