@@ -43,10 +43,14 @@ class SlotCounts:
         slot, indices, value = column
         present = indices != PADDING
         places = indices[present] - slot.first
-        length = present.sum(1)
-        share = np.repeat(1 / np.maximum(length, 1), length)
-        self.indices += np.bincount(places, minlength=slot.size)
-        self.rows += np.bincount(places, share, minlength=slot.size)
+        counted = np.bincount(places, minlength=slot.size)
+        self.indices += counted
+        if indices.shape[1] == 1:
+            self.rows += counted
+        else:
+            length = present.sum(1)
+            share = np.repeat(1 / np.maximum(length, 1), length)
+            self.rows += np.bincount(places, share, minlength=slot.size)
         if value is not None:
             self.factors += np.bincount(places, value, minlength=slot.size)
         self.any_oov += int((indices == slot.oov).any(1).sum())
