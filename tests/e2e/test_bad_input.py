@@ -113,7 +113,7 @@ def _many_bad_numbers(count: int) -> bytes:
 
 
 def test_a_long_list_costs_no_more_than_a_short_one(service: Service, row: Row) -> None:
-    """What comes after a list's last place is not looked at: not encoded, not checked."""
+    """Values after a list's last place are not looked at: not encoded, not checked."""
     kept = row["tags"] if isinstance(row.get("tags"), list) else []
     kept = (kept + ["a"] * 16)[:16]
     short = service.post("/predict", {"instances": [{**row, "tags": kept}]}).json()

@@ -164,7 +164,7 @@ def test_a_part_with_few_clicks_is_told(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_part_of_other_files_is_refused(
     tiny_bundle: Path, sample: Sample, few: Sample, tmp_path: Path
 ) -> None:
-    """What was the test part of other files is unknown: no figure is better than a wrong one."""
+    """The test part of other files is unknown: no figure is better than a wrong one."""
     offline = Offline.open(tiny_bundle)
     changed = tmp_path / sample.data.name
     changed.write_bytes(sample.data.read_bytes() + b"\n")

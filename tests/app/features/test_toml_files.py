@@ -54,7 +54,7 @@ def test_another_kind_of_file_is_told(
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
 def test_utf16_is_told(tmp_path: Path, encoding: str) -> None:
-    """What some editors and shells write; without a mark it is binary."""
+    """Texts that some editors and shells write; without a mark they are binary."""
     (tmp_path / "spec.toml").write_bytes('label = "click"\n'.encode(encoding))
     wanted = "UTF-16; save the feature spec as UTF-8" if encoding == "utf-16" else "binary"
     assert wanted in problem(tmp_path / "spec.toml")

@@ -422,7 +422,7 @@ def test_types_of_label_and_timestamp(tmp_path: Path) -> None:
 
 
 def test_columns_that_are_not_wanted_may_be_of_any_type(tmp_path: Path) -> None:
-    """What the spec does not name is not looked at."""
+    """Columns that the spec does not name are not looked at."""
     path = write_all(
         tmp_path / "log.parquet", write_arrow, pa.array([7]), more=pa.array([{"a": [b"\xff"]}])
     )
