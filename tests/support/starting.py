@@ -29,8 +29,10 @@ from tests.support.children import ending_with_us
 ROOT = Path(__file__).resolve().parents[2]
 IMPORTS = {
     "app": (
-        "fastapi.openapi.utils", "httptools", "msgspec.json", "numpy", "prometheus_client",
-        "pydantic_settings", "redis.asyncio", "uvicorn.server", "uvloop",
+        "app.catalogue.follower", "app.command_line", "app.remote.vocabulary",
+        "app.scoring.batcher", "app.serving.versions", "app.store.opening", "app.web.docs_page",
+        "app.web.endpoints", "app.web.error_responses", "app.web.openapi", "app.web.protocol",
+        "app.workers.supervisor", "fastapi.openapi.utils", "httptools", "uvloop",
     ),
     "model": (
         "matplotlib.figure", "onnx", "onnxscript.optimizer", "optuna", "pydantic_settings",
@@ -38,9 +40,9 @@ IMPORTS = {
         "torch.onnx._internal.exporter._core", "typer",
     ),
 }  # fmt: skip
-"""Libraries that are imported before a program is forked; for a graph's export, also what torch
-leaves for then. Not polars and onnxruntime: they start threads, which a fork would not have. The
-program's own modules are imported by itself."""
+"""Modules that are imported before a program is forked; for a graph's export, also what torch
+leaves for then. The trainer's own look at the environment as they are imported, so it imports them
+itself. So are polars and onnxruntime: they start threads, which a fork would not have."""
 INTERPRETER = ("PYTHON", "LD_", "OMP_", "GOMP_", "MKL_", "OPENBLAS_", "ATEN_", "ONEDNN_")
 """Beginnings of variables that decide what an interpreter or a library does as it is loaded."""
 
