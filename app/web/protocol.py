@@ -28,9 +28,9 @@ from app.web.endpoints import ScoringEndpoints
 from app.web.exchange import Endpoint, Exchange, Header
 from app.web.known_heads import KnownHeads
 
-MOST_STRANGE = 16
+MOST_STRANGE, STRANGE_READS = 16, 256
 """Heads in succession that were not known, after which a connection's are not looked up: its
-client sends another one with each request."""
+client sends another one with each request. They are tried again after so many reads in all."""
 
 
 class _Ignored:
@@ -137,9 +137,13 @@ class ScoringProtocol(BoundedProtocol):
         self._by_target = {path.encode(): each for path, each in endpoints.by_path.items()}
 
     def data_received(self, data: bytes) -> None:
-        fresh = self._strange_heads < MOST_STRANGE and self.between_requests()
-        if fresh and self._take_known(data):
-            return
+        fresh = False
+        if self._strange_heads < MOST_STRANGE:
+            fresh = self.between_requests()
+            if fresh and self._take_known(data):
+                return
+        else:
+            self._strange_heads = (self._strange_heads + 1) % STRANGE_READS
         before = self._completed_requests
         super().data_received(data)
         exchange = self._exchange()
