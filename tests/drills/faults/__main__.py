@@ -2,7 +2,7 @@
 
 Real services in processes of their own, driven over HTTP. Outcomes must hold exactly. A timed
 figure fails if it is beyond three times its bound twice: what a busy machine did once is no fault.
-Scenarios of which outcomes count run two at a time, after the others; what is too slow there gets
+Scenarios of which outcomes count run three at a time, after the others; what is too slow there gets
 its second chance alone.
 """
 

@@ -1,4 +1,4 @@
-"""The scenarios by name, and how they are played: alone, or two at a time."""
+"""The scenarios by name, and how they are played: alone, or several at a time."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SCENARIOS: dict[str, Scenario] = {
 
 TOGETHER = ("proxies", "mutated-bodies", *REDIS, "memory", "company")
 """Scenarios that wait a lot, or whose outcomes count more than their times; the longest first."""
-AT_A_TIME = 2
+AT_A_TIME = 3
 
 
 def play(name: str, stage: Stage) -> Figures:
