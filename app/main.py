@@ -181,7 +181,9 @@ def build_server(
     if admin_listeners and settings.admin_key_file is not None:
         items = build_items_router(settings.store, service.serving, settings.max_body_bytes)
         admin_app = create_admin(service.activation, items, Keys(settings.admin_key_file))
-        admin = AdminServer(admin_app, admin_listeners, settings.receive_seconds)
+        admin = AdminServer(
+            admin_app, admin_listeners, settings.receive_seconds, settings.max_body_bytes
+        )
         log.info("admin endpoints on %s", ", ".join(map(name_of, admin_listeners)))
     return ServiceServer(
         service,

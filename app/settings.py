@@ -260,7 +260,7 @@ class Settings(BaseSettings):
     admin_port: int | None = _setting(
         "Admin",
         None,
-        "Port of the admin endpoints, which list and activate bundles; without it there are none",
+        "Port of the admin endpoints, for bundles and items; without it there are none",
         ge=1,
         le=65535,
     )

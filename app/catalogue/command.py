@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import sys
@@ -23,7 +24,7 @@ from app.features.encoder import Encoder
 from app.features.hot_values import serving_encoder
 from app.files import write_file
 from app.store.opening import open_store
-from app.store.store import Item, Store
+from app.store.store import Item
 
 MOST_TOLD = 20
 """Bad lines that are named."""
@@ -37,9 +38,8 @@ def items_command(arguments: Sequence[str]) -> int:
     if not given.store:
         return _say("no store: give --store sqlite:///absolute/path or set CTR_STORE")
     try:
-        with closing(open_store(given.store, create=given.command == "put")) as store:
-            code: int = given.run(store, given)
-            return code
+        code: int = given.run(given)
+        return code
     except (CtrError, OSError, EOFError, ZlibError) as error:
         return _say(str(error))
 
@@ -59,6 +59,7 @@ def _parser() -> ArgumentParser:
         )
         return found
 
+    command("create", _create, "Make an empty store; one that is there stays as it is.")
     put = command("put", _put, "Store the items of JSON lines, in the place of those there.")
     put.add_argument("files", nargs="+", type=Path, metavar="FILE", help="also .gz")
     put.add_argument(
@@ -90,7 +91,16 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _put(store: Store, given: Any) -> int:
+def _create(given: Any) -> int:
+    open_store(given.store, create=True).close()
+    return 0
+
+
+def _put(given: Any) -> int:
+    for path in given.files:
+        if not path.is_file():
+            # A pipe can be read once only.
+            return _say(f"{path} is not an ordinary file, which put reads twice")
     if given.bundle is None:
         return _say("no bundle to check the values by: give --bundle or set CTR_BUNDLE")
     bundle = Bundle.open(newest(Path(given.bundle)), mapped=True)
@@ -106,7 +116,8 @@ def _put(store: Store, given: Any) -> int:
     if bad > given.max_bad_lines * lines:
         return _say(f"{bad:,} of {lines:,} lines are wrong; nothing is stored")
     began = time.monotonic()
-    stored = store.put(_told(_good(given.files, encoder, given.id)))
+    with closing(open_store(given.store, create=True)) as store:
+        stored = store.put(_told(_good(given.files, encoder, given.id)))
     seconds = time.monotonic() - began
     _say(f"stored {stored:,} items in {seconds:.1f} s; {bad:,} lines left out")
     return 0
@@ -131,30 +142,40 @@ def _told(items: Iterator[Item]) -> Iterator[Item]:
             _say(f"{number:,} items")
 
 
-def _get(store: Store, given: Any) -> int:
-    found = store.get(given.id)
+def _get(given: Any) -> int:
+    with closing(open_store(given.store)) as store:
+        found = store.get(given.id)
     if found is None:
         return _say(f"there is no item {given.id!r}")
     print(json.dumps({"id": found.id, "features": found.values}, ensure_ascii=False))
     return 0
 
 
-def _delete(store: Store, given: Any) -> int:
-    deleted = store.delete(given.ids)
+def _delete(given: Any) -> int:
+    with closing(open_store(given.store)) as store:
+        deleted = store.delete(given.ids)
     _say(f"deleted {deleted:,} of {len(given.ids):,} items")
     return 0 if deleted == len(given.ids) else 1
 
 
-def _export(store: Store, given: Any) -> int:
-    _, items = store.items()
-    lines = [msgspec.json.encode({"id": item.id, "features": item.values}) for item in items]
-    write_file(given.file, b"\n".join([*lines, b""]))
-    _say(f"wrote {len(lines):,} items to {given.file}")
+def _export(given: Any) -> int:
+    path: Path = given.file
+    if path.exists() and not path.is_file():
+        return _say(f"{path} is not an ordinary file")
+    with closing(open_store(given.store)) as store:
+        if store.holds(path):
+            return _say(f"{path} is the store, and must stay")
+        _, items = store.items()
+        lines = [msgspec.json.encode({"id": item.id, "features": item.values}) for item in items]
+    content = b"\n".join([*lines, b""])
+    write_file(path, gzip.compress(content) if path.suffix == ".gz" else content)
+    _say(f"wrote {len(lines):,} items to {path}")
     return 0
 
 
-def _count(store: Store, given: Any) -> int:
-    print(store.count())
+def _count(given: Any) -> int:
+    with closing(open_store(given.store)) as store:
+        print(store.count())
     return 0
 
 

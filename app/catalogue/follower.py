@@ -67,16 +67,25 @@ class Follower:
         self._limit = LogLimit(10.0)
         self._task: asyncio.Task[None] | None = None
 
-    async def fill(self) -> None:
-        """Read and encode all items; an absent store is made, empty.
+    async def fill(self, may_be_gone: bool = False) -> None:
+        """Read and encode all items.
+
+        A worker that takes a dead one's place starts without items where the store is gone: it
+        ``may_be_gone``, and ``problem`` says so.
 
         Raises:
             StoreError: the store cannot be used.
             VocabularyUnavailable: Redis does not answer, and nothing may replace it.
         """
         url = self._url
-        self._store = await run_off_loop(lambda: open_store(url, create=True))
-        await self._read_all()
+        try:
+            self._store = await run_off_loop(lambda: open_store(url))
+            await self._read_all()
+        except StoreError as error:
+            if not may_be_gone:
+                raise
+            self._fail(str(error))
+            self._forget_store()
         refused = self.catalogue.refused
         for identity, reason in islice(refused.items(), LOGGED_REFUSALS):
             log.warning("item %r is left out: %s", identity[:64], reason)

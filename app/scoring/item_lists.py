@@ -13,6 +13,7 @@ from app.errors import Detail, Invalid, TooLarge, ValueProblem
 from app.features.arrays import Indices, Packed
 from app.features.column_encoding import Misses
 from app.features.encoder import FieldProblems, SideEncoder
+from app.features.nearest import suggestion
 from app.scoring.decoding import check_size, condition_decoder, decode_part, where_decoder
 from app.scoring.items import UNKNOWN, Items, Mask
 from app.scoring.job import ListedItems, ScoringRequest
@@ -24,6 +25,13 @@ from app.scoring.wire import CandidateColumns, OnUnknown
 CountLookups = Callable[[int, int], None]
 """Counts ids that were found, and ids that were not."""
 _LIST = "candidates"
+
+
+class _Keys(msgspec.Struct):
+    candidates: dict[str, msgspec.Raw]
+
+
+_keys_decoder = msgspec.json.Decoder(_Keys)
 
 
 class ItemLists:
@@ -60,6 +68,7 @@ class ItemLists:
         items = self._items
         if items is None:
             raise _invalid(_LIST, "this service has no catalogue of items: see CTR_STORE")
+        _check_keys(body)
         if listed.prefilter is not msgspec.UNSET:
             raise _invalid(f"{_LIST}.prefilter", "this service has no first cut of the catalogue")
         if listed.id is not None:
@@ -171,6 +180,15 @@ class ItemLists:
                         place = places[start + row]
                         problems.add(f"{_LIST}.features.{name}[{place}]", problem)
         return np.ascontiguousarray(part).data.cast("B")
+
+
+def _check_keys(body: bytes) -> None:
+    """Refuse keys of the list that have no meaning: a misspelt ``exclude`` would rank too much."""
+    for key in _keys_decoder.decode(body).candidates:
+        if key not in CandidateColumns.__struct_fields__:
+            shown = key[:NAME_LENGTH]
+            near = suggestion(shown, CandidateColumns.__struct_fields__)
+            raise _invalid(f"{_LIST}.{shown}", f"unknown key{near}")
 
 
 def _invalid(path: str, problem: str) -> Invalid:

@@ -39,7 +39,7 @@ class CandidateColumns(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if self.features is msgspec.UNSET and self.ids is None and not self.all:
-            raise ValueError("Object missing required field `features`")
+            raise ValueError("expected features, ids, or all that is true")
 
 
 OnUnknown = Literal["omit", "last", "error"]

@@ -64,15 +64,17 @@ class Loaded:
     items: Follower | None = None
     """The catalogue, where the settings name a store."""
 
-    async def read_items(self, undo: AsyncExitStack) -> None:
+    async def read_items(self, undo: AsyncExitStack, may_be_gone: bool = False) -> None:
         """Read the catalogue, where the settings name a store; ``undo`` closes it.
+
+        The store ``may_be_gone`` where other workers serve already what they have read of it.
 
         Raises:
             CtrError: the store cannot be used.
         """
         if self.items is not None:
             undo.push_async_callback(self.items.close)
-            await self.items.fill()
+            await self.items.fill(may_be_gone)
 
     async def reach_vocabulary(self) -> None:
         """Begin to ask Redis, and wait for the vocabulary there unless something may replace it.

@@ -66,7 +66,7 @@ class Starter:
                 watch_vocabulary(self._metrics, loaded.remote)
                 self._state.awaited_vocabulary = loaded.remote
                 await loaded.reach_vocabulary()
-            await loaded.read_items(undo)
+            await loaded.read_items(undo, self._metrics.shared.started)
             undo.pop_all()
         self._agreement.prepare(loaded.bundle.number)
         await self._swapper.put_in_use(loaded)

@@ -61,7 +61,7 @@ class SqliteStore:
         self._path = path
         self._lock = threading.Lock()
         if not create and not path.is_file():
-            raise StoreError(f"there is no store {path}: python -m app items put makes one")
+            raise StoreError(f"there is no store {path}: python -m app items create makes one")
         if (kind := file_system(path)).startswith(_NETWORK):
             raise StoreError(
                 f"{path} lies on a network file system ({kind}), where SQLite cannot share it: use"
@@ -227,6 +227,10 @@ class SqliteStore:
                 "SELECT count(*) FROM items WHERE features IS NOT NULL"
             ).fetchone()
         return int(found)
+
+    def holds(self, path: Path) -> bool:
+        own = (self._path.with_name(self._path.name + end) for end in ("", "-wal", "-shm"))
+        return any(path.exists() and each.exists() and each.samefile(path) for each in own)
 
     def close(self) -> None:
         with self._lock:

@@ -8,6 +8,7 @@ after the last change that it has seen.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 Values = Mapping[str, Any]
@@ -72,6 +73,10 @@ class Store(Protocol):
 
     def count(self) -> int:
         """Return the number of items."""
+        ...
+
+    def holds(self, path: Path) -> bool:
+        """Tell whether a file is one of the store's own."""
         ...
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ from app.store.opening import open_store
 from app.store.store import Item
 
 Result = TypeVar("Result")
-MOST_DETAILS = 20
+MOST_DETAILS = 10
 """Wrong lines that an answer names."""
 
 
@@ -99,7 +99,7 @@ def _put(url: str, body: bytes, encoder: Encoder) -> int:
             for each in islice(wrong, MOST_DETAILS)
         ]
         raise Invalid("lines are wrong; nothing is stored", details, len(wrong))
-    with closing(open_store(url, create=True)) as store:
+    with closing(open_store(url)) as store:
         return store.put(each for each in found if isinstance(each, Item))
 
 

@@ -69,12 +69,16 @@ class AdminServer(_Server):
     """
 
     def __init__(
-        self, app: FastAPI, listeners: list[socket.socket], receive_seconds: float
+        self,
+        app: FastAPI,
+        listeners: list[socket.socket],
+        receive_seconds: float,
+        max_body_bytes: int,
     ) -> None:
         protocol = partial(
             BoundedProtocol,
             receive_seconds,
-            0,
+            max_body_bytes,
             Connections(ADMIN_CONNECTIONS, ADMIN_KEEP_ALIVE_SECONDS),
         )
         super().__init__(

@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.errors import SpecError
 from app.features.spec import FeatureSpec
 from app.settings import Settings
+from app.store.sqlite import SqliteStore
 from model.config import FEW, OWN, TrainConfig
 from tests.conftest import StartService
 from tests.docs.settings_page import PAGE, page
@@ -87,6 +88,7 @@ def test_every_metric_is_documented(
     start_service: StartService, valkey: RedisServer, tmp_path: Path
 ) -> None:
     """docs/metrics.md names each metric that a service with Redis and a store shows, no other."""
+    SqliteStore(tmp_path / "store.db", create=True).close()
     everything = {"redis_url": valkey.url, "store": f"sqlite://{tmp_path / 'store.db'}"}
     text = start_service(**everything).client.get("/metrics").text
     shown = set()

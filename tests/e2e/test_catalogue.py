@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
+import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +19,16 @@ import pytest
 from app.bundle.bundle import Bundle
 from tests.conftest import StartService
 from tests.support.samples import Sample, candidate_of, context_of
-from tests.support.serving import APP, ROOT, Service, free_port, strict, wait_until
+from tests.support.serving import (
+    APP,
+    ROOT,
+    Service,
+    free_port,
+    run_to_end,
+    strict,
+    wait_until,
+    workers_of,
+)
 
 pytestmark = pytest.mark.e2e
 KEY = "0123456789abcdef" * 4
@@ -58,6 +70,8 @@ def store(
     lines = directory / "items.jsonl"
     lines.write_text("".join(json.dumps({"sku": n, **v}) + "\n" for n, v in items.items()))
     url = f"sqlite://{directory / 'store.db'}"
+    absent = items_command("get", "1", "--store", url)
+    assert "there is no store" in absent.stderr
     done = items_command("put", lines, "--id", "sku", "--bundle", tiny_bundle, "--store", url)
     assert done.returncode == 0, done.stderr
     assert f"stored {ITEMS} items" in done.stderr
@@ -201,8 +215,10 @@ def test_unknown_ids_are_told_and_never_scored(
         ({"all": True, "where": {"price": {"above": 1}}}, "candidates.where.price", "unknown"),
         ({"all": True, "where": {"age": [1]}}, "candidates.where.age", "no candidate field"),
         ({"ids": [1], "where": {"price": ["x"]}}, "candidates.where.price", "expected a number"),
+        ({"all": True, "excludes": [1]}, "candidates.excludes", "did you mean 'exclude'"),
+        ({"ids": [1], "WHERE": {}}, "candidates.WHERE", "unknown key"),
         ({"all": True, "prefilter": 5}, "candidates.prefilter", "no first cut"),
-        ({"all": False}, "candidates", "missing required field `features`"),
+        ({"all": False}, "candidates", "expected features, ids, or all"),
         ({"ids": list(range(5_001))}, None, "more than 5000 candidates in ids"),
     ],
 )  # fmt: skip
@@ -253,12 +269,14 @@ def test_items_that_are_put_are_served_at_once_by_all_workers(
     workers: int,
 ) -> None:
     """Through the admin port; wrong lines change nothing; a swap encodes all of them again."""
+    store = f"sqlite://{tmp_path / 'new.db'}"
+    assert items_command("create", "--store", store).returncode == 0
     keys = tmp_path / "keys"
     keys.write_text(hashlib.sha256(KEY.encode()).hexdigest())
     service = start_service(
         bundles,
         workers=workers,
-        store=f"sqlite://{tmp_path / 'new.db'}",
+        store=store,
         admin_port=admin.base_url.port,
         admin_key_file=keys,
         bundle_poll_seconds=0.1,
@@ -275,6 +293,10 @@ def test_items_that_are_put_are_served_at_once_by_all_workers(
     (detail,) = wrong.json()["error"]["details"]
     assert detail == {"path": "line 10.features.price", "problem": "expected a number, got text"}
     assert admin.put("/items", content=body).json() == {"stored": len(odd)}
+    long = [{"id": 0, "features": {"price": 1, "title": "x" * 1_000}}] * 2_000
+    assert admin.put("/items", content="\n".join(map(json.dumps, long))).json()["stored"] == 2_000
+    assert admin.delete("/items/0").json() == {"deleted": 1}
+    assert admin.put("/items", content=b" " * (8 * 2**20 + 1)).status_code == 413
 
     def all_have(expected: set[Any]) -> bool:
         return all(set(scores(rank(service, everything))) == expected for _ in range(6 * workers))
@@ -307,6 +329,39 @@ def test_items_that_are_put_are_served_at_once_by_all_workers(
     assert ready == {"items": len(odd) - 1, "refused_items": 0, "problem": None}
 
 
+def test_a_store_that_is_gone_is_not_replaced_by_an_empty_one(
+    start_service: StartService, tiny_bundle: Path, store: str, sample: Sample, tmp_path: Path
+) -> None:
+    """What was read goes on serving; a worker that is new starts without items, and says so."""
+    mine = f"sqlite://{tmp_path / 'items.db'}"
+    ended = run_to_end(tiny_bundle, store=mine)
+    assert ended.returncode != 0
+    assert "there is no store" in ended.stdout + ended.stderr
+    shutil.copy(store.removeprefix("sqlite://"), tmp_path / "items.db")
+    service = start_service(store=mine, workers=2)
+    service.client.headers["connection"] = "close"
+    for path in tmp_path.glob("items.db*"):
+        path.unlink()
+    everything = {"context": context_of(sample.rows[0]), "candidates": {"all": True}}
+
+    def degraded() -> bool:
+        return service.client.get("/ready").json()["degraded"] == ["catalogue"]
+
+    wait_until(lambda: all(degraded() for _ in range(12)), "both workers say so")
+    assert {len(rank(service, everything)["ranking"]) for _ in range(12)} == {ITEMS}
+    killed = workers_of(service)[1]
+    os.kill(killed, signal.SIGKILL)
+    wait_until(
+        lambda: {len(rank(service, everything)["ranking"]) for _ in range(12)} == {0, ITEMS},
+        "the successor has none",
+    )
+    assert all(degraded() for _ in range(12))
+    assert not (tmp_path / "items.db").exists()
+    shutil.copy(store.removeprefix("sqlite://"), tmp_path / "items.db")
+    wait_until(lambda: not any(degraded() for _ in range(12)), "the store is there again")
+    assert {len(rank(service, everything)["ranking"]) for _ in range(12)} == {ITEMS}
+
+
 def test_the_command_stores_shows_and_deletes(
     tiny_bundle: Path, tmp_path: Path, store: str
 ) -> None:
@@ -319,11 +374,16 @@ def test_the_command_stores_shows_and_deletes(
     assert refused.returncode == 1
     assert f"{lines}:2: field 'price': expected a number, got text" in refused.stderr
     assert "1 of 3 lines are wrong; nothing is stored" in refused.stderr
-    assert items_command("count", "--store", mine).stdout == "0\n"
+    assert "there is no store" in items_command("count", "--store", mine).stderr
     assert items_command(*given, "--max-bad-lines", "0.4").returncode == 0
     got = items_command("get", "3", "--store", mine)
     assert json.loads(got.stdout) == {"id": 3, "features": {"item_id": 3}}
-    written = tmp_path / "all.jsonl"
+    written = tmp_path / "all.jsonl.gz"
+    for kept in (tmp_path / "mine.db", "/dev/full"):
+        refused = items_command("export", kept, "--store", mine)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert str(kept) in refused.stderr
+    assert items_command("put", "/dev/stdin", *given[2:]).returncode == 1
     assert items_command("export", written, "--store", mine).returncode == 0
     assert items_command("delete", 1, 99, "--store", mine).returncode == 1
     assert items_command("put", written, "--bundle", tiny_bundle, "--store", mine).returncode == 0

@@ -41,6 +41,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 async def following(path: Path, bundle: Bundle, encoder: Encoder) -> AsyncIterator[Follower]:
     """A follower of an empty store."""
+    SqliteStore(path, create=True).close()
     made = Follower(f"sqlite://{path}", bundle.spec, encoder.candidate, None)
     await made.fill()
     made.start()
