@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 HOOKS = "tests.fuzz.openapi_hooks"
-SECONDS = 100
+SECONDS = 280
 SHOWN = 4_000
 
 
