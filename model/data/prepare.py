@@ -32,8 +32,9 @@ from model.group import Group
 from model.networks.crosses import CrossWeights
 from model.progress import LINE_SECONDS, Stopwatch, say, warn
 
-SHOWN_FIELDS = 12
-"""Fields that a warning names at most."""
+SHOWN_FIELDS = 3
+"""Fields that a warning names at most: it is one line of a screen. The manifest has the share of
+missing values of all."""
 PURPOSES: Mapping[DataPart, str] = {
     "train": "to train on",
     "validation": "to validate",
@@ -219,9 +220,8 @@ def _warn_of_untrained_absence(spec: FeatureSpec, layout: Layout, train: Dataset
     if found:
         more = f" and {len(found) - SHOWN_FIELDS} more" if len(found) > SHOWN_FIELDS else ""
         warn(
-            f"no training row lacks {', '.join(found[:SHOWN_FIELDS])}{more}, so absence is not"
-            " trained: a request without one of them is scored with the field's mean;"
-            " `required = true` refuses it"
+            f"no training row lacks {', '.join(found[:SHOWN_FIELDS])}{more}:"
+            " their absence is not trained"
         )
 
 

@@ -31,8 +31,6 @@ NOT_DECIDING = {
     "app.bundle.manifest",
     "app.errors",
     "app.files",
-    "app.features.nearest",
-    "app.features.toml_files",
     "model.array_files",
     "model.config",
     "model.fingerprint",
