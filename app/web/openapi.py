@@ -51,7 +51,9 @@ def complete(
     """
     document = deepcopy(document)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    schemas.update(_schemas(bundle, limits, catalogue))
+    schemas.update(_schemas(bundle, limits))
+    if not catalogue:
+        _without_items(schemas)
     for route in ROUTES:
         example = None
         if bundle is not None:
@@ -101,7 +103,7 @@ def _complete(
         operation["responses"]["200"]["content"]["application/json"]["example"] = answer
 
 
-def _schemas(bundle: Bundle | None, limits: Limits, catalogue: bool) -> dict[str, Any]:
+def _schemas(bundle: Bundle | None, limits: Limits) -> dict[str, Any]:
     """The bodies' schemas; without a bundle they name no fields."""
     _, generated = models_json_schema(
         [(PredictRequest, "validation"), (RankRequest, "validation")],
@@ -112,7 +114,9 @@ def _schemas(bundle: Bundle | None, limits: Limits, catalogue: bool) -> dict[str
     instances["maxItems"] = limits.max_instances
     rows = schemas["RankRequest"]["properties"]["candidates"]["anyOf"][0]
     rows["maxItems"] = limits.max_candidates
-    _limit_items(schemas, limits, catalogue)
+    schemas["ItemsModel"]["properties"]["ids"]["maxItems"] = limits.max_candidates
+    for name in ("ItemsModel", "EverythingModel"):
+        schemas[name]["properties"]["exclude"]["maxItems"] = limits.max_candidates
     if bundle is not None:
         spec, closed = bundle.spec, limits.known_fields_only
         places: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
@@ -133,27 +137,28 @@ def _schemas(bundle: Bundle | None, limits: Limits, catalogue: bool) -> dict[str
         for name, (parent, key, schema) in places.items():
             schemas[name] = schema
             parent[key] = {"$ref": f"#/components/schemas/{name}"}
-        if catalogue:
-            own = schemas["ItemsModel"]["properties"]
-            own["features"] = {"$ref": "#/components/schemas/CandidateColumns"}
+        own = schemas["ItemsModel"]["properties"]
+        own["features"] = {"$ref": "#/components/schemas/CandidateColumns"}
     return schemas
 
 
-def _limit_items(schemas: dict[str, Any], limits: Limits, catalogue: bool) -> None:
-    """Say how many items a request may name; leave them out where there is no catalogue."""
-    if catalogue:
-        schemas["ItemsModel"]["properties"]["ids"]["maxItems"] = limits.max_candidates
-        for name in ("ItemsModel", "EverythingModel"):
-            schemas[name]["properties"]["exclude"]["maxItems"] = limits.max_candidates
-        return
-    properties = schemas["RankRequest"]["properties"]
-    del properties["on_unknown"]
-    for name in ("ItemsModel", "EverythingModel", "RangeModel"):
-        del schemas[name]
-    forms = properties["candidates"]["anyOf"]
-    forms[:] = [
-        form for form in forms if form.get("$ref", "").rpartition("/")[2] in ("", "ColumnsModel")
-    ]
+def _without_items(schemas: dict[str, Any]) -> None:
+    """Remove what only requests and answers with items of a catalogue have.
+
+    Every candidate of an answer has an index and a score then: generated types need no check.
+    """
+    for name in ("ItemsModel", "EverythingModel", "RangeModel", "UnknownItems"):
+        schemas.pop(name, None)
+    request = schemas["RankRequest"]["properties"]
+    del request["on_unknown"]
+    del schemas["RankResponse"]["properties"]["unknown"]
+    forms = request["candidates"]["anyOf"]
+    of_items = ("/ItemsModel", "/EverythingModel")
+    forms[:] = [form for form in forms if not form.get("$ref", "").endswith(of_items)]
+    ranked = schemas["Ranked"]
+    ranked["properties"]["index"] = {"type": "integer", "title": "Index"}
+    ranked["properties"]["score"] = {"type": "number", "title": "Score"}
+    ranked["required"] = ["index", "score"]
 
 
 def _scores(example: Example) -> list[float]:
