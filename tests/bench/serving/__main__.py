@@ -393,7 +393,9 @@ def table(samples: Samples, peers: Sequence[str] = ()) -> str:
     workers = (WORKERS,) if peers else ()
     for name in ("product", *workers, "usual_async", "usual_def", *peers):
         for c in CONNECTIONS:
-            rate, p50, p99 = (samples.median(f"{name}_c{c}_{part}") for part in Figures._fields)
+            rate, p50, p99 = (
+                samples.median(f"{name}_c{c}_{part}") for part in ("rate", "p50", "p99")
+            )
             lines.append(f"| {name} | {c} | {rate:,.0f} | {p50 / 1e3:.2f} | {p99 / 1e3:.2f} |")
     lines += [
         "",
