@@ -25,7 +25,7 @@ from app.web.last_connections import take_connections_again, take_last_connectio
 from app.web.protocol import ScoringProtocol
 from app.workers.children import reap
 from app.workers.descriptors import DescriptorWatch
-from app.workers.signals import stops
+from app.workers.signals import ignore_stops, stops
 
 SPARE_SECONDS = 1
 """What requests have beyond the time to drain before uvicorn cancels them; their clients are cut
@@ -167,6 +167,7 @@ class ServiceServer(_Server):
         """Serve; return the exit code."""
         take_connections_again(self._listeners)
         self.run(self._listeners)
+        ignore_stops()
         if self.state.failure is not None:
             log.error("cannot serve: %s", self.state.failure)
             if self.state.engine_hangs:

@@ -21,6 +21,12 @@ def ignore_unused() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
+def ignore_stops() -> None:
+    """Ignore another signal to end, now that the service has ended: its exit code stays."""
+    for number in stops():
+        signal.signal(number, signal.SIG_IGN)
+
+
 def stops() -> tuple[signal.Signals, ...]:
     """Return the signals that end the service; ``nohup`` leaves out SIGHUP."""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
