@@ -56,8 +56,6 @@ class Follower:
         """``candidate`` encodes items; ``vocabulary`` has the values that its tables lack."""
         self.catalogue = Catalogue(candidate.shape.width, spec.side("candidate"))
         self.problem: str | None = None
-        self.changes = 0
-        """Changes that came after the first fill."""
         self._url = url
         self._candidate = candidate
         self._vocabulary = vocabulary
@@ -147,7 +145,6 @@ class Follower:
                 return
             for start in range(0, len(changes), SLICE_ROWS):
                 await self._apply(changes[start : start + SLICE_ROWS])
-            self.changes += len(changes)
             if changes:
                 self._position = position._replace(number=changes[-1].number)
             if len(changes) < READ_ROWS:
