@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -142,23 +141,7 @@ class ItemLists:
         if count > self._limits.max_candidates:
             raise TooLarge(f"more than {self._limits.max_candidates} candidates in {name}")
 
-    def encoder(
-        self,
-        rows: Indices,
-        columns: Mapping[str, list[Any]],
-        places: Indices | None,
-        problems: Problems,
-        misses: Misses | None,
-    ) -> Callable[[int, int], Steps[Packed]]:
-        """Return the function that encodes the rows from one place to another.
-
-        ``columns`` are the request's own values, one for each of its ids.
-        """
-        if places is not None and columns:
-            columns = {n: [values[place] for place in places] for n, values in columns.items()}
-        return partial(self._encode, rows, columns, places, problems, misses)
-
-    def _encode(
+    def encode(
         self,
         rows: Indices,
         columns: Mapping[str, list[Any]],
@@ -168,17 +151,21 @@ class ItemLists:
         start: int,
         stop: int,
     ) -> Steps[Packed]:
+        """Encode the rows from ``start`` to ``stop``.
+
+        ``columns`` are the request's own values, one for each of its ids; ``places`` are those of
+        the rows among the ids.
+        """
         part = rows[start:stop]
-        if part.size and columns:
-            given = {name: values[start:stop] for name, values in columns.items()}
+        if part.size and columns and places is not None:
+            own = places[start:stop].tolist()
+            given = {name: [values[place] for place in own] for name, values in columns.items()}
             try:
                 yield from self._candidate.replace_steps(part, given, misses)
             except FieldProblems as wrong:
-                assert places is not None
                 for name, column in wrong.fields.items():
                     for row, problem in column.problems:
-                        place = places[start + row]
-                        problems.add(f"{_LIST}.features.{name}[{place}]", problem)
+                        problems.add(f"{_LIST}.features.{name}[{own[row]}]", problem)
         return np.ascontiguousarray(part).data.cast("B")
 
 

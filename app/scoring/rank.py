@@ -90,7 +90,7 @@ class RankReader:
                     given, _ = yield from self._decode_columns(
                         candidates.features, candidates.ids, "candidates.ids", body, problems
                     )
-                encode = self._item_lists.encoder(items, given, places, problems, misses)
+                encode = partial(self._item_lists.encode, items, given, places, problems, misses)
             else:
                 # Without ids there are features: the type of the body says so.
                 assert candidates.features is not msgspec.UNSET
