@@ -7,27 +7,22 @@ deletions are trimmed; a follower that is behind them reads everything again.
 
 from __future__ import annotations
 
-import sqlite3
-import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
 import msgspec
 
 from app.errors import FellBehind, StoreError
+from app.store.sqlite_file import SqliteFile
+from app.store.sqlite_profiles import SqliteProfiles
 from app.store.store import Change, Item, Position
 
-BUSY_SECONDS = 5.0
-"""How long a writer waits for another one."""
 BATCH_ROWS = 1_000
 """Items that one transaction stores: other writers and readers come in between."""
 KEPT_DELETIONS = 10_000
 """Deletions that followers can still read."""
-_NETWORK = ("nfs", "cifs", "smb", "9p", "ceph", "glusterfs", "lustre", "afs", "fuse.sshfs")
-"""Beginnings of the types of file systems on which SQLite's write-ahead log does not work."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS store (epoch TEXT NOT NULL, number INTEGER NOT NULL,
     trimmed INTEGER NOT NULL);
@@ -35,6 +30,8 @@ CREATE TABLE IF NOT EXISTS items (id TEXT PRIMARY KEY, integer INTEGER NOT NULL,
     number INTEGER NOT NULL, features BLOB) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS changes ON items (number);
 CREATE INDEX IF NOT EXISTS deletions ON items (number) WHERE features IS NULL;
+CREATE TABLE IF NOT EXISTS profiles (id TEXT PRIMARY KEY, integer INTEGER NOT NULL,
+    features BLOB NOT NULL) WITHOUT ROWID;
 """
 _decode = msgspec.json.Decoder(dict[str, object]).decode
 _encode = msgspec.json.Encoder().encode
@@ -58,78 +55,36 @@ class SqliteStore:
         Raises:
             StoreError: it is absent, no store, or on a network file system.
         """
-        self._path = path
-        self._lock = threading.Lock()
-        if not create and not path.is_file():
-            raise StoreError(f"there is no store {path}: python -m app items create makes one")
-        if (kind := file_system(path)).startswith(_NETWORK):
-            raise StoreError(
-                f"{path} lies on a network file system ({kind}), where SQLite cannot share it: use"
-                " a local disk"
-            )
-        try:
-            self._connection = sqlite3.connect(
-                path, BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            with self._told():
-                self._connection.execute("PRAGMA journal_mode = WAL")
-                self._connection.execute("PRAGMA synchronous = FULL")
-                if create:
-                    self._create()
-                self._inode = path.stat().st_ino
-                self._head()
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"{path} cannot be opened: {error}") from None
+        self._file = SqliteFile(path, create)
+        self.profiles = SqliteProfiles(self._file)
+        if create:
+            self._create()
+        with self._file.turn():
+            self._head()
 
     def _create(self) -> None:
-        with self._writing():
+        with self._file.writing():
             for statement in _SCHEMA.split(";"):
-                self._connection.execute(statement)
-            if self._connection.execute("SELECT 1 FROM store").fetchone() is None:
-                self._connection.execute("INSERT INTO store VALUES (?, 0, 0)", [uuid.uuid4().hex])
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Take a turn; raise SQLite's errors as the store's."""
-        with self._lock:
-            try:
-                yield
-            except sqlite3.Error as error:
-                raise StoreError(f"{self._path}: {error}") from None
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Write in one transaction, all of it or nothing."""
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            raise
+                self._file.execute(statement)
+            if self._file.execute("SELECT 1 FROM store").fetchone() is None:
+                self._file.execute("INSERT INTO store VALUES (?, 0, 0)", [uuid.uuid4().hex])
 
     def _head(self) -> tuple[str, int, int]:
         """Return the epoch, the number of the last change, and that of the last trimmed one."""
-        try:
-            row: tuple[str, int, int] | None = self._connection.execute(
-                "SELECT epoch, number, trimmed FROM store"
-            ).fetchone()
-        except sqlite3.OperationalError as error:
-            if "no such table" not in str(error):
-                raise
-            row = None
+        row: tuple[str, int, int] | None = None
+        if self._file.has("store"):
+            row = self._file.execute("SELECT epoch, number, trimmed FROM store").fetchone()
         if row is None:
-            raise StoreError(f"{self._path} is not a store, or was emptied")
+            raise StoreError(f"{self._file.path} is not a store, or was emptied")
         return row
 
     def put(self, items: Iterable[Item]) -> int:
         rows = iter(items)
         stored = 0
         while batch := [(*_told_apart(i), _encode(v)) for i, v in islice(rows, BATCH_ROWS)]:
-            with self._told(), self._writing():
+            with self._file.writing():
                 number = self._head()[1]
-                self._connection.executemany(
+                self._file.execute_many(
                     "INSERT INTO items VALUES (?1, ?2, ?4, ?3) ON CONFLICT (id) DO UPDATE"
                     " SET integer = ?2, number = ?4, features = ?3",
                     [(*row, number + place) for place, row in enumerate(batch, 1)],
@@ -139,10 +94,10 @@ class SqliteStore:
         return stored
 
     def delete(self, ids: Sequence[int | str]) -> int:
-        with self._told(), self._writing():
+        with self._file.writing():
             number = first = self._head()[1]
             for identity in ids:
-                number += self._connection.execute(
+                number += self._file.execute(
                     "UPDATE items SET number = ?, features = NULL"
                     " WHERE id = ? AND features IS NOT NULL",
                     [number + 1, str(identity)],
@@ -152,39 +107,36 @@ class SqliteStore:
         return number - first
 
     def _set_number(self, number: int) -> None:
-        self._connection.execute("UPDATE store SET number = ?", [number])
+        self._file.execute("UPDATE store SET number = ?", [number])
 
     def _trim(self) -> None:
         """Forget the oldest deletions beyond ``KEPT_DELETIONS``."""
-        oldest = self._connection.execute(
+        oldest = self._file.execute(
             "SELECT number FROM items WHERE features IS NULL ORDER BY number DESC LIMIT 1 OFFSET ?",
             [KEPT_DELETIONS],
         ).fetchone()
         if oldest is not None:
-            self._connection.execute(
-                "DELETE FROM items WHERE features IS NULL AND number <= ?", oldest
-            )
-            self._connection.execute("UPDATE store SET trimmed = ?", oldest)
+            self._file.execute("DELETE FROM items WHERE features IS NULL AND number <= ?", oldest)
+            self._file.execute("UPDATE store SET trimmed = ?", oldest)
 
     def get(self, identity: int | str) -> Item | None:
-        with self._told():
-            row = self._connection.execute(
+        with self._file.turn():
+            row = self._file.execute(
                 "SELECT id, integer, features FROM items WHERE id = ? AND features IS NOT NULL",
                 [str(identity)],
             ).fetchone()
         return None if row is None else _item(*row)
 
     def items(self) -> tuple[Position, Iterator[Item]]:
-        with self._told():
+        with self._file.turn():
             epoch, number, _ = self._head()
-        return Position(epoch, number), self._items()
+        return Position(epoch, number), self.each()
 
-    def _items(self) -> Iterator[Item]:
-        """Yield items by id, in batches between which others may write."""
+    def each(self) -> Iterator[Item]:
         after = None
         while True:
-            with self._told():
-                rows = self._connection.execute(
+            with self._file.turn():
+                rows = self._file.execute(
                     "SELECT id, integer, features FROM items WHERE features IS NOT NULL"
                     f" {'' if after is None else 'AND id > ?'} ORDER BY id LIMIT ?",
                     [*([] if after is None else [after]), BATCH_ROWS],
@@ -196,12 +148,14 @@ class SqliteStore:
             after = rows[-1][0]
 
     def changes(self, after: Position, most: int) -> Sequence[Change]:
-        self._check_present()
-        with self._told():
+        self._file.check_present()
+        with self._file.turn():
             epoch, number, trimmed = self._head()
             if epoch != after.epoch or number < after.number or after.number < trimmed:
-                raise FellBehind(f"{self._path} has other changes than those after {after.number}")
-            rows = self._connection.execute(
+                raise FellBehind(
+                    f"{self._file.path} has other changes than those after {after.number}"
+                )
+            rows = self._file.execute(
                 "SELECT number, id, integer, features FROM items WHERE number > ?"
                 " ORDER BY number LIMIT ?",
                 [after.number, most],
@@ -211,44 +165,16 @@ class SqliteStore:
             for number, key, integer, text in rows
         ]
 
-    def _check_present(self) -> None:
-        """Notice that the file was deleted or replaced: the connection still has the old one."""
-        try:
-            same = self._path.stat().st_ino == self._inode
-        except OSError:
-            same = False
-        if not same:
-            raise StoreError(f"{self._path} was deleted or replaced")
-
     def count(self) -> int:
-        with self._told():
+        with self._file.turn():
             self._head()
-            (found,) = self._connection.execute(
+            (found,) = self._file.execute(
                 "SELECT count(*) FROM items WHERE features IS NOT NULL"
             ).fetchone()
         return int(found)
 
     def holds(self, path: Path) -> bool:
-        own = (self._path.with_name(self._path.name + end) for end in ("", "-wal", "-shm"))
-        return any(path.exists() and each.exists() and each.samefile(path) for each in own)
+        return self._file.holds(path)
 
     def close(self) -> None:
-        with self._lock:
-            self._connection.close()
-
-
-def file_system(path: Path) -> str:
-    """Return the type of the file system that a path lies on; empty where that is not known."""
-    best, found = -1, ""
-    try:
-        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8")
-        directory = path.parent.resolve()
-    except OSError:
-        return ""
-    for line in mounts.splitlines():
-        _, point, kind, *_ = line.split(" ")
-        # Spaces in the name of a mount point are octal escapes.
-        place = Path(point.encode().decode("unicode_escape"))
-        if directory.is_relative_to(place) and len(place.parts) >= best:
-            best, found = len(place.parts), kind
-    return found
+        self._file.close()

@@ -1,8 +1,8 @@
-"""The store: raw values of items, by id, durable and shared by the workers of a service.
+"""The store: raw values of items and profiles, durable and shared by the workers of a service.
 
 Values are stored as they came, never as indices: each bundle reads them by its own spec. Every
-change has a number, one higher than the change before it, so that a follower can ask for what came
-after the last change that it has seen.
+change of an item has a number, one higher than the change before it, so that a follower can ask for
+what came after the last change that it has seen. Profiles are not followed: they are looked up.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Values = Mapping[str, Any]
 
 
 class Item(NamedTuple):
-    """One item; ``id`` is what callers know it by. 7 and "7" are the same item."""
+    """One item or profile; ``id`` is what callers know it by. 7 and "7" are the same."""
 
     id: int | str
     values: Values
@@ -37,26 +37,56 @@ class Position(NamedTuple):
     number: int
 
 
-class Store(Protocol):
-    """A store. Every method may block, and none is for the event loop.
+class Entries(Protocol):
+    """Items, or profiles. Every method may block, and none is for the event loop.
 
     Raises:
         StoreError: by each method, where the store does not answer or is not one.
     """
 
-    def put(self, items: Iterable[Item]) -> int:
-        """Store items, in the place of those with the same ids; return how many.
+    def put(self, entries: Iterable[Item]) -> int:
+        """Store entries, in the place of those with the same ids; return how many.
 
-        They are durable once this returns. An item is stored whole or not at all.
+        They are durable once this returns. An entry is stored whole or not at all.
         """
         ...
 
     def delete(self, ids: Sequence[int | str]) -> int:
-        """Delete items; return how many there were."""
+        """Delete entries; return how many there were."""
         ...
 
     def get(self, identity: int | str) -> Item | None:
-        """Return an item, or None."""
+        """Return an entry, or None."""
+        ...
+
+    def each(self) -> Iterator[Item]:
+        """Yield all entries, in parts between which others may write."""
+        ...
+
+    def count(self) -> int:
+        """Return the number of entries."""
+        ...
+
+
+class Profiles(Entries, Protocol):
+    """Raw context-side values by a key, as a rule a user's id."""
+
+    def find(self, ids: Sequence[str]) -> list[bytes | None]:
+        """Return the values of each profile as a JSON object, in the order of the ids; or None.
+
+        All of them are asked for together, in one round trip.
+        """
+        ...
+
+
+class Store(Entries, Protocol):
+    """A store: its items, and beside them its profiles. Every method may block, as those of its
+    entries.
+    """
+
+    @property
+    def profiles(self) -> Profiles:
+        """The profiles; they use the connection of the store."""
         ...
 
     def items(self) -> tuple[Position, Iterator[Item]]:
@@ -69,10 +99,6 @@ class Store(Protocol):
         Raises:
             FellBehind: some of them are gone, or the store is another one.
         """
-        ...
-
-    def count(self) -> int:
-        """Return the number of items."""
         ...
 
     def holds(self, path: Path) -> bool:

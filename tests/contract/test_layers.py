@@ -101,7 +101,7 @@ ONLY_IMPORTERS = {
     "redis": {"app.remote.link"},
     "hiredis": {"app.remote.link"},
     "optuna": {"model.tune"},
-    "sqlite3": {"app.store.sqlite"},
+    "sqlite3": {"app.store.sqlite_file"},
 }
 
 # Modules whose functions import what only they need: a command that trains nothing must not wait

@@ -126,7 +126,7 @@ async def test_a_store_that_hangs_is_told_of(
     monkeypatch.setattr(follower, "HANGING_SECONDS", 0.05)
     held = following._store
     assert isinstance(held, SqliteStore)
-    with held._lock:
+    with held._file.turn():
         await reached(lambda: following.problem == "the store does not answer")
     await reached(lambda: following.problem is None)
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from app.errors import FellBehind, StoreError
-from app.store import sqlite
+from app.store import sqlite, sqlite_file
 from app.store.opening import open_store
-from app.store.sqlite import SqliteStore, file_system
+from app.store.sqlite import SqliteStore
+from app.store.sqlite_file import file_system
 from app.store.store import Item, Position, Store
 from tests.support.serving import wait_until
 
@@ -155,7 +156,7 @@ def test_another_file_is_not_taken_for_a_store(tmp_path: Path) -> None:
 def test_a_network_file_system_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite's log needs memory that the processes of one host share."""
     assert file_system(Path("/proc/self/status")) == "proc"
-    monkeypatch.setattr(sqlite, "file_system", lambda path: "nfs4")
+    monkeypatch.setattr(sqlite_file, "file_system", lambda path: "nfs4")
     with pytest.raises(StoreError, match="network file system"):
         SqliteStore(path, create=True)
     assert not path.exists()
@@ -204,7 +205,7 @@ def test_a_full_disk_loses_nothing_that_was_stored(path: Path) -> None:
     """SQLite's own limit of pages stands for the disk."""
     store = SqliteStore(path, create=True)
     put(store, a=1)
-    store._connection.execute("PRAGMA max_page_count = 20")
+    store._file.execute("PRAGMA max_page_count = 20")
     with pytest.raises(StoreError, match="full"):
         store.put(Item(n, {"text": "x" * 500}) for n in range(1_000))
     assert contents(store) == {"a": {"n": 1}}
