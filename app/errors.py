@@ -64,7 +64,14 @@ class AddressError(CtrError):
 
 
 class StoreError(CtrError):
-    """The store of items cannot be used; the message says why, and what to do."""
+    """The store of items cannot be used; the message says why, and what to do.
+
+    Callers may see ``shown``; addresses, users and the words of Redis appear in the detail only.
+    """
+
+    def __init__(self, shown: str, detail: str = "") -> None:
+        self.shown = shown
+        super().__init__(f"{shown}: {detail}" if detail else shown)
 
 
 class FellBehind(CtrError):

@@ -224,8 +224,8 @@ class Settings(BaseSettings):
     store: str | None = _setting(
         "Catalogue",
         None,
-        "URL of the store of items that /rank may name by id, sqlite:///absolute/path; without it"
-        " there is no catalogue",
+        "URL of the store of items that /rank may name by id, sqlite:///absolute/path or"
+        " redis://host; without it there is no catalogue",
     )
     unknown_items: Literal["omit", "last", "error"] = _setting(
         "Catalogue",

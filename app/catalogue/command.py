@@ -36,7 +36,7 @@ def items_command(arguments: Sequence[str]) -> int:
     """Carry out one command; return the exit code."""
     given = _parser().parse_args(arguments)
     if not given.store:
-        return _say("no store: give --store sqlite:///absolute/path or set CTR_STORE")
+        return _say("no store: give --store URL or set CTR_STORE")
     try:
         code: int = given.run(given)
         return code
@@ -55,7 +55,7 @@ def _parser() -> ArgumentParser:
             "--store",
             default=os.environ.get("CTR_STORE"),
             metavar="URL",
-            help="sqlite:///absolute/path (default: CTR_STORE)",
+            help="sqlite:///absolute/path, or redis://host (default: CTR_STORE)",
         )
         return found
 

@@ -82,7 +82,7 @@ class Follower:
         except StoreError as error:
             if not may_be_gone:
                 raise
-            self._fail(str(error))
+            self._fail(error.shown, str(error))
             self._forget_store()
         refused = self.catalogue.refused
         for identity, reason in islice(refused.items(), LOGGED_REFUSALS):
@@ -113,10 +113,11 @@ class Follower:
             await asyncio.sleep(self._backoff.pause or POLL_SECONDS)
             try:
                 await self._catch_up()
+            except StoreError as error:
+                self._fail(error.shown, str(error))
+                self._forget_store()
             except CtrError as error:
                 self._fail(str(error))
-                if isinstance(error, StoreError):
-                    self._forget_store()
             except Exception:
                 self._fail("internal error")
                 log.exception("following the store failed")
@@ -126,10 +127,11 @@ class Follower:
                     self.problem = None
                 self._backoff.reset()
 
-    def _fail(self, problem: str) -> None:
+    def _fail(self, problem: str, told: str | None = None) -> None:
+        """Note a problem; the log is ``told`` more than callers may see."""
         self._backoff.fail()
         self.problem = problem
-        self._limit.log(log, logging.WARNING, "the catalogue is not followed: %s", problem)
+        self._limit.log(log, logging.WARNING, "the catalogue is not followed: %s", told or problem)
 
     async def _catch_up(self) -> None:
         """Apply all changes that there are by now."""
@@ -139,15 +141,14 @@ class Follower:
         while True:
             store, position = self._store, self._position
             try:
-                changes = await self._answer(partial(store.changes, position, READ_ROWS))
+                reached, changes = await self._answer(partial(store.changes, position, READ_ROWS))
             except FellBehind:
                 await self._read_all()
                 return
             for start in range(0, len(changes), SLICE_ROWS):
                 await self._apply(changes[start : start + SLICE_ROWS])
-            if changes:
-                self._position = position._replace(number=changes[-1].number)
-            if len(changes) < READ_ROWS:
+            self._position = reached
+            if reached.number - position.number < READ_ROWS:
                 return
 
     async def _answer(self, work: Callable[[], Result]) -> Result:

@@ -4,11 +4,14 @@ redis://[user:password@]host[:6379][/db]                        one server (redi
 unix://[user:password@]/path/of/socket[?db=0]                   one server of this machine
 redis+sentinel://[user:password@]host[:26379],.../service[/db]  the master that sentinels name
 redis+cluster://[user:password@]host[:6379],...                 a cluster, from any of its nodes
+
+Each may end in ?password_file=/path, in place of the password.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qsl, unquote
 
@@ -42,6 +45,7 @@ class Address:
     socket: str | None = None
     service: str | None = None
     database: int = 0
+    password_file: Path | None = None
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     sentinel_username: str | None = field(default=None, repr=False)
@@ -92,6 +96,7 @@ class Address:
             sentinel_username=options.get("sentinel_username"),
             sentinel_password=options.get("sentinel_password"),
             tls_files=tuple((name, options[name]) for name in _TLS_FILES if name in options),
+            password_file=Path(options["password_file"]) if "password_file" in options else None,
         )
         if scheme == "unix":
             if hosts or not path:
@@ -115,12 +120,12 @@ class Address:
 
 def _options(query: str, scheme: str, kind: Kind, tls: bool) -> dict[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
-    allowed = {"db"} if scheme == "unix" else set()
+    allowed = {"password_file", *(["db"] if scheme == "unix" else [])}
     allowed |= set(_TLS_FILES) if tls else set()
     allowed |= set(_SENTINEL_LOGIN) if kind == "sentinel" else set()
     for name in options:
         if name not in allowed:
-            known = ", ".join(sorted(allowed)) or "none"
+            known = ", ".join(sorted(allowed))
             raise AddressError(f"unknown option {name[:64]!r}; {scheme}:// takes {known}")
     return options
 

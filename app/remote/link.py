@@ -87,13 +87,14 @@ class Link(Protocol):
 def open_link(address: Address, connections: int, password_file: Path | None = None) -> Link:
     """Return a link that holds at most so many connections (to each node of a cluster).
 
-    Nothing is connected yet. ``password_file`` holds a password, or a user and a password on
-    two lines, and is read at each connecting, so that a password may change.
+    Nothing is connected yet. ``password_file`` (default: the address's) holds a password, or a user
+    and a password on two lines, and is read at each connecting, so that a password may change.
 
     Raises:
         AddressError: the password file cannot be read, or a login is given twice.
     """
     login: dict[str, Any] = {"username": address.username, "password": address.password}
+    password_file = password_file or address.password_file
     if password_file is not None:
         if address.password is not None:
             raise AddressError("the password is given in the URL and in a file")
@@ -275,7 +276,9 @@ class _ClusterLink:
 
     async def _ask_nodes(self, commands: Sequence[Command]) -> list[Reply]:
         parts: dict[str, tuple[ClusterNode, list[int]]] = {}
-        for place, (_, key, *_) in enumerate(commands):
+        for place, command in enumerate(commands):
+            # A script's first key comes after its text and the number of its keys.
+            key = command[3] if command[0] == "EVAL" else command[1]
             node = self._cluster.get_node_from_key(cast(str, key))
             assert node is not None
             parts.setdefault(node.name, (node, []))[1].append(place)

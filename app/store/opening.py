@@ -5,19 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 from app.errors import StoreError
+from app.store.redis import RedisStore
 from app.store.sqlite import SqliteStore
 from app.store.store import Store
 
-_SQLITE = "sqlite://"
+_SQLITE = "sqlite"
 
 
 def open_store(url: str, create: bool = False) -> Store:
-    """Open the store of a URL, ``sqlite:///absolute/path``; ``create`` makes an empty one.
+    """Open the store of a URL; ``create`` makes an empty one where there is none.
+
+    The URL is ``sqlite:///absolute/path``, or one of Redis as ``app.remote.address`` reads it.
 
     Raises:
         StoreError: there is none, or it cannot be used.
     """
-    path = Path(url.removeprefix(_SQLITE))
-    if not url.startswith(_SQLITE) or not path.is_absolute():
-        raise StoreError(f"{url!r} is not the URL of a store: give sqlite:///absolute/path")
-    return SqliteStore(path, create)
+    scheme, separator, rest = url.partition("://")
+    path = Path(rest)
+    if scheme == _SQLITE and path.is_absolute():
+        return SqliteStore(path, create)
+    if scheme == _SQLITE or not separator:
+        # No more of it: it may hold a password.
+        raise StoreError("the URL of the store: give sqlite:///absolute/path or redis://host")
+    return RedisStore(url, create)

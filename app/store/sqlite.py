@@ -147,7 +147,7 @@ class SqliteStore:
                 yield _item(*row)
             after = rows[-1][0]
 
-    def changes(self, after: Position, most: int) -> Sequence[Change]:
+    def changes(self, after: Position, most: int) -> tuple[Position, Sequence[Change]]:
         self._file.check_present()
         with self._file.turn():
             epoch, number, trimmed = self._head()
@@ -160,10 +160,11 @@ class SqliteStore:
                 " ORDER BY number LIMIT ?",
                 [after.number, most],
             ).fetchall()
-        return [
+        changes = [
             Change(number, int(key) if integer else key, None if text is None else _decode(text))
             for number, key, integer, text in rows
         ]
+        return after._replace(number=changes[-1].number) if changes else after, changes
 
     def count(self) -> int:
         with self._file.turn():

@@ -31,10 +31,14 @@ class Change(NamedTuple):
 
 
 class Position(NamedTuple):
-    """How far a follower has read: the store's identity, and the number of its last change."""
+    """How far a follower has read: the store's identity, and the number of its last change.
+
+    ``mark`` tells changes of one number apart, where a store can lose some and go on from there.
+    """
 
     epoch: str
     number: int
+    mark: int = 0
 
 
 class Entries(Protocol):
@@ -60,7 +64,10 @@ class Entries(Protocol):
         ...
 
     def each(self) -> Iterator[Item]:
-        """Yield all entries, in parts between which others may write."""
+        """Yield all entries, in parts between which others may write.
+
+        An entry that changes meanwhile may come twice.
+        """
         ...
 
     def count(self) -> int:
@@ -90,11 +97,14 @@ class Store(Entries, Protocol):
         ...
 
     def items(self) -> tuple[Position, Iterator[Item]]:
-        """Return all items, and the position whose changes come after them."""
+        """Return all items, as ``each`` yields them, and the position whose changes come after."""
         ...
 
-    def changes(self, after: Position, most: int) -> Sequence[Change]:
-        """Return the first changes after a position, in their order; none if nothing changed.
+    def changes(self, after: Position, most: int) -> tuple[Position, Sequence[Change]]:
+        """Return the first changes after a position, in their order, and the position after them.
+
+        ``most`` bounds the changes that are read. An item that changed more than once comes once,
+        with its newest values. Nothing has changed where the position stays the same.
 
         Raises:
             FellBehind: some of them are gone, or the store is another one.

@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.features": FLOOR,
     "app.bundle": FEATURES,
     "app.scoring": BUNDLE,
-    "app.store": FLOOR,
+    "app.store": FLOOR | {"app.remote.address", "app.remote.link"},
     "app.catalogue": CATALOGUE - {"app.catalogue"},
     "app.metrics": ENGINE | {"app.workers"},
     "app.remote": ENGINE | {"app.metrics"},

@@ -13,6 +13,7 @@ class Proxy:
     """Passes connections on to a port, from a thread of its own; use it as a context manager.
 
     ``delay`` holds up every answer by so many seconds; while ``holds`` is true no answer passes.
+    New connections go to ``target``.
     With ``tls`` it speaks TLS to its clients.
     """
 
@@ -27,7 +28,7 @@ class Proxy:
         self.holds = holds
         self.accepted = 0
         self.port = 0
-        self._target = target
+        self.target = target
         self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._open: set[asyncio.StreamWriter] = set()
@@ -45,7 +46,7 @@ class Proxy:
         self.accepted += 1
         self._open.add(writer)
         try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
         except OSError:
             writer.transport.abort()
             return

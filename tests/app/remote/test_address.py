@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from app.errors import AddressError
@@ -29,6 +31,10 @@ from app.remote.address import Address
         (
             "rediss+cluster://n1,n2:7001",
             Address("rediss+cluster", (("n1", 6379), ("n2", 7001))),
+        ),
+        (
+            "redis://cache?password_file=/run/secrets/redis",
+            Address("redis", (("cache", 6379),), password_file=Path("/run/secrets/redis")),
         ),
     ],
 )  # fmt: skip

@@ -186,6 +186,8 @@ async def test_login_by_file(guarded: RedisServer, tmp_path: Path, user: str, te
     url = guarded.url.replace("://", f"://{user}")
     async with linked(url, password_file=file) as link:
         assert await link.ask([("ECHO", "in")], LATER) == [b"in"]
+    async with linked(f"{url}?password_file={file}") as link:
+        assert await link.ask([("ECHO", "in")], LATER) == [b"in"]
 
 
 async def test_a_changed_password_is_read_again(guarded: RedisServer, tmp_path: Path) -> None:
@@ -330,6 +332,8 @@ async def test_cluster(cluster: list[RedisServer]) -> None:
         wrong = await link.ask([("LPUSH", keys[0], "x"), ("GET", keys[1])], LATER)
         assert isinstance(wrong[0], ErrorReply)
         assert wrong[1:] == [keys[1].encode()]
+        scripts = [("EVAL", "return KEYS[1]", 1, key) for key in keys]
+        assert await link.ask(scripts, LATER) == [key.encode() for key in keys]
         # {key}-less keys of one slot move to another node.
         slot = int(first.command("CLUSTER", "KEYSLOT", keys[0]).removeprefix(":"))
         owner = cluster[0 if slot < 5461 else 1 if slot < 10923 else 2]
