@@ -54,8 +54,11 @@ from app.workers.listeners import name_of
 from app.workers.shared_numbers import SharedNumbers
 from app.workers.supervisor import WorkerResources
 
-SUCCESSION_SECONDS = 5.0
-"""How long connections wait for a worker that replaces another, before it answers them 503."""
+START_SECONDS, SUCCESSION_SECONDS = 2.0, 5.0
+"""How long a service that starts, and a worker that replaces another, load before they listen and
+answer 503: a proxy that asks for no readiness takes whoever listens for able to serve."""
+LOOK_SECONDS = 0.05
+"""Time between two looks at whether there is something to wait for."""
 log = logging.getLogger(__name__)
 
 
@@ -267,9 +270,10 @@ def build_service(
             await starting
             if state.failure is not None:
                 raise CtrError(state.failure)
-        elif shared.started:
-            # The others serve: connections wait for a worker that replaces one until it can too.
-            await asyncio.wait([starting], timeout=SUCCESSION_SECONDS)
+        else:
+            await _loaded_soon(
+                starting, state, SUCCESSION_SECONDS if shared.started else START_SECONDS
+            )
         try:
             yield
         finally:
@@ -306,6 +310,15 @@ async def _start(starter: Starter, state: ServingState, opened: Opened | None) -
     except Exception as error:
         log.exception("loading failed")
         state.fail(f"loading failed: {type(error).__name__}")
+
+
+async def _loaded_soon(starting: asyncio.Task[None], state: ServingState, seconds: float) -> None:
+    """Wait for the first bundle, but not for long, nor for a vocabulary that is not there."""
+    end = perf_counter() + seconds
+    while perf_counter() < end and not (
+        starting.done() or state.lacks_vocabulary or state.draining
+    ):
+        await asyncio.wait([starting], timeout=LOOK_SECONDS)
 
 
 def limits_of(settings: Settings) -> Limits:

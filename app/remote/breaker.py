@@ -46,6 +46,11 @@ class Breaker:
         """Wait for the first successful probe."""
         await self._reached.wait()
 
+    @property
+    def open_after_probe(self) -> bool:
+        """True if a probe has ended, and Redis cannot be asked."""
+        return self._probed.is_set() and not self.closed
+
     def succeed(self) -> None:
         """Note that requests get their answers."""
         self.backoff.reset()

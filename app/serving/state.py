@@ -86,6 +86,12 @@ class ServingState:
         return f"the vocabulary is not there yet: {self.awaited_vocabulary.problem}"
 
     @property
+    def lacks_vocabulary(self) -> bool:
+        """True if the first bundle waits for a vocabulary that is not there."""
+        awaited = self.awaited_vocabulary
+        return awaited is not None and awaited.breaker.open_after_probe
+
+    @property
     def ready(self) -> bool:
         """True if this worker is ready, and the others are or have been."""
         works = not (self.engine_failing.is_set() or self.engine_hangs)

@@ -10,29 +10,48 @@ import struct
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 TURNS = 1_000
 """Most turns of the event loop, of one connection each, in which connections are still accepted."""
+SETTLING_TURNS = 3
+"""Turns after which asyncio's own loop, unlike uvloop, has made what it accepted a connection; one
+that is not made when the listener closes is lost."""
+HANDSHAKE_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16)
+"""Times between two looks at whether the handshakes that had begun are over. A client farther away
+than their sum, or one that never ends its handshake, is not waited for."""
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
-_RETURN_NOTHING = struct.pack("=HBBI", 6, 0, 0, 0)
-"""A packet filter of one instruction: let no byte through."""
+_SYN_RECEIVED = "03"
+# A packet filter (classic BPF) over the TCP header, each instruction a code, the jumps if true and
+# if false, and a number: load the byte with the flags; if it has SYN, return 0 bytes, else all.
+_WITHOUT_SYN = b"".join(
+    struct.pack("=HBBI", *instruction)
+    for instruction in (
+        (0x30, 0, 0, 13),
+        (0x45, 0, 1, 0x02),
+        (0x06, 0, 0, 0),
+        (0x06, 0, 0, 0xFFFFFFFF),
+    )
+)
+_INSTRUCTION_BYTES = 8
 
 
 async def take_last_connections(listeners: Sequence[socket.socket]) -> None:
     """Have the event loop accept what the system holds for listeners, and let it hold no more.
 
     When a listener closes, the connections that wait to be accepted are reset, and with them the
-    requests that their clients have sent. After this they can be closed: a client that comes
-    meanwhile hears nothing, tries again after a second, and is refused.
+    requests that their clients have sent; so are those whose handshake lacks its last packet,
+    which their clients take for open. After this it can be closed: a client that comes meanwhile
+    hears nothing, tries again after a second, and is refused.
     """
-    held = select.poll()
     for listener in listeners:
-        _hold_no_more(listener)
-        held.register(listener, select.POLLIN)
-    for _ in range(TURNS):
-        if not held.poll(0):
+        _take_no_more(listener)
+    await _accept_held(listeners)
+    for seconds in HANDSHAKE_SECONDS:
+        if not _handshakes(listeners):
             break
-        await asyncio.sleep(0)
+        await asyncio.sleep(seconds)
+    await _accept_held(listeners)
 
 
 def take_connections_again(listeners: Sequence[socket.socket]) -> None:
@@ -42,17 +61,64 @@ def take_connections_again(listeners: Sequence[socket.socket]) -> None:
     of no new connection. Listening again gives the queue its length back.
     """
     for listener in listeners:
-        if sys.platform == "linux" and listener.family in (socket.AF_INET, socket.AF_INET6):
+        if _has_filters(listener):
             # Without a filter there is nothing to detach, which is an error.
             with suppress(OSError):
                 listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
-def _hold_no_more(listener: socket.socket) -> None:
+async def _accept_held(listeners: Sequence[socket.socket]) -> None:
+    held = select.poll()
+    for listener in listeners:
+        held.register(listener, select.POLLIN)
+    for _ in range(TURNS):
+        if not held.poll(0):
+            break
+        await asyncio.sleep(0)
+    for _ in range(SETTLING_TURNS):
+        await asyncio.sleep(0)
+
+
+def _take_no_more(listener: socket.socket) -> None:
+    """Have the system drop the packets that open a connection.
+
+    Where it cannot, the queue of connections is as short as can be. It is not the first choice:
+    a handshake that ends while the queue is full loses its connection.
+    """
+    if _has_filters(listener):
+        program = ctypes.create_string_buffer(_WITHOUT_SYN, len(_WITHOUT_SYN))
+        length = len(_WITHOUT_SYN) // _INSTRUCTION_BYTES
+        told = struct.pack("HP", length, ctypes.addressof(program))
+        with suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, told)
+            return
     listener.listen(0)
-    if sys.platform == "linux" and listener.family in (socket.AF_INET, socket.AF_INET6):
-        # A queue of length 0 still takes one connection. A filter on the listener drops what
-        # opens one; connections that are accepted, or wait for that, are sockets of their own.
-        program = ctypes.create_string_buffer(_RETURN_NOTHING, len(_RETURN_NOTHING))
-        told = struct.pack("HP", 1, ctypes.addressof(program))
-        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, told)
+
+
+def _has_filters(listener: socket.socket) -> bool:
+    return sys.platform == "linux" and listener.family in (socket.AF_INET, socket.AF_INET6)
+
+
+def _handshakes(listeners: Sequence[socket.socket]) -> bool:
+    """True if a handshake with one of the listeners' ports has begun and is not complete."""
+    tables = {socket.AF_INET: "tcp", socket.AF_INET6: "tcp6"}
+    for family, name in tables.items():
+        ports = {each.getsockname()[1] for each in listeners if each.family == family}
+        if ports and _begun(Path("/proc/net", name), ports):
+            return True
+    return False
+
+
+def _begun(table: Path, ports: set[int]) -> bool:
+    """True if a table of sockets has one of the local ports that waits for a handshake's end."""
+    try:
+        with table.open() as lines:
+            next(lines)
+            for line in lines:
+                _, local, _, state, *_ = line.split(maxsplit=4)
+                if state == _SYN_RECEIVED and int(local.rpartition(":")[2], 16) in ports:
+                    return True
+    except (OSError, StopIteration):
+        # Other systems have no such table, and some containers hide it.
+        pass
+    return False

@@ -9,9 +9,11 @@ import shutil
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import onnxruntime
 import pytest
 
@@ -19,7 +21,7 @@ from app.errors import ProviderError
 from app.scoring.engine import refuse_mixed_distributions
 from app.workers.cpus import cpu_quota
 from tests.conftest import Sample, StartService
-from tests.support.held_service import Held
+from tests.support.held_service import PROGRAM, VARIABLE, Held, told_by
 from tests.support.samples import candidate_of, context_of
 from tests.support.serving import Service, Wire, run_to_end, strict, wait_until
 
@@ -175,6 +177,65 @@ def test_a_needed_setting_is_named() -> None:
     ended = run_to_end(None)
     assert ended.returncode == 2
     assert "setting bundle: " in ended.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_first_connection_is_served(
+    tiny_bundle: Path, sample: Sample, tmp_path: Path, workers: int
+) -> None:
+    """Who listens can score: a proxy that asks for no readiness sends requests at once."""
+    service = Service(tiny_bundle, tmp_path / "log", workers=workers)
+    try:
+        answer = None
+        while answer is None:
+            assert service.process.poll() is None, service.log()
+            try:
+                answer = service.post("/predict", {"instances": sample.rows[:1]})
+            except httpx.ConnectError:
+                continue
+        assert answer.status_code == 200, answer.text
+    finally:
+        assert service.stop() == 0
+
+
+@pytest.fixture
+def loading(tiny_bundle: Path, tmp_path: Path) -> Iterator[tuple[Service, Path]]:
+    """A service whose bundle is loaded only when a file is gone."""
+    hold = tmp_path / "hold"
+    hold.touch()
+    service = Service(tiny_bundle, tmp_path / "log", {VARIABLE: str(hold)}, PROGRAM)
+    try:
+        wait_until(told_by(hold).exists, "it loads", PATIENCE)
+        yield service, hold
+    finally:
+        hold.unlink(missing_ok=True)
+        assert service.stop() == 0
+
+
+def test_a_long_load_is_told(loading: tuple[Service, Path]) -> None:
+    """After some seconds the service listens in any case, and says why it is not ready."""
+    service, hold = loading
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", service.port)) == 0
+
+    wait_until(listens, "it listens", PATIENCE)
+    assert service.client.get("/live").status_code == 200
+    answer = service.client.get("/ready")
+    assert answer.status_code == 503
+    assert "the bundle is still being loaded" in answer.text
+    hold.unlink()
+    service.wait_ready()
+
+
+def test_sigterm_while_it_loads_is_no_failure(loading: tuple[Service, Path]) -> None:
+    """The service ends with 0 and without a complaint, before it has listened or after."""
+    service, hold = loading
+    service.ask_to_end()
+    hold.unlink()
+    assert service.exit_code() == 0
+    assert not [event for event in service.events() if event["level"] not in ("info", "warning")]
 
 
 def test_an_unknown_flag_is_refused(tiny_bundle: Path) -> None:

@@ -39,7 +39,7 @@ class Held:
 
     def wait_held(self) -> None:
         """Wait until a run waits."""
-        wait_until(_told_by(self._file).exists, "a run is held", 30)
+        wait_until(told_by(self._file).exists, "a run is held", 30)
 
     def release(self) -> None:
         """Let the run go on, and all others."""
@@ -52,14 +52,15 @@ def hold_while(file: Path) -> None:
 
     def patiently(self: Engine, batch: Batch) -> Scores:
         while file.exists():
-            _told_by(file).touch()
+            told_by(file).touch()
             time.sleep(0.005)
         return score(self, batch)
 
     Engine.score = patiently  # type: ignore[method-assign]
 
 
-def _told_by(file: Path) -> Path:
+def told_by(file: Path) -> Path:
+    """The file that says of another one that a run waits for it."""
     return file.with_suffix(".held")
 
 

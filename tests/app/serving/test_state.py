@@ -27,7 +27,12 @@ def test_nothing_is_scored_before_a_bundle_is_in_use() -> None:
     state = ServingState(SharedNumbers())
     with pytest.raises(NotReady, match="the bundle is still being loaded"):
         _ = state.scorer
-    state.awaited_vocabulary = cast(Any, SimpleNamespace(problem="it refuses the login"))
+    assert not state.lacks_vocabulary
+    breaker = SimpleNamespace(open_after_probe=True)
+    state.awaited_vocabulary = cast(
+        Any, SimpleNamespace(problem="it refuses the login", breaker=breaker)
+    )
+    assert state.lacks_vocabulary
     with pytest.raises(NotReady, match="the vocabulary is not there yet: it refuses the login"):
         _ = state.scorer
     bundle = in_use()
