@@ -1,4 +1,4 @@
-"""A circuit breaker: while Redis does not answer, no request waits for it."""
+"""A circuit breaker: while Redis, or a store, does not answer, no request waits for it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ log = logging.getLogger(__name__)
 
 
 class Breaker:
-    """Closed while Redis answers, open from the first failure to the next successful probe.
+    """Closed while it answers, open from the first failure to the next successful probe.
 
-    Requests never probe. One task does, at a bounded rate, and requests ask Redis again only after
-    a probe has succeeded. ``probe`` returns what is wrong, or None.
+    Requests never probe. One task does, at a bounded rate, and requests ask again only after a
+    probe has succeeded. ``probe`` returns what is wrong, or None; ``asked`` is who is asked, for
+    messages.
     """
 
-    def __init__(self, probe: Callable[[], Awaitable[Problem | None]]) -> None:
+    def __init__(
+        self, probe: Callable[[], Awaitable[Problem | None]], asked: str = "Redis"
+    ) -> None:
         self._probe = probe
         self._wake = asyncio.Event()
         self._probed = asyncio.Event()
@@ -36,7 +39,8 @@ class Breaker:
         self.backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, at_once=True)
         self._limit = LogLimit(LOG_SECONDS)
         self.closed = False
-        self.problem: Problem | None = Problem("Redis has not been asked yet")
+        self._asked = asked
+        self.problem: Problem | None = Problem(f"{asked} has not been asked yet")
 
     async def probed(self) -> None:
         """Wait for the end of the first probe, successful or not."""
@@ -72,7 +76,7 @@ class Breaker:
             try:
                 problem = await self._probe()
             except Exception as error:
-                # Without probes Redis would never be asked again, whatever the error is.
+                # Without probes nobody would be asked again, whatever the error is.
                 log.exception("the probe failed")
                 problem = Problem("the probe failed", type(error).__name__)
             if problem is None:
@@ -96,25 +100,22 @@ class Breaker:
     def close(self) -> None:
         """Stay open from now on, and drop the reference to ``probe``: see ``Gatherer.close``."""
         self.closed = False
-        self.problem = _ENDED
+        self.problem = Problem(f"{self._asked} is no longer asked")
         self._probe = _no_probe
 
     def _open(self, problem: Problem) -> None:
         self.backoff.fail()
         self.problem = problem
         self.closed = False
-        self._limit.log(log, logging.WARNING, "not asking Redis: %s", problem)
+        self._limit.log(log, logging.WARNING, "not asking %s: %s", self._asked, problem)
 
     def _close(self) -> None:
         if not self.closed:
             self.closed = True
             self.problem = None
             self._reached.set()
-            self._limit.log(log, logging.INFO, "Redis answers")
-
-
-_ENDED = Problem("Redis is no longer asked")
+            self._limit.log(log, logging.INFO, "%s answers", self._asked)
 
 
 async def _no_probe() -> Problem:
-    return _ENDED
+    return Problem("nobody is asked any longer")

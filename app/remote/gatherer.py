@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Generic, TypeVar
 
-from app.remote.redis_layout import Key
-
-Miss = tuple[str, Key]
-"""A slot's name and a key of it."""
+Key = TypeVar("Key", bound=Hashable)
+Answer = TypeVar("Answer")
 ROUND_KEYS = 256
 """Keys of one round trip: enough to share its cost, too few to hold up the event loop."""
 ROUNDS_AT_ONCE = 4
 
 
-class Answers(NamedTuple):
-    """The answers to some misses: their rows, and those that have no usable row.
-
-    A miss that is in neither was not answered.
-    """
-
-    rows: dict[Miss, int]
-    bad: set[Miss]
-
-
-class _Round:
+class _Round(Generic[Key, Answer]):
     """Keys that are asked for together, and the requests that wait for them."""
 
     def __init__(self) -> None:
-        self.misses: list[Miss] = []
-        self.answers = Answers({}, set())
+        self.keys: list[Key] = []
+        self.answers: Mapping[Key, Answer] = {}
         self._over = False
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -50,57 +38,55 @@ class _Round:
                 future.set_result(None)
 
 
-class Gatherer:
-    """Asks once for a value that several requests need, and for many values in one round trip.
+class Gatherer(Generic[Key, Answer]):
+    """Asks once for a key that several requests need, and for many keys in one round trip.
 
     There is no waiting time: while fewer than ``rounds_at_once`` round trips are under way, the
-    misses of one turn of the event loop leave at once; otherwise they gather. A round trip belongs
+    keys of one turn of the event loop leave at once; otherwise they gather. A round trip belongs
     to no request: one that gives up or is cancelled only stops waiting.
     """
 
     def __init__(
         self,
-        ask: Callable[[Sequence[Miss]], Awaitable[Answers]],
+        ask: Callable[[Sequence[Key]], Awaitable[Mapping[Key, Answer]]],
         round_keys: int = ROUND_KEYS,
         rounds_at_once: int = ROUNDS_AT_ONCE,
     ) -> None:
         self._ask = ask
         self._round_keys = round_keys
         self._rounds_at_once = rounds_at_once
-        self._waiting: deque[_Round] = deque()
-        self._asked: dict[Miss, _Round] = {}
+        self._waiting: deque[_Round[Key, Answer]] = deque()
+        self._asked: dict[Key, _Round[Key, Answer]] = {}
         self._running: set[asyncio.Task[None]] = set()
 
-    async def fetch(self, misses: Iterable[Miss], seconds: float) -> Answers:
-        """Return what Redis answers within ``seconds``."""
-        rounds: dict[_Round, list[Miss]] = {}
-        for miss in misses:
-            found = self._asked.get(miss) or self._add(miss)
-            rounds.setdefault(found, []).append(miss)
+    async def fetch(self, keys: Iterable[Key], seconds: float) -> dict[Key, Answer]:
+        """Return what is answered within ``seconds``."""
+        rounds: dict[_Round[Key, Answer], list[Key]] = {}
+        for key in keys:
+            found = self._asked.get(key) or self._add(key)
+            rounds.setdefault(found, []).append(key)
         try:
             async with asyncio.timeout(seconds):
                 for each in rounds:
                     await each.over()
         except TimeoutError:
             pass
-        answers = Answers({}, set())
-        for each, wanted in rounds.items():
-            for miss in wanted:
-                if (row := each.answers.rows.get(miss)) is not None:
-                    answers.rows[miss] = row
-                elif miss in each.answers.bad:
-                    answers.bad.add(miss)
-        return answers
+        return {
+            key: each.answers[key]
+            for each, wanted in rounds.items()
+            for key in wanted
+            if key in each.answers
+        }
 
-    def _add(self, miss: Miss) -> _Round:
-        if not self._waiting or len(self._waiting[-1].misses) >= self._round_keys:
+    def _add(self, key: Key) -> _Round[Key, Answer]:
+        if not self._waiting or len(self._waiting[-1].keys) >= self._round_keys:
             self._waiting.append(_Round())
             if len(self._running) < self._rounds_at_once:
                 # The task begins in the next turn of the loop, so others may still join.
                 self._running.add(asyncio.create_task(self._run()))
         last = self._waiting[-1]
-        last.misses.append(miss)
-        self._asked[miss] = last
+        last.keys.append(key)
+        self._asked[key] = last
         return last
 
     async def _run(self) -> None:
@@ -109,10 +95,10 @@ class Gatherer:
             while self._waiting:
                 current = self._waiting.popleft()
                 try:
-                    current.answers = await self._ask(current.misses)
+                    current.answers = await self._ask(current.keys)
                 finally:
-                    for miss in current.misses:
-                        del self._asked[miss]
+                    for key in current.keys:
+                        del self._asked[key]
                     current.end()
         finally:
             task = asyncio.current_task()
@@ -133,5 +119,5 @@ class Gatherer:
         self._ask = _no_answers
 
 
-async def _no_answers(misses: Sequence[Miss]) -> Answers:
-    return Answers({}, set())
+async def _no_answers(keys: Sequence[Key]) -> Mapping[Key, Answer]:
+    return {}

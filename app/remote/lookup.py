@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from app.metrics.counters import Counts
-from app.remote.gatherer import Answers, Miss
 from app.remote.link import Command, ErrorReply, Link
-from app.remote.redis_layout import SENTINEL, SlotKeys, text_of
+from app.remote.redis_layout import SENTINEL, Key, SlotKeys, text_of
+
+Miss = tuple[str, Key]
+"""A slot's name and a key of it."""
+Answers = dict[Miss, int | None]
+"""The row of each miss that was answered; None where the answer is no usable row."""
 
 
 class Lookup:
@@ -17,7 +21,7 @@ class Lookup:
         self._slots, self._link, self._errors = slots, link, errors
 
     async def ask(self, misses: Sequence[Miss], seconds: float) -> Answers:
-        """Return what Redis answers; a value with no usable answer is left out or bad.
+        """Return what Redis answers; a value without an answer is left out.
 
         Raises:
             LinkError: Redis did not answer within so many seconds.
@@ -29,7 +33,7 @@ class Lookup:
             bucket = keys.of(text)
             questions.append((keys, bucket))
             commands.append(("HMGET", keys.name(bucket), SENTINEL, text))
-        answers = Answers({}, set())
+        answers: Answers = {}
         replies = await self._link.ask(commands, seconds)
         for miss, (keys, bucket), reply in zip(misses, questions, replies, strict=True):
             if isinstance(reply, ErrorReply):
@@ -40,10 +44,10 @@ class Lookup:
                 # The bucket is not there, so an empty answer does not mean that the value is not.
                 self._errors.add("sentinel")
             elif content is None:
-                answers.rows[miss] = keys.slot.oov
+                answers[miss] = keys.slot.oov
             elif (row := keys.row(content)) is not None:
-                answers.rows[miss] = row
+                answers[miss] = row
             else:
                 self._errors.add("value")
-                answers.bad.add(miss)
+                answers[miss] = None
         return answers

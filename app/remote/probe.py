@@ -7,10 +7,9 @@ from collections.abc import Mapping
 
 from app.errors import LinkError, Problem
 from app.metrics.counters import Counts
-from app.remote.gatherer import Miss
 from app.remote.in_use import InUseMark
 from app.remote.link import Command, ErrorReply, Link, Reply
-from app.remote.lookup import Lookup
+from app.remote.lookup import Lookup, Miss
 from app.remote.redis_layout import REGISTER, SENTINEL, Entry, RegisterError, SlotKeys
 
 PROBE_SECONDS = 1.0
@@ -78,6 +77,6 @@ class Probe:
         """Compare Redis with the bundle for the values that the bundle knows."""
         answers = await self._lookup.ask(list(self.witnesses), PROBE_SECONDS)
         for miss, row in self.witnesses.items():
-            if answers.rows.get(miss) != row:
+            if answers.get(miss) != row:
                 return Problem(f"Redis has another row than the bundle for a value of {miss[0]!r}")
         return None

@@ -24,9 +24,9 @@ from app.features.vocabulary import Integers, Texts
 from app.metrics.registry import RemoteMetrics
 from app.remote.breaker import Breaker
 from app.remote.cache import Cache
-from app.remote.gatherer import ROUND_KEYS, ROUNDS_AT_ONCE, Answers, Gatherer, Miss
+from app.remote.gatherer import ROUND_KEYS, ROUNDS_AT_ONCE, Gatherer
 from app.remote.link import Link
-from app.remote.lookup import Lookup
+from app.remote.lookup import Answers, Lookup, Miss
 from app.remote.probe import Probe
 from app.remote.redis_layout import published_slots
 
@@ -74,7 +74,7 @@ class RemoteVocabulary:
         self._candidate_slots = self._count(layout.candidate + layout.candidate_lists)
         self._link = link
         self._seconds = seconds
-        self._gatherer = Gatherer(self._ask)
+        self._gatherer: Gatherer[Miss, int | None] = Gatherer(self._ask)
         self._watching: asyncio.Task[None] | None = None
 
     def _count(self, slots: Sequence[Slot]) -> int:
@@ -141,10 +141,9 @@ class RemoteVocabulary:
             found, wanted = self._settled(part)
             if wanted and self.breaker.closed and (left := end - loop.time()) > 0:
                 answers = await self._gatherer.fetch(wanted, left)
-                found |= answers.rows
-                for miss in answers.bad:
-                    found[miss] = self.slots[miss[0]].slot.oov
-                    degraded = True
+                for miss, row in answers.items():
+                    degraded |= row is None
+                    found[miss] = self.slots[miss[0]].slot.oov if row is None else row
                 wanted = [miss for miss in wanted if miss not in found]
             if wanted:
                 degraded |= self.fallback == "oov"
@@ -206,7 +205,7 @@ class RemoteVocabulary:
     async def _ask(self, misses: Sequence[Miss]) -> Answers:
         """Ask Redis in one round trip; a failure is counted and opens the breaker."""
         if not self.breaker.closed:
-            return Answers({}, set())
+            return {}
         start = perf_counter()
         self.metrics.counts.add("round_trips")
         try:
@@ -214,14 +213,15 @@ class RemoteVocabulary:
         except LinkError as error:
             self.metrics.errors.add(error.reason)
             self.breaker.trip(error.problem)
-            return Answers({}, set())
+            return {}
         self.metrics.seconds.observe(perf_counter() - start)
-        if len(answers.rows) + len(answers.bad) == len(misses):
+        if len(answers) == len(misses):
             self.breaker.succeed()
         else:
             self.breaker.suspect()
-        self._remember(answers.rows)
-        absences = sum(row == self.slots[slot].slot.oov for (slot, _), row in answers.rows.items())
+        rows = {miss: row for miss, row in answers.items() if row is not None}
+        self._remember(rows)
+        absences = sum(row == self.slots[slot].slot.oov for (slot, _), row in rows.items())
         self.metrics.counts.add("absences", absences)
         return answers
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from app.remote.gatherer import Answers, Gatherer, Miss
+from app.remote.gatherer import Gatherer
+from app.remote.lookup import Answers, Miss
 
 pytestmark = pytest.mark.anyio
 LATER = 60.0
@@ -24,8 +25,11 @@ class Oracle:
     async def ask(self, misses: Sequence[Miss]) -> Answers:
         self.rounds.append(list(misses))
         await self.gate.wait()
-        rows = {miss: miss[1] for miss in misses if isinstance(miss[1], int)}
-        return Answers(rows, {miss for miss in misses if miss[1] == "bad"})
+        return {
+            miss: miss[1] if isinstance(miss[1], int) else None
+            for miss in misses
+            if miss[1] != "unanswered"
+        }
 
 
 def keys(*numbers: int) -> list[Miss]:
@@ -44,9 +48,7 @@ async def test_misses_of_one_turn_go_together() -> None:
     oracle = Oracle()
     gatherer = Gatherer(oracle.ask)
     found = await asyncio.gather(*(gatherer.fetch(keys(1, number), LATER) for number in (2, 3, 2)))
-    assert [answers.rows for answers in found] == [
-        {("slot", 1): 1, ("slot", number): number} for number in (2, 3, 2)
-    ]
+    assert found == [{("slot", 1): 1, ("slot", number): number} for number in (2, 3, 2)]
     assert [sorted(each) for each in oracle.rounds] == [keys(1, 2, 3)]
 
 
@@ -60,7 +62,7 @@ async def test_a_key_that_is_asked_for_is_not_asked_again() -> None:
     second = asyncio.create_task(gatherer.fetch(keys(1), LATER))
     await turn()
     oracle.gate.set()
-    assert (await first).rows == (await second).rows == {("slot", 1): 1}
+    assert await first == await second == {("slot", 1): 1}
     await gatherer.fetch(keys(1), LATER)
     assert oracle.rounds == [keys(1), keys(1)]
 
@@ -85,7 +87,7 @@ async def test_many_keys_are_cut() -> None:
     oracle = Oracle()
     gatherer = Gatherer(oracle.ask, round_keys=10, rounds_at_once=2)
     found = await gatherer.fetch(keys(*range(95)), LATER)
-    assert found.rows == {("slot", number): number for number in range(95)}
+    assert found == {("slot", number): number for number in range(95)}
     assert [len(each) for each in oracle.rounds] == [10] * 9 + [5]
 
 
@@ -94,11 +96,11 @@ async def test_time_is_bounded() -> None:
     oracle = Oracle()
     gatherer = Gatherer(oracle.ask)
     oracle.gate.clear()
-    assert await gatherer.fetch(keys(1), 0.01) == Answers({}, set())
+    assert await gatherer.fetch(keys(1), 0.01) == {}
     late = asyncio.create_task(gatherer.fetch(keys(1), LATER))
     await turn()
     oracle.gate.set()
-    assert (await late).rows == {("slot", 1): 1}
+    assert await late == {("slot", 1): 1}
     assert oracle.rounds == [keys(1)]
 
 
@@ -115,14 +117,14 @@ async def test_a_cancelled_request_takes_nobody_with_it() -> None:
     await turn()
     assert first.cancelled()
     oracle.gate.set()
-    assert (await second).rows == {("slot", 2): 2, ("slot", 3): 3}
+    assert await second == {("slot", 2): 2, ("slot", 3): 3}
 
 
 async def test_bad_and_unanswered_keys_are_told_apart() -> None:
     """A value without a usable row is named; one that was not answered is in neither part."""
     gatherer = Gatherer(Oracle().ask)
     misses: list[Miss] = [("slot", 1), ("slot", "bad"), ("slot", "unanswered")]
-    assert await gatherer.fetch(misses, LATER) == Answers({("slot", 1): 1}, {("slot", "bad")})
+    assert await gatherer.fetch(misses, LATER) == {("slot", 1): 1, ("slot", "bad"): None}
 
 
 async def test_closing_answers_everybody() -> None:
@@ -134,5 +136,5 @@ async def test_closing_answers_everybody() -> None:
     await turn()
     await gatherer.close()
     async with asyncio.timeout(LATER):
-        assert await asyncio.gather(*waiting) == [Answers({}, set())] * 3
+        assert await asyncio.gather(*waiting) == [{}] * 3
     assert oracle.rounds == [keys(0)]
