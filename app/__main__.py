@@ -21,7 +21,8 @@ ignore_unused()
 
 from app import __version__
 from app.bundle.directory import newest
-from app.catalogue.command import items_command
+from app.catalogue.command import store_command
+from app.catalogue.kinds import ITEMS, PROFILES
 from app.check import check
 from app.command_line import read_command, read_settings
 from app.errors import CtrError, KeyFileError
@@ -38,8 +39,9 @@ log = logging.getLogger("app")
 
 def main() -> int:
     """Serve until a signal, or carry out another command; return the exit code."""
-    if sys.argv[1:2] == ["items"]:
-        return items_command(sys.argv[2:])
+    for kind in (ITEMS, PROFILES):
+        if sys.argv[1:2] == [f"{kind.name}s"]:
+            return store_command(kind, sys.argv[2:])
     command = read_command(sys.argv[1:])
     if command.version:
         print(__version__)

@@ -21,6 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 from app import __version__
 from app.bundle.bundle import Bundle
 from app.bundle.directory import newest
+from app.catalogue.kinds import ITEMS, PROFILES
 from app.command_line import read_settings
 from app.errors import CtrError
 from app.metrics.registry import Metrics
@@ -40,7 +41,7 @@ from app.settings import Settings
 from app.web import asgi
 from app.web.access_log import PATH_LENGTH, AccessLog
 from app.web.admin import create_admin
-from app.web.admin_items import build_items_router
+from app.web.admin_items import build_entries_router
 from app.web.admin_keys import Keys
 from app.web.connections import Connections, most_connections
 from app.web.docs_page import page
@@ -182,8 +183,11 @@ def build_server(
     service = build_service(settings, shared=worker.shared if worker else None, opened=opened)
     admin = None
     if admin_listeners and settings.admin_key_file is not None:
-        items = build_items_router(settings.store, service.serving, settings.max_body_bytes)
-        admin_app = create_admin(service.activation, items, Keys(settings.admin_key_file))
+        entries = [
+            build_entries_router(kind, settings.store, service.serving, settings.max_body_bytes)
+            for kind in (ITEMS, PROFILES)
+        ]
+        admin_app = create_admin(service.activation, entries, Keys(settings.admin_key_file))
         admin = AdminServer(
             admin_app, admin_listeners, settings.receive_seconds, settings.max_body_bytes
         )
@@ -226,7 +230,7 @@ def build_service(
     metrics = Metrics(shared, settings.metrics == "on")
     state = ServingState(shared)
     agreement = Agreement(shared)
-    loader = Loader(settings, metrics.remote, Engines(settings, shared))
+    loader = Loader(settings, metrics, Engines(settings, shared))
     builder = Builder(settings, limits, metrics, state)
     versions = Versions(settings.bundle)
     metrics.watch_directory(

@@ -206,8 +206,9 @@ class Settings(BaseSettings):
         "File with the password of Redis, or with a user and a password on two lines",
     )
     redis_timeout_ms: PositiveInt = _setting(
-        "Vocabulary in Redis", 100, "Maximum time that a request waits for Redis", "milliseconds"
-    )
+        "Vocabulary in Redis", 100, "Maximum time that a request waits for Redis, or for a"
+        " profile", "milliseconds",
+    )  # fmt: skip
     vocabulary_cache: PositiveInt = _setting(
         "Vocabulary in Redis",
         1_000_000,
@@ -224,8 +225,8 @@ class Settings(BaseSettings):
     store: str | None = _setting(
         "Catalogue",
         None,
-        "URL of the store of items that /rank may name by id, sqlite:///absolute/path or"
-        " redis://host; without it there is no catalogue",
+        "URL of the store of items that /rank may name by id, and of profiles:"
+        " sqlite:///absolute/path or redis://host; without it there are none",
     )
     unknown_items: Literal["omit", "last", "error"] = _setting(
         "Catalogue",
@@ -236,6 +237,16 @@ class Settings(BaseSettings):
     )
     max_catalogue_rows: PositiveInt = _setting(
         "Catalogue", 20_000, "Maximum number of items when the whole catalogue is ranked", "rows"
+    )
+    profile_key: str | None = _setting(
+        "Catalogue",
+        None,
+        "Field of the context that has the key of a profile, as a rule the user's id; without it no"
+        " profile is looked up",
+        min_length=1,
+    )
+    profile_seconds: NonNegativeFloat = _setting(
+        "Catalogue", 60.0, "Time for which a worker remembers a profile", "seconds"
     )
 
     slow_request_ms: NonNegativeInt = _setting(

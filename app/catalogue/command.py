@@ -1,4 +1,4 @@
-"""``python -m app items``: items are put into a store, shown, deleted and written to a file."""
+"""``python -m app items`` and ``profiles``: what a store holds is put there, shown, deleted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ import msgspec
 
 from app.bundle.bundle import Bundle
 from app.bundle.directory import newest
-from app.catalogue.item_lines import BadLine, open_lines, read_items
+from app.catalogue.item_lines import BadLine, open_lines, read_lines
+from app.catalogue.kinds import Kind
 from app.errors import CtrError
 from app.features.encoder import Encoder
 from app.features.hot_values import serving_encoder
@@ -29,12 +30,12 @@ from app.store.store import Item
 MOST_TOLD = 20
 """Bad lines that are named."""
 MANY = 100_000
-"""Items after which a line tells the progress."""
+"""Entries after which a line tells the progress."""
 
 
-def items_command(arguments: Sequence[str]) -> int:
-    """Carry out one command; return the exit code."""
-    given = _parser().parse_args(arguments)
+def store_command(kind: Kind, arguments: Sequence[str]) -> int:
+    """Carry out one command with entries of a kind; return the exit code."""
+    given = _parser(kind).parse_args(arguments)
     if not given.store:
         return _say("no store: give --store URL or set CTR_STORE")
     try:
@@ -44,8 +45,13 @@ def items_command(arguments: Sequence[str]) -> int:
         return _say(str(error))
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser("python -m app items", description=__doc__.partition(": ")[2])
+def _parser(kind: Kind) -> ArgumentParser:
+    name = kind.name
+    parser = ArgumentParser(
+        f"python -m app {name}s",
+        description=f"{name.capitalize()}s are put into a store, shown, deleted and exported.",
+    )
+    parser.set_defaults(kind=kind)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, text: str) -> ArgumentParser:
@@ -60,13 +66,14 @@ def _parser() -> ArgumentParser:
         return found
 
     command("create", _create, "Make an empty store; one that is there stays as it is.")
-    put = command("put", _put, "Store the items of JSON lines, in the place of those there.")
+    put = command("put", _put, f"Store the {name}s of JSON lines, in the place of those there.")
     put.add_argument("files", nargs="+", type=Path, metavar="FILE", help="also .gz")
     put.add_argument(
-        "--id",
+        kind.option,
+        dest="id_field",
         metavar="FIELD",
-        help='each line is the values of an item, and this field its id; default: lines {"id": …,'
-        ' "features": {…}}, as export writes them',
+        help=f"each line is the values of one {name}, and this field its id; default: lines"
+        ' {"id": …, "features": {…}}, as export writes them',
     )
     put.add_argument(
         "--bundle",
@@ -81,13 +88,13 @@ def _parser() -> ArgumentParser:
         metavar="SHARE",
         help="share of lines that may be wrong and are left out (default: 0)",
     )
-    get = command("get", _get, "Print an item.")
+    get = command("get", _get, f"Print one {name}.")
     get.add_argument("id", metavar="ID")
-    delete = command("delete", _delete, "Delete items.")
+    delete = command("delete", _delete, f"Delete {name}s.")
     delete.add_argument("ids", nargs="+", metavar="ID")
-    export = command("export", _export, "Write all items as JSON lines.")
+    export = command("export", _export, f"Write all {name}s as JSON lines.")
     export.add_argument("file", type=Path, metavar="FILE")
-    command("count", _count, "Print the number of items.")
+    command("count", _count, f"Print the number of {name}s.")
     return parser
 
 
@@ -107,7 +114,7 @@ def _put(given: Any) -> int:
     encoder = serving_encoder(bundle.spec, bundle.vocabulary)
     bad = lines = 0
     for path in given.files:
-        for found in _read(path, encoder, given.id):
+        for found in _read(path, encoder, given):
             lines += 1
             if isinstance(found, BadLine):
                 bad += 1
@@ -117,44 +124,44 @@ def _put(given: Any) -> int:
         return _say(f"{bad:,} of {lines:,} lines are wrong; nothing is stored")
     began = time.monotonic()
     with closing(open_store(given.store, create=True)) as store:
-        stored = store.put(_told(_good(given.files, encoder, given.id)))
+        stored = given.kind.of(store).put(_told(_good(encoder, given), given.kind))
     seconds = time.monotonic() - began
-    _say(f"stored {stored:,} items in {seconds:.1f} s; {bad:,} lines left out")
+    _say(f"stored {stored:,} {given.kind.name}s in {seconds:.1f} s; {bad:,} lines left out")
     return 0
 
 
-def _read(path: Path, encoder: Encoder, id_field: str | None) -> Iterator[Item | BadLine]:
+def _read(path: Path, encoder: Encoder, given: Any) -> Iterator[Item | BadLine]:
     with open_lines(path) as lines:
-        yield from read_items(lines, encoder, id_field)
+        yield from read_lines(lines, encoder, given.kind, given.id_field)
 
 
-def _good(files: Sequence[Path], encoder: Encoder, id_field: str | None) -> Iterator[Item]:
-    for path in files:
-        for found in _read(path, encoder, id_field):
+def _good(encoder: Encoder, given: Any) -> Iterator[Item]:
+    for path in given.files:
+        for found in _read(path, encoder, given):
             if isinstance(found, Item):
                 yield found
 
 
-def _told(items: Iterator[Item]) -> Iterator[Item]:
-    for number, item in enumerate(items, 1):
-        yield item
+def _told(entries: Iterator[Item], kind: Kind) -> Iterator[Item]:
+    for number, entry in enumerate(entries, 1):
+        yield entry
         if number % MANY == 0:
-            _say(f"{number:,} items")
+            _say(f"{number:,} {kind.name}s")
 
 
 def _get(given: Any) -> int:
     with closing(open_store(given.store)) as store:
-        found = store.get(given.id)
+        found = given.kind.of(store).get(given.id)
     if found is None:
-        return _say(f"there is no item {given.id!r}")
+        return _say(f"there is no {given.kind.name} {given.id!r}")
     print(json.dumps({"id": found.id, "features": found.values}, ensure_ascii=False))
     return 0
 
 
 def _delete(given: Any) -> int:
     with closing(open_store(given.store)) as store:
-        deleted = store.delete(given.ids)
-    _say(f"deleted {deleted:,} of {len(given.ids):,} items")
+        deleted = given.kind.of(store).delete(given.ids)
+    _say(f"deleted {deleted:,} of {len(given.ids):,} {given.kind.name}s")
     return 0 if deleted == len(given.ids) else 1
 
 
@@ -165,17 +172,19 @@ def _export(given: Any) -> int:
     with closing(open_store(given.store)) as store:
         if store.holds(path):
             return _say(f"{path} is the store, and must stay")
-        _, items = store.items()
-        lines = [msgspec.json.encode({"id": item.id, "features": item.values}) for item in items]
+        lines = [
+            msgspec.json.encode({"id": each.id, "features": each.values})
+            for each in given.kind.of(store).each()
+        ]
     content = b"\n".join([*lines, b""])
     write_file(path, gzip.compress(content) if path.suffix == ".gz" else content)
-    _say(f"wrote {len(lines):,} items to {path}")
+    _say(f"wrote {len(lines):,} {given.kind.name}s to {path}")
     return 0
 
 
 def _count(given: Any) -> int:
     with closing(open_store(given.store)) as store:
-        print(store.count())
+        print(given.kind.of(store).count())
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Items as JSON lines, checked by the spec of a bundle before they are stored."""
+"""Items and profiles as JSON lines, checked by the spec of a bundle before they are stored."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgspec
 
+from app.catalogue.kinds import ITEMS, Kind
 from app.errors import ValueProblem
-from app.features.encoder import Encoder
-from app.store.store import Item
+from app.features.encoder import Encoder, SideEncoder
+from app.store.store import Item, Values
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -26,7 +27,7 @@ _object_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
 class BadLine(NamedTuple):
-    """A line that is no item, or whose values break a rule of the spec."""
+    """A line that is no entry, or whose values break a rule of the spec."""
 
     number: int
     field: str
@@ -37,27 +38,30 @@ class BadLine(NamedTuple):
         return f"{f'field {self.field!r}: ' if self.field else ''}{self.problem}"
 
 
-def read_items(
-    lines: Iterable[bytes], encoder: Encoder, id_field: str | None = None
+def read_lines(
+    lines: Iterable[bytes], encoder: Encoder, kind: Kind = ITEMS, id_field: str | None = None
 ) -> Iterator[Item | BadLine]:
-    """Yield the item of each line that is not empty, or the first problem of it.
+    """Yield the entry of each line that is not empty, or the first problem of it.
 
     A line is ``{"id": 7, "features": {…}}``; with ``id_field`` it is the values themselves, one of
-    which is the id.
+    which is the id. A profile need not have the fields that its side requires: a request may have
+    them.
     """
     for number, line in enumerate(lines, 1):
         text = line.removeprefix(_BOM) if number == 1 else line
         if not text.strip():
             continue
         try:
-            yield _item(number, text, encoder, id_field)
+            yield _entry(number, text, encoder, kind, id_field)
         except msgspec.MsgspecError as error:
             yield BadLine(number, "", str(error))
         except (UnicodeDecodeError, RecursionError):
             yield BadLine(number, "", "not UTF-8, or nested too deeply")
 
 
-def _item(number: int, text: bytes, encoder: Encoder, id_field: str | None) -> Item | BadLine:
+def _entry(
+    number: int, text: bytes, encoder: Encoder, kind: Kind, id_field: str | None
+) -> Item | BadLine:
     if id_field is None:
         line = _line_decoder.decode(text)
         identity, values = line.id, line.features
@@ -65,17 +69,32 @@ def _item(number: int, text: bytes, encoder: Encoder, id_field: str | None) -> I
         values = _object_decoder.decode(text)
         identity = values.get(id_field)  # type: ignore[assignment]
         if type(identity) not in (int, str):
-            return BadLine(number, id_field, "expected the item's id, an integer or text")
-    side = encoder.candidate
-    if misplaced := values.keys() & encoder.context.fields:
-        return BadLine(number, min(misplaced), "this is a context field")
-    try:
-        side.row(values)
-    except ValueProblem:
-        name, problem = next(iter(side.problems(values)))
+            return BadLine(number, id_field, f"expected the {kind.name}'s id, an integer or text")
+    own, other = encoder.candidate, encoder.context
+    if kind.side == "context":
+        own, other = other, own
+    if misplaced := values.keys() & other.fields:
+        return BadLine(number, min(misplaced), f"this is a {_other(kind)} field")
+    if (found := _problem(own, values, kind)) is not None:
+        name, problem = found
         place = "" if problem.position is None else f"[{problem.position}]"
         return BadLine(number, f"{name}{place}", problem.problem)
     return Item(identity, values)
+
+
+def _other(kind: Kind) -> str:
+    return "context" if kind.side == "candidate" else "candidate"
+
+
+def _problem(side: SideEncoder, values: Values, kind: Kind) -> tuple[str, ValueProblem] | None:
+    """Return the first field whose value breaks a rule, with the problem."""
+    if kind is ITEMS:
+        try:
+            side.row(values)
+        except ValueProblem:
+            return next(iter(side.problems(values)))
+        return None
+    return next((each for each in side.problems(values) if each[0] in values), None)
 
 
 def open_lines(path: Path) -> BinaryIO:

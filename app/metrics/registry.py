@@ -15,6 +15,7 @@ from app.features.encoder import Encoder
 from app.metrics.bundle import BundleCounts
 from app.metrics.counters import Counts, Histogram, counter
 from app.metrics.processes import ProcessCollector
+from app.metrics.profiles import ProfileMetrics
 from app.metrics.requests import (
     LATENCY_BUCKETS,
     OPERATION,
@@ -197,6 +198,7 @@ class Metrics:
         self.refused_bundles = RefusedBundles(shared)
         self.remote = RemoteMetrics(shared)
         self.lookups = ItemLookups(shared)
+        self.profiles = ProfileMetrics(shared)
         for collector in (self.requests, self.engine, EventsCollector(self.events)):
             self.registry.register(collector)
         self.registry.register(self.refused_bundles)
@@ -290,6 +292,15 @@ class Metrics:
         self._watch("ctr_catalogue_refused_items", text, refused, Region.most)
         text = "1 while every worker follows the store, 0 while any one has an old catalogue"
         self._watch("ctr_catalogue_followed", text, followed, Region.least)
+
+    def watch_profiles(self, remembered: Callable[[], int], up: Callable[[], bool]) -> None:
+        """Show the state of the profiles."""
+        if "ctr_profiles_up" not in self._gauges:
+            self.registry.register(self.profiles)
+        text = "Profiles, and absences of one, that are remembered"
+        self._watch("ctr_profiles_remembered", text, remembered)
+        text = "1 while every worker asks the store, 0 while any one waits for it to recover"
+        self._watch("ctr_profiles_up", text, up, Region.least)
 
     def _watch(
         self,

@@ -80,6 +80,8 @@ class ScoringRequest(Caller, Protocol):
     """Which candidates are items of the catalogue, where the request names items."""
     degraded: bool
     """Values may count as OOV because Redis did not answer."""
+    without_profiles: bool
+    """Fields may be missing because the store of profiles did not answer."""
     ids: Ids | None
     rows: int
     top_k: int | None

@@ -28,6 +28,7 @@ from app.scoring.job import Ids, ScoringRequest
 from app.scoring.limits import Limits
 from app.scoring.predict import STEP_ROWS
 from app.scoring.problems import NAME_LENGTH, FieldNames, Problems
+from app.scoring.profiles import ProfileFiller
 from app.scoring.steps import Steps
 from app.scoring.wire import CandidateColumns
 
@@ -58,11 +59,17 @@ class RankReader:
     """Decodes, checks and encodes the contexts and candidates of ``/rank`` bodies."""
 
     def __init__(
-        self, encoder: Encoder, limits: Limits, names: FieldNames, item_lists: ItemLists
+        self,
+        encoder: Encoder,
+        limits: Limits,
+        names: FieldNames,
+        item_lists: ItemLists,
+        profiles: ProfileFiller | None = None,
     ) -> None:
         self._encoder = encoder
         self._names = names
         self._item_lists = item_lists
+        self._profiles = profiles
         self._max_candidates = limits.max_candidates
         self._max_row_bytes = limits.max_row_bytes
 
@@ -76,6 +83,8 @@ class RankReader:
         problems = Problems()
         check_size(decoded.context, self._max_row_bytes, "context")
         features = decode_part(context_decoder, body, decoded.context, "context")
+        if self._profiles is not None:
+            yield from self._profiles.fill([features], request)
         context = self._encode_context(features, problems, misses)
         request.top_k = decoded.top_k
         yield None

@@ -25,6 +25,7 @@ from app.scoring.job import WORD_BYTES, Job, ScoringRequest
 from app.scoring.limits import Limits
 from app.scoring.predict import PredictReader
 from app.scoring.problems import FieldNames
+from app.scoring.profiles import ProfileFiller, Profiles
 from app.scoring.rank import Ranking, RankReader
 from app.scoring.steps import Steps
 from app.scoring.wire import OnUnknown
@@ -83,8 +84,11 @@ class Scorer:
         items: Items | None = None,
         on_unknown: OnUnknown = "omit",
         count_items: CountLookups = lambda known, unknown: None,
+        profiles: Profiles | None = None,
     ) -> None:
-        """``items`` may be ranked by id; without them no request may name any."""
+        """``items`` may be ranked by id; without them no request may name any. ``profiles`` fill
+        contexts.
+        """
         self.version = version
         self.admit = batcher.admit
         self._batcher = batcher
@@ -93,7 +97,8 @@ class Scorer:
         names = FieldNames(encoder, limits.known_fields_only, count_unknown)
         self._predict = PredictReader(encoder, limits, names)
         item_lists = ItemLists(items, encoder.candidate, limits, on_unknown, count_items)
-        self._rank = RankReader(encoder, limits, names, item_lists)
+        filler = None if profiles is None else ProfileFiller(profiles)
+        self._rank = RankReader(encoder, limits, names, item_lists, filler)
         self.reading = 0
         """Requests that are being decoded, encoded or completed from Redis."""
 

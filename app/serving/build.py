@@ -129,6 +129,7 @@ class Builder:
             None if loaded.items is None else loaded.items.catalogue,
             self._settings.unknown_items,
             self._metrics.lookups.count,
+            loaded.profiles,
         )
 
     def _show(self, loaded: Loaded) -> None:
@@ -138,6 +139,8 @@ class Builder:
             watch_vocabulary(metrics, loaded.remote)
         if loaded.items is not None:
             _watch_catalogue(metrics, loaded.items)
+        if (profiles := loaded.profiles) is not None:
+            metrics.watch_profiles(lambda: len(profiles.memory), lambda: profiles.breaker.closed)
         metrics.watch_queue(
             lambda: sum(each.batcher.queued_rows for each in self._open),
             lambda: self._abandoned + sum(each.batcher.abandoned for each in self._open),
@@ -170,6 +173,11 @@ class Builder:
         self._open.remove(bundle)
         self._abandoned += bundle.batcher.abandoned
         remote, items = bundle.loaded.remote, bundle.loaded.items
+        profiles = bundle.loaded.profiles
+        if profiles is not None and all(
+            each.loaded.profiles is not profiles for each in self._open
+        ):
+            await profiles.close()
         if items is not None and all(each.loaded.items is not items for each in self._open):
             await items.close()
         if remote is not None and all(each.loaded.remote is not remote for each in self._open):

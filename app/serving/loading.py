@@ -11,11 +11,12 @@ from typing import NamedTuple
 from app.bundle.bundle import Bundle
 from app.bundle.verified_files import VerifiedFiles
 from app.catalogue.follower import Follower
-from app.errors import AddressError
+from app.errors import AddressError, BundleError, StoreError
 from app.features.encoder import Encoder
 from app.features.hot_values import serving_encoder
-from app.metrics.registry import RemoteMetrics
+from app.metrics.registry import Metrics, RemoteMetrics
 from app.off_loop import run_off_loop
+from app.profiles.stored import StoredProfiles
 from app.remote.address import Address
 from app.remote.link import open_link
 from app.remote.vocabulary import CONNECTIONS, RemoteVocabulary
@@ -63,9 +64,12 @@ class Loaded:
     """The reason for the engine's precision, where the settings leave it to the service."""
     items: Follower | None = None
     """The catalogue, where the settings name a store."""
+    profiles: StoredProfiles | None = None
+    """The profiles of the store, where the settings say which field is their key."""
 
     async def read_items(self, undo: AsyncExitStack, may_be_gone: bool = False) -> None:
-        """Read the catalogue, where the settings name a store; ``undo`` closes it.
+        """Read the catalogue, where the settings name a store, and reach its profiles; ``undo``
+        closes both.
 
         The store ``may_be_gone`` where other workers serve already what they have read of it.
 
@@ -75,6 +79,9 @@ class Loaded:
         if self.items is not None:
             undo.push_async_callback(self.items.close)
             await self.items.fill(may_be_gone)
+        if self.profiles is not None:
+            undo.push_async_callback(self.profiles.close)
+            await self.profiles.reach()
 
     async def reach_vocabulary(self) -> None:
         """Begin to ask Redis, and wait for the vocabulary there unless something may replace it.
@@ -91,9 +98,9 @@ class Loaded:
 class Loader:
     """Loads bundles in a thread, so that the event loop goes on serving."""
 
-    def __init__(self, settings: Settings, remote_metrics: RemoteMetrics, engines: Engines) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, engines: Engines) -> None:
         self._settings = settings
-        self._remote_metrics = remote_metrics
+        self._metrics = metrics
         self._engines = engines
 
     async def load(self, path: Path, opened: Opened | None = None) -> Loaded:
@@ -106,7 +113,7 @@ class Loader:
 
         def work() -> Loaded:
             found = opened or open_bundle(settings, path)
-            return load(settings, self._remote_metrics, self._engines, found)
+            return load(settings, self._metrics, self._engines, found)
 
         return await run_off_loop(work)
 
@@ -123,13 +130,12 @@ class Loader:
         return replace(loaded, engine=started.engine, worst_difference=started.worst_difference)
 
 
-def load(
-    settings: Settings, remote_metrics: RemoteMetrics, engines: Engines, opened: Opened
-) -> Loaded:
+def load(settings: Settings, metrics: Metrics, engines: Engines, opened: Opened) -> Loaded:
     """Verify an opened bundle on the provider that will serve, and warm it up.
 
     Raises:
         BundleError: its golden examples do not come out as they did.
+        StoreError: profiles are asked for without a store.
         AddressError: the settings do not say how to reach Redis.
         ProviderError: the provider that was asked for cannot be used.
     """
@@ -138,7 +144,7 @@ def load(
     remote: RemoteVocabulary | None = None
     bundle, encoder = opened
     if encoder is None:
-        remote = remote_vocabulary(settings, bundle, remote_metrics)
+        remote = remote_vocabulary(settings, bundle, metrics.remote)
         encoder = Encoder(bundle.spec, bundle.vocabulary, remote.cache.tables)
         remote.learn(bundle, encoder)
     started = engines.start(bundle, encoder)
@@ -154,6 +160,29 @@ def load(
         remote,
         started.reason,
         items,
+        _profiles(settings, bundle, encoder, metrics),
+    )
+
+
+def _profiles(
+    settings: Settings, bundle: Bundle, encoder: Encoder, metrics: Metrics
+) -> StoredProfiles | None:
+    """Prepare to look up profiles, where the settings say by which field; nothing is asked yet."""
+    field = settings.profile_key
+    if field is None:
+        return None
+    if settings.store is None:
+        raise StoreError("setting profile_key needs store")
+    if field in encoder.candidate.fields:
+        raise BundleError(f"setting profile_key: {field!r} is a candidate field of {bundle.path}")
+    return StoredProfiles(
+        settings.store,
+        field,
+        bundle.spec,
+        encoder.context,
+        settings.redis_timeout_ms / 1000,
+        settings.profile_seconds,
+        metrics.profiles,
     )
 
 

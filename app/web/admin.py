@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Header
@@ -17,7 +18,7 @@ from app.web.error_responses import answer_errors
 log = logging.getLogger(__name__)
 
 
-def create_admin(activation: Activation, items: APIRouter, keys: Keys) -> FastAPI:
+def create_admin(activation: Activation, entries: Iterable[APIRouter], keys: Keys) -> FastAPI:
     """Build the application over the state of the service that runs beside it."""
     limit = LogLimit()
 
@@ -46,7 +47,8 @@ def create_admin(activation: Activation, items: APIRouter, keys: Keys) -> FastAP
         return await activation.activate(version)
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    router.include_router(items)
+    for each in entries:
+        router.include_router(each)
     app.include_router(router)
     answer_errors(app)
     return app

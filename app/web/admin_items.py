@@ -1,4 +1,4 @@
-"""The admin port's requests that put, show and delete items of the catalogue."""
+"""The admin port's requests that put, show and delete items and profiles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 
-from app.catalogue.item_lines import BadLine, read_items
+from app.catalogue.item_lines import BadLine, read_lines
+from app.catalogue.kinds import Kind
 from app.errors import (
     Detail,
     Invalid,
@@ -31,13 +32,15 @@ MOST_DETAILS = 10
 """Wrong lines that an answer names."""
 
 
-def build_items_router(store_url: str | None, state: ServingState, max_bytes: int) -> APIRouter:
-    """Build the routes; ``max_bytes`` bounds a body."""
-    router = APIRouter()
+def build_entries_router(
+    kind: Kind, store_url: str | None, state: ServingState, max_bytes: int
+) -> APIRouter:
+    """Build the routes of a kind of entries; ``max_bytes`` bounds a body."""
+    router = APIRouter(prefix=f"/{kind.name}s")
 
-    @router.put("/items")
+    @router.put("")
     async def put(request: Request) -> dict[str, int]:
-        """Store items, one JSON object a line; all or, if a line is wrong, none of them."""
+        """Store entries, one JSON object a line; all or, if a line is wrong, none of them."""
         body = bytearray()
         async for part in request.stream():
             body += part
@@ -45,34 +48,42 @@ def build_items_router(store_url: str | None, state: ServingState, max_bytes: in
                 raise TooLarge(f"the body is over {max_bytes} bytes")
         encoder = _encoder(state)
         url = _url(store_url)
-        return {"stored": await _asked(lambda: _put(url, bytes(body), encoder))}
+        return {"stored": await _asked(lambda: _put(kind, url, bytes(body), encoder))}
 
-    @router.get("/items/{identity:path}")
+    @router.get("/{identity:path}")
     async def get(identity: str) -> dict[str, Any]:
-        """The values of an item, and its indices in the bundle in use or why that refuses it."""
+        """The values of an entry; of an item also its indices in the bundle in use, or why that
+        refuses it.
+        """
         url = _url(store_url)
-        found = await _asked(lambda: _get(url, identity))
-        side = _encoder(state).candidate
+        found = await _asked(lambda: _get(kind, url, identity))
+        encoder = _encoder(state)
+        side = encoder.candidate if kind.side == "candidate" else encoder.context
         shown: dict[str, Any] = {"id": found.id, "features": found.values}
+        # What a profile lacks a request may have.
+        whole = kind.side == "candidate"
+        given = [each for each in side.encoders if whole or each.name in found.values]
         try:
-            shown["indices"] = {each.name: each.one(found.values.get(each.name))
-                                for each in side.encoders}  # fmt: skip
+            shown["indices"] = {each.name: each.one(found.values.get(each.name)) for each in given}
         except ValueProblem:
-            shown["refused"] = {name: str(problem) for name, problem in side.problems(found.values)}
+            problems = side.problems(found.values)
+            shown["refused"] = {
+                name: str(problem) for name, problem in problems if whole or name in found.values
+            }
         return shown
 
-    @router.delete("/items/{identity:path}")
+    @router.delete("/{identity:path}")
     async def delete(identity: str) -> dict[str, int]:
-        """Delete an item."""
+        """Delete an entry."""
         url = _url(store_url)
-        return {"deleted": await _asked(lambda: _delete(url, identity))}
+        return {"deleted": await _asked(lambda: _delete(kind, url, identity))}
 
     return router
 
 
 def _url(store_url: str | None) -> str:
     if store_url is None:
-        raise NotFound("this service has no catalogue of items: see CTR_STORE")
+        raise NotFound("this service has no store: see CTR_STORE")
     return store_url
 
 
@@ -90,8 +101,8 @@ async def _asked(work: Callable[[], Result]) -> Result:
         raise StoreUnavailable(str(error)) from error
 
 
-def _put(url: str, body: bytes, encoder: Encoder) -> int:
-    found = list(read_items(body.splitlines(), encoder))
+def _put(kind: Kind, url: str, body: bytes, encoder: Encoder) -> int:
+    found = list(read_lines(body.splitlines(), encoder, kind))
     wrong = [each for each in found if isinstance(each, BadLine)]
     if wrong:
         details = [
@@ -100,20 +111,20 @@ def _put(url: str, body: bytes, encoder: Encoder) -> int:
         ]
         raise Invalid("lines are wrong; nothing is stored", details, len(wrong))
     with closing(open_store(url)) as store:
-        return store.put(each for each in found if isinstance(each, Item))
+        return kind.of(store).put(each for each in found if isinstance(each, Item))
 
 
-def _get(url: str, identity: str) -> Item:
+def _get(kind: Kind, url: str, identity: str) -> Item:
     with closing(open_store(url)) as store:
-        found = store.get(identity)
+        found = kind.of(store).get(identity)
     if found is None:
-        raise NotFound("there is no item with this id")
+        raise NotFound(f"there is no {kind.name} with this id")
     return found
 
 
-def _delete(url: str, identity: str) -> int:
+def _delete(kind: Kind, url: str, identity: str) -> int:
     with closing(open_store(url)) as store:
-        deleted = store.delete([identity])
+        deleted = kind.of(store).delete([identity])
     if not deleted:
-        raise NotFound("there is no item with this id")
+        raise NotFound(f"there is no {kind.name} with this id")
     return deleted

@@ -58,8 +58,8 @@ class Exchange(ABC):
     a list, or its deadline pass, while the rest of it is being read.
 
     All of it is touched on the event loop only. ``ScoringEndpoints`` sets the request's head and
-    ``received``, the scorer ``encoded``, ``rows``, ``ids``, ``listed``, ``top_k`` and ``degraded``,
-    the batcher ``begun`` and ``ended``.
+    ``received``, the scorer ``encoded``, ``rows``, ``ids``, ``listed``, ``top_k``, ``degraded``
+    and ``without_profiles``, the batcher ``begun`` and ``ended``.
     """
 
     # What a request begins with; only what differs from it is kept for each.
@@ -70,7 +70,7 @@ class Exchange(ABC):
     request_id = b"-"
     deadline = 0.0
     version = ""
-    answered = degraded = False
+    answered = degraded = without_profiles = False
     rows = 0
     ids: Ids | None = None
     listed: ListedItems | None = None

@@ -94,6 +94,8 @@ def _degraded(loaded: Loaded) -> list[str]:
         found.append("vocabulary")
     if loaded.items is not None and loaded.items.problem is not None:
         found.append("catalogue")
+    if loaded.profiles is not None and not loaded.profiles.breaker.closed:
+        found.append("profiles")
     return found
 
 
@@ -149,6 +151,7 @@ def build_router(
             "unreadable_bundles": dict(versions.unreadable),
             "waiting_bundles": dict(versions.waiting),
             "catalogue": _catalogue(loaded.items) if loaded.items else None,
+            "profiles_problem": loaded.profiles.problem if loaded.profiles else None,
             "degraded": _degraded(loaded),
         }
 

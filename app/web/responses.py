@@ -75,7 +75,10 @@ def _items(
 
 
 def _degraded(exchange: Exchange) -> str:
-    return ',"degraded":["vocabulary"]' if exchange.degraded else ""
+    if not (exchange.degraded or exchange.without_profiles):
+        return ""
+    lacking = ["vocabulary"] * exchange.degraded + ["profiles"] * exchange.without_profiles
+    return f',"degraded":{msgspec.json.encode(lacking).decode()}'
 
 
 def _id_member(identity: int | str | None) -> str:

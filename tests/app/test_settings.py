@@ -33,6 +33,8 @@ OTHER: dict[str, tuple[str, Any]] = {
     "vocabulary_fallback": ("oov", "oov"),
     "store": ("sqlite:///var/lib/ctr/items.db", "sqlite:///var/lib/ctr/items.db"),
     "unknown_items": ("error", "error"),
+    "profile_key": ("user_id", "user_id"),
+    "profile_seconds": ("0", 0.0),
 }
 """Values other than the default; settings that are not here take a whole number."""
 NO_DEFAULT = (
@@ -43,6 +45,7 @@ NO_DEFAULT = (
     "admin_port",
     "admin_key_file",
     "store",
+    "profile_key",
 )
 
 

@@ -21,7 +21,9 @@ FEATURES = FLOOR | {"app.features"}
 BUNDLE = FEATURES | {"app.bundle"}
 ENGINE = BUNDLE | {"app.scoring"}
 CATALOGUE = ENGINE | {"app.store", "app.catalogue"}
-SERVICE = CATALOGUE | {"app.workers", "app.metrics", "app.remote", "app.serving", "app.settings"}
+SERVICE = CATALOGUE | {
+    "app.workers", "app.metrics", "app.remote", "app.profiles", "app.serving", "app.settings",
+}  # fmt: skip
 DATA = {
     "model.array_files",
     "model.config",
@@ -55,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.catalogue": CATALOGUE - {"app.catalogue"},
     "app.metrics": ENGINE | {"app.workers"},
     "app.remote": ENGINE | {"app.metrics"},
+    "app.profiles": CATALOGUE - {"app.catalogue"} | {"app.metrics", "app.remote"},
     "app.serving": SERVICE - {"app.serving"},
     "app.web": SERVICE - {"app.settings", "app.remote"},
     "app.check": SERVICE,

@@ -167,7 +167,12 @@ def check(block: Block) -> None:
         assert (ROOT / script).is_file(), script
 
 
-OF_APP = {"": [()], "serve": [()], "items": [("items", "put"), ("items", "get")]}
+OF_APP = {
+    "": [()],
+    "serve": [()],
+    "items": [("items", "put"), ("items", "get")],
+    "profiles": [("profiles", "put"), ("profiles", "get")],
+}
 """The commands of ``./ctr`` that are the service's, and the words whose help has their options."""
 
 

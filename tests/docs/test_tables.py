@@ -89,7 +89,8 @@ def test_every_metric_is_documented(
 ) -> None:
     """docs/metrics.md names each metric that a service with Redis and a store shows, no other."""
     SqliteStore(tmp_path / "store.db", create=True).close()
-    everything = {"redis_url": valkey.url, "store": f"sqlite://{tmp_path / 'store.db'}"}
+    store = f"sqlite://{tmp_path / 'store.db'}"
+    everything = {"redis_url": valkey.url, "store": store, "profile_key": "user_id"}
     text = start_service(**everything).client.get("/metrics").text
     shown = set()
     for family in text_string_to_metric_families(text):

@@ -43,7 +43,7 @@ async def parts(
     limits = limits_of(chosen)
     metrics = Metrics(shared, chosen.metrics == "on")
     state, agreement = ServingState(shared), Agreement(shared)
-    loader = Loader(chosen, metrics.remote, Engines(chosen, shared))
+    loader = Loader(chosen, metrics, Engines(chosen, shared))
     builder = Builder(chosen, limits, metrics, state)
     swapper = Swapper(
         Versions(bundle),

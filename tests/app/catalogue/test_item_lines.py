@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.bundle.bundle import Bundle
-from app.catalogue.item_lines import BadLine, open_lines, read_items
+from app.catalogue.item_lines import BadLine, open_lines, read_lines
 from app.features.encoder import Encoder
 
 
@@ -22,8 +22,8 @@ def encoder(tiny_bundle: Path) -> Encoder:
 def test_lines_of_both_forms_are_items(encoder: Encoder) -> None:
     """Empty lines and a byte order mark are passed over; fields that are not known are kept."""
     plain = [b'\xef\xbb\xbf{"id": 7, "features": {"item_id": 7, "title": "\xc3\xa9"}}\n', b"\r\n"]
-    assert list(read_items(plain, encoder)) == [(7, {"item_id": 7, "title": "é"})]
-    assert list(read_items([b'{"sku": "x1", "price": 2.5}'], encoder, "sku")) == [
+    assert list(read_lines(plain, encoder)) == [(7, {"item_id": 7, "title": "é"})]
+    assert list(read_lines([b'{"sku": "x1", "price": 2.5}'], encoder, id_field="sku")) == [
         ("x1", {"sku": "x1", "price": 2.5})
     ]
 
@@ -47,7 +47,7 @@ def test_lines_of_both_forms_are_items(encoder: Encoder) -> None:
 def test_a_wrong_line_is_named(encoder: Encoder, line: bytes, field: str, problem: str) -> None:
     """By number, field and rule; the lines around it are items."""
     good = b'{"item_id": 5}'
-    first, bad, last = read_items([good, line, good], encoder, "item_id")
+    first, bad, last = read_lines([good, line, good], encoder, id_field="item_id")
     assert first == last == (5, {"item_id": 5})
     assert isinstance(bad, BadLine)
     assert bad.number == 2

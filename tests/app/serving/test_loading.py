@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 def make_loader(settings: Settings) -> Loader:
     shared = SharedNumbers()
-    return Loader(settings, Metrics(shared).remote, Engines(settings, shared))
+    return Loader(settings, Metrics(shared), Engines(settings, shared))
 
 
 async def test_a_loaded_bundle_is_verified_and_warm(tiny_bundle: Path) -> None:
@@ -90,4 +90,4 @@ def test_what_the_settings_ask_for_and_cannot_be_is_an_error(
     opened = open_bundle(chosen, tiny_bundle)
     shared = SharedNumbers()
     with pytest.raises(error, match=message):
-        load(chosen, Metrics(shared).remote, Engines(chosen, shared), opened)
+        load(chosen, Metrics(shared), Engines(chosen, shared), opened)
