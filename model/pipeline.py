@@ -13,18 +13,28 @@ from numpy.typing import NDArray
 
 from app.bundle.bundle import Bundle
 from app.bundle.directory import newest
-from app.bundle.manifest import EXAMPLES, FORMAT_VERSION, GRAPH, INT8_GRAPH, SPEC, VOCABULARY
+from app.bundle.manifest import (
+    EXAMPLES,
+    FORMAT_VERSION,
+    GRAPH,
+    INT8_GRAPH,
+    SPEC,
+    SPLIT_GRAPHS,
+    VOCABULARY,
+    ItemParts,
+)
 from app.bundle.writing import NewBundle, new_bundle
 from app.features.graph_inputs import Scores
 from app.features.spec import DataPart
 from app.scoring.engine import Engine
+from app.scoring.split_engine import SplitEngine, ThroughParts
 from model.config import Quantized, TrainConfig
 from model.data.prepare import Prepared
 from model.data.slot_statistics import statistics
 from model.data.split import PARTS
 from model.export.golden import golden_examples
 from model.export.graph import write_graph
-from model.export.parity import check_parity
+from model.export.parity import check_parity, check_split
 from model.export.quantize import (
     Loss,
     Verdict,
@@ -32,6 +42,7 @@ from model.export.quantize import (
     with_int8_logits,
     write_int8,
 )
+from model.export.split import write_split
 from model.fingerprint import fingerprint_of
 from model.group import ALONE, Group
 from model.networks.crosses import CrossWeights
@@ -87,6 +98,7 @@ class Measured:
     validation: Scores
     """The float32 graph's scores of the validation part."""
     int8: Loss | None = None
+    parts: ItemParts | None = None
     logits: dict[DataPart, NDArray[np.floating[Any]]] = field(default_factory=dict)
     """The logits [R] of the scores of each part, calibrated where the graph calibrates."""
     quality: dict[DataPart, Quality] = field(default_factory=dict)
@@ -219,6 +231,7 @@ def export(trained: Trained, out: Path, quantize: Quantized = Quantized.none) ->
         write_inputs(trained, bundle)
         engine = write_float32(trained, bundle, calibration)
         measured = measure(trained, engine, calibration)
+        measured.parts = write_split_graphs(trained, bundle, engine)
         int8_engine = None
         if quantize is not Quantized.none:
             int8_engine = write_int8_graph(trained, bundle, engine, measured, quantize)
@@ -301,9 +314,26 @@ def write_int8_graph(
     measured.int8 = lost
     (say if lost.verdict is Verdict.accepted else warn)(lost.told(quantize))
     if lost.kept(quantize):
+        write_split_graphs(trained, bundle, int8)
         return int8
     graph.unlink()
     return None
+
+
+def write_split_graphs(trained: Trained, bundle: NewBundle, engine: Engine) -> ItemParts:
+    """Cut the graph of an engine into that of the item part and that of the rest.
+
+    Raises:
+        ExportError: the two do not give what the whole graph gives.
+    """
+    prepared, precision = trained.prepared, engine.precision
+    graph = bundle.directory / (GRAPH if precision == "float32" else INT8_GRAPH)
+    candidate, combine = (bundle.directory / name for name in SPLIT_GRAPHS[precision])
+    parts = write_split(graph, trained.config.network, candidate, combine)
+    shapes = prepared.encoder.context.shape, prepared.encoder.candidate.shape
+    split = SplitEngine(engine, (candidate, combine), parts, *shapes)
+    check_split(engine, ThroughParts(split), prepared.data["test"])
+    return parts
 
 
 def write_golden(
@@ -361,6 +391,7 @@ def describe(
         ],
         "statistics": statistics(prepared.vocabulary, train_part),
         "scores": score_histogram(measured.validation.score),
+        "parts": measured.parts,
     }
 
 

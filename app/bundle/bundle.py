@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -13,8 +13,10 @@ from app.bundle.manifest import (
     GRAPH,
     INT8_GRAPH,
     SPEC,
+    SPLIT_GRAPHS,
     VOCABULARY,
     Manifest,
+    Precision,
     read_manifest,
     vocabulary_hash,
 )
@@ -23,8 +25,6 @@ from app.bundle.verified_files import VerifiedFiles
 from app.errors import BundleError, SpecError
 from app.features.spec import FeatureSpec
 from app.features.vocabulary import Vocabulary
-
-Precision = Literal["float32", "int8"]
 
 
 class Example(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -94,6 +94,7 @@ class Bundle:
                 each.histogram is not None for each in self.manifest.statistics.values()
             ),
             "score_histogram": self.manifest.scores is not None,
+            "item_parts": self.manifest.parts is not None,
         }
         return [name for name, there in present.items() if not there]
 
@@ -111,6 +112,13 @@ class Bundle:
                 " in float32"
             )
         return self.path / INT8_GRAPH
+
+    def split_graphs_in(self, precision: Precision) -> tuple[Path, Path] | None:
+        """Return the graphs of the item part and of the rest; None in bundles without them."""
+        if self.manifest.parts is None:
+            return None
+        candidate, combine = SPLIT_GRAPHS[precision]
+        return self.path / candidate, self.path / combine
 
     @classmethod
     def open(

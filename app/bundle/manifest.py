@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -20,6 +20,12 @@ SPEC = "features.toml"
 VOCABULARY = "vocabulary"
 GRAPH = "score.onnx"
 INT8_GRAPH = "score.int8.onnx"
+Precision = Literal["float32", "int8"]
+SPLIT_GRAPHS: Mapping[Precision, tuple[str, str]] = {
+    "float32": ("candidate.onnx", "combine.onnx"),
+    "int8": ("candidate.int8.onnx", "combine.int8.onnx"),
+}
+"""The graph of the item part, and the one that takes it: together they give what the whole does."""
 WEIGHTS = "weights.bin"
 """Weights of all graphs, where they are too many for the graphs' own files; engines map it."""
 EXAMPLES = "examples.jsonl"
@@ -71,6 +77,21 @@ class SlotStatistics(msgspec.Struct, frozen=True):
     histogram: SlotHistogram | None = None
 
 
+class ItemParts(msgspec.Struct, frozen=True):
+    """The item part: what a graph computes from a candidate alone.
+
+    ``widths`` are the numbers an item has in each array. ``combine.onnx`` takes these instead of
+    the candidate's inputs but those that it ``takes`` besides. ``context`` is the width of what it
+    computes from a context alone. ``first_cut`` is the length of the vectors of the first cut;
+    None for networks without one.
+    """
+
+    widths: tuple[int, ...]
+    context: int
+    takes: tuple[str, ...] = ()
+    first_cut: int | None = None
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """Description of a bundle; every other file is in ``files``, by its path in the bundle."""
 
@@ -86,6 +107,8 @@ class Manifest(msgspec.Struct, frozen=True):
     files: dict[str, FileRecord]
     scores: ScoreHistogram | None = None
     """Scores of the validation part; absent in format 1."""
+    parts: ItemParts | None = None
+    """The item part; absent where the bundle has no graphs for it."""
 
     @property
     def version(self) -> str:

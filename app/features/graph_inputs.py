@@ -17,6 +17,11 @@ from app.features.spec import Side
 
 CONTEXTS, ROWS = "contexts", "rows"
 """Names of the axes U and N."""
+FIRST_CUT = "first_cut"
+"""Name of a vector of each side, whose inner product orders items before the whole network does.
+
+``candidate.onnx`` gives it for items, ``combine.onnx`` for contexts.
+"""
 
 
 class Batch(NamedTuple):
@@ -71,9 +76,14 @@ def graph_inputs(layout: Layout) -> Sequence[GraphInput]:
 def feed(batch: Batch, context: RowShape, candidate: RowShape) -> dict[str, Indices | Floats]:
     """Return the arrays that the graph takes, by input; a list is as long as its longest row."""
     arrays: dict[str, Indices | Floats] = {"row_context": batch.row_context}
-    _cut(arrays, "context", batch.context, context)
-    _cut(arrays, "candidate", batch.candidate, candidate)
+    cut(arrays, "context", batch.context, context)
+    cut(arrays, "candidate", batch.candidate, candidate)
     return arrays
+
+
+def part_name(number: int) -> str:
+    """Return the name of an array of the item part: an output of ``candidate.onnx``."""
+    return f"item_part_{number}"
 
 
 def _list_input(side: Side, number: int) -> str:
@@ -84,8 +94,8 @@ def _value_input(side: Side) -> str:
     return f"{side}_value"
 
 
-def _cut(arrays: dict[str, Indices | Floats], side: Side, rows: Indices, shape: RowShape) -> None:
-    """Cut the rows of one side into the graph's inputs."""
+def cut(arrays: dict[str, Indices | Floats], side: Side, rows: Indices, shape: RowShape) -> None:
+    """Cut the rows of one side into the graph's inputs, which are added to ``arrays``."""
     if shape.width == shape.single:
         # The hot path: no lists and no numbers, so nothing is copied.
         arrays[side] = rows

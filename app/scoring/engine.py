@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
-from app.bundle.bundle import Precision
+from app.bundle.manifest import Precision
 from app.errors import BundleError, EngineFailed, ProviderError
 from app.features.arrays import Floats, Indices
 from app.features.graph_inputs import Batch, Scores, feed, graph_inputs
@@ -65,7 +65,7 @@ class Engine:
             self.fallback = on_cpu_only or cuda_problem()
             if provider == "cuda" and self.fallback:
                 raise ProviderError(f"CUDA was asked for and cannot be used: {self.fallback}")
-        self._session = self._load(graph, use_cuda=provider != "cpu" and self.fallback is None)
+        self._session = self.load(graph, use_cuda=provider != "cpu" and self.fallback is None)
         if provider != "cpu" and self.fallback is None and self.provider != CUDA:
             self.fallback = "onnxruntime could not create a CUDA session; its log says why"
             if provider == "cuda":
@@ -82,7 +82,12 @@ class Engine:
         """Largest difference of a logit on this provider from the logit at export."""
         return INT8_TOLERANCE if self.precision == "int8" else TOLERANCE[self.provider]
 
-    def _load(self, graph: Path, use_cuda: bool) -> ort.InferenceSession:
+    def load(self, graph: Path, use_cuda: bool = False) -> ort.InferenceSession:
+        """Return a session of a graph with as many threads as this engine has.
+
+        Raises:
+            BundleError: the graph cannot be loaded.
+        """
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
@@ -111,20 +116,19 @@ class Engine:
             EngineFailed: an index is out of bounds, the run failed, or it did not give one
                 score for each row.
         """
-        self._check_bounds(batch)
-        try:
-            logit, score = self._session.run(("logit", "score"), self.feed(batch))
-        except Exception as error:
-            raise EngineFailed(f"the engine failed: {type(error).__name__}") from error
-        if logit.shape != (len(batch.candidate),) or score.shape != logit.shape:
-            raise EngineFailed("the engine did not return one score for each row")
-        return Scores(logit, score)
+        self.check_bounds(batch)
+        return scores_of(self._session, self.feed(batch), len(batch.candidate))
 
     def feed(self, batch: Batch) -> dict[str, Indices | Floats]:
         """Return the arrays that the graph takes, by input."""
         return feed(batch, self._context, self._candidate)
 
-    def _check_bounds(self, batch: Batch) -> None:
+    def check_bounds(self, batch: Batch) -> None:
+        """Check every index.
+
+        Raises:
+            EngineFailed: an index is outside the table.
+        """
         # As unsigned numbers, negative indices are above every bound: one comparison checks both.
         if not (
             _below(_indices(batch.context, self._context), self._table_rows)
@@ -144,6 +148,35 @@ class Engine:
                         np.arange(count, dtype=np.int32) % contexts,
                     )
                 )
+
+
+def run(
+    session: ort.InferenceSession, outputs: Sequence[str], arrays: Mapping[str, Indices | Floats]
+) -> list[Floats]:
+    """Return some outputs of a graph.
+
+    Raises:
+        EngineFailed: the run failed.
+    """
+    try:
+        found: list[Floats] = session.run(outputs, arrays)
+    except Exception as error:
+        raise EngineFailed(f"the engine failed: {type(error).__name__}") from error
+    return found
+
+
+def scores_of(
+    session: ort.InferenceSession, arrays: Mapping[str, Indices | Floats], rows: int
+) -> Scores:
+    """Return a graph's logit and score of each row.
+
+    Raises:
+        EngineFailed: the run failed, or did not give one score for each row.
+    """
+    logit, score = run(session, Scores._fields, arrays)
+    if logit.shape != (rows,) or score.shape != logit.shape:
+        raise EngineFailed("the engine did not return one score for each row")
+    return Scores(logit, score)
 
 
 def cuda_problem() -> str | None:

@@ -13,8 +13,8 @@ from time import perf_counter
 
 import numpy as np
 
-from app.bundle.bundle import Bundle, Precision
-from app.bundle.manifest import INT8_GRAPH
+from app.bundle.bundle import Bundle
+from app.bundle.manifest import INT8_GRAPH, Precision
 from app.errors import BundleError
 from app.features.arrays import Indices
 from app.features.encoder import Encoder

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from app.bundle.bundle import Bundle, Precision
+from app.bundle.bundle import Bundle
+from app.bundle.manifest import Precision
 from app.errors import BundleError
 from app.features.arrays import Floats
 from app.features.encoder import Encoder

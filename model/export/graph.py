@@ -23,7 +23,7 @@ from model.export.serving_form import serving_form
 from model.networks.network import Network, NetworkInputs
 from model.quality.calibration import CalibratedLogit, Calibration
 
-MAX_INLINE_BYTES = 2**27
+MAX_INLINE_BYTES = 2**20
 """Weights that a graph holds in its own file, which each process reads into its memory.
 
 More are in a file beside it. The engine maps that file, so that all processes share its pages.

@@ -12,6 +12,7 @@ from torch import Tensor
 from app.features.arrays import Indices
 from app.features.graph_inputs import Batch
 from app.scoring.engine import Engine
+from app.scoring.split_engine import ThroughParts
 from model.data.dataset import Dataset
 from model.export.graph import ExportError
 from model.networks.network import Network
@@ -22,6 +23,8 @@ CANDIDATE_COUNTS = (0, 1, 2, 3, 7, 64, 1000)
 CONTEXT_COUNTS = (1, 2, 7)
 SCORE_TOLERANCE = 1e-5
 """Largest relative difference of a score from the sigmoid of its (calibrated) logit."""
+SPLIT_ROWS = 1_000
+"""Rows over which split graphs are compared with the whole one."""
 SMALLEST = 1e-30
 """Absolute difference that is allowed besides: float32 holds nothing useful below."""
 
@@ -44,7 +47,10 @@ def network_logits(network: Network, data: Dataset, row_context: Indices) -> NDA
 
 
 def check_parity(
-    network: Network, engine: Engine, data: Dataset, calibration: Calibration | None = None
+    network: Network,
+    engine: Engine | ThroughParts,
+    data: Dataset,
+    calibration: Calibration | None = None,
 ) -> tuple[float, int]:
     """Compare network and engine over real rows, at every count of contexts and candidates.
 
@@ -94,3 +100,25 @@ def check_parity(
             if not (np.abs(found.score - score) <= SCORE_TOLERANCE * score + SMALLEST).all():
                 raise ExportError("a score of the graph is not what its logit says")
     return worst, compared
+
+
+def check_split(engine: Engine, through_parts: ThroughParts, data: Dataset) -> float:
+    """Compare the split graphs with the whole one over the first rows; return how far they differ.
+
+    Raises:
+        ExportError: a logit differs by more than the engine's tolerance.
+    """
+    rows = min(len(data), SPLIT_ROWS)
+    part = data.take(slice(0, rows))
+    worst = 0.0
+    for contexts in sorted({1, rows}):
+        owners = (np.arange(rows) % contexts).astype(np.int32)
+        batch = Batch(part.context_rows[:contexts], part.candidate_rows, owners)
+        expected, found = engine.score(batch), through_parts.score(batch)
+        worst = max(worst, float(np.abs(found.logit - expected.logit).max(initial=0.0)))
+        if not worst <= engine.tolerance:
+            raise ExportError(
+                f"the split {engine.precision} graphs disagree with the whole one by {worst:.2g} in"
+                f" a logit; {engine.tolerance:g} is allowed"
+            )
+    return worst

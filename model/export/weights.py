@@ -19,21 +19,21 @@ _CUT = "slice_"
 def read_weights(graph: Path, network: str, layout: Layout) -> dict[str, Tensor]:
     """Return the weights of an exported network by their names in that network.
 
-    Batch norm is folded into them. The exporter cuts the weights of the first hidden layer in two,
-    one half a side; here they are joined again.
+    Batch norm is folded into them. The exporter cuts the weights of the first hidden layer into
+    those of the context's inputs, of the candidate's and of both sides' products; here they are
+    joined again.
     """
     found: dict[str, Tensor] = {}
-    halves: dict[int, Tensor] = {}
+    pieces: dict[int, Tensor] = {}
     for value in onnx.load(graph).graph.initializer:
         module, _, name = value.name.partition(".")
         if module == "network":
             found[name] = torch.from_numpy(onnx.numpy_helper.to_array(value).copy())
         elif value.name.startswith(_CUT) and len(value.dims) == 2:
             number = int(value.name.removeprefix(_CUT))
-            halves[number] = torch.from_numpy(onnx.numpy_helper.to_array(value).copy())
+            pieces[number] = torch.from_numpy(onnx.numpy_helper.to_array(value).copy())
     if network == "deepfm":
         return trained_deepfm(found, layout)
-    if halves:
-        context, row = (halves[number] for number in sorted(halves))
-        found["mlp.first.weight"] = torch.cat([context, row], 1)
+    if pieces:
+        found["mlp.first.weight"] = torch.cat([pieces[number] for number in sorted(pieces)], 1)
     return found

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_exporting
 from torch.nn import functional
 
 from model.config import TrainConfig
@@ -67,12 +68,27 @@ class Mlp(nn.Module):
         for linear in linears:
             nn.init.zeros_(linear.bias)
 
-    def forward(self, context_UX: Tensor, row_NX: Tensor, row_context_N: RowContext) -> Tensor:
-        """Return the output [N] for the inputs of contexts and of rows."""
+    def forward(
+        self,
+        context_UX: Tensor,
+        row_NX: Tensor,
+        row_context_N: RowContext,
+        beside_NX: Tensor | None = None,
+    ) -> Tensor:
+        """Return the output [N] for the inputs of contexts and of rows.
+
+        ``beside_NX`` are the last of the rows' inputs. Only they depend on the context too, so the
+        exported graph has a product of its own for the others.
+        """
         weight_HX = self.first.weight
+        if beside_NX is not None and not is_exporting():
+            row_NX, beside_NX = torch.cat([row_NX, beside_NX], 1), None
+        own = self.split + row_NX.shape[1]
         context_UH = self._product(context_UX, weight_HX[:, : self.split], self.first.bias)
-        row_NH = self._product(row_NX, weight_HX[:, self.split :])
+        row_NH = self._product(row_NX, weight_HX[:, self.split : own])
         hidden_NH = of_rows(context_UH, row_context_N) + row_NH
+        if beside_NX is not None:
+            hidden_NH = hidden_NH + self._product(beside_NX, weight_HX[:, own:])
         return self._deeper(hidden_NH)
 
     def whole(self, value_NX: Tensor) -> Tensor:

@@ -38,8 +38,8 @@ class Products(nn.Module):
 
     def forward(
         self, context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: RowContext
-    ) -> tuple[Tensor, Tensor]:
-        """Return the context's products [U, P] and the rows' products [N, P]."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the products within the context [U, P], within the candidate and across [N, P]."""
         raise NotImplementedError
 
 
@@ -48,7 +48,7 @@ class InnerProducts(Products):
 
     def forward(
         self, context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: RowContext
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         context_UP = sum_of_last(
             context_UFK.index_select(1, self.context_left)
             * context_UFK.index_select(1, self.context_right)
@@ -58,7 +58,7 @@ class InnerProducts(Products):
             * candidate_NFK.index_select(1, self.candidate_right)
         )
         across_NFF = of_rows(context_UFK, row_context_N) @ candidate_NFK.transpose(1, 2)
-        return context_UP, torch.cat([within_NP, across_NFF.flatten(1)], 1)
+        return context_UP, within_NP, across_NFF.flatten(1)
 
 
 class KernelProducts(Products):
@@ -79,7 +79,7 @@ class KernelProducts(Products):
 
     def forward(
         self, context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: RowContext
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         contexts, candidates = context_UFK.shape[1], candidate_NFK.shape[1]
         context_UPK = turned(context_UFK, self.context_kernel, range(contexts - 1, 0, -1))
         within_NPK = turned(candidate_NFK, self.candidate_kernel, range(candidates - 1, 0, -1))
@@ -87,7 +87,7 @@ class KernelProducts(Products):
         context_UP = sum_of_last(context_UPK * context_UFK.index_select(1, self.context_right))
         within_NP = sum_of_last(within_NPK * candidate_NFK.index_select(1, self.candidate_right))
         across_NPK = of_rows(across_UPK, row_context_N) * candidate_NFK.repeat(1, contexts, 1)
-        return context_UP, torch.cat([within_NP, sum_of_last(across_NPK)], 1)
+        return context_UP, within_NP, sum_of_last(across_NPK)
 
 
 def turned(left_RFK: Tensor, kernel_KX: Tensor, pairs: Sequence[int]) -> Tensor:
@@ -135,10 +135,12 @@ class ProductNetwork(Network):
     ) -> Tensor:
         context, row = [context_UFC.flatten(1)], [candidate_NFC.flatten(1)]
         for product in self.products:
-            context_UP, row_NP = product(context_UFC, candidate_NFC, row_context_N)
+            context_UP, within_NP, across_NP = product(context_UFC, candidate_NFC, row_context_N)
             context.append(context_UP)
-            row.append(row_NP)
-        deep_N: Tensor = self.mlp(torch.cat(context, 1), torch.cat(row, 1), row_context_N)
+            row += [within_NP, across_NP]
+        # Of the rows' inputs the first two depend on the candidate alone.
+        candidate_NX, beside_NX = torch.cat(row[:2], 1), torch.cat(row[2:], 1)
+        deep_N: Tensor = self.mlp(torch.cat(context, 1), candidate_NX, row_context_N, beside_NX)
         return self.bias + deep_N
 
 

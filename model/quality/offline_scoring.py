@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bundle.bundle import Precision
+from app.bundle.manifest import Precision
 from app.features.encoder import Encoder
 from app.features.graph_inputs import Batch, Scores
 from app.features.layout import Layout

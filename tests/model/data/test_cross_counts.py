@@ -15,12 +15,14 @@ from app.features.graph_inputs import Batch
 from app.features.layout import Layout, RowShape, Slot
 from app.features.spec import FeatureSpec
 from app.scoring.engine import Engine
+from app.scoring.split_engine import SplitEngine, ThroughParts
 from model.config import NETWORKS, TrainConfig
 from model.data import cross_counts as module
 from model.data.cross_counts import CrossError, count_crosses
 from model.data.dataset import Dataset
 from model.export.graph import write_graph
-from model.export.parity import network_logits
+from model.export.parity import check_split, network_logits
+from model.export.split import write_split
 from model.networks import build, weight_bytes
 from model.networks.crosses import MEAN, RARE, CrossTerm, CrossWeights
 from model.networks.mlp import Mlp
@@ -323,6 +325,11 @@ def test_the_graph_has_the_network_s_crosses(tmp_path: Path) -> None:
     assert not operators & {"Loop", "If", "Scan", "NonZero", "Compress"}
     shapes = RowShape(5, 2, ((2, 5),)), RowShape(4, 1, ((1, 4),))
     engine = Engine(tmp_path / "score.onnx", layout, *shapes)
+    graphs = tmp_path / "candidate.onnx", tmp_path / "combine.onnx"
+    parts = write_split(tmp_path / "score.onnx", "wide_deep", *graphs)
+    assert parts.takes == ("candidate", "candidate_list_0"), "pairs of both sides need the row"
+    split = SplitEngine(engine, graphs, parts, *shapes)
+    check_split(engine, ThroughParts(split), data)
     for contexts, count in ((1, 1), (1, 100), (5, 100), (100, 100), (3, 0)):
         context, candidate = data.take(slice(0, contexts)), data.take(slice(0, count))
         part = replace(candidate, context=context.context, context_lists=context.context_lists)

@@ -13,7 +13,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from app.bundle.bundle import Bundle, Precision
+from app.bundle.bundle import Bundle
+from app.bundle.manifest import Precision
 from app.errors import BundleError
 from app.features.encoder import Encoder
 from app.serving.golden import verify_examples

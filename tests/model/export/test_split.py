@@ -1,0 +1,144 @@
+"""A graph in two gives the scores of the whole one; its item part is what the algebra says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from app.bundle.bundle import Bundle
+from app.bundle.manifest import SPLIT_GRAPHS, ItemParts
+from app.errors import BundleError, EngineFailed
+from app.features.encoder import Encoder
+from app.features.graph_inputs import Batch
+from app.features.layout import Layout
+from app.scoring.engine import Engine
+from app.scoring.split_engine import SplitEngine, ThroughParts
+from app.serving.golden import verify_examples
+from model.export.graph import ExportError
+from model.export.parity import check_parity, check_split
+from model.export.split import write_split
+from model.networks.deepfm import DeepFM
+from model.networks.network import Network
+from tests.support.graphs import CONFIG, LAYOUT, Case, dataset, engine_of, exported_once, shape
+from tests.support.networks import trained
+
+pytestmark = pytest.mark.slow
+
+HIDDEN, SIZE = CONFIG.hidden[0], CONFIG.embedding_size
+WIDTHS = {
+    "lr": lambda contexts, items: {1},
+    "fm": lambda contexts, items: {1, SIZE},
+    "ffm": lambda contexts, items: {1, contexts * items * SIZE},
+    "fnn": lambda contexts, items: {HIDDEN},
+    "ipnn": lambda contexts, items: {HIDDEN, items * SIZE},
+    "opnn": lambda contexts, items: {HIDDEN, items * SIZE},
+    "pnn_star": lambda contexts, items: {HIDDEN, items * SIZE, items * (items - 1) // 2} - {0},
+    "wide_deep": lambda contexts, items: {1, HIDDEN},
+    "deepfm": lambda contexts, items: {HIDDEN, SIZE + 1},
+}
+"""The numbers of an item by the networks' algebra, for so many fields of each side."""
+
+
+def split(path: Path, layout: Layout, network: str) -> tuple[SplitEngine, ItemParts]:
+    graphs = path.with_name("candidate.onnx"), path.with_name("combine.onnx")
+    parts = write_split(path, network, *graphs)
+    sides = (layout.context, layout.context_lists), (layout.candidate, layout.candidate_lists)
+    return SplitEngine(engine_of(path, layout), graphs, parts, *(shape(*s) for s in sides)), parts
+
+
+def test_both_graphs_score_as_the_network(
+    case: Case, graph: tuple[Network, Path], layout: Layout
+) -> None:
+    """Every network, at every count of contexts and candidates; an item's numbers are few."""
+    network, path = graph
+    engine, parts = split(path, layout, case[0])
+    assert check_parity(network, ThroughParts(engine), dataset(layout, 37))[0] <= 2e-5
+    fields = [len(side) for side in (layout.context, layout.candidate)]
+    lists = [len(side) for side in (layout.context_lists, layout.candidate_lists)]
+    assert set(parts.widths) == WIDTHS[case[0]](*map(sum, zip(fields, lists, strict=True)))
+    assert parts.takes == ()
+    assert parts.context > 0
+
+
+@pytest.mark.parametrize("network", ["fm", "ffm", "deepfm"])
+def test_the_first_cut_is_exact(network: str, tmp_path: Path) -> None:
+    """FM and FFM order items as the inner product does, and DeepFM without its hidden layers."""
+    made = trained(network, LAYOUT, CONFIG)
+    if isinstance(made, DeepFM):
+        with torch.no_grad():
+            made.mlp.output.weight.zero_()
+    _, path = exported_once(made, LAYOUT, tmp_path / "made")
+    engine, parts = split(path, LAYOUT, network)
+    data = dataset(LAYOUT, 60)
+    vectors = engine.item_parts(data.candidate_rows)[-1]
+    assert vectors.shape == (60, parts.first_cut)
+    for row in range(3):
+        context = data.context_rows[row : row + 1]
+        whole = Batch(context, data.candidate_rows, np.zeros(60, np.int32))
+        expected = engine_of(path, LAYOUT).score(whole).logit
+        away = vectors @ engine.vector(context) - expected
+        assert np.ptp(away) <= 2e-5
+        assert np.ptp(expected) > 0.3
+
+
+def test_an_index_outside_the_table_is_refused(tmp_path: Path) -> None:
+    """Neither graph reads beyond the table."""
+    _, path = exported_once(trained("deepfm", LAYOUT, CONFIG), LAYOUT, tmp_path / "made")
+    engine, _ = split(path, LAYOUT, "deepfm")
+    data = dataset(LAYOUT, 4)
+    for index in (-1, LAYOUT.table_rows):
+        wrong = data.candidate_rows.copy()
+        wrong[2, 0] = index
+        with pytest.raises(EngineFailed, match="outside the table"):
+            engine.item_parts(wrong)
+        context = data.context_rows.copy()
+        context[1, 0] = index
+        owners = np.arange(4, dtype=np.int32)
+        parts = engine.item_parts(data.candidate_rows)
+        with pytest.raises(EngineFailed, match="outside the table"):
+            engine.score(Batch(context, data.candidate_rows, owners), parts)
+
+
+def test_graphs_that_are_not_those_of_the_manifest_are_refused(tmp_path: Path) -> None:
+    """Graphs that have changed places, and split graphs that disagree with the whole one."""
+    _, path = exported_once(trained("fm", LAYOUT, CONFIG), LAYOUT, tmp_path / "made")
+    engine, parts = split(path, LAYOUT, "fm")
+    graphs = path.with_name("candidate.onnx"), path.with_name("combine.onnx")
+    sides = (LAYOUT.context, LAYOUT.context_lists), (LAYOUT.candidate, LAYOUT.candidate_lists)
+    with pytest.raises(BundleError, match="not those that the manifest describes"):
+        SplitEngine(engine_of(path, LAYOUT), graphs[::-1], parts, *(shape(*s) for s in sides))
+    model = onnx.load(path)
+    table = next(each for each in model.graph.initializer if each.name == "network.table")
+    table.raw_data = (np.frombuffer(table.raw_data, np.float32) + np.float32(0.01)).tobytes()
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ExportError, match="split float32 graphs disagree"):
+        check_split(engine_of(path, LAYOUT), ThroughParts(engine), dataset(LAYOUT, 37))
+
+
+def test_a_bundle_has_split_graphs_in_each_precision(tiny_bundle: Path) -> None:
+    """Golden requests come out as they did through item parts too, in float32 and int8."""
+    bundle = Bundle.open(tiny_bundle)
+    parts = bundle.manifest.parts
+    assert parts is not None
+    assert "item_parts" not in bundle.lacks
+    encoder = Encoder(bundle.spec, bundle.vocabulary)
+    shapes = encoder.context.shape, encoder.candidate.shape
+    for precision, names in SPLIT_GRAPHS.items():
+        assert set(names) <= bundle.manifest.files.keys()
+        engine = Engine(
+            bundle.graph_in(precision), bundle.vocabulary.layout, *shapes, precision=precision
+        )
+        graphs = bundle.split_graphs_in(precision)
+        assert graphs is not None
+        through_parts = ThroughParts(SplitEngine(engine, graphs, parts, *shapes))
+        verify_examples(bundle, encoder, through_parts, engine.tolerance, precision)
+    manifest = msgspec.structs.replace(bundle.manifest, parts=None)
+    older = replace(bundle, manifest=manifest)
+    assert older.split_graphs_in("float32") is None
+    assert "item_parts" in older.lacks
