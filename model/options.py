@@ -16,9 +16,9 @@ from model.config import NETWORKS
 Spec = Annotated[Path, typer.Argument(help="The feature spec, a TOML file.")]
 DataToSplit = Annotated[
     list[Path] | None,
-    typer.Argument(help="CSV, TSV or Parquet files, also gzipped; split into three parts."),
+    typer.Argument(help="CSV, TSV, JSON lines or Parquet, also gzipped; split into three parts."),
 ]
-Data = Annotated[list[Path], typer.Argument(help="CSV, TSV or Parquet files, also gzipped.")]
+Data = Annotated[list[Path], typer.Argument(help="CSV, TSV, JSON lines or Parquet, also gzipped.")]
 TrainFiles = Annotated[
     list[Path] | None, typer.Option("--train", help="Files of the training part.")
 ]

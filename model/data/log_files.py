@@ -20,6 +20,7 @@ from polars import selectors as cs
 from app.errors import CtrError
 from app.features.nearest import suggestion
 from app.features.spec import FeatureSpec
+from model.data.json_lines import Columns, UnreadableLine, as_bytes, as_text, read_object
 from model.data.parquet_columns import ParquetColumns, UnreadableColumn, check_fit
 
 LINE, FILE = "\0line", "\0file"
@@ -28,6 +29,7 @@ KEPT = "\0kept "
 """Before the name of a column that is in a frame as the file has it."""
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _PARQUET = {".parquet", ".parq", ".pq"}
+_JSON_LINES = {".jsonl", ".ndjson"}
 _GZIP = {".gz", ".gzip"}
 _COMPRESSED_INSIDE = _GZIP | {".snappy", ".zstd", ".zst", ".brotli", ".lz4"}
 """Endings after ``.parquet`` that name the compression of its columns."""
@@ -37,6 +39,8 @@ _SHOWN_NAMES = 200
 SHOWN_BAD_LINES = 10
 ROWS_AT_ONCE = 2**17
 _BYTES_AT_ONCE = 32 * 2**20
+_JSON_BYTES_AT_ONCE = 8 * 2**20
+"""Values of a line as Python holds them take several times its bytes."""
 _FIRST_BYTES = 2**16
 _SINGLE_BYTES = b"\x1f\x1e\x1d\x1c\x01\x02\x03\x04\x05\x06\x07\x0e\x0f\x10\x11\x12\x13\x14\x15"
 """Control characters, one of which stands for a long delimiter in text that lacks it."""
@@ -129,7 +133,7 @@ def pieces(
     """
     file = LogFile(path, name or path.name)
     with _errors_of_reading(path):
-        read = _parquet if _is_parquet(path) else _text
+        read = _parquet if _is_parquet(path) else _json if _is_json(path) else _text
         for frame, position in read(spec, file, wanted, bad, keep):
             yield Piece(frame.with_columns(pl.lit(file.name).alias(FILE)), position)
 
@@ -144,10 +148,20 @@ def require_columns(
     """
     for file in files:
         with _errors_of_reading(file.path):
-            names = _parquet_names(file) if _is_parquet(file.path) else _text_names(spec, file)
+            names = _names(spec, file)
         if names is not None:
             _require_columns(file, wanted, names)
             _require_columns(file, keep, names, "--keep: ")
+
+
+def _names(spec: FeatureSpec, file: LogFile) -> list[str] | None:
+    """Return the names of a file's columns, None if it has no rows, or its lines name them."""
+    if _is_parquet(file.path):
+        return _parquet_names(file)
+    if _is_json(file.path):
+        with _open(file.path):
+            return None
+    return _text_names(spec, file)
 
 
 @contextmanager
@@ -163,6 +177,10 @@ def _errors_of_reading(path: Path) -> Iterator[None]:
 
 def _is_parquet(path: Path) -> bool:
     return _ending(path, _COMPRESSED_INSIDE) in _PARQUET
+
+
+def _is_json(path: Path) -> bool:
+    return _ending(path, _GZIP) in _JSON_LINES
 
 
 def _ending(path: Path, compressions: set[str]) -> str:
@@ -267,6 +285,47 @@ def _text(
         raise DataError(f"{file.name} has no usable line\n{bad.report()}")
 
 
+def _json(
+    spec: FeatureSpec,
+    file: LogFile,
+    wanted: Sequence[str],
+    bad: BadLines,
+    keep: Sequence[str],
+) -> Iterator[tuple[pl.DataFrame, int]]:
+    """Read a file of JSON objects, one a line; values are left as their JSON."""
+    total, usable, first = bad.total, False, 1
+    with _open(file.path) as (on_disk, opened):
+        while chunk := opened.readlines(_JSON_BYTES_AT_ONCE):
+            columns: Columns = {name: [] for name in {*wanted, *keep}}
+            numbers = [*_add_objects(columns, file, chunk, first, bad)]
+            first += len(chunk)
+            if numbers:
+                usable = True
+                frame = pl.DataFrame([pl.Series(name, columns[name], pl.Binary) for name in wanted])
+                kept = [as_text(KEPT + name, columns[name]) for name in keep]
+                lines = pl.Series(LINE, numbers, pl.Int64)
+                yield frame.with_columns(*kept, lines), on_disk.tell()
+    if bad.total > total and not usable:
+        raise DataError(f"{file.name} has no usable line\n{bad.report()}")
+
+
+def _add_objects(
+    columns: Columns, file: LogFile, lines: Sequence[bytes], first: int, bad: BadLines
+) -> Iterator[int]:
+    """Add the values of each good line to the columns; yield its number."""
+    for number, line in enumerate(lines, first):
+        if line.strip():
+            bad.total += 1
+            try:
+                values = read_object(line)
+            except UnreadableLine as problem:
+                bad.add(file.name, number, str(problem))
+            else:
+                for name, column in columns.items():
+                    column.append(as_bytes(values.get(name)))
+                yield number
+
+
 def _text_names(spec: FeatureSpec, file: LogFile) -> list[str] | None:
     """Return the names of a file's columns, None if it is empty."""
     delimiter = _delimiter(spec, file)
@@ -284,8 +343,8 @@ def _delimiter(spec: FeatureSpec, file: LogFile) -> str:
     if delimiter is None:
         shown = next(s for s in reversed(path.suffixes) if s.lower() == ending) if ending else ""
         raise DataError(
-            f"{file.name}: unknown ending {shown!r}; CSV, TSV and Parquet are read, and other"
-            " delimited text if the spec has a `delimiter`"
+            f"{file.name}: unknown ending {shown!r}; CSV, TSV, JSON lines and Parquet are read, and"
+            " other delimited text if the spec has a `delimiter`"
         )
     return delimiter
 

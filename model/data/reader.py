@@ -26,6 +26,7 @@ from app.features.spec import FeatureSpec, Field, MultiCategorical, Numeric, Tim
 from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Vocabulary, arrange
 from app.files import sha256
 from model.data.doubtful_moments import date_formats, date_hint
+from model.data.json_lines import is_json, values_of
 from model.data.log_files import (
     FILE,
     LINE,
@@ -149,6 +150,7 @@ class Reader:
                     rows += piece.frame.height
                     frame, nan = without_nan(piece.frame)
                     self._notes.add_nan(nan)
+                    self._notes.add_absent(frame)
                     yield frame
                     shown.update(before + piece.bytes - shown.n)
                 if not rows:
@@ -193,7 +195,8 @@ def distinct(column: pl.Series) -> tuple[list[Any], NDArray[np.int64]]:
     codes = column.to_frame("v").join(
         values, on="v", how="left", nulls_equal=True, maintain_order="left"
     )["code"]
-    return values["v"].to_list(), codes.to_numpy().astype(np.int64)
+    found = values["v"].to_list()
+    return values_of(found) if is_json(column) else found, codes.to_numpy().astype(np.int64)
 
 
 def field_values(spec_field: Field, column: pl.Series) -> tuple[list[Any], NDArray[np.int64]]:

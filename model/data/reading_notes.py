@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from app.features.canonical import SECONDS_TEXT
 from app.features.spec import Categorical, Field, MultiCategorical, Time
 from model.data.doubtful_moments import DoubtfulMoments
+from model.data.json_lines import is_json
 
 _OFFSET = re.compile(r"(?:[Zz]|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2})*)\Z", re.ASCII)
 _DATE_LENGTH = len("2014-10-21")
@@ -29,6 +30,8 @@ class ReadingNotes:
         self.hidden: list[str] = []
         """Names of files that were passed over because they begin with ``_`` or ``.``."""
         self._nan: Counter[str] = Counter()
+        self._never: dict[str, bool] = {}
+        """Whether no line of JSON has a value of a column."""
         self._local: dict[str, str] = {}
         """Time zone of each field whose times have no offset."""
         self._moments_as_text: set[str] = set()
@@ -39,6 +42,13 @@ class ReadingNotes:
     def add_nan(self, counts: Mapping[str, int]) -> None:
         """Note each column's values that are NaN and count as missing."""
         self._nan.update(counts)
+
+    def add_absent(self, frame: pl.DataFrame) -> None:
+        """Note the columns of JSON lines, and whether they have a value: no header names them."""
+        for column in frame:
+            if is_json(column):
+                empty = column.null_count() == frame.height
+                self._never[column.name] = self._never.get(column.name, True) and empty
 
     def add_labels(self, label: NDArray[np.uint8], good: NDArray[np.bool_]) -> None:
         """Note the labels [R] of a frame's rows, and which of the rows are used."""
@@ -87,6 +97,11 @@ class ReadingNotes:
         lines += [
             f"column {name!r}: {count:,} values are NaN and count as missing"
             for name, count in self._nan.items()
+        ]
+        lines += [
+            f"no line of JSON has a value of the field {name!r}"
+            for name, never in self._never.items()
+            if never
         ]
         lines += [
             f"field {name!r}: times without an offset are read as local time of {zone}"
