@@ -33,6 +33,7 @@ from app.features.encoder import Encoder
 from app.store.sqlite import SqliteStore
 from app.store.store import Item
 from app.workers.cpus import cpu_quota
+from tests.bench.serving.following import change_figures, seen_figures, start_figures
 from tests.bench.serving.peers import running
 from tests.bench.serving.peers.lineup import Lineup
 from tests.bench.serving.peers.peer import Mosec, Row, Triton
@@ -351,6 +352,21 @@ def catalogue_figures(
     return found
 
 
+def following_figures(bundle: Path, scratch: Path, options: argparse.Namespace) -> dict[str, float]:
+    """What many items and their changes cost."""
+    columns = Draws(19).columns(False, options.items)
+    bodies = scratch / "predict"
+
+    def p99_of(port: int) -> float:
+        return wrk(bodies, 1, options.seconds, port=port).p99
+
+    return {
+        **seen_figures(bundle, scratch, columns),
+        **change_figures(bundle, scratch, columns, p99_of, options.repetitions),
+        **start_figures(bundle, scratch, columns, options.items),
+    }
+
+
 def ratios(samples: Samples) -> dict[str, float]:
     """The figures that the project states: the product against the better of the usual ways."""
     median = samples.median
@@ -428,7 +444,11 @@ def main() -> None:
         help="only the service with metrics beside itself without; repetitions are pairs",
     )  # fmt: skip
     parser.add_argument(
-        "--catalogue", action="store_true", help="only /rank by id, beside the same by values"
+        "--catalogue", action="store_true",
+        help="only /rank by id, beside the same by values, and what many items and changes cost",
+    )  # fmt: skip
+    parser.add_argument(
+        "--items", type=int, default=1_000_000, help="of the largest catalogue (default: a million)"
     )
     options = parser.parse_args()
     # A benchmark that is told to end ends its servers first.
@@ -444,7 +464,8 @@ def main() -> None:
             tell(figures, options.json)
             return
         if options.catalogue:
-            tell(catalogue_figures(bundle, plain, scratch, options.repetitions), options.json)
+            figures = catalogue_figures(bundle, plain, scratch, options.repetitions)
+            tell(figures | following_figures(bundle, scratch, options), options.json)
             return
         lineup = lined_up(bundle, plain, rows, scratch) if options.peers else None
         for repetition in range(options.repetitions):
