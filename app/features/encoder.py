@@ -7,7 +7,8 @@ slot. Code that carries rows sees words alone and need not know which are number
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Container, Generator, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,24 +19,32 @@ from app.features.column_encoding import ColumnProblem, FieldEncoder, Misses
 from app.features.field_encoders import (
     NO_FINDS,
     NO_TABLES,
+    CategoricalEncoder,
     Finds,
-    ListEncoder,
     Tables,
     field_encoder,
 )
 from app.features.instances import instance_type, member_names
 from app.features.layout import RowShape
-from app.features.number_encoders import ScaledEncoder
 from app.features.row_compiler import EncodeRow, Row, compile_row
+from app.features.row_places import group, row_places, row_shape
 from app.features.spec import FeatureSpec, Side
+from app.features.text_rows import TextRows
 from app.features.vocabulary import Vocabulary
+
+MANY_TEXTS = 2**15
+"""Known texts of a spec from which on those of many rows are looked up together: the dictionaries
+of fewer fit into a processor's caches."""
+TEXTS_OF_STEP = 4_096
+"""Texts of columns that are looked up in one step, if they are of more than one column."""
 
 
 class Encoder:
     """The encoders of both sides of a spec, over one vocabulary.
 
     ``tables`` replace parts of it and may be incomplete: a caller that passes ``misses`` gets the
-    values that they lack; otherwise ``finds`` look them up.
+    values that they lack; otherwise ``finds`` look them up. With ``in_bulk``, for tables that do
+    not change, the texts of many rows are looked up together where they are many.
     """
 
     def __init__(
@@ -44,6 +53,7 @@ class Encoder:
         vocabulary: Vocabulary,
         tables: Tables = NO_TABLES,
         finds: Finds = NO_FINDS,
+        in_bulk: bool = False,
     ) -> None:
         self.context = SideEncoder(spec, "context", vocabulary, tables, finds)
         self.candidate = SideEncoder(spec, "candidate", vocabulary, tables, finds)
@@ -55,6 +65,21 @@ class Encoder:
         self.candidate_of = compile_row(self.candidate.encoders, self.candidate.shape, members)
         self.fields = self.context.fields | self.candidate.fields
         self.shapes = self.context.shape, self.candidate.shape
+        self.texts = _text_rows(encoders) if in_bulk else None
+        """The texts of both sides, where they are looked up together."""
+        self.context.texts = self.candidate.texts = self.texts
+
+
+def _text_rows(encoders: Sequence[FieldEncoder]) -> TextRows | None:
+    """Return the look-ups of all fields of text, if they have many values."""
+    texts = [
+        each
+        for each in encoders
+        if isinstance(each, CategoricalEncoder) and each.lookup.dtype == "string"
+    ]
+    if not texts or sum(len(each.lookup.known) for each in texts) < MANY_TEXTS:
+        return None
+    return TextRows(texts)
 
 
 class FieldProblems(ValueProblem):
@@ -83,12 +108,13 @@ class SideEncoder:
         finds: Finds,
     ) -> None:
         encoders = [field_encoder(field, vocabulary, tables, finds) for field in spec.side(side)]
-        encoders.sort(key=_group)
+        encoders.sort(key=group)
         self.encoders: tuple[FieldEncoder, ...] = tuple(encoders)
         self.fields = frozenset(encoder.name for encoder in encoders)
-        self.shape = _shape(encoders)
-        self.places = tuple(_places(encoders, self.shape))
+        self.shape = row_shape(encoders)
+        self.places = tuple(row_places(encoders, self.shape))
         self.row: EncodeRow = compile_row(encoders, self.shape)
+        self.texts: TextRows | None = None
 
     def problems(self, row: Row) -> Iterable[tuple[str, ValueProblem]]:
         """Yield each field of a row whose value breaks a rule, with the problem."""
@@ -127,8 +153,12 @@ class SideEncoder:
             FieldProblems: values break a rule of their field.
         """
         problems: dict[str, ColumnProblem] = {}
+        together: Container[str] = ()
+        if self.texts is not None and misses is None:
+            given = {name: values for name, values in columns.items() if values}
+            together = yield from self._replace_texts(self.texts, rows, given, problems)
         for encoder, places in zip(self.encoders, self.places, strict=True):
-            if encoder.name not in columns:
+            if encoder.name not in columns or encoder.name in together:
                 continue
             try:
                 values = columns[encoder.name]
@@ -141,35 +171,44 @@ class SideEncoder:
                 problems[encoder.name] = ColumnProblem([(0, problem)])
             yield
         if problems:
-            raise FieldProblems(problems)
+            raise FieldProblems(
+                {e.name: problems[e.name] for e in self.encoders if e.name in problems}
+            )
 
+    def _replace_texts(
+        self,
+        texts: TextRows,
+        rows: Indices,
+        columns: Mapping[str, Sequence[Any]],
+        problems: dict[str, ColumnProblem],
+    ) -> Generator[None, None, Container[str]]:
+        """Encode the columns of texts into their words, some columns in each step.
 
-def _group(encoder: FieldEncoder) -> int:
-    """Return an encoder's group in a row: single-valued, scaled, list."""
-    return 2 if isinstance(encoder, ListEncoder) else int(isinstance(encoder, ScaledEncoder))
-
-
-def _shape(encoders: Sequence[FieldEncoder]) -> RowShape:
-    values = sum(isinstance(e, ScaledEncoder) for e in encoders)
-    single = sum(e.width for e in encoders if not isinstance(e, ListEncoder)) - values
-    lists, start = [], single
-    for encoder in encoders:
-        if isinstance(encoder, ListEncoder):
-            lists.append((start, start + encoder.width))
-            start += encoder.width
-    return RowShape(start + values, single, tuple(lists), values)
-
-
-def _places(encoders: Sequence[FieldEncoder], shape: RowShape) -> Iterable[slice | list[int]]:
-    """Yield the columns of each encoder's words."""
-    index, value = 0, shape.indices
-    for encoder in encoders:
-        if isinstance(encoder, ScaledEncoder):
-            yield [index, value]
-            index, value = index + 1, value + 1
-        else:
-            yield slice(index, index + encoder.width)
-            index += encoder.width
+        Returns their fields; adds the problems of their values.
+        """
+        own = {each.name: place for each, place in zip(self.encoders, self.places, strict=True)}
+        fields = [
+            (number, each.name)
+            for number, each in enumerate(texts.encoders)
+            if each.name in columns and each.name in own
+        ]
+        count = len(rows)
+        step = max(1, TEXTS_OF_STEP // max(count, 1))
+        for start in range(0, len(fields), step):
+            chosen = fields[start : start + step]
+            values = list(chain.from_iterable(columns[name] for _, name in chosen))
+            wrong: dict[int, ValueProblem] = {}
+            numbers = np.repeat([number for number, _ in chosen], count)
+            found = texts.rows(values, numbers, wrong).reshape(len(chosen), count)
+            for words, (_, name) in zip(found, chosen, strict=True):
+                rows[:, own[name]] = words[:, None]
+            by_field: dict[str, list[tuple[int, ValueProblem]]] = {}
+            for place, problem in wrong.items():
+                name = chosen[place // count][1]
+                by_field.setdefault(name, []).append((place % count, problem))
+            problems |= {name: ColumnProblem(each) for name, each in by_field.items()}
+            yield
+        return {name for _, name in fields}
 
 
 class Fetched(NamedTuple):

@@ -87,4 +87,5 @@ def serving_encoder(spec: FeatureSpec, vocabulary: Vocabulary) -> Encoder:
     """Return an encoder that holds the whole vocabulary in memory, or its hot values if large."""
     hot = hot_values(spec, vocabulary)
     tables = {name: values.table for name, values in hot.items()}
-    return Encoder(spec, vocabulary, tables, {name: values.find for name, values in hot.items()})
+    finds = {name: values.find for name, values in hot.items()}
+    return Encoder(spec, vocabulary, tables, finds, in_bulk=True)

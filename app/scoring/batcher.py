@@ -85,7 +85,8 @@ class MicroBatcher:
         self._closing: Closed = "alone"
         self._scheduled = False
         self._owes_large = False
-        self._alone = True
+        self.company = 1
+        """Jobs of the last run."""
         self._now_taken = False
         self._short_seen = -SHARING_SECONDS
         self._closed = self._hangs = False
@@ -220,7 +221,7 @@ class MicroBatcher:
         a second one in the same turn shows that callers come together.
         """
         return (
-            self._alone
+            self.company == 1
             and not self._now_taken
             and not (self._running or self._scheduled or self._linger)
             and job.ready == job.rows <= self._max_rows
@@ -261,7 +262,7 @@ class MicroBatcher:
         if not pieces:
             return
         self._running = pieces
-        self._alone = len(pieces) == 1
+        self.company = len(pieces)
         rows = sum(stop - start for _, start, stop in pieces)
         # While the rest of a list is being encoded, the loop has other work to do.
         growing = any(job.ready < job.rows for job, _, _ in pieces)

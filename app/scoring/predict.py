@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -10,6 +10,7 @@ import msgspec
 from app.errors import TooLarge, ValueProblem
 from app.features.column_encoding import Misses
 from app.features.encoder import Encoder
+from app.features.row_batches import MOST_ROWS, RowBatches
 from app.scoring.decoding import (
     UNREADABLE,
     check_size,
@@ -27,6 +28,8 @@ STEP_ROWS = 8
 """Rows that one step decodes and encodes."""
 SHORT_BODY = 4 * 1024
 """Bytes of a body up to which it is decoded and encoded in one step."""
+WORTHWHILE_ROWS = 8
+"""Rows from which on encoding them together costs less than one after the other."""
 
 
 class PredictReader:
@@ -39,35 +42,64 @@ class PredictReader:
         self._max_row_bytes = limits.max_row_bytes
         self._short_bytes = min(SHORT_BODY, limits.max_row_bytes)
         self._rows = min(STEP_ROWS, limits.max_instances)
+        self.together = encoder.instance is not None and encoder.texts is not None
+        """Whether the rows of several callers cost less together."""
         self._decode: Callable[[bytes], list[Any]] | None = None
         if encoder.instance is not None:
             instances = list.__class_getitem__(encoder.instance)
             body = msgspec.defstruct("Body", [("instances", instances)])
             decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(body)
             self._decode = lambda text: decoder.decode(text).instances
+        self._batches = RowBatches(encoder, encoder.texts) if encoder.texts else None
 
-    def read_short(self, body: bytes, request: ScoringRequest) -> Job | None:
-        """Return the job of a short and faultless body, and tell the request its rows.
+    def decode_short(self, body: bytes) -> Sequence[Any] | None:
+        """Return the instances of a short body, each as ``Encoder.instance``.
 
         None if it is anything else: :meth:`read` takes every body, and says what is wrong. Here
-        nothing is told apart, so that a usual request is decoded and encoded in one pass.
+        nothing is told apart, so that a usual request is decoded in one pass.
         """
         if self._decode is None or len(body) > self._short_bytes:
             return None
         try:
             instances = self._decode(body)
-            if len(instances) > self._rows:
-                return None
-            rows = [*map(self._encoder.context_of, instances)]
-            candidates = [*map(self._encoder.candidate_of, instances)]
-        except (*UNREADABLE, ValueProblem):
+        except UNREADABLE:
             return None
-        request.rows = len(rows)
-        if len(rows) == 1:
-            return Job(request, rows, candidates[0], 1)
-        contexts = [*dict.fromkeys(rows)]
-        places = [contexts.index(row) for row in rows] if len(contexts) > 1 else None
-        return Job(request, contexts, b"".join(candidates), len(rows), places)
+        return instances if len(instances) <= self._rows else None
+
+    def job(self, instances: Sequence[Any], request: ScoringRequest) -> Job | None:
+        """Return the job of decoded instances, and tell the request its rows.
+
+        None if a value breaks a rule.
+        """
+        try:
+            contexts = [*map(self._encoder.context_of, instances)]
+            candidates = [*map(self._encoder.candidate_of, instances)]
+        except ValueProblem:
+            return None
+        return _job(contexts, candidates, request)
+
+    def jobs(self, waiting: Sequence[tuple[Sequence[Any], ScoringRequest]]) -> Sequence[Job | None]:
+        """Return the job of each caller's instances, encoded together; None as :meth:`job`."""
+        instances = [each for instances, _ in waiting for each in instances]
+        if self._batches is None or len(instances) < WORTHWHILE_ROWS:
+            return [self.job(instances, request) for instances, request in waiting]
+        contexts: list[bytes] = []
+        candidates: list[bytes] = []
+        wrong: set[int] = set()
+        for start in range(0, len(instances), MOST_ROWS):
+            batch = self._batches.encode(instances[start : start + MOST_ROWS])
+            contexts += batch.contexts
+            candidates += batch.candidates
+            wrong.update(start + place for place in batch.wrong)
+        jobs: list[Job | None] = []
+        start = 0
+        for own, request in waiting:
+            end = start + len(own)
+            faultless = wrong.isdisjoint(range(start, end))
+            rows = contexts[start:end], candidates[start:end]
+            jobs.append(_job(*rows, request) if faultless else None)
+            start = end
+        return jobs
 
     def read(self, body: bytes, request: ScoringRequest, misses: Misses | None) -> Steps[Job]:
         """Return a job with one row for each instance, and tell the request their number.
@@ -113,3 +145,13 @@ class PredictReader:
             len(instances),
             row_context if len(contexts) > 1 else None,
         )
+
+
+def _job(contexts: list[bytes], candidates: list[bytes], request: ScoringRequest) -> Job:
+    """Return the job of encoded rows, in which equal contexts are one, and tell their number."""
+    request.rows = rows = len(contexts)
+    if rows == 1:
+        return Job(request, contexts, candidates[0], 1)
+    different = [*dict.fromkeys(contexts)]
+    places = [different.index(row) for row in contexts] if len(different) > 1 else None
+    return Job(request, different, b"".join(candidates), rows, places)

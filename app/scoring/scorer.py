@@ -14,8 +14,9 @@ job; the last part completes its answer. Two things end this early:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from typing import Protocol
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 from app.features.column_encoding import Misses
 from app.features.encoder import Encoder, Fetched, settle
@@ -23,19 +24,23 @@ from app.scoring.item_lists import CountLookups, ItemLists
 from app.scoring.items import Items
 from app.scoring.job import WORD_BYTES, Job, ScoringRequest
 from app.scoring.limits import Limits
-from app.scoring.predict import PredictReader
+from app.scoring.predict import WORTHWHILE_ROWS, PredictReader
 from app.scoring.problems import FieldNames
 from app.scoring.profiles import ProfileFiller, Profiles
 from app.scoring.rank import Ranking, RankReader
 from app.scoring.steps import Steps
 from app.scoring.wire import OnUnknown
 
+log = logging.getLogger(__name__)
 PART_ROWS = 128
 """Candidates of a part; the first part has half as many, so that the engine starts soon."""
 
 
 class Batching(Protocol):
     """The scorer's view of a batcher."""
+
+    company: int
+    """Jobs of the last run."""
 
     def admit(self, rows: int, deadline: float) -> None:
         """Refuse rows that cannot be scored in time.
@@ -101,9 +106,13 @@ class Scorer:
         self._rank = RankReader(encoder, limits, names, item_lists, filler)
         self.reading = 0
         """Requests that are being decoded, encoded or completed from Redis."""
+        self._gathered: list[tuple[bytes, Sequence[Any], ScoringRequest]] = []
 
     def predict_short(self, body: bytes, request: ScoringRequest) -> bool:
         """Queue the instances of a short and faultless ``/predict`` body, in one step.
+
+        Where callers come together, their rows are encoded together at the end of a turn of the
+        event loop, and a request that the queue has no room for is told so there.
 
         False if it is anything else, or a value may need Redis: nothing has been done then.
 
@@ -112,11 +121,47 @@ class Scorer:
         """
         if self._vocabulary is not None:
             return False
-        job = self._predict.read_short(body, request)
+        instances = self._predict.decode_short(body)
+        if instances is None:
+            return False
+        if self._predict.together and self._batcher.company >= WORTHWHILE_ROWS:
+            self._gather(body, instances, request)
+            return True
+        job = self._predict.job(instances, request)
         if job is None:
             return False
         self._batcher.submit(job)
         return True
+
+    def _gather(self, body: bytes, instances: Sequence[Any], request: ScoringRequest) -> None:
+        """Let a request wait for others that come in the same turn of the event loop."""
+        if not self._gathered:
+            asyncio.get_running_loop().call_soon(self._encode_gathered)
+        self.reading += 1
+        self._gathered.append((body, instances, request))
+
+    def _encode_gathered(self) -> None:
+        """Encode what has come in one turn of the event loop, and queue each caller's rows.
+
+        A caller with a wrong value is told by itself; no other one notices.
+        """
+        gathered, self._gathered = self._gathered, []
+        self.reading -= len(gathered)
+        try:
+            jobs = self._predict.jobs([(instances, request) for _, instances, request in gathered])
+        except Exception:
+            log.exception("rows cannot be encoded together: each request is encoded by itself")
+            jobs = [None] * len(gathered)
+        for (body, _, request), job in zip(gathered, jobs, strict=True):
+            try:
+                if job is not None:
+                    self._batcher.submit(job)
+                else:
+                    # So short a body takes one step, and waits for nothing.
+                    for _ in self.predict(body, request):
+                        pass
+            except Exception as error:
+                request.failed(error)
 
     def predict(self, body: bytes, request: ScoringRequest) -> Steps[None]:
         """Queue the instances of a ``/predict`` body.

@@ -29,7 +29,10 @@ from app.web.endpoints import ScoringEndpoints
 from app.web.exchange import Exchange
 from app.web.protocol import ScoringProtocol
 from tests.bench.request import golden_bodies
+from tests.bench.serving.__main__ import predict_rows
+from tests.bench.serving.shape import make
 from tests.support.inside import request, serving
+from tests.support.serving import ROOT
 
 CONNECTIONS = 64
 QUIET = 5
@@ -98,12 +101,11 @@ class Sink(asyncio.Transport):
         return 0
 
 
-async def measure(bundle: Path, rounds: int) -> dict[str, float]:
-    """Return the microseconds of each stage of a request."""
+async def measure(bundle: Path, rows: Sequence[Any], rounds: int) -> dict[str, float]:
+    """Return the microseconds of each stage of a request, asked with bodies in turn."""
     stages = Stages()
     for stage, owner, name in METHODS:
         setattr(owner, name, stages.timed(stage, getattr(owner, name)))
-    rows, _ = golden_bodies(Bundle.open(bundle).examples)
     requests = [request(body) for body in rows]
     found: dict[str, list[float]] = {}
     async with serving(bundle) as (server, _):
@@ -142,10 +144,19 @@ async def measure(bundle: Path, rounds: int) -> dict[str, float]:
 def main() -> int:
     """Measure a bundle; print a Markdown table."""
     parser = argparse.ArgumentParser(prog="tests.bench.request_stages", description=__doc__)
-    parser.add_argument("bundle", type=Path, help="a bundle; its golden requests are asked")
+    parser.add_argument(
+        "bundle", type=Path, nargs="?",
+        help="a bundle, asked its golden requests; else Criteo's shape with drawn values",
+    )  # fmt: skip
     parser.add_argument("--rounds", type=int, default=2_000)
     options = parser.parse_args()
-    found = uvloop.run(measure(options.bundle.resolve(), options.rounds))
+    if options.bundle is None:
+        bundle, _ = make(ROOT / "data" / "criteo-shape")
+        rows = [{"instances": [row]} for row in predict_rows()]
+    else:
+        bundle = options.bundle.resolve()
+        rows, _ = golden_bodies(Bundle.open(bundle).examples)
+    found = uvloop.run(measure(bundle, rows, options.rounds))
     print("| stage of a `/predict` request | µs |\n|---|---:|")
     order = [*dict.fromkeys(stage for stage, _, _ in METHODS), REST]
     place = order.index("queue")

@@ -76,6 +76,8 @@ class FakeRequest:
 class FakeBatcher:
     """A ``Batching`` that scores nothing: it keeps each job, and how much of it was ready."""
 
+    company = 1
+
     def __init__(self) -> None:
         self.submitted: list[tuple[Job, int]] = []
         self.cancelled: list[Job] = []

@@ -46,6 +46,12 @@ def reader(encoder: Encoder = ENCODER, **limits: Any) -> PredictReader:
     return PredictReader(encoder, bounds, FieldNames(encoder, bounds.known_fields_only))
 
 
+def read_short(reads: PredictReader, body: bytes, request: Any) -> Job | None:
+    """The job of a body that is read at once."""
+    instances = reads.decode_short(body)
+    return None if instances is None else reads.job(instances, request)
+
+
 def request() -> Any:
     """A request that is told its rows."""
     return SimpleNamespace(rows=None)
@@ -71,7 +77,7 @@ def test_one_step_gives_the_rows_of_many_or_nothing(body: bytes, known_only: boo
     """A body that is read at once has the job that steps make; a refused one is left to them."""
     short, long = request(), request()
     reads = reader(known_fields_only=known_only)
-    at_once = reads.read_short(body, short)
+    at_once = read_short(reads, body, short)
     try:
         job = to_its_end(reads.read(body, long, None))
     except ServiceError:
@@ -84,11 +90,11 @@ def test_one_step_gives_the_rows_of_many_or_nothing(body: bytes, known_only: boo
 def test_usual_bodies_are_read_at_once() -> None:
     """Up to as many rows as a step takes, of a length that a row may have."""
     many = reader(max_instances=100, max_row_bytes=2**16)
-    assert many.read_short(text(ROW), request()) is not None
-    assert many.read_short(text(*[ROW] * STEP_ROWS), request()) is not None
-    assert many.read_short(text(*[ROW] * (STEP_ROWS + 1)), request()) is None
+    assert read_short(many, text(ROW), request()) is not None
+    assert read_short(many, text(*[ROW] * STEP_ROWS), request()) is not None
+    assert read_short(many, text(*[ROW] * (STEP_ROWS + 1)), request()) is None
     padded = text(ROW).ljust(SHORT_BODY)
-    assert many.read_short(padded, request()) is not None
-    assert many.read_short(padded + b" ", request()) is None
-    assert reader(max_row_bytes=20).read_short(text(ROW), request()) is None
-    assert reader(max_instances=1).read_short(text(ROW, ROW), request()) is None
+    assert read_short(many, padded, request()) is not None
+    assert read_short(many, padded + b" ", request()) is None
+    assert read_short(reader(max_row_bytes=20), text(ROW), request()) is None
+    assert read_short(reader(max_instances=1), text(ROW, ROW), request()) is None

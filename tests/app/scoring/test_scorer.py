@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
-from app.errors import Invalid, TooLarge, VocabularyUnavailable
+from app.errors import Invalid, Overloaded, ServiceError, TooLarge, VocabularyUnavailable
 from app.features.column_encoding import Misses
 from app.features.encoder import Encoder, Fetched
 from app.features.graph_inputs import Scores
+from app.features.row_batches import MOST_ROWS
 from app.features.spec import Categorical, FeatureSpec
 from app.scoring.batcher import LEARNING_RUNS, MicroBatcher
+from app.scoring.job import Job
 from app.scoring.limits import Limits
+from app.scoring.predict import WORTHWHILE_ROWS
 from app.scoring.scorer import PART_ROWS, Scorer, VocabularySource
 from app.scoring.steps import Steps
+from tests.app.features.test_text_rows import in_bulk
 from tests.support.encoding import PRICE, USER
 from tests.support.fakes import FakeBatcher, FakeEngine, FakeRequest
 from tests.support.frames import learned
@@ -204,6 +209,64 @@ async def test_requests_that_are_being_read_are_counted() -> None:
         await finish(refused)
     await finish(predicted)
     assert uses.reading == 0
+
+
+GATHERED = [
+    {"user": "a", "item": "x", "price": 1}, {"user": "b"}, {}, {"price": "dear"}, {"user": [1]},
+    {"user": "new", "price": 2.5}, {"item": "\ud800"}, {"user": None, "item": ""},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [WORTHWHILE_ROWS - 1, WORTHWHILE_ROWS, 2 * MOST_ROWS + 3])
+async def test_callers_that_come_together_are_encoded_together(count: int) -> None:
+    """Each has the rows or the error that it has alone; a bad neighbour harms nobody."""
+    instances = [[GATHERED[n % len(GATHERED)], GATHERED[n // 3 % 3]] for n in range(count // 2 + 1)]
+    told: list[list[Any]] = []
+    for company in (1, WORTHWHILE_ROWS):
+        batcher = FakeBatcher()
+        batcher.company = company
+        with in_bulk():
+            encoder = Encoder(SPEC, VOCABULARY, in_bulk=True)
+        uses = Scorer("version 1", encoder, batcher, LIMITS)
+        requests = [FakeRequest() for _ in instances]
+        for request, rows in zip(requests, instances, strict=True):
+            body = predict_body(rows)
+            if not uses.predict_short(body, request):
+                with suppress(ServiceError):
+                    await finish(uses.predict(body, request))
+        assert bool(uses.reading) == (company > 1)
+        await until(lambda uses=uses: uses.reading == 0)
+        jobs = {id(job.caller): job for job, _ in batcher.submitted}
+        told.append([
+            (job.contexts, job.candidates, job.row_context, request.rows)
+            if (job := jobs.get(id(request)))
+            else "refused"
+            for request in requests
+        ])  # fmt: skip
+        if company > 1:
+            assert all(isinstance(r.answer, ServiceError) for r in requests if id(r) not in jobs)
+    assert told[0] == told[1]
+    assert "refused" in told[0]
+
+
+async def test_a_full_queue_is_told_to_those_that_it_refuses() -> None:
+    """Of callers that come together some may find no room."""
+    batcher, requests = FakeBatcher(), [FakeRequest() for _ in range(WORTHWHILE_ROWS)]
+    batcher.company = WORTHWHILE_ROWS
+    submit = batcher.submit
+
+    def submit_some(job: Job) -> None:
+        if len(batcher.submitted) == 3:
+            raise Overloaded("the scoring queue is full", 1.0)
+        submit(job)
+
+    batcher.submit = submit_some  # type: ignore[method-assign]
+    with in_bulk():
+        uses = Scorer("version 1", Encoder(SPEC, VOCABULARY, in_bulk=True), batcher, LIMITS)
+    for request in requests:
+        assert uses.predict_short(predict_body([{"user": "a"}]), request)
+    await until(lambda: uses.reading == 0)
+    assert [type(request.answer) for request in requests] == [type(None)] * 3 + [Overloaded] * 5
 
 
 async def test_an_answered_list_is_encoded_no_further() -> None:
