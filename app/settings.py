@@ -235,6 +235,20 @@ class Settings(BaseSettings):
         " last puts them at its end without a score, error refuses the request with 422; a request"
         " may say otherwise",
     )
+    item_parts_bytes: NonNegativeInt | None = _setting(
+        "Catalogue",
+        None,
+        "Maximum size of what is computed of items before requests come, of all bundles in use and"
+        " for all workers together; items beyond it are scored from their indices; without it a"
+        " quarter of the memory limit, 0 computes nothing before",
+        "bytes",
+    )
+    parts_dir: Path | None = _setting(
+        "Catalogue",
+        None,
+        "Directory of the files that hold it, which workers share; without it the one for temporary"
+        " files",
+    )
     max_catalogue_rows: PositiveInt = _setting(
         "Catalogue", 20_000, "Maximum number of items when the whole catalogue is ranked", "rows"
     )

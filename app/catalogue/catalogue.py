@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from app.catalogue.filters import Filters
+from app.catalogue.item_parts import ItemParts
+from app.catalogue.leases import Leases
 from app.catalogue.rows import GrowingRows
 from app.features.arrays import Indices
 from app.features.spec import Field
 from app.scoring.items import UNKNOWN, Condition, Mask
+from app.scoring.job import Slots
 
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _UNKNOWN = repeat(UNKNOWN)
@@ -22,36 +25,53 @@ _UNKNOWN = repeat(UNKNOWN)
 class Catalogue:
     """Rows by id; an ``app.scoring.items.Items``.
 
-    An id that is the text of an integer is found by that integer too. The place of an item that is
-    gone is used again: rows are copied out of the table before the event loop runs anything else.
+    An id that is the text of an integer is found by that integer too. Rows are copied out of the
+    table before the event loop runs anything else; the place of an item that is gone is used again
+    when no request may know of it.
     """
 
     def __init__(self, width: int, fields: Iterable[Field]) -> None:
         """``width`` is that of an encoded row; ``fields`` are those of the candidate's side."""
+        self.parts: ItemParts | None = None
+        """The item parts, where they are held."""
         self._rows: GrowingRows[np.int32] = GrowingRows(width, np.int32)
         self._filters = Filters(fields)
         self._ids: list[int | str | None] = []
         self._places: dict[int | str, int] = {}
+        self._leases: Leases[int] = Leases()
         self._free: list[int] = []
+        self._empty = 0
         self.refused: dict[str, str] = {}
         """Items that the bundle's spec refuses, each with the reason."""
 
     def __len__(self) -> int:
-        return len(self._ids) - len(self._free)
+        return len(self._ids) - self._empty
+
+    def build(self, parts: ItemParts) -> None:
+        """Begin to compute item parts, which follow the rows from now on."""
+        self.parts = parts
+        parts.start(self._rows)
 
     def put(self, identity: int | str, row: Indices, values: Mapping[str, Any]) -> None:
         """Hold the row and the values of an item, in the place of those that it had."""
         self.refused.pop(str(identity), None)
         place = self._places.get(identity)
+        same = place is not None and bool((self._rows.array[place] == row).all())
         if place is None:
-            place = self._free.pop() if self._free else self._new_place()
+            place = self._free_place()
             for name in _names(identity):
                 self._places[name] = place
         self._ids[place] = identity
         self._rows.put(place, row)
         self._filters.put(place, values)
+        if self.parts is not None and not same:
+            self.parts.change(place)
 
-    def _new_place(self) -> int:
+    def _free_place(self) -> int:
+        self._free += self._leases.freed()
+        if self._free:
+            self._empty -= 1
+            return self._free.pop()
         self._ids.append(None)
         return len(self._ids) - 1
 
@@ -63,7 +83,10 @@ class Catalogue:
             for name in _names(identity):
                 del self._places[name]
             self._ids[place] = None
-            self._free.append(place)
+            self._empty += 1
+            self._leases.give_up(place)
+            if self.parts is not None:
+                self.parts.drop(place)
 
     def refuse(self, identity: int | str, reason: str) -> None:
         """Leave an item out, and remember the reason."""
@@ -80,7 +103,7 @@ class Catalogue:
         return np.fromiter(map(self._places.get, ids, _UNKNOWN), np.int32, len(ids))
 
     def all(self) -> Indices:
-        if not self._free:
+        if not self._empty:
             return np.arange(len(self._ids), dtype=np.int32)
         held = [place for place, identity in enumerate(self._ids) if identity is not None]
         return np.array(held, np.int32)
@@ -91,6 +114,11 @@ class Catalogue:
 
     def rows(self, places: Indices) -> Indices:
         return self._rows.array[places]
+
+    def slots(self, places: Indices) -> Slots | None:
+        if self.parts is None:
+            return None
+        return Slots(self.parts.of(places), self.parts.lease())
 
     def everywhere(self) -> Mask:
         return np.ones(len(self._rows.array), np.bool_)

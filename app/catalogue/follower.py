@@ -13,6 +13,7 @@ import numpy as np
 
 from app.backoff import Backoff
 from app.catalogue.catalogue import Catalogue
+from app.catalogue.item_parts import ItemParts
 from app.errors import CtrError, FellBehind, StoreError, ValueProblem, VocabularyUnavailable
 from app.features.arrays import Indices
 from app.features.column_encoding import Misses
@@ -54,9 +55,15 @@ class Follower:
         spec: FeatureSpec,
         candidate: SideEncoder,
         vocabulary: VocabularySource | None,
+        open_parts: Callable[[], ItemParts | str] = lambda: "no split graphs",
     ) -> None:
-        """``candidate`` encodes items; ``vocabulary`` has the values that its tables lack."""
+        """``candidate`` encodes items; ``vocabulary`` has the values that its tables lack.
+
+        ``open_parts`` opens the item parts, or says why none are held; it may block.
+        """
         self.catalogue = Catalogue(candidate.shape.width, spec.side("candidate"))
+        self._open_parts = open_parts
+        self._no_parts: str | None = None
         self.problem: str | None = None
         self._url = url
         self._candidate = candidate
@@ -78,9 +85,16 @@ class Follower:
             VocabularyUnavailable: Redis does not answer, and nothing may replace it.
         """
         url = self._url
+        parts = await run_off_loop(self._open_parts)
+        if isinstance(parts, str):
+            self._no_parts = parts
+        else:
+            self.catalogue.build(parts)
         try:
             self._store = await run_off_loop(lambda: open_store(url))
             await self._read_all()
+            if self.catalogue.parts is not None:
+                await self.catalogue.parts.built()
         except StoreError as error:
             if not may_be_gone:
                 raise
@@ -102,6 +116,20 @@ class Follower:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._forget_store()
+        if self.catalogue.parts is not None:
+            await self.catalogue.parts.close()
+
+    @property
+    def parts_held(self) -> int:
+        """Items that are scored through item parts."""
+        parts = self.catalogue.parts
+        return 0 if parts is None else parts.count
+
+    @property
+    def parts_problem(self) -> str | None:
+        """Why items are scored from their indices, where they are."""
+        parts = self.catalogue.parts
+        return self._no_parts if parts is None else parts.problem
 
     def _forget_store(self) -> None:
         """Close the store in a thread: it may hang."""

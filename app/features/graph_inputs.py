@@ -28,12 +28,14 @@ class Batch(NamedTuple):
     """Encoded rows for one run: U contexts [U, Wc], N candidates [N, Wi], the context of each [N].
 
     A row holds the single-valued slots, then the padded places of the list slots, then the
-    scaled slots' numbers, the bits of each float32 as an int32.
+    scaled slots' numbers, the bits of each float32 as an int32. ``slots`` [N] are the places of
+    the candidates' item parts, below zero where there is none; None if no row has any.
     """
 
     context: Indices
     candidate: Indices
     row_context: Indices
+    slots: Indices | None = None
 
 
 class Scores(NamedTuple):

@@ -282,7 +282,11 @@ class Metrics:
         self._watch("ctr_redis_marked", kept, marked, Region.least)
 
     def watch_catalogue(
-        self, items: Callable[[], int], refused: Callable[[], int], followed: Callable[[], bool]
+        self,
+        items: Callable[[], int],
+        refused: Callable[[], int],
+        followed: Callable[[], bool],
+        parts: Callable[[], int],
     ) -> None:
         """Show the state of the catalogue."""
         if "ctr_catalogue_items" not in self._gauges:
@@ -292,6 +296,8 @@ class Metrics:
         self._watch("ctr_catalogue_refused_items", text, refused, Region.most)
         text = "1 while every worker follows the store, 0 while any one has an old catalogue"
         self._watch("ctr_catalogue_followed", text, followed, Region.least)
+        text = "Items whose part of the network is computed before requests come"
+        self._watch("ctr_catalogue_item_parts", text, parts, Region.least)
 
     def watch_profiles(self, remembered: Callable[[], int], up: Callable[[], bool]) -> None:
         """Show the state of the profiles."""

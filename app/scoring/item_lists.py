@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,7 +15,7 @@ from app.features.encoder import FieldProblems, SideEncoder
 from app.features.nearest import suggestion
 from app.scoring.decoding import check_size, condition_decoder, decode_part, where_decoder
 from app.scoring.items import UNKNOWN, Items, Mask
-from app.scoring.job import ListedItems, ScoringRequest
+from app.scoring.job import ListedItems, ScoringRequest, Slots
 from app.scoring.limits import Limits
 from app.scoring.problems import NAME_LENGTH, Problems
 from app.scoring.steps import Steps
@@ -31,6 +31,16 @@ class _Keys(msgspec.Struct):
 
 
 _keys_decoder = msgspec.json.Decoder(_Keys)
+
+
+class ListedRows(NamedTuple):
+    """The encoded rows of listed items [N, width]."""
+
+    rows: Indices
+    places: Indices | None
+    """Their places in the request's ``ids``; None if it lists none."""
+    slots: Slots | None
+    """Where their item parts are, if any are held."""
 
 
 class ItemLists:
@@ -56,8 +66,8 @@ class ItemLists:
         body: bytes,
         on_unknown: OnUnknown | None,
         request: ScoringRequest,
-    ) -> tuple[Indices, Indices | None]:
-        """Return the row of each listed item that is there [N, width], and its place in ``ids``.
+    ) -> ListedRows:
+        """Return the row of each listed item that is there.
 
         Tells the request the items and the ids that are not there.
 
@@ -78,7 +88,7 @@ class ItemLists:
             found = self._all(items, listed, kept)
             request.ids = list(items.ids(found))
             request.listed = ListedItems(None, (), False)
-            return items.rows(found), None
+            return ListedRows(items.rows(found), None, items.slots(found))
         assert listed.ids is not None
         self._check_count("ids", len(listed.ids))
         places = items.find(listed.ids)
@@ -97,7 +107,8 @@ class ItemLists:
         places_ranked = ranked.tolist()
         request.ids = [listed.ids[place] for place in places_ranked]
         request.listed = ListedItems(places_ranked, unknown, asked == "last")
-        return items.rows(places[ranked]), ranked
+        found = places[ranked]
+        return ListedRows(items.rows(found), ranked, items.slots(found))
 
     def _chosen(self, items: Items, listed: CandidateColumns, body: bytes) -> Mask | None:
         """Return for each place whether ``where`` and ``exclude`` leave it; None if all are."""
@@ -143,9 +154,8 @@ class ItemLists:
 
     def encode(
         self,
-        rows: Indices,
+        listed: ListedRows,
         columns: Mapping[str, list[Any]],
-        places: Indices | None,
         problems: Problems,
         misses: Misses | None,
         start: int,
@@ -153,12 +163,11 @@ class ItemLists:
     ) -> Steps[Packed]:
         """Encode the rows from ``start`` to ``stop``.
 
-        ``columns`` are the request's own values, one for each of its ids; ``places`` are those of
-        the rows among the ids.
+        ``columns`` are the request's own values, one for each of its ids.
         """
-        part = rows[start:stop]
-        if part.size and columns and places is not None:
-            own = places[start:stop].tolist()
+        part = listed.rows[start:stop]
+        if part.size and columns and listed.places is not None:
+            own = listed.places[start:stop].tolist()
             given = {name: [values[place] for place in own] for name, values in columns.items()}
             try:
                 yield from self._candidate.replace_steps(part, given, misses)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.features.arrays import Indices
+from app.scoring.job import Slots
 
 Mask = NDArray[np.bool_]
 UNKNOWN = -1
@@ -64,6 +65,10 @@ class Items(Protocol):
         Raises:
             ValueProblem: the field cannot be filtered, or not by this condition.
         """
+        ...
+
+    def slots(self, places: Indices) -> Slots | None:
+        """Return where the item parts at these places are; None if none are held."""
         ...
 
     def rows(self, places: Indices) -> Indices:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
-from app.features.arrays import Floats, Packed
+from app.features.arrays import Floats, Indices, Packed
 from app.features.graph_inputs import Batch, Scores
 
 Closed = Literal["alone", "full", "shared", "drained"]
@@ -19,6 +19,8 @@ CLOSED: tuple[Closed, ...] = get_args(Closed)
 - shared: the batch has the largest size of a run of long lists while short requests come in.
 - drained: no more rows of its class are queued.
 """
+NO_SLOT = -1
+"""Stands for the slot of a row whose item part is not held."""
 WORD_BYTES = 4
 """Bytes of a word of an encoded row."""
 Ids = list[int | str | None]
@@ -87,6 +89,14 @@ class ScoringRequest(Caller, Protocol):
     top_k: int | None
 
 
+class Slots(NamedTuple):
+    """The slot of each row's item part, below zero where there is none."""
+
+    of_rows: Indices
+    lease: object
+    """Keeps the slots as they are for as long as it is there."""
+
+
 class Job:
     """The rows of one caller on their way through the queue. Each job is answered exactly once.
 
@@ -106,6 +116,8 @@ class Job:
     taken = done = 0
     logit: Floats | None = None
     score: Floats | None = None
+    slots: Slots | None = None
+    """The item parts of its candidates, where they are items of the catalogue."""
 
     def __init__(
         self,
@@ -170,4 +182,19 @@ def assemble(pieces: Sequence[Piece], context_width: int, candidate_width: int) 
         np.frombuffer(b"".join(places), np.int32).reshape(-1, context_width),
         np.frombuffer(b"".join(candidates), np.int32).reshape(-1, candidate_width),
         np.array(row_context, np.int32),
+        _slots(pieces),
+    )
+
+
+def _slots(pieces: Sequence[Piece]) -> Indices | None:
+    """Return the slots of all rows of a batch; None if no row has one."""
+    if all(job.slots is None for job, _, _ in pieces):
+        return None
+    return np.concatenate(
+        [
+            np.full(stop - start, NO_SLOT, np.int32)
+            if job.slots is None
+            else job.slots.of_rows[start:stop]
+            for job, start, stop in pieces
+        ]
     )

@@ -24,7 +24,7 @@ from app.scoring.decoding import (
     rank_decoder,
 )
 from app.scoring.item_lists import ItemLists
-from app.scoring.job import Ids, ScoringRequest
+from app.scoring.job import Ids, ScoringRequest, Slots
 from app.scoring.limits import Limits
 from app.scoring.predict import STEP_ROWS
 from app.scoring.problems import NAME_LENGTH, FieldNames, Problems
@@ -53,6 +53,10 @@ class Ranking(NamedTuple):
     encode: EncodePart
     problems: Problems
     """The problems of the context, and of the candidates encoded so far."""
+    slots: Slots | None = None
+    """Where the candidates' item parts are, if they are items whose values are all stored ones."""
+    at_once: bool = False
+    """The candidates need no encoding: they are ready in one part."""
 
 
 class RankReader:
@@ -90,16 +94,16 @@ class RankReader:
         yield None
         candidates = decoded.candidates
         encode: EncodePart
+        slots: Slots | None = None
+        at_once = False
         if isinstance(candidates, CandidateColumns):
             if candidates.ids is not None or candidates.all:
-                items, places = self._item_lists.rows(candidates, body, decoded.on_unknown, request)
-                rows = len(items)
-                given: Mapping[str, list[Any]] = {}
-                if candidates.features is not msgspec.UNSET and candidates.ids is not None:
-                    given, _ = yield from self._decode_columns(
-                        candidates.features, candidates.ids, "candidates.ids", body, problems
-                    )
-                encode = partial(self._item_lists.encode, items, given, places, problems, misses)
+                found = self._item_lists.rows(candidates, body, decoded.on_unknown, request)
+                rows = len(found.rows)
+                own = yield from self._own_values(candidates, body, problems)
+                at_once = not own
+                slots = found.slots if at_once else None
+                encode = partial(self._item_lists.encode, found, own, problems, misses)
             else:
                 # Without ids there are features: the type of the body says so.
                 assert candidates.features is not msgspec.UNSET
@@ -114,7 +118,19 @@ class RankReader:
             rows = len(candidates)
             encode = partial(self._encode_rows, candidates, body, request.ids, problems, misses)
         request.rows = rows
-        return Ranking(context, rows, encode, problems)
+        return Ranking(context, rows, encode, problems, slots, at_once)
+
+    def _own_values(
+        self, candidates: CandidateColumns, body: bytes, problems: Problems
+    ) -> Steps[Mapping[str, list[Any]]]:
+        """Return the columns that take precedence over stored values: those that the spec knows."""
+        if candidates.features is msgspec.UNSET or candidates.ids is None:
+            return {}
+        columns, _ = yield from self._decode_columns(
+            candidates.features, candidates.ids, "candidates.ids", body, problems
+        )
+        known = self._encoder.candidate.fields
+        return {name: column for name, column in columns.items() if name in known}
 
     def _encode_context(
         self, context: Mapping[str, Any], problems: Problems, misses: Misses | None

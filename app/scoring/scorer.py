@@ -200,6 +200,7 @@ class Scorer:
         width = self._encoder.candidate.shape.width * WORD_BYTES
         packed = bytearray(ranking.rows * width)
         job = Job(request, [ranking.context], packed, ranking.rows, ready=0)
+        job.slots = ranking.slots
         try:
             yield from self._encode_parts(job, packed, ranking, misses)
             if job.answered:
@@ -219,7 +220,8 @@ class Scorer:
     ) -> Steps[None]:
         """Encode all parts; submit each at once while the list has neither problems nor misses."""
         width = self._encoder.candidate.shape.width * WORD_BYTES
-        for start, stop in _parts(job.rows):
+        parts = _parts(job.rows, job.rows if ranking.at_once else PART_ROWS // 2)
+        for start, stop in parts:
             part = yield from ranking.encode(start, stop)
             if job.answered:
                 # Its deadline passed, or the engine failed one of its parts.
@@ -248,9 +250,9 @@ class Scorer:
         job.candidates = settle(job.candidates, rows, candidate)
 
 
-def _parts(rows: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of a list's parts."""
-    start, stop = 0, PART_ROWS // 2
+def _parts(rows: int, first: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of a list's parts, of which the ``first`` has so many rows."""
+    start, stop = 0, first
     while start < rows:
         yield start, min(stop, rows)
         start, stop = stop, stop + PART_ROWS

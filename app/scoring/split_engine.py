@@ -36,9 +36,11 @@ class SplitEngine:
         Raises:
             BundleError: a graph cannot be loaded, or has other inputs or outputs than it should.
         """
-        self.tolerance = engine.tolerance
+        self.tolerance, self.precision = engine.tolerance, engine.precision
         self.has_first_cut = parts.first_cut is not None
         self.widths = (*parts.widths, *([parts.first_cut] if parts.first_cut else []))
+        self.part_arrays = len(parts.widths)
+        """Arrays that scoring takes: the first of the item part."""
         self._engine = engine
         self._shapes = context, candidate
         self._takes = parts.takes

@@ -37,6 +37,7 @@ def _watch_catalogue(metrics: Metrics, items: Follower) -> None:
         lambda: len(items.catalogue),
         lambda: len(items.catalogue.refused),
         lambda: items.problem is None,
+        lambda: items.parts_held,
     )
 
 
@@ -67,7 +68,7 @@ class Builder:
     def _batcher(self, loaded: Loaded) -> MicroBatcher:
         settings, encoder = self._settings, loaded.encoder
         return MicroBatcher(
-            loaded.engine,
+            loaded.scoring,
             encoder.context.shape.width,
             encoder.candidate.shape.width,
             max_rows=settings.max_batch_rows,

@@ -20,6 +20,7 @@ from app.features.arrays import Indices
 from app.features.encoder import Encoder
 from app.features.graph_inputs import Batch
 from app.scoring.engine import CPU, Engine
+from app.scoring.split_engine import SplitEngine, ThroughParts
 from app.serving.golden import verify_examples
 from app.settings import Settings
 from app.workers.cpus import cpu_quota
@@ -38,6 +39,8 @@ class StartedEngine:
     engine: Engine
     worst_difference: float
     """Largest difference of a golden example's logit from the trainer's."""
+    split: SplitEngine | None = None
+    """The split graphs, where the settings name a store of items and the bundle has them."""
     reason: str | None = None
     """The reason for the engine's precision, where the settings leave it to the service."""
 
@@ -47,7 +50,7 @@ class Engines:
 
     def __init__(self, settings: Settings, shared: SharedNumbers) -> None:
         self._settings = settings
-        self._shared = shared
+        self.shared = shared
         self._measured = shared.region("precision", 2)
 
     def start(self, bundle: Bundle, encoder: Encoder) -> StartedEngine:
@@ -90,11 +93,22 @@ class Engines:
         )
         worst = verify_examples(bundle, encoder, engine, engine.tolerance, precision)
         engine.warm_up()
-        return StartedEngine(engine, worst)
+        return StartedEngine(engine, worst, self._split(engine, bundle, encoder))
+
+    def _split(self, engine: Engine, bundle: Bundle, encoder: Encoder) -> SplitEngine | None:
+        """Return the verified split graphs of a bundle for the items of a store."""
+        graphs, parts = bundle.split_graphs_in(engine.precision), bundle.manifest.parts
+        if self._settings.store is None or engine.provider != CPU or not (graphs and parts):
+            return None
+        shapes = encoder.context.shape, encoder.candidate.shape
+        split = SplitEngine(engine, graphs, parts, *shapes)
+        through_parts = ThroughParts(split)
+        verify_examples(bundle, encoder, through_parts, engine.tolerance, engine.precision)
+        return split
 
     def _ratio(self, bundle: Bundle, encoder: Encoder, int8: Engine, float32: Engine) -> float:
         """Return how int8 compares, as the first worker that loaded this bundle measured it."""
-        with self._shared.turn():
+        with self.shared.turn():
             known = self._measured.beside(bundle.number)
             ratio = largest_ratio(bundle, encoder, int8, float32) if known is None else known
             self._measured.array[:] = bundle.number, ratio

@@ -21,7 +21,11 @@ from app.remote.address import Address
 from app.remote.link import open_link
 from app.remote.vocabulary import CONNECTIONS, RemoteVocabulary
 from app.scoring.engine import Engine, refuse_mixed_distributions
+from app.scoring.job import Scoring
+from app.scoring.part_scoring import PartScoring
+from app.scoring.split_engine import SplitEngine
 from app.serving.engines import Engines
+from app.serving.item_parts import parts_opener
 from app.settings import Settings
 
 
@@ -64,8 +68,18 @@ class Loaded:
     """The reason for the engine's precision, where the settings leave it to the service."""
     items: Follower | None = None
     """The catalogue, where the settings name a store."""
+    split: SplitEngine | None = None
+    """The split graphs, where items are scored through them."""
     profiles: StoredProfiles | None = None
     """The profiles of the store, where the settings say which field is their key."""
+
+    @property
+    def scoring(self) -> Scoring:
+        """What scores batches: the engine, and the split graphs where item parts are held."""
+        parts = None if self.items is None else self.items.catalogue.parts
+        if self.split is None or parts is None:
+            return self.engine
+        return PartScoring(self.engine, self.split, parts.arrays)
 
     async def read_items(self, undo: AsyncExitStack, may_be_gone: bool = False) -> None:
         """Read the catalogue, where the settings name a store, and reach its profiles; ``undo``
@@ -127,7 +141,12 @@ class Loader:
         started = await run_off_loop(
             lambda: engines.start_in(precision, loaded.bundle, loaded.encoder)
         )
-        return replace(loaded, engine=started.engine, worst_difference=started.worst_difference)
+        return replace(
+            loaded,
+            engine=started.engine,
+            split=started.split,
+            worst_difference=started.worst_difference,
+        )
 
 
 def load(settings: Settings, metrics: Metrics, engines: Engines, opened: Opened) -> Loaded:
@@ -150,7 +169,8 @@ def load(settings: Settings, metrics: Metrics, engines: Engines, opened: Opened)
     started = engines.start(bundle, encoder)
     items = None
     if settings.store is not None:
-        items = Follower(settings.store, bundle.spec, encoder.candidate, remote)
+        opener = parts_opener(settings, engines.shared, bundle, started.split)
+        items = Follower(settings.store, bundle.spec, encoder.candidate, remote, opener)
     return Loaded(
         bundle,
         encoder,
@@ -160,6 +180,7 @@ def load(settings: Settings, metrics: Metrics, engines: Engines, opened: Opened)
         remote,
         started.reason,
         items,
+        started.split,
         _profiles(settings, bundle, encoder, metrics),
     )
 

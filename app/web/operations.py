@@ -84,6 +84,8 @@ def _catalogue(items: Follower) -> dict[str, Any]:
         "items": len(items.catalogue),
         "refused_items": len(items.catalogue.refused),
         "problem": items.problem,
+        "item_parts": items.parts_held,
+        "item_parts_problem": items.parts_problem,
     }
 
 

@@ -13,6 +13,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from secrets import token_hex
 from struct import Struct
 
 import msgspec
@@ -99,6 +100,8 @@ class SharedNumbers:
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
         self.worker = 0
+        self.service = token_hex(8)
+        """A name that all workers of this service know, and no other service has."""
         memory = mmap.mmap(-1, NAMES_BYTES + workers * MOST_NUMBERS * _NUMBER_BYTES)
         self._names = memoryview(memory)[:NAMES_BYTES]
         numbers = np.frombuffer(memory, np.float64, offset=NAMES_BYTES)

@@ -11,6 +11,8 @@ from pydantic import SecretStr, ValidationError
 from app.settings import Settings, unknown_variables
 
 OTHER: dict[str, tuple[str, Any]] = {
+    "item_parts_bytes": ("0", 0),
+    "parts_dir": ("/var/lib/parts", Path("/var/lib/parts")),
     "bundle": ("elsewhere", Path("elsewhere")),
     "host": ("0.0.0.0", "0.0.0.0"),
     "provider": ("cpu", "cpu"),
@@ -39,6 +41,8 @@ OTHER: dict[str, tuple[str, Any]] = {
 """Values other than the default; settings that are not here take a whole number."""
 NO_DEFAULT = (
     "bundle",
+    "item_parts_bytes",
+    "parts_dir",
     "verified_files",
     "redis_url",
     "redis_password_file",

@@ -128,6 +128,36 @@ def test_a_ranking_by_id_is_the_one_with_the_values(
                 assert mine["score"] == pytest.approx(expected[mine["index"]], rel=TOLERANCE)
 
 
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"precision": "int8"}, None),
+        ({"item_parts_bytes": 0}, "CTR_ITEM_PARTS_BYTES is 0"),
+        ({"item_parts_bytes": 50_000}, "no room for the item parts of all items"),
+        ({"parts_dir": "/proc/1/no-such"}, "cannot be used"),
+        ({"workers": 2}, None),
+    ],
+)
+def test_item_parts_change_no_score(
+    start_service: StartService, store: str, items: dict[int, dict[str, Any]], sample: Sample,
+    settings: dict[str, Any], problem: str | None,
+) -> None:  # fmt: skip
+    """In int8, without the room for some or all of them, and beside rows from other requests."""
+    service = start_service(store=store, **settings)
+    told = service.client.get("/ready").json()["catalogue"]
+    if problem is None:
+        assert (told["item_parts"], told["item_parts_problem"]) == (ITEMS, None)
+    else:
+        assert told["item_parts"] < ITEMS
+        assert problem in told["item_parts_problem"]
+    for row in sample.rows[:10]:
+        asked = {"context": context_of(row)}
+        by_id = rank(service, {**asked, "candidates": {"all": True}})
+        sent = [{"id": number, "features": values} for number, values in items.items()]
+        by_values = rank(service, {**asked, "candidates": sent})
+        assert scores(by_id) == pytest.approx(scores(by_values), rel=10 * TOLERANCE)
+
+
 def test_the_whole_catalogue_can_be_ranked(service: Service, sample: Sample) -> None:
     """Some of it may be left out; items have ids and no index."""
     context = context_of(sample.rows[0])
@@ -326,7 +356,10 @@ def test_items_that_are_put_are_served_at_once_by_all_workers(
     assert scores(after) == pytest.approx(expected, rel=TOLERANCE)
     assert scores(after) != before
     ready = service.wait_ready()["catalogue"]
-    assert ready == {"items": len(odd) - 1, "refused_items": 0, "problem": None}
+    assert ready == {
+        "items": len(odd) - 1, "refused_items": 0, "problem": None,
+        "item_parts": len(odd) - 1, "item_parts_problem": None,
+    }  # fmt: skip
 
 
 def test_a_store_that_is_gone_is_not_replaced_by_an_empty_one(

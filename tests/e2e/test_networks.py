@@ -9,6 +9,8 @@ import httpx
 import pytest
 
 from app.bundle.bundle import Bundle
+from app.store.sqlite import SqliteStore
+from app.store.store import Item
 from model.config import NETWORKS, TrainConfig
 from model.data.input_files import InputFiles
 from model.data.prepare import prepare
@@ -17,6 +19,8 @@ from model.pipeline import run
 from model.score_files import Offline
 from tests.conftest import Sample, StartService
 from tests.drills.parity import Check
+from tests.support.samples import candidate_of, context_of
+from tests.support.serving import Service
 from tests.support.trained import trained
 
 pytestmark = pytest.mark.e2e
@@ -40,13 +44,39 @@ def test_a_network_scores_the_same_offline_and_online(
 
 
 def served_as_trained(bundle: Path, name: str, sample: Sample, start_service: StartService) -> None:
-    service = start_service(bundle)
+    parts, store = bundle.parent / "parts", bundle.parent / "items.db"
+    parts.mkdir()
+    stored = SqliteStore(store, create=True)
+    stored.put([Item(n, candidate_of(row)) for n, row in enumerate(sample.rows[:ROWS])])
+    stored.close()
+    service = start_service(bundle, store=f"sqlite://{store}", parts_dir=parts)
     assert service.client.get("/model").json()["network"] == name
+    check_ids(service, sample)
     offline = Offline.open(bundle)
     with httpx.Client(base_url=service.url, timeout=30) as client:
         figures = Check(offline, [sample.data], ROWS, client).run()
     assert max(figures.values()) <= offline.engine.tolerance, figures
     assert service.stop() == 0
+    assert list(parts.iterdir()) == []
+
+
+def check_ids(service: Service, sample: Sample) -> None:
+    """Items have the scores that their values have; the network's part of them is held."""
+    catalogue = service.client.get("/ready").json()["catalogue"]
+    assert catalogue["item_parts"] == catalogue["items"] == ROWS
+    values = {n: candidate_of(row) for n, row in enumerate(sample.rows[:ROWS])}
+    for row in sample.rows[:20]:
+        asked = {"context": context_of(row)}
+        by_id, by_values = (
+            service.client.post("/rank", json={**asked, "candidates": candidates}).json()
+            for candidates in (
+                {"ids": list(values)},
+                [{"id": number, "features": each} for number, each in values.items()],
+            )
+        )
+        expected = {each["id"]: each["score"] for each in by_values["ranking"]}
+        found = {each["id"]: each["score"] for each in by_id["ranking"]}
+        assert found == pytest.approx(expected, rel=1e-4)
 
 
 CROSSES = """
