@@ -36,9 +36,13 @@ from model.options import (
     Data,
     DataToSplit,
     InitFrom,
+    ItemId,
+    ItemsFiles,
     Network,
     PartName,
     PasswordFile,
+    ProfileKey,
+    ProfilesFiles,
     RedisUrl,
     SettingsOption,
     Spec,
@@ -49,6 +53,7 @@ from model.options import (
     ValidationFiles,
     column_names,
     part_files,
+    stored_files,
 )
 from model.progress import FIRST, say, warn
 from model.quality.figures import Counts, few_clicks
@@ -86,6 +91,10 @@ def train_command(
         int | None, typer.Option(min=0, help="Seed; overrides that of --config.")
     ] = None,
     init_from: InitFrom = None,
+    items: ItemsFiles = None,
+    item_id: ItemId = None,
+    profiles: ProfilesFiles = None,
+    profile_key: ProfileKey = None,
     split: SplitOption = Split.auto,
     max_bad_lines: BadLines = 0.0,
     cache: CacheDirectory = None,
@@ -128,7 +137,8 @@ def train_command(
     seed = settings.config(name, MANY_ROWS, **given).seed
     parts = part_files(train_files, validation_files, test_files)
     before = Bundle.open(newest(init_from)) if init_from else None
-    inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines)
+    stored = stored_files(items, item_id, profiles, profile_key)
+    inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines, stored=stored)
     checkpointing = CheckpointOptions(checkpoint_seconds, checkpoint_steps, resume)
     with joined() as group:
         prepared = prepare_together(group, spec, inputs, before, cache)
@@ -152,6 +162,10 @@ def compare_command(
         int, typer.Option(min=1, help="Number of seeds; each network is trained once with each.")
     ] = 5,
     config: SettingsOption = None,
+    items: ItemsFiles = None,
+    item_id: ItemId = None,
+    profiles: ProfilesFiles = None,
+    profile_key: ProfileKey = None,
     split: SplitOption = Split.auto,
     max_bad_lines: BadLines = 0.0,
     cache: CacheDirectory = None,
@@ -173,7 +187,8 @@ def compare_command(
     settings, names = SettingsFile.beside(spec, config), chosen(networks)
     parts = part_files(train_files, validation_files, test_files)
     seed = settings.config(names[0], MANY_ROWS).seed
-    inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines)
+    stored = stored_files(items, item_id, profiles, profile_key)
+    inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines, stored=stored)
     prepared = prepare(spec, inputs, cache=cache)
     found = compare(prepared, settings, names, seeds, out, lambda sofar: write_summary(out, sofar))
     counts = {part: Counts.of(encoded.label) for part, encoded in prepared.data.items()}
@@ -198,6 +213,10 @@ def tune_command(
     ] = 50,
     config: SettingsOption = None,
     init_from: InitFrom = None,
+    items: ItemsFiles = None,
+    item_id: ItemId = None,
+    profiles: ProfilesFiles = None,
+    profile_key: ProfileKey = None,
     split: SplitOption = Split.auto,
     max_bad_lines: BadLines = 0.0,
     cache: CacheDirectory = None,
@@ -221,12 +240,14 @@ def tune_command(
     name = network or settings.network
     seed = settings.config(name, MANY_ROWS).seed
     study = study or out.with_name(f"{out.name}.study")
+    stored = stored_files(items, item_id, profiles, profile_key)
     files = [*(data or ()), *(train_files or ()), *(validation_files or ())]
+    files += [path for each in stored for path in each.paths]
     require_places(out, study, [spec, settings_path(spec, config), *files])
     wanted: tuple[DataPart, ...] = ("train", "validation")
     parts = part_files(train_files, validation_files, None)
     before = Bundle.open(newest(init_from)) if init_from else None
-    inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines, wanted)
+    inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines, wanted, stored)
     prepared = prepare(spec, inputs, before, cache)
     base = settings.config(name, prepared.train_rows)
     start = (
@@ -261,6 +282,10 @@ def evaluate(
             "what the spec says of the part, or of the test part.",
         ),
     ] = None,
+    items: ItemsFiles = None,
+    item_id: ItemId = None,
+    profiles: ProfilesFiles = None,
+    profile_key: ProfileKey = None,
     max_bad_lines: BadLines = 0.0,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="File to write the figures to, as JSON.")
@@ -270,10 +295,12 @@ def evaluate(
     from model.score_files import Offline
 
     limit_torch()
+    stored = stored_files(items, item_id, profiles, profile_key)
     offline = Offline.open(bundle)
     if json_file is not None:
-        require_file(json_file, data, offline.bundle.path)
-    frames = offline.frames(data, part.value if part else None, max_bad_lines)
+        inputs = [*data, *(path for each in stored for path in each.paths)]
+        require_file(json_file, inputs, offline.bundle.path)
+    frames = offline.frames(data, part.value if part else None, max_bad_lines, stored)
     kept = offline.bundle.spec.kept(part.value if part else "test")
     metrics = offline.evaluate(frames, kept if negatives_kept is None else negatives_kept)
     if json_file is not None:
@@ -295,6 +322,10 @@ def predict(
             " ids to join by."
         ),
     ] = None,
+    items: ItemsFiles = None,
+    item_id: ItemId = None,
+    profiles: ProfilesFiles = None,
+    profile_key: ProfileKey = None,
     max_bad_lines: BadLines = 0.0,
 ) -> None:
     """Score files offline, with or without labels, and write one row for each line.
@@ -304,7 +335,9 @@ def predict(
     from model.score_files import Offline
 
     limit_torch()
-    rows = Offline.open(bundle).predict(data, out, max_bad_lines, column_names(keep or ()))
+    stored = stored_files(items, item_id, profiles, profile_key)
+    kept = column_names(keep or ())
+    rows = Offline.open(bundle).predict(data, out, max_bad_lines, kept, stored)
     say(f"{rows:,} rows scored")
     print(out)
 

@@ -12,6 +12,7 @@ import typer
 
 from app.features.spec import DataPart
 from model.config import NETWORKS
+from model.data.stored_files import Kind, StoredFiles
 
 Spec = Annotated[Path, typer.Argument(help="The feature spec, a TOML file.")]
 DataToSplit = Annotated[
@@ -26,6 +27,25 @@ ValidationFiles = Annotated[
     list[Path] | None, typer.Option("--validation", help="Files of the validation part.")
 ]
 TestFiles = Annotated[list[Path] | None, typer.Option("--test", help="Files of the test part.")]
+ItemsFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--items", help="Files with the values of items, for data that have their ids; needs --id."
+    ),
+]
+ItemId = Annotated[
+    str | None, typer.Option("--id", help="Column with the id of an item, in data and --items.")
+]
+ProfilesFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--profiles",
+        help="Files with the values of users, for data that have their key; needs --key.",
+    ),
+]
+ProfileKey = Annotated[
+    str | None, typer.Option("--key", help="Column with the key of a user, in data and --profiles.")
+]
 BadLines = Annotated[
     float, typer.Option(min=0, max=1, help="Share of unusable lines that is allowed.")
 ]
@@ -112,3 +132,23 @@ def column_names(given: Sequence[str]) -> list[str]:
         return [name.strip() for row in rows for name in row if name.strip()]
     except csv.Error as error:
         raise typer.BadParameter(f"--keep: {error}") from error
+
+
+def stored_files(
+    items: list[Path] | None,
+    item_id: str | None,
+    profiles: list[Path] | None,
+    profile_key: str | None,
+) -> list[StoredFiles]:
+    """Return the files whose values are joined to data."""
+    found = []
+    given: list[tuple[Kind, list[Path] | None, str | None, str]] = [
+        ("item", items, item_id, "--items and --id"),
+        ("profile", profiles, profile_key, "--profiles and --key"),
+    ]
+    for kind, paths, key, options in given:
+        if bool(paths) != bool(key):
+            raise typer.BadParameter(f"{options} go together")
+        if paths and key:
+            found.append(StoredFiles(kind, paths, key))
+    return found

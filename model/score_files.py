@@ -20,6 +20,8 @@ from model.data.input_files import InputFiles
 from model.data.log_files import FILE, KEPT, LINE, DataError
 from model.data.reader import Reader
 from model.data.split import PARTS
+from model.data.stored_files import StoredFiles
+from model.data.stored_values import read_stored
 from model.progress import warn
 from model.quality.calibration import Calibration, calibrated
 from model.quality.figures import Quality, evaluate_scores
@@ -48,9 +50,15 @@ class Offline:
         return cls(bundle, encoder, engine)
 
     def frames(
-        self, paths: Sequence[Path], part: DataPart | None = None, max_bad_lines: float = 0.0
+        self,
+        paths: Sequence[Path],
+        part: DataPart | None = None,
+        max_bad_lines: float = 0.0,
+        stored: Sequence[StoredFiles] = (),
     ) -> Iterator[pl.DataFrame]:
         """Yield the rows of files, or one part of the rows that the bundle was made from.
+
+        What the files lack comes from the ``stored`` ones.
 
         Raises:
             DataError: the files cannot be used, or a part is wanted of other files than those
@@ -58,7 +66,8 @@ class Offline:
         """
         spec, manifest = self.bundle.spec, self.bundle.manifest
         if part is None:
-            reader = Reader(spec, paths, max_bad_lines)
+            values = [read_stored(spec, each, max_bad_lines) for each in stored]
+            reader = Reader(spec, paths, max_bad_lines, stored=values)
             yield from reader.frames()
             _warn(reader.warnings)
             return
@@ -66,7 +75,7 @@ class Offline:
         if described["mode"] == "files":
             raise DataError("this bundle's parts are files of their own: give those of one")
         inputs = InputFiles(
-            paths, None, described["mode"], described["seed"], max_bad_lines, [part]
+            paths, None, described["mode"], described["seed"], max_bad_lines, [part], stored
         )
         with TemporaryDirectory(prefix="ctr-") as directory:
             try:
@@ -100,7 +109,12 @@ class Offline:
         return Calibration.of(self.bundle.manifest.training.get("calibration"))
 
     def predict(
-        self, paths: Sequence[Path], out: Path, max_bad_lines: float, keep: Sequence[str] = ()
+        self,
+        paths: Sequence[Path],
+        out: Path,
+        max_bad_lines: float,
+        keep: Sequence[str] = (),
+        stored: Sequence[StoredFiles] = (),
     ) -> int:
         """Write file, line, logit and score of every row that is scored; return how many.
 
@@ -113,7 +127,8 @@ class Offline:
         """
         if twice := [path for path in paths if paths.count(path) > 1]:
             raise DataError(f"{twice[0]} is given twice: its rows could not be told apart")
-        require_file(out, paths, self.bundle.path)
+        inputs = [*paths, *(path for each in stored for path in each.paths)]
+        require_file(out, inputs, self.bundle.path)
         require_table_name(out)
         if taken := [name for name in keep if name in RESULT_COLUMNS]:
             raise ResultError(
@@ -121,7 +136,10 @@ class Offline:
                 " give that of the input another name"
             )
         spec, rows, kept = self.bundle.spec, 0, list(dict.fromkeys(keep))
-        reader = Reader(spec, paths, max_bad_lines, label=False, progress=True, keep=kept)
+        values = [read_stored(spec, each, max_bad_lines) for each in stored]
+        reader = Reader(
+            spec, paths, max_bad_lines, label=False, progress=True, keep=kept, stored=values
+        )
         with score_table(out) as table:
             for frame in reader.frames():
                 scores = score_dataset(self.engine, encode(spec, self.encoder, frame, label=False))

@@ -24,7 +24,7 @@ def text_key(spec: FeatureSpec, field: str) -> TextKey:
     not know takes integers and text.
     """
     known = next((each for each in spec.fields if each.name == field), None)
-    canonical = KEYS[known.dtype] if isinstance(known, Categorical) else string_key
+    canonical = KEYS[known.dtype] if isinstance(known, Categorical) else _plain_key
     nulls = () if known is None else null_values_of(known)
 
     def key(value: Any) -> str | None:
@@ -36,3 +36,8 @@ def text_key(spec: FeatureSpec, field: str) -> TextKey:
             return None
 
     return key
+
+
+def _plain_key(value: Any) -> str:
+    """Return the text of an integer or of text."""
+    return string_key(int(value) if type(value) is float and value.is_integer() else value)

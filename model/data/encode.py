@@ -9,7 +9,8 @@ from app.features.arrays import Indices
 from app.features.encoder import Encoder, SideEncoder
 from app.features.spec import FeatureSpec
 from model.data.dataset import Dataset
-from model.data.reader import field_values, labels
+from model.data.reader import labels
+from model.data.values import field_values
 
 
 def encode(spec: FeatureSpec, encoder: Encoder, frame: pl.DataFrame, label: bool = True) -> Dataset:

@@ -28,8 +28,8 @@ from model.data.dataset import Dataset
 from model.data.encode import encode
 from model.data.input_files import SplitRows
 from model.data.log_files import Source
-from model.data.reader import json_rows
 from model.data.split import PARTS
+from model.data.values import json_rows
 from model.progress import progress_bar
 
 DECIDING = tuple(Path(path) for package in (app.features, model.data) for path in package.__path__)

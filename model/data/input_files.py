@@ -17,6 +17,8 @@ from model.data.frames_on_disk import FramesOnDisk
 from model.data.log_files import DataError, Source, visible
 from model.data.reader import MOMENT, Reader
 from model.data.split import PARTS, SHARES, SplitMode, split
+from model.data.stored_files import StoredFiles
+from model.data.stored_values import StoredValues, read_stored
 from model.fingerprint import fingerprint_of
 
 
@@ -48,6 +50,8 @@ class InputFiles:
     max_bad_lines: float = 0.0
     wanted: Sequence[DataPart] = PARTS
     """The parts that are read; of ``data`` that are split, those that are kept."""
+    stored: Sequence[StoredFiles] = ()
+    """Values of items and users that the files lack."""
 
     def read(self, spec: FeatureSpec, directory: Path, progress: bool = False) -> SplitRows:
         """Read the files into a directory and find each row's part.
@@ -65,7 +69,10 @@ class InputFiles:
         timed = self._mode(spec) == "time"
         if timed and spec.timestamp is None:
             raise DataError("the spec has no `timestamp` to split along")
-        reader = Reader(spec, self.data, self.max_bad_lines, moment=timed, progress=progress)
+        stored = self._stored(spec)
+        reader = Reader(
+            spec, self.data, self.max_bad_lines, moment=timed, progress=progress, stored=stored
+        )
         on_disk = FramesOnDisk(directory)
         moments = []
         for frame in reader.frames():
@@ -95,8 +102,9 @@ class InputFiles:
         part: list[NDArray[np.uint8]] = []
         sources: dict[DataPart, Sequence[Source]] = {}
         warnings: list[str] = []
+        stored = self._stored(spec)
         readers = {
-            name: Reader(spec, files[name], self.max_bad_lines, progress=progress)
+            name: Reader(spec, files[name], self.max_bad_lines, progress=progress, stored=stored)
             for name in self.wanted
         }
         for reader in readers.values():
@@ -108,6 +116,9 @@ class InputFiles:
             sources[name] = reader.sources
             warnings += [warning for warning in reader.warnings if warning not in warnings]
         return SplitRows(on_disk, np.concatenate(part), self.wanted, sources, warnings)
+
+    def _stored(self, spec: FeatureSpec) -> Sequence[StoredValues]:
+        return [read_stored(spec, each, self.max_bad_lines) for each in self.stored]
 
     def _mode(self, spec: FeatureSpec) -> SplitMode:
         if self.mode == "auto":
@@ -122,6 +133,7 @@ class InputFiles:
         """
         files: dict[str, Sequence[Path]] = {"data": self.data}
         files.update({str(part): paths for part, paths in (self.parts or {}).items()})
+        files.update({f"{each.kind} by {each.key}": each.paths for each in self.stored})
         try:
             content = {
                 name: [[path.name, sha256(path)] for path in visible(paths)]

@@ -6,7 +6,7 @@ lists and nulls. No other kind of file gives columns of bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ import polars as pl
 
 Columns = dict[str, list[bytes | None]]
 """Values as JSON, by the name of their column."""
+_ENTRY = {"id", "features"}
 _object = msgspec.json.Decoder(dict[str, Any]).decode
 _decode = msgspec.json.Decoder(Any).decode
 _encode = msgspec.json.Encoder().encode
@@ -23,14 +24,20 @@ class UnreadableLine(Exception):
     """A line that is no object of JSON."""
 
 
-def read_object(line: bytes) -> dict[str, Any]:
+def read_object(line: bytes, key: str | None = None) -> dict[str, Any]:
     """Return the values of a line by name.
+
+    With ``key`` a line may also be ``{"id": …, "features": {…}}``, as stores export their entries;
+    then the id is the value of ``key``.
 
     Raises:
         UnreadableLine: it is no JSON object.
     """
     try:
-        return _object(line)
+        values = _object(line)
+        if key is not None and values.keys() == _ENTRY and isinstance(values["features"], dict):
+            return {**values["features"], key: values["id"]}
+        return values
     except UnicodeDecodeError:
         raise UnreadableLine("not UTF-8") from None
     except RecursionError:
@@ -43,9 +50,9 @@ def read_object(line: bytes) -> dict[str, Any]:
         ) from None
 
 
-def as_bytes(value: Any) -> bytes | None:
-    """Return what a frame holds for a value; a null is a missing one."""
-    return None if value is None else _encode(value)
+def as_bytes(values: Mapping[str, Any], name: str) -> bytes | None:
+    """Return what a frame holds for a value: None where it is absent, and ``null`` for a null."""
+    return _encode(values[name]) if name in values else None
 
 
 def values_of(column: Iterable[bytes | None]) -> list[Any]:
@@ -61,7 +68,7 @@ def is_json(column: pl.Series) -> bool:
 def as_text(name: str, column: Sequence[bytes | None]) -> pl.Series:
     """Return a column as text files have it: text as it is, other values as their JSON."""
     texts = [
-        None if each is None else _decode(each) if each[:1] == b'"' else each.decode()
+        None if each in (None, b"null") else _decode(each) if each[:1] == b'"' else each.decode()
         for each in column
     ]
     return pl.Series(name, texts, pl.String)

@@ -8,7 +8,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +113,26 @@ def visible(paths: Sequence[Path]) -> list[Path]:
     return [path for path in paths if not path.name.startswith(("_", "."))]
 
 
+class _Wanted(NamedTuple):
+    """The columns that are read."""
+
+    names: Sequence[str]
+    keep: Sequence[str]
+    optional: Collection[str]
+    key: str | None = None
+
+    def of(self, file: LogFile, present: Sequence[str]) -> list[str]:
+        """Return those of a file with these columns, but for kept ones.
+
+        Raises:
+            DataError: it lacks one.
+        """
+        wanted = [n for n in self.names if n in present or n not in self.optional]
+        _require_columns(file, wanted, present)
+        _require_columns(file, self.keep, present, "--keep: ")
+        return wanted
+
+
 def pieces(
     spec: FeatureSpec,
     path: Path,
@@ -120,12 +140,16 @@ def pieces(
     bad: BadLines,
     keep: Sequence[str] = (),
     name: str | None = None,
+    optional: Collection[str] = (),
+    key: str | None = None,
 ) -> Iterator[Piece]:
     """Read the wanted columns of a file, a bounded number of lines at a time.
 
     ``name`` is the file's in messages and frames, by default its base name.
     The columns ``keep`` are there a second time, as the file has them, under their names after
-    ``KEPT``. A file without rows, or without content, has no pieces.
+    ``KEPT``. A column of ``optional`` that a file lacks is not in its frames. With ``key`` lines of
+    JSON may be entries of a store, whose id is the value of that column. A file without rows, or
+    without content, has no pieces.
 
     Raises:
         DataError: the file cannot be read, or a column is absent or of a type that its field
@@ -134,12 +158,16 @@ def pieces(
     file = LogFile(path, name or path.name)
     with _errors_of_reading(path):
         read = _parquet if _is_parquet(path) else _json if _is_json(path) else _text
-        for frame, position in read(spec, file, wanted, bad, keep):
+        for frame, position in read(spec, file, _Wanted(wanted, keep, optional, key), bad):
             yield Piece(frame.with_columns(pl.lit(file.name).alias(FILE)), position)
 
 
 def require_columns(
-    spec: FeatureSpec, files: Sequence[LogFile], wanted: Sequence[str], keep: Sequence[str] = ()
+    spec: FeatureSpec,
+    files: Sequence[LogFile],
+    wanted: Sequence[str],
+    keep: Sequence[str] = (),
+    optional: Collection[str] = (),
 ) -> None:
     """Check that files are there and have the columns, without reading their rows.
 
@@ -150,8 +178,7 @@ def require_columns(
         with _errors_of_reading(file.path):
             names = _names(spec, file)
         if names is not None:
-            _require_columns(file, wanted, names)
-            _require_columns(file, keep, names, "--keep: ")
+            _Wanted(wanted, keep, optional).of(file, names)
 
 
 def _names(spec: FeatureSpec, file: LogFile) -> list[str] | None:
@@ -211,11 +238,7 @@ def _errors_of_parquet(file: LogFile) -> Iterator[None]:
 
 
 def _parquet(
-    spec: FeatureSpec,
-    file: LogFile,
-    wanted: Sequence[str],
-    bad: BadLines,
-    keep: Sequence[str],
+    spec: FeatureSpec, file: LogFile, wanted: _Wanted, bad: BadLines
 ) -> Iterator[tuple[pl.DataFrame, int]]:
     with _errors_of_parquet(file):
         if not (size := file.path.stat().st_size):
@@ -224,16 +247,15 @@ def _parquet(
         lazy = columns.scan(file.path)
         if not (rows := lazy.select(pl.len()).collect().item()):
             return
-        _require_columns(file, wanted, list(columns.schema))
-        _require_columns(file, keep, list(columns.schema), "--keep: ")
-        names = dict.fromkeys([*wanted, *keep])
+        read = wanted.of(file, list(columns.schema))
+        names = dict.fromkeys([*read, *wanted.keep])
         for start in range(0, rows, ROWS_AT_ONCE):
             # Slices, not batches: those hold whole row groups, several at a time.
             found = lazy.select(cs.by_name(*names)).slice(start, ROWS_AT_ONCE).collect()
-            frame = columns.plain(found.select(cs.by_name(*wanted)))
+            frame = columns.plain(found.select(cs.by_name(*read)))
             check_fit(spec, frame)
             frame = frame.with_columns(
-                columns.kept(found[name]).alias(KEPT + name) for name in keep
+                columns.kept(found[name]).alias(KEPT + name) for name in wanted.keep
             )
             bad.total += frame.height
             stop = start + frame.height
@@ -257,11 +279,7 @@ def _require_columns(
 
 
 def _text(
-    spec: FeatureSpec,
-    file: LogFile,
-    wanted: Sequence[str],
-    bad: BadLines,
-    keep: Sequence[str],
+    spec: FeatureSpec, file: LogFile, wanted: _Wanted, bad: BadLines
 ) -> Iterator[tuple[pl.DataFrame, int]]:
     """Read a delimited file: one record a line; text is left as text."""
     delimiter = _delimiter(spec, file)
@@ -270,39 +288,36 @@ def _text(
         names, first_line = _header(spec, file, opened, delimiter)
         if names is None:
             return
-        _require_columns(file, wanted, names)
-        _require_columns(file, keep, names, "--keep: ")
-        read = list(dict.fromkeys([*wanted, *keep]))
+        own = wanted.of(file, names)
+        read = list(dict.fromkeys([*own, *wanted.keep]))
         for numbers, lines in _good_lines(file, opened, delimiter, len(names), first_line, bad):
             frame = _parsed(b"\n".join(lines) + b"\n", delimiter, names, read)
             if frame.height != len(lines):
                 raise DataError(f"{file.name}: quotes near line {numbers[0]} do not pair up")
             usable = True
-            kept = [frame[name].alias(KEPT + name) for name in keep]
-            frame = frame.select(cs.by_name(*wanted)).with_columns(kept)
+            kept = [frame[name].alias(KEPT + name) for name in wanted.keep]
+            frame = frame.select(cs.by_name(*own)).with_columns(kept)
             yield frame.with_columns(pl.Series(LINE, numbers, pl.Int64)), on_disk.tell()
     if bad.total > total and not usable:
         raise DataError(f"{file.name} has no usable line\n{bad.report()}")
 
 
 def _json(
-    spec: FeatureSpec,
-    file: LogFile,
-    wanted: Sequence[str],
-    bad: BadLines,
-    keep: Sequence[str],
+    spec: FeatureSpec, file: LogFile, wanted: _Wanted, bad: BadLines
 ) -> Iterator[tuple[pl.DataFrame, int]]:
     """Read a file of JSON objects, one a line; values are left as their JSON."""
     total, usable, first = bad.total, False, 1
     with _open(file.path) as (on_disk, opened):
         while chunk := opened.readlines(_JSON_BYTES_AT_ONCE):
-            columns: Columns = {name: [] for name in {*wanted, *keep}}
-            numbers = [*_add_objects(columns, file, chunk, first, bad)]
+            columns: Columns = {name: [] for name in {*wanted.names, *wanted.keep}}
+            numbers = [*_add_objects(columns, file, chunk, first, bad, wanted.key)]
             first += len(chunk)
             if numbers:
                 usable = True
-                frame = pl.DataFrame([pl.Series(name, columns[name], pl.Binary) for name in wanted])
-                kept = [as_text(KEPT + name, columns[name]) for name in keep]
+                frame = pl.DataFrame(
+                    [pl.Series(name, columns[name], pl.Binary) for name in wanted.names]
+                )
+                kept = [as_text(KEPT + name, columns[name]) for name in wanted.keep]
                 lines = pl.Series(LINE, numbers, pl.Int64)
                 yield frame.with_columns(*kept, lines), on_disk.tell()
     if bad.total > total and not usable:
@@ -310,19 +325,24 @@ def _json(
 
 
 def _add_objects(
-    columns: Columns, file: LogFile, lines: Sequence[bytes], first: int, bad: BadLines
+    columns: Columns,
+    file: LogFile,
+    lines: Sequence[bytes],
+    first: int,
+    bad: BadLines,
+    key: str | None,
 ) -> Iterator[int]:
     """Add the values of each good line to the columns; yield its number."""
     for number, line in enumerate(lines, first):
         if line.strip():
             bad.total += 1
             try:
-                values = read_object(line)
+                values = read_object(line, key)
             except UnreadableLine as problem:
                 bad.add(file.name, number, str(problem))
             else:
                 for name, column in columns.items():
-                    column.append(as_bytes(values.get(name)))
+                    column.append(as_bytes(values, name))
                 yield number
 
 

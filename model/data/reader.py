@@ -8,6 +8,7 @@ one frame is in memory.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -16,19 +17,17 @@ import numpy as np
 import polars as pl
 from msgspec.structs import replace
 from numpy.typing import NDArray
+from polars import selectors as cs
 
 from app.errors import ValueProblem
-from app.features.canonical import NUMBER_TEXT, boolean_key, integer_key, seconds
-from app.features.column_encoding import ColumnProblem, FieldEncoder
+from app.features.canonical import boolean_key, integer_key, seconds
 from app.features.field_encoders import field_encoder
-from app.features.null_values import null_values_of
-from app.features.spec import FeatureSpec, Field, MultiCategorical, Numeric, Time, is_scaled
-from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Vocabulary, arrange
+from app.features.spec import FeatureSpec, Field, Time
 from app.files import sha256
 from model.data.doubtful_moments import date_formats, date_hint
-from model.data.json_lines import is_json, values_of
 from model.data.log_files import (
     FILE,
+    KEPT,
     LINE,
     BadLines,
     DataError,
@@ -39,10 +38,12 @@ from model.data.log_files import (
     require_columns,
     visible,
 )
-from model.data.moments import as_json, is_moment
+from model.data.moments import is_moment
 from model.data.null_texts import null_hint
 from model.data.parquet_columns import without_nan
 from model.data.reading_notes import ReadingNotes
+from model.data.stored_values import StoredValues
+from model.data.values import distinct, field_values, problems_of, unlearned
 from model.progress import progress_bar
 
 MOMENT = "\0moment"
@@ -53,7 +54,8 @@ class Reader:
 
     A frame has the spec's columns, ``FILE`` and ``LINE``, with ``label`` the label, and with
     ``moment`` the seconds of the spec's timestamp, as ``MOMENT``. The columns ``keep`` are in it
-    a second time, as they are in the file, under their names after ``KEPT``.
+    a second time, as they are in the file, under their names after ``KEPT``. What the files lack
+    comes from the ``stored`` values.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Reader:
         moment: bool = False,
         progress: bool = False,
         keep: Sequence[str] = (),
+        stored: Sequence[StoredValues] = (),
     ) -> None:
         shown = visible(paths)
         if not shown:
@@ -81,6 +84,8 @@ class Reader:
         self._files = [*map(LogFile, shown, distinct_names(shown))]
         self._notes.hidden = [path.name for path in paths if path not in shown]
         self._label, self._moment, self._progress, self._keep = label, moment, progress, keep
+        # Each reader counts its own rows.
+        self._stored = [copy(each) for each in stored]
         vocabulary = unlearned(spec)
         self._fields = [(field, field_encoder(field, vocabulary)) for field in spec.fields]
 
@@ -88,7 +93,8 @@ class Reader:
     def warnings(self) -> list[str]:
         """The warnings after the last frame."""
         left_out = [f"left out: {self.bad.report()}"] if self.bad.count else []
-        return left_out + self._notes.lines()
+        joined = [line for each in self._stored for line in each.lines()]
+        return left_out + joined + self._notes.lines()
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """Yield the good rows of all files in their order; no frame is empty.
@@ -102,7 +108,7 @@ class Reader:
         for frame in self._read():
             if self._label:
                 _check_labels(self._spec, frame)
-            good = self._good_rows(frame)
+            good = self._good_rows(*self._joined(frame))
             if self._moment:
                 good = good.with_columns(
                     pl.Series(MOMENT, _moments(self._spec, good, self._notes), pl.Int64)
@@ -128,9 +134,10 @@ class Reader:
         Raises:
             DataError: one is not, or lacks one.
         """
-        require_columns(self._spec, self._files, self._wanted(), self._keep)
+        require_columns(self._spec, self._files, self._wanted(), self._keep, self._optional())
 
-    def _wanted(self) -> list[str]:
+    def _columns(self) -> list[str]:
+        """Return the columns that a frame has of the spec."""
         spec = self._spec
         wanted = [field.name for field in spec.fields]
         wanted += [spec.label] if self._label else []
@@ -138,36 +145,62 @@ class Reader:
             wanted.append(spec.timestamp)
         return wanted
 
+    def _wanted(self) -> list[str]:
+        """Return the columns that are read."""
+        keys = (each.files.key for each in self._stored)
+        return list(dict.fromkeys([*self._columns(), *keys]))
+
+    def _optional(self) -> set[str]:
+        """Return the columns that the files may lack, as they are stored elsewhere."""
+        spec = self._spec
+        needed = {spec.label, spec.timestamp} | {each.files.key for each in self._stored}
+        return {name for each in self._stored for name in each.optional()} - needed
+
     def _read(self) -> Iterator[pl.DataFrame]:
         """Yield the files' frames as they are, and note the files."""
         self.require_columns()
-        spec, wanted = self._spec, self._wanted()
+        spec, wanted, optional = self._spec, self._wanted(), self._optional()
         total = sum(path.stat().st_size for path in self._paths)
         with progress_bar("reading", total, "bytes", self._progress) as shown:
             for path, name in self._files:
                 rows, before = 0, shown.n
-                for piece in pieces(spec, path, wanted, self.bad, self._keep, name):
+                for piece in pieces(spec, path, wanted, self.bad, self._keep, name, optional):
                     rows += piece.frame.height
                     frame, nan = without_nan(piece.frame)
                     self._notes.add_nan(nan)
-                    self._notes.add_absent(frame)
                     yield frame
                     shown.update(before + piece.bytes - shown.n)
                 if not rows:
                     self._notes.files_without_rows.append(name)
                 size = path.stat().st_size
                 self.sources.append(Source(path.name, sha256(path), size, rows))
+        self.sources += [source for each in self._stored for source in each.sources]
 
-    def _good_rows(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Note and leave out every row with a value that breaks its field's rules."""
+    def _joined(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, NDArray[np.bool_]]:
+        """Return a frame with stored values, and the rows whose item is known."""
         good = np.ones(frame.height, bool)
+        if not self._stored:
+            self._notes.add_absent(frame)
+            return frame, good
+        for each in self._stored:
+            frame, known = each.join(frame)
+            if each.files.kind == "item":
+                good &= known
+                for file, line in frame.filter(pl.Series(~known)).select(FILE, LINE).iter_rows():
+                    self.bad.add(file, line, f"field {each.files.key!r}: --items has no such item")
+        self._notes.add_absent(frame)
+        columns = {*self._columns(), FILE, LINE}
+        return frame.select(cs.by_name(*columns) | cs.starts_with(KEPT)), good
+
+    def _good_rows(self, frame: pl.DataFrame, good: NDArray[np.bool_]) -> pl.DataFrame:
+        """Note and leave out every row with a value that breaks its field's rules."""
         for spec_field, encoder in self._fields:
             column = frame[spec_field.name]
             values, codes = field_values(spec_field, column)
             self._notes.add_times(spec_field, column, values)
             if isinstance(spec_field, Time):
                 self._notes.add_moments(spec_field, values)
-            problems = _problems(encoder, values)
+            problems = problems_of(encoder, values)
             if not problems:
                 continue
             rows = np.flatnonzero(np.isin(codes, list(problems)) & good)
@@ -179,64 +212,6 @@ class Reader:
         if self._label:
             self._notes.add_labels(labels(self._spec, frame), good)
         return frame if good.all() else frame.filter(pl.Series(good))
-
-
-def _problems(encoder: FieldEncoder, values: Sequence[Any]) -> dict[int, str]:
-    try:
-        encoder.many(values)
-    except ColumnProblem as column:
-        return {code: problem.problem for code, problem in column.problems}
-    return {}
-
-
-def distinct(column: pl.Series) -> tuple[list[Any], NDArray[np.int64]]:
-    """Return the distinct values of a column and, for every row, the place of its value."""
-    values = column.unique(maintain_order=True).to_frame("v").with_row_index("code")
-    codes = column.to_frame("v").join(
-        values, on="v", how="left", nulls_equal=True, maintain_order="left"
-    )["code"]
-    found = values["v"].to_list()
-    return values_of(found) if is_json(column) else found, codes.to_numpy().astype(np.int64)
-
-
-def field_values(spec_field: Field, column: pl.Series) -> tuple[list[Any], NDArray[np.int64]]:
-    """Like :func:`distinct`, the values turned into what JSON would hold for them."""
-    textual = column.dtype == pl.String
-    values, codes = distinct(as_json(spec_field, column))
-    nulls = null_values_of(spec_field)
-    if textual:
-        # Before a list's text is split: a null value may hold the separator.
-        values = [None if value in nulls else _cell(spec_field, value) for value in values]
-    if nulls:
-        values = [None if value in nulls else value for value in values]
-    return values, codes
-
-
-def _cell(spec_field: Field, text: str | None) -> Any:
-    """Return the JSON value that means the same as a cell of a text file.
-
-    Text of a numeric field that is not a number stays text, which the encoder refuses.
-    """
-    if text is None:
-        return None
-    if isinstance(spec_field, MultiCategorical):
-        return [token for token in text.split(spec_field.separator) if token] if text else None
-    if isinstance(spec_field, Numeric):
-        if not text:
-            return None
-        return float(text) if NUMBER_TEXT.fullmatch(text) else text
-    return text
-
-
-def json_rows(spec: FeatureSpec, frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """Return each row as the JSON object that a caller would send; missing values are left out."""
-    rows: list[dict[str, Any]] = [{} for _ in range(frame.height)]
-    for field in spec.fields:
-        values, codes = field_values(field, frame[field.name])
-        for row, code in zip(rows, codes.tolist(), strict=True):
-            if values[code] is not None:
-                row[field.name] = values[code]
-    return rows
 
 
 def labels(spec: FeatureSpec, frame: pl.DataFrame) -> NDArray[np.uint8]:
@@ -269,22 +244,6 @@ def _check_labels(spec: FeatureSpec, frame: pl.DataFrame) -> None:
             f"{where[FILE]}:{where[LINE]}: label {spec.label!r} is neither 0 nor 1"
             f" ({len(rows)} rows like it)"
         )
-
-
-def unlearned(spec: FeatureSpec) -> Vocabulary:
-    """Return a vocabulary without values, which is enough to check values by the spec's rules."""
-    layout = arrange(spec, {name: 0 for f in spec.fields for name in f.slot_names})
-    nothing = np.zeros(0, np.int32)
-    slots: dict[str, SlotVocabulary] = {}
-    for spec_field in spec.fields:
-        for name in spec_field.slot_names:
-            if is_scaled(spec_field):
-                slots[name] = Scale(np.array([0, 1], np.float32))
-            elif isinstance(spec_field, Numeric) and spec_field.encoding != "log_squared":
-                slots[name] = Edges(np.zeros(0, np.float32))
-            else:
-                slots[name] = Integers.of([], nothing)
-    return Vocabulary(layout, slots)
 
 
 def _date_hint(column: Field, value: Any, key: str = "format") -> str:

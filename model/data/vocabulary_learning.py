@@ -25,7 +25,7 @@ from app.features.vocabulary import (
     Vocabulary,
     arrange,
 )
-from model.data.reader import field_values
+from model.data.values import field_values
 
 Counts = Counter[Any]
 Weighed = tuple[Sequence[Any], NDArray[np.int64]]

@@ -73,7 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.config": {"app.errors", "app.features", "model.threads"},
     "model.fingerprint": set(),
     "model.group": set(),
-    "model.options": {"app.features", "model.config"},
+    "model.options": {"app.features", "model.config", "model.data.stored_files"},
     "model.progress": set(),
     "model.result_places": BUNDLE,
     "model.fetch": {"app.errors", "app.files", "model.result_places"},

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from app.features.graph_inputs import Batch
 from model.data.encode import encode_side
-from model.data.reader import Reader, json_rows
+from model.data.reader import Reader
+from model.data.values import json_rows
 from model.quality.calibration import calibrated
 from model.score_files import Offline
 

@@ -219,3 +219,26 @@ def test_a_file_in_the_place_of_a_bundle_is_told(run: RunCommand, tmp_path: Path
         1,
         "error: no bundle at spec.toml: it is a file, not a directory\n",
     )
+
+
+def test_files_of_items_and_users_are_an_option_of_all_that_read_data(
+    run: RunCommand, tiny_bundle: Path
+) -> None:
+    """Each reads them first, and tells what is wrong with them; an option alone is told too."""
+    Path("spec.toml").write_text(SPEC)
+    Path("clicks.csv").write_text("user_id,item_id,click\n1,2,0\n")
+    Path("wrong.jsonl").write_text("{\n")
+    to_train = ["spec.toml", "clicks.csv", "--split", "random"]
+    given = [str(tiny_bundle), "clicks.csv"]
+    for words in (["train", *to_train], ["compare", *to_train], ["tune", *to_train],
+                  ["evaluate", *given], ["predict", *given, "--out", "scores.csv"]):  # fmt: skip
+        for files, key, name in (
+            ("--items", "--id", "item_id"),
+            ("--profiles", "--key", "user_id"),
+        ):
+            code, error = run(*words, files, "wrong.jsonl", key, name)
+            assert code == 1
+            assert "error: wrong.jsonl has no usable line" in error
+            code, error = run(*words, files, "wrong.jsonl")
+            assert code == 2
+            assert f"{files} and {key} go together" in error

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,11 +13,12 @@ import pyarrow as pa
 import pytest
 
 from model.data.log_files import DataError
+from model.data.stored_files import StoredFiles
 from model.result_places import ResultError
 from model.score_files import Offline
 from tests.support.disks import files_limited_to
 from tests.support.parquet import write_spark
-from tests.support.samples import FIELDS, Sample
+from tests.support.samples import FIELDS, Sample, candidate_of, context_of
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +48,34 @@ def test_scores_are_written_for_every_line(
     expected = 1 / (1 + np.exp(-found["logit"].to_numpy().astype(np.float64)))
     np.testing.assert_allclose(found["score"].to_numpy(), expected, rtol=1e-5)
     assert list(tmp_path.iterdir()) == [out], "nothing is left beside it"
+
+
+def test_rows_that_have_only_ids_score_as_whole_ones(
+    offline: Offline, sample: Sample, tmp_path: Path
+) -> None:
+    """Values of items and users come from files of their own; figures are the same too."""
+    rows = list(enumerate(sample.rows))
+    items = write_json(tmp_path / "items.jsonl", [{"n": n, **candidate_of(row)} for n, row in rows])
+    users = write_json(tmp_path / "users.jsonl", [{"m": n, **context_of(row)} for n, row in rows])
+    clicks = sample.data.read_text(encoding="utf-8").splitlines()[1:]
+    lines = [{"n": n, "m": n, "click": line[-1], "time": sample.rows[n]["time"]}
+             for n, line in enumerate(clicks)]  # fmt: skip
+    log = write_json(tmp_path / "log.jsonl", lines)
+    stored = [StoredFiles("item", [items], "n"), StoredFiles("profile", [users], "m")]
+    mine, whole = tmp_path / "mine.parquet", tmp_path / "whole.parquet"
+    assert offline.predict([log], mine, 0.0, ["click"], stored) == len(rows)
+    offline.predict([sample.data], whole, 0.0, ["click"])
+    columns = ["click", "logit", "score"]
+    assert pl.read_parquet(mine)[columns].equals(pl.read_parquet(whole)[columns])
+    figures = offline.evaluate(offline.frames([log], stored=stored))
+    assert figures.to_dict() == offline.evaluate(offline.frames([sample.data])).to_dict()
+    with pytest.raises(ResultError, match=r"items\.jsonl"):
+        offline.predict([log], items, 0.0, stored=stored)
+
+
+def write_json(path: Path, lines: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
 
 
 def test_other_files_have_no_part(offline: Offline, sample: Sample, tmp_path: Path) -> None:

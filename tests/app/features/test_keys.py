@@ -31,6 +31,8 @@ from tests.support.samples import SPEC
         ("country", "\\N", None),
         ("unheard_of", "7.0", "7.0"),
         ("unheard_of", 7, "7"),
+        ("unheard_of", 7.0, "7"),
+        ("unheard_of", 7.5, None),
         ("unheard_of", True, None),
         ("age", 7, "7"),
     ],

@@ -16,7 +16,8 @@ from app.features.spec import FeatureSpec
 from model.data import log_files
 from model.data.encode import encode_side
 from model.data.log_files import FILE, KEPT, LINE, BadLines, DataError, pieces
-from model.data.reader import Reader, json_rows, labels
+from model.data.reader import Reader, labels
+from model.data.values import json_rows
 from tests.support.frames import learned, read
 from tests.support.samples import SPEC as SAMPLE_SPEC
 from tests.support.samples import Sample

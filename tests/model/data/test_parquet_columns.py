@@ -26,7 +26,8 @@ from app.features.spec import (
 )
 from model.data.encode import encode_side
 from model.data.log_files import KEPT, BadLines, DataError, pieces
-from model.data.reader import MOMENT, Reader, json_rows, labels
+from model.data.reader import MOMENT, Reader, labels
+from model.data.values import json_rows
 from tests.support.encoding import encoded_columns
 from tests.support.frames import learned, read
 from tests.support.parquet import write_arrow, write_impala, write_old_hive, write_spark

@@ -17,7 +17,8 @@ from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical,
 from model.data import log_files
 from model.data.frames_on_disk import FramesOnDisk
 from model.data.log_files import FILE, LINE, BadLines, DataError
-from model.data.reader import MOMENT, Reader, field_values, labels
+from model.data.reader import MOMENT, Reader, labels
+from model.data.values import field_values
 from tests.support.frames import learned, read
 
 FIELDS: tuple[Field, ...] = (

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from app.features.spec import Categorical, Field, MultiCategorical, Time
-from model.data.reader import field_values
 from model.data.reading_notes import ReadingNotes
+from model.data.values import field_values
 
 BERLIN = Time(name="when", side="context", parts=("hour",), timezone="Europe/Berlin")
 LOCAL = ["field 'when': times without an offset are read as local time of Europe/Berlin"]

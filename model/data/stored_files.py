@@ -1,0 +1,17 @@
+"""The files with values of items and users, as a command names them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+Kind = Literal["item", "profile"]
+
+
+class StoredFiles(NamedTuple):
+    """Files with the values of items, or of users, and the column that has their key."""
+
+    kind: Kind
+    paths: Sequence[Path]
+    key: str
