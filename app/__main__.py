@@ -20,13 +20,14 @@ sys.excepthook = advise
 ignore_unused()
 
 from app import __version__
-from app.bundle.directory import newest
 from app.catalogue.command import store_command
 from app.catalogue.kinds import ITEMS, PROFILES
 from app.check import check
 from app.command_line import read_command, read_settings
 from app.errors import CtrError, KeyFileError
 from app.main import build_server, openapi_document
+from app.rollout.gate import Gate
+from app.rollout.state_file import first_bundle
 from app.serving.loading import open_bundle
 from app.settings import Settings
 from app.web.admin_keys import Keys
@@ -51,6 +52,12 @@ def main() -> int:
         return check(settings, command.against)
     if command.openapi:
         return print_openapi(settings)
+    try:
+        if settings.gate is not None:
+            Gate.load(settings.gate)
+    except CtrError as error:
+        log.error("cannot serve: %s", error)
+        return 1
     try:
         admin = bind_admin(settings)
     except (CtrError, OSError) as error:
@@ -106,7 +113,7 @@ def supervise(settings: Settings, listeners: Listeners, admin: list[socket.socke
     """
     shared = SharedNumbers(settings.workers)
     try:
-        opened = open_bundle(settings, newest(settings.bundle))
+        opened = open_bundle(settings, first_bundle(settings.bundle, settings.gate is not None))
     except (CtrError, OSError) as error:
         log.error("cannot serve: %s", error)
         return 1

@@ -4,6 +4,8 @@ CtrError
 ├── SpecError            a feature spec cannot be used
 ├── TomlError            a file that people write cannot be read as TOML, beside its reader
 ├── BundleError          a bundle must not be served: incomplete, altered, or not reproducible
+├── GateError            the file of the gate's bounds cannot be used
+├── HeldBack             a bundle does not pass the gate
 ├── ProviderError        the execution provider that was asked for cannot be used
 ├── AddressError         the address of Redis, or its login, cannot be used
 ├── StoreError           the store of items cannot be used
@@ -28,6 +30,7 @@ CtrError
     ├── CrossError       a network cannot use the crosses of its spec
     ├── TrainingError    training cannot begin or continue
     ├── CheckpointError  the state of a training cannot be written
+    ├── NotBetterError   a new bundle breaks a bound of the gate
     ├── ResultError      results cannot be written to the place that was named
     ├── CalibrationError the validation part gives no calibration
     ├── ExportError      a network cannot be exported, or its graph does not agree with it
@@ -44,7 +47,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 
 class CtrError(Exception):
-    """Base of all errors of this project."""
+    """Base of all errors of this project.
+
+    ``exit_code`` is that of a command which ends by it.
+    """
+
+    exit_code: ClassVar[int] = 1
 
 
 class SpecError(CtrError):
@@ -53,6 +61,14 @@ class SpecError(CtrError):
 
 class BundleError(CtrError):
     """A bundle that must not be served; the message names the file or value at fault."""
+
+
+class GateError(CtrError):
+    """A file of a gate's bounds that cannot be used; the message names the key."""
+
+
+class HeldBack(CtrError):
+    """A bundle that does not pass the gate; the message says which bounds it breaks."""
 
 
 class ProviderError(CtrError):

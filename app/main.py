@@ -26,6 +26,7 @@ from app.command_line import read_settings
 from app.errors import CtrError
 from app.metrics.registry import Metrics
 from app.metrics.requests import OPERATION, RequestMetrics
+from app.rollout.gate import Gate
 from app.scoring.limits import Limits
 from app.serving.activation import Activation
 from app.serving.agreement import Agreement
@@ -233,10 +234,12 @@ def build_service(
     loader = Loader(settings, metrics, Engines(settings, shared))
     builder = Builder(settings, limits, metrics, state)
     versions = Versions(settings.bundle)
+    gate = Gate.load(settings.gate) if settings.gate else None
     metrics.watch_directory(
         lambda: versions.problem is None,
         lambda: len(versions.unreadable),
         lambda: len(versions.waiting),
+        lambda: len(versions.held),
     )
     swapper = Swapper(
         versions,
@@ -245,6 +248,7 @@ def build_service(
         state,
         agreement,
         metrics.refused_bundles,
+        gate,
         poll_seconds=settings.bundle_poll_seconds,
         deadline_seconds=limits.deadline_seconds,
     )
@@ -257,6 +261,7 @@ def build_service(
         state,
         agreement,
         metrics,
+        gate is not None,
     )
     access_log = AccessLog(settings.access_log)
     endpoints = ScoringEndpoints(

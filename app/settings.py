@@ -77,6 +77,12 @@ class Settings(BaseSettings):
         " the next start does not read them again while they are unchanged; without it every start"
         " reads every file. Only the service's user may be able to write to its directory",
     )
+    gate: Path | None = _setting(
+        "Bundle",
+        None,
+        "TOML file of bounds on quality: a newer bundle of the directory that breaks one is held"
+        " until an operator activates it. Without it every whole bundle is taken up",
+    )
     unknown_fields: Literal["ignore", "error"] = _setting(
         "Bundle",
         "ignore",

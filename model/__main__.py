@@ -35,9 +35,11 @@ from model.options import (
     CacheDirectory,
     Data,
     DataToSplit,
+    GateFile,
     InitFrom,
     ItemId,
     ItemsFiles,
+    MustBeatOption,
     Network,
     PartName,
     PasswordFile,
@@ -115,15 +117,19 @@ def train_command(
     checkpoint_steps: Annotated[
         int, typer.Option(min=0, help="Batches between two saved states; 0 does not count them.")
     ] = 0,
+    must_beat: MustBeatOption = None,
+    gate: GateFile = None,
     out: Annotated[Path, typer.Option(help="Directory of bundles to write to.")] = Path("bundles"),
 ) -> None:
     """Train a network, export and check it, and print the new bundle's path.
 
+    With --must-beat nothing is written, and the exit code is 3, if the new bundle breaks a bound.
     Under torchrun all its processes train the network together.
     """
     from model.data.input_files import InputFiles
     from model.data.prepare import prepare_together
     from model.group import joined
+    from model.must_beat import MustBeat
     from model.pipeline import CheckpointOptions, export, train
 
     limit_torch()
@@ -136,6 +142,9 @@ def train_command(
     # Errors of the settings are told before the data are read.
     seed = settings.config(name, MANY_ROWS, **given).seed
     parts = part_files(train_files, validation_files, test_files)
+    if gate is not None and must_beat is None:
+        raise typer.BadParameter("it needs --must-beat", param_hint="--gate")
+    other = MustBeat.read(must_beat, gate) if must_beat else None
     before = Bundle.open(newest(init_from)) if init_from else None
     stored = stored_files(items, item_id, profiles, profile_key)
     inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines, stored=stored)
@@ -145,7 +154,7 @@ def train_command(
         training = settings.config(name, prepared.train_rows, **given)
         trained = train(prepared, training, out, True, init_from, checkpointing, group)
         if group.rank == 0:
-            print(export(trained, out, quantize))
+            print(export(trained, out, quantize, other))
 
 
 @cli.command("compare")
@@ -435,7 +444,7 @@ def main() -> int:
         code: int = cli(standalone_mode=False) or 0
     except CtrError as error:
         say(f"error: {error}")
-        return 1
+        return error.exit_code
     except OSError as error:
         say(f"error: {reason_of(error)}")
         return 1

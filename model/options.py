@@ -74,6 +74,21 @@ Network = Annotated[
     str | None,
     typer.Option(help=f"One of {', '.join(NETWORKS)}. Default: that of --config, or deepfm."),
 ]
+MustBeatOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--must-beat",
+        help="Bundle, or directory of bundles, that the new one must be as good as.",
+    ),
+]
+GateFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--gate",
+        help="TOML file of bounds for --must-beat, as the service's CTR_GATE. Default: on the same"
+        " test data no AUC is lost and no log loss added.",
+    ),
+]
 InitFrom = Annotated[
     Path | None,
     typer.Option(help="Bundle whose weights to start from: yesterday's, or an fm for an fnn."),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.bundle.bundle import Bundle
+from app.bundle.bundle import Bundle, Example
 from app.bundle.directory import newest
 from app.bundle.manifest import (
     EXAMPLES,
@@ -45,6 +45,7 @@ from model.export.quantize import (
 from model.export.split import write_split
 from model.fingerprint import fingerprint_of
 from model.group import ALONE, Group
+from model.must_beat import MustBeat
 from model.networks.crosses import CrossWeights
 from model.progress import say, warn
 from model.quality.calibration import Calibration, CalibrationError, calibrated
@@ -215,7 +216,12 @@ def _begin_checkpoints(
     return checkpoints
 
 
-def export(trained: Trained, out: Path, quantize: Quantized = Quantized.none) -> Path:
+def export(
+    trained: Trained,
+    out: Path,
+    quantize: Quantized = Quantized.none,
+    must_beat: MustBeat | None = None,
+) -> Path:
     """Check a network, write its bundle below ``out`` and return the bundle's path.
 
     A report with plots is written beside it, as ``<bundle>.report``. ``quantize`` says whether the
@@ -224,6 +230,7 @@ def export(trained: Trained, out: Path, quantize: Quantized = Quantized.none) ->
     Raises:
         ExportError: the network cannot be exported, or its graph does not agree with it.
         BundleError: ``out`` cannot be written to, or is full.
+        NotBetterError: it is not as good as ``must_beat`` asks for.
     """
     trained.result.network.eval()
     calibration = fit_calibration(trained)
@@ -235,8 +242,11 @@ def export(trained: Trained, out: Path, quantize: Quantized = Quantized.none) ->
         int8_engine = None
         if quantize is not Quantized.none:
             int8_engine = write_int8_graph(trained, bundle, engine, measured, quantize)
-        write_golden(trained, bundle, calibration, int8_engine)
-        path = bundle.finish(describe(trained, measured, calibration, quantize))
+        examples = write_golden(trained, bundle, calibration, int8_engine)
+        description = describe(trained, measured, calibration, quantize)
+        if must_beat is not None:
+            must_beat.check(description, examples, trained.prepared.encoder, engine)
+        path = bundle.finish(description)
     if trained.checkpoints is not None:
         trained.checkpoints.clear()
     report(trained, measured, path, quantize)
@@ -338,7 +348,7 @@ def write_split_graphs(trained: Trained, bundle: NewBundle, engine: Engine) -> I
 
 def write_golden(
     trained: Trained, bundle: NewBundle, calibration: Calibration | None, int8: Engine | None
-) -> None:
+) -> list[Example]:
     """Write the golden requests, with the int8 graph's logits where the bundle has one."""
     prepared, network = trained.prepared, trained.result.network
     examples = golden_examples(
@@ -348,6 +358,7 @@ def write_golden(
         examples = [with_int8_logits(example, int8) for example in examples]
     content = msgspec.json.Encoder().encode_lines(examples)
     (bundle.directory / EXAMPLES).write_bytes(content)
+    return examples
 
 
 def describe(

@@ -260,6 +260,7 @@ class Metrics:
         usable: Callable[[], bool],
         unreadable: Callable[[], int],
         waiting: Callable[[], int],
+        held: Callable[[], int],
     ) -> None:
         """Show the state of the directory of bundles at the last look."""
         text = "0 while no bundle can be found: CURRENT is unusable, so the next start would fail"
@@ -268,6 +269,8 @@ class Metrics:
         self._watch("ctr_unreadable_bundles", text, unreadable, Region.most)
         text = "Bundles that wait to be activated, as their requests differ"
         self._watch("ctr_waiting_bundles", text, waiting, Region.most)
+        text = "Bundles that did not pass the gate"
+        self._watch("ctr_held_bundles", text, held, Region.most)
 
     def watch_remote(
         self, entries: Callable[[], int], up: Callable[[], bool], marked: Callable[[], bool]

@@ -31,13 +31,16 @@ LOOK_SECONDS = 0.02
 log = logging.getLogger(__name__)
 
 
+State = Literal["serving", "refused", "held", "unreadable", "available"]
+
+
 class Listed(BaseModel):
     """A bundle of the directory; ``reason`` says what is wrong with it, if anything is."""
 
     version: str
     created: str | None
     network: str | None
-    state: Literal["serving", "refused", "unreadable", "available"]
+    state: State
     reason: str | None
 
 
@@ -110,15 +113,22 @@ class Activation:
             )
         versions = self._swapper.versions
         refusal = None if path == serving else versions.refusals.get(path)
-        state: Literal["serving", "refused", "available"] = "refused" if refusal else "available"
+        hold = versions.held.get(path.name)
         difference = versions.waiting.get(path.name)
-        waits = f"its requests differ: {difference}" if difference else None
+        state: State = "available"
+        reason = f"its requests differ: {difference}" if difference else None
+        if path == serving:
+            state = "serving"
+        elif refusal:
+            state, reason = "refused", refusal.reason
+        elif hold:
+            state, reason = "held", hold
         return Listed(
             version=path.name,
             created=manifest.created,
             network=manifest.network,
-            state="serving" if path == serving else state,
-            reason=refusal.reason if refusal else waits,
+            state=state,
+            reason=reason,
         )
 
     async def activate(self, version: str) -> Activated:
@@ -147,6 +157,26 @@ class Activation:
             log.info("bundle %s is asked for; %s is in use", version, before.name)
             await self._point(version)
             return Activated(version=version, previous=before.name)
+
+    async def follow_newest(self) -> None:
+        """Undo the choice of a bundle: the newest is taken up again, or the next that comes.
+
+        Raises:
+            ActivationRefused: ``CURRENT`` cannot be removed, or an activation is under way.
+        """
+        if await run_off_loop(lambda: is_bundle(self._directory)):
+            raise ActivationRefused(
+                "the service was started with one bundle, not a directory of them"
+            )
+        if self._busy.locked():
+            raise ActivationRefused("another activation is under way")
+        async with self._busy:
+            try:
+                await run_off_loop(lambda: write_current(self._directory, None))
+            except OSError as error:
+                raise ActivationRefused(f"{CURRENT} cannot be removed: {error.strerror}") from error
+            self._swapper.look()
+        log.info("the newest bundle is followed again")
 
     async def _point(self, version: str) -> None:
         """Write ``CURRENT`` and wait; put back what it was if that comes to nothing."""

@@ -7,9 +7,9 @@ from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from app.bundle.directory import newest
 from app.metrics.registry import Metrics
 from app.off_loop import run_off_loop
+from app.rollout.state_file import first_bundle
 from app.serving.agreement import Agreement
 from app.serving.build import Builder, watch_vocabulary
 from app.serving.healing import Healer
@@ -36,8 +36,9 @@ class Starter:
         state: ServingState,
         agreement: Agreement,
         metrics: Metrics,
+        gated: bool,
     ) -> None:
-        """``bundle`` is a bundle, or a directory of them."""
+        """``bundle`` is a bundle, or a directory of them, which may be behind a gate."""
         self._bundle = bundle
         self._loader = loader
         self._builder = builder
@@ -46,6 +47,7 @@ class Starter:
         self._state = state
         self._agreement = agreement
         self._metrics = metrics
+        self._gated = gated
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, opened: Opened | None) -> None:
@@ -80,7 +82,9 @@ class Starter:
     def _first(self, opened: Opened | None) -> Path:
         """Return the bundle that the other workers serve, or else the one to serve."""
         bundle = opened.bundle if opened else None
-        return self._agreement.in_use(self._bundle, bundle) or newest(self._bundle)
+        return self._agreement.in_use(self._bundle, bundle) or first_bundle(
+            self._bundle, self._gated
+        )
 
     async def _poll_metrics(self) -> None:
         """Let the other workers show this one's numbers."""

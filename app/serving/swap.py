@@ -7,9 +7,12 @@ import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 
-from app.errors import BundleError, CtrError
+from app.errors import BundleError, CtrError, EngineFailed, HeldBack, ValueProblem
 from app.metrics.registry import RefusedBundles
 from app.off_loop import run_off_loop
+from app.rollout.gate import Figures, Gate
+from app.rollout.golden_change import Scorer, golden_change
+from app.rollout.state_file import write_serving
 from app.serving.agreement import Agreement
 from app.serving.build import Builder
 from app.serving.loading import Loaded, Loader
@@ -42,6 +45,7 @@ class Swapper:
         state: ServingState,
         agreement: Agreement,
         refused_bundles: RefusedBundles,
+        gate: Gate | None = None,
         *,
         poll_seconds: float,
         deadline_seconds: float,
@@ -52,6 +56,7 @@ class Swapper:
         self._state = state
         self._agreement = agreement
         self._refused_bundles = refused_bundles
+        self._gate = gate
         self._poll_seconds = poll_seconds
         self._retire_seconds = deadline_seconds + RETIRE_SECONDS
         self._look_now = asyncio.Event()
@@ -108,13 +113,48 @@ class Swapper:
                     undo.push_async_callback(loaded.remote.close)
                     await _reach(loaded)
                 await loaded.read_items(undo)
+                if self._gate is not None and not attempt.chosen:
+                    await run_off_loop(lambda: self._pass(loaded))
                 self._agreement.prepare(loaded.bundle.number)
                 await self._agreement.wait(attempt)
                 undo.pop_all()
+        except HeldBack as error:
+            self._hold(attempt, str(error))
         except Exception as error:
             self._refuse(attempt, error)
         else:
             await self.put_in_use(loaded)
+
+    def _pass(self, new: Loaded) -> None:
+        """Let a bundle through the gate.
+
+        Raises:
+            HeldBack: it breaks a bound.
+        """
+        assert self._gate is not None
+        assert self._state.loaded is not None
+        used = self._state.loaded
+        problems = self._gate.figure_problems(
+            Figures.of(new.bundle.manifest), Figures.of(used.bundle.manifest)
+        )
+        if self._gate.golden is not None:
+            scorers = (Scorer(each.encoder, each.engine) for each in (new, used))
+            try:
+                change = golden_change(new.bundle.examples, *scorers)
+            except (EngineFailed, ValueProblem) as error:
+                problems.append(f"{used.bundle.version} cannot score its golden requests: {error}")
+            else:
+                problems += self._gate.golden_problems(change, used.bundle.version)
+        if problems:
+            raise HeldBack("; ".join(problems))
+
+    def _hold(self, attempt: Attempt, reason: str) -> None:
+        """Keep the bundle in use, and leave the other one to an operator."""
+        assert self._state.loaded is not None
+        kept = self._state.loaded.bundle
+        log.warning("bundle %s is held: %s", attempt.path.name, reason)
+        self.versions.hold(attempt, kept.version, reason)
+        self._agreement.refuse(attempt, kept.number)
 
     def _refuse(self, attempt: Attempt, error: Exception) -> None:
         assert self._state.loaded is not None
@@ -140,6 +180,9 @@ class Swapper:
         before = self._state.in_use
         self._state.use(await self._builder.build(loaded))
         self._agreement.serve(loaded.bundle.number)
+        if self._gate is not None:
+            version = loaded.bundle.path.name
+            await run_off_loop(lambda: write_serving(self.versions.directory, version))
         freeze_heap()
         if before is not None:
             task = asyncio.create_task(self._retire(before))

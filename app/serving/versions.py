@@ -43,12 +43,21 @@ class Refusal(NamedTuple):
     reason: str
 
 
+class Hold(NamedTuple):
+    """An attempt that did not pass the gate beside the version in use then, and why."""
+
+    attempt: Attempt
+    used: str
+    reason: str
+
+
 class Versions:
-    """The bundles that ``CTR_BUNDLE`` leads to, of which some are refused and some wait.
+    """The bundles that ``CTR_BUNDLE`` leads to, of which some are refused, held, or wait.
 
     A refused bundle is left alone until its files or their permissions change, as it may still be
     on its way, or until it is chosen again. A bundle with another request contract waits until it
-    is chosen.
+    is chosen. One that did not pass the gate is held until its files change, another bundle is in
+    use, or it is chosen.
 
     :meth:`wanted` reads the disk and runs in a thread of its own. What the properties show is
     replaced as a whole, so the event loop may read them at any time.
@@ -57,12 +66,15 @@ class Versions:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.refusals: dict[Path, Refusal] = {}
+        self._holds: dict[Path, Hold] = {}
         self.problem: str | None = None
         """Why no bundle could be found at the last look: the next start would fail."""
         self.unreadable: Mapping[str, str] = {}
         """Bundles that cannot be read, by name, and why."""
         self.waiting: Mapping[str, str] = {}
         """Bundles that wait to be chosen, by name, and how their requests differ."""
+        self.held: Mapping[str, str] = {}
+        """Bundles that did not pass the gate, by name, and why."""
         self._specs: dict[Path, tuple[Fingerprint, FeatureSpec]] = {}
 
     def wanted(self, current: Bundle) -> Attempt | None:
@@ -80,6 +92,7 @@ class Versions:
         self._show_unreadable(found.unreadable)
         chosen = current_written(self.directory)
         waiting: dict[str, str] = {}
+        held: dict[str, str] = {}
         attempt = None
         for path in found.bundles:
             if path == current.path or path.name == current.path.name == current.version:
@@ -88,16 +101,32 @@ class Versions:
             refusal = self.refusals.get(path)
             if refusal is None or _differs(attempt, refusal.attempt):
                 difference = None if chosen else self._difference(attempt, current)
-                if difference is None:
+                if difference is not None:
+                    waiting[path.name] = difference
+                elif chosen or (reason := self._held(attempt, current.version)) is None:
                     break
-                waiting[path.name] = difference
+                else:
+                    held[path.name] = reason
             attempt = None
         self._show_waiting(waiting, current)
+        self.held = held
         return attempt
 
     def refuse(self, attempt: Attempt, reason: str) -> None:
         """Remember that a bundle as it is cannot be served."""
         self.refusals[attempt.path] = Refusal(attempt, reason)
+
+    def hold(self, attempt: Attempt, used: str, reason: str) -> None:
+        """Remember that a bundle as it is did not pass the gate beside the version in use."""
+        self._holds[attempt.path] = Hold(attempt, used, reason)
+        self.held = {**self.held, attempt.path.name: reason}
+
+    def _held(self, attempt: Attempt, used: str) -> str | None:
+        """Return why an attempt did not pass the gate beside a version, if it did not."""
+        hold = self._holds.get(attempt.path)
+        if hold is None or hold.attempt.files != attempt.files or hold.used != used:
+            return None
+        return hold.reason
 
     def _difference(self, attempt: Attempt, current: Bundle) -> str | None:
         """Return how requests for a bundle differ from those for ``current``, if they do.

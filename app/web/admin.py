@@ -46,6 +46,12 @@ def create_admin(activation: Activation, entries: Iterable[APIRouter], keys: Key
         """Serve this bundle from now on, forth or back; 409 with the reason if that cannot be."""
         return await activation.activate(version)
 
+    @router.delete("/current")
+    async def follow() -> Listing:
+        """Follow the newest bundle again, whatever was chosen; 409 where that cannot be."""
+        await activation.follow_newest()
+        return await run_off_loop(activation.list)
+
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     for each in entries:
         router.include_router(each)

@@ -152,6 +152,7 @@ def build_router(
             "bundles_problem": versions.problem,
             "unreadable_bundles": dict(versions.unreadable),
             "waiting_bundles": dict(versions.waiting),
+            "held_bundles": dict(versions.held),
             "catalogue": _catalogue(loaded.items) if loaded.items else None,
             "profiles_problem": loaded.profiles.problem if loaded.profiles else None,
             "degraded": _degraded(loaded),

@@ -22,7 +22,8 @@ BUNDLE = FEATURES | {"app.bundle"}
 ENGINE = BUNDLE | {"app.scoring"}
 CATALOGUE = ENGINE | {"app.store", "app.catalogue"}
 SERVICE = CATALOGUE | {
-    "app.workers", "app.metrics", "app.remote", "app.profiles", "app.serving", "app.settings",
+    "app.workers", "app.metrics", "app.remote", "app.profiles", "app.rollout", "app.serving",
+    "app.settings",
 }  # fmt: skip
 DATA = {
     "model.array_files",
@@ -58,6 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.metrics": ENGINE | {"app.workers"},
     "app.remote": ENGINE | {"app.metrics"},
     "app.profiles": CATALOGUE - {"app.catalogue"} | {"app.metrics", "app.remote"},
+    "app.rollout": ENGINE,
     "app.serving": SERVICE - {"app.serving"},
     "app.web": SERVICE - {"app.settings", "app.remote"},
     "app.check": SERVICE,
@@ -85,12 +87,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.report": BUNDLE | DATA | {"model.quality", "model.training"},
     "model.score_files": ENGINE | DATA | {"model.quality", "model.score_table"},
     "model.score_table": {"app.files", "model.result_places"},
-    "model.pipeline": ENGINE | TRAINER - {"model.pipeline"},
+    "model.must_beat": ENGINE | DATA | {"app.rollout", "model.quality"},
+    "model.pipeline": ENGINE | TRAINER - {"model.pipeline"} | {"model.must_beat"},
     "model.tune": BUNDLE | TRAINER,
     "model.compare": ENGINE | TRAINER,
     "model.compare_report": FEATURES | TRAINER | {"model.compare"},
     "model.publish": BUNDLE | {"app.remote", "model.progress"},
     "model.__main__": BUNDLE
+    | {"model.must_beat"}
     | {"app.missing_packages"}
     | TRAINER
     | {"app.remote", "model.compare", "model.compare_report", "model.fetch", "model.publish"}

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.features.spec import FeatureSpec
+from app.rollout.gate import Gate
 from model.config import SettingsFile, TrainConfig
 from tests.docs.examples import Reader, check, missing_program
 from tests.support.markdown import ROOT, Block, blocks, pages
@@ -87,6 +88,10 @@ def test_settings_files_are_right(block: Block, tmp_path: Path) -> None:
         for side in {"context", "candidate"} - sides:
             text += f'\n[[fields]]\nname = "{side}"\nkind = "categorical"\nside = "{side}"\n'
         FeatureSpec.parse(text)
+    elif found.keys() & {"same_test", "test", "golden"}:
+        file = tmp_path / "gate.toml"
+        file.write_text(block.text)
+        Gate.load(file)
     else:
         file = tmp_path / "some.train.toml"
         file.write_text(block.text)

@@ -349,3 +349,44 @@ def test_an_admin_port_that_nobody_could_use_is_refused(
         assert ended.returncode == 1
         assert "cannot serve: the admin port" in ended.stderr
         assert reason in ended.stderr
+
+
+def test_a_held_bundle_waits_over_restarts_until_it_is_activated(
+    start_admin: StartAdmin, bundles: Path, tiny_bundle: Path, other_bundle: Path, tmp_path: Path
+) -> None:
+    """Every worker holds it; the admin port, /ready and the metrics say why."""
+    gate = tmp_path / "gate.toml"
+    gate.write_text("[test]\nmin_auc = 1\n")
+    admin = start_admin(bundles, workers=2, gate=gate)
+    shutil.copytree(other_bundle, bundles / other_bundle.name)
+    wait_until(lambda: admin.states().get(other_bundle.name) == "held", "it is held", 60)
+    wait_until(lambda: admin.service.metrics()["ctr_held_bundles"] == 1, "metrics tell", 30)
+    (held,) = (each for each in admin.listing()["bundles"] if each["state"] == "held")
+    assert "test.min_auc is 1" in held["reason"]
+    assert admin.versions() == {tiny_bundle.name}
+    admin.service.stop()
+    again = start_admin(bundles, workers=2, gate=gate)
+    assert again.versions() == {tiny_bundle.name}
+    wait_until(lambda: again.states().get(other_bundle.name) == "held", "it is held again", 60)
+    assert again.activate(other_bundle.name).status_code == 200
+    assert again.versions() == {other_bundle.name}
+    assert strict(again.service.client.get("/ready").content)["held_bundles"] == {}
+    answer = again.client.delete("/current")
+    assert answer.status_code == 200
+    assert strict(answer.content)["current"] is None
+    assert not (bundles / CURRENT).exists()
+
+
+def test_a_service_of_one_bundle_follows_no_other(
+    start_admin: StartAdmin, tiny_bundle: Path
+) -> None:
+    admin = start_admin(tiny_bundle)
+    assert "one bundle" in error_of(admin.client.delete("/current"), 409)["message"]
+
+
+def test_a_gate_that_cannot_be_used_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "gate.toml").write_text("[test]\nmin_acu = 0.6\n")
+    ended = run_to_end(tiny_bundle, env={"CTR_GATE": str(tmp_path / "gate.toml")})
+    assert ended.returncode == 1
+    assert "min_acu" in ended.stderr
+    assert "Traceback" not in ended.stderr

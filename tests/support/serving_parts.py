@@ -10,6 +10,7 @@ from typing import Any
 
 from app.main import limits_of
 from app.metrics.registry import Metrics
+from app.rollout.gate import Gate
 from app.serving.agreement import Agreement
 from app.serving.build import Builder
 from app.serving.engines import Engines
@@ -52,6 +53,7 @@ async def parts(
         state,
         agreement,
         metrics.refused_bundles,
+        Gate.load(chosen.gate) if chosen.gate else None,
         poll_seconds=chosen.bundle_poll_seconds,
         deadline_seconds=limits.deadline_seconds,
     )

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from app.bundle.directory import CURRENT
+from app.rollout.state_file import read_rollout
 from app.serving.agreement import Agreement
 from app.serving.swap import MAX_RETIRING, RETIRE_CHECK_SECONDS
 from app.workers.shared_numbers import SharedNumbers
@@ -55,6 +57,46 @@ async def test_a_bundle_that_cannot_be_loaded_is_refused_once(
         assert worker.state.refused is not None
         assert "examples.jsonl" in worker.state.refused
         assert worker.metrics.refused_bundles.collect()[0].samples[0].value == 1
+
+
+async def test_a_bundle_that_does_not_pass_the_gate_is_held(
+    bundles: Path, tiny_bundle: Path, other_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """It is no fault, is judged once, and serves as soon as it is chosen."""
+    gate = tmp_path_factory.mktemp("gate") / "gate.toml"
+    gate.write_text("[test]\nmin_auc = 1\n[golden]\nmax_changed_top = 0\n")
+    async with parts(bundles, gate=gate) as worker:
+        await worker.swapper.put_in_use(await worker.loader.load(bundles / tiny_bundle.name))
+        shutil.copytree(other_bundle, bundles / other_bundle.name)
+        versions = worker.swapper.versions
+        await worker.swapper.swap_if_wanted()
+        assert worker.state.loaded is not None
+        assert versions.wanted(worker.state.loaded.bundle) is None
+        assert worker.state.loaded.bundle.path.name == tiny_bundle.name
+        reason = versions.held[other_bundle.name]
+        assert "test.min_auc is 1" in reason
+        assert "golden.max_changed_top is 0" in reason
+        assert worker.state.refused is None
+        assert worker.metrics.refused_bundles.collect()[0].samples[0].value == 0
+        (bundles / CURRENT).write_text(f"{other_bundle.name}\n")
+        await worker.swapper.swap_if_wanted()
+        assert worker.state.loaded.bundle.path.name == other_bundle.name
+        assert read_rollout(bundles).serving == other_bundle.name
+        assert versions.wanted(worker.state.loaded.bundle) is None
+        assert not versions.held
+
+
+async def test_a_bundle_that_passes_the_gate_serves(
+    bundles: Path, other_bundle: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    gate = tmp_path_factory.mktemp("gate") / "gate.toml"
+    gate.write_text("[same_test]\nauc_lost = 1\nlog_loss_added = 9\n[golden]\n")
+    async with parts(bundles, gate=gate) as worker:
+        await worker.swapper.put_in_use(await worker.loader.load(bundles / tiny_bundle.name))
+        shutil.copytree(other_bundle, bundles / other_bundle.name)
+        await worker.swapper.swap_if_wanted()
+        assert worker.state.loaded is not None
+        assert worker.state.loaded.bundle.path.name == other_bundle.name
 
 
 async def test_what_another_worker_refuses_is_neither_served_nor_announced(

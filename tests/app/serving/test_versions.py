@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from app.bundle.bundle import Bundle
@@ -148,6 +149,26 @@ def test_one_with_other_requests_waits_until_it_is_chosen(
     write_current(bundles, new.name.encode())
     assert wanted(versions, old) == new
     assert versions.waiting == {}
+
+
+def test_one_that_is_held_waits_for_a_change(bundles: Path) -> None:
+    """It is judged anew with other files, beside another bundle, or when it is chosen."""
+    new, old = found(bundles)
+    versions = Versions(bundles)
+    attempt = versions.wanted(at(old))
+    assert attempt is not None
+    versions.hold(attempt, opened(old).version, "it is worse")
+    assert versions.held == {new.name: "it is worse"}
+    assert versions.wanted(at(old)) is None
+    assert versions.held == {new.name: "it is worse"}
+    manifest = msgspec.structs.replace(opened(old).manifest, id="0" * 64)
+    another = versions.wanted(replace(opened(old), manifest=manifest))
+    assert another is not None
+    assert another.path == new
+    (new / "examples.jsonl").touch()
+    assert wanted(versions, old) == new
+    (bundles / CURRENT).write_text(f"{new.name}\n")
+    assert wanted(versions, old) == new
 
 
 def test_one_whose_spec_cannot_be_read_is_tried(bundles: Path) -> None:
