@@ -156,13 +156,17 @@ class MicroBatcher:
             # from this one whether they still are.
             return
         waiting = self.queued_rows + rows
-        runs = -(-waiting // self._max_rows)
         now = self._loop.time()
-        wait = WAIT_MARGIN * (self.cost.seconds(waiting, runs) + max(0.0, self._run_ends - now))
+        wait = self._wait(waiting, now)
         if waiting > self._max_queue_rows and self.queued_rows:
             raise Overloaded("the scoring queue is full", wait)
         if now + wait > deadline:
             raise Overloaded("the deadline is out of reach", wait, "deadline_out_of_reach")
+
+    def _wait(self, rows: int, now: float) -> float:
+        """Predict the time until so many waiting rows are scored."""
+        runs = -(-rows // self._max_rows)
+        return WAIT_MARGIN * (self.cost.seconds(rows, runs) + max(0.0, self._run_ends - now))
 
     def submit(self, job: Job) -> None:
         """Score the ready rows of a job along with those of others; its caller is told the outcome.
@@ -193,6 +197,30 @@ class MicroBatcher:
             job.admitted = True
             self.queued_rows += job.rows
         if not job.queued and job.taken < job.rows:
+            self._enqueue(job)
+
+    def submit_together(self, jobs: Sequence[Job]) -> None:
+        """Score all rows of jobs that come together; each caller is told the outcome.
+
+        The queue is asked once for all of them, and for each only where not all find room.
+        """
+        if not jobs:
+            return
+        rows = sum(job.rows for job in jobs)
+        waiting, now = self.queued_rows + rows, self._loop.time()
+        room = waiting <= self._max_queue_rows and not self._closed and all(j.rows for j in jobs)
+        if not room or now + self._wait(waiting, now) > min(j.caller.deadline for j in jobs):
+            for job in jobs:
+                try:
+                    self.submit(job)
+                except ServiceError as error:
+                    job.fail(error)
+            return
+        encoded = perf_counter()
+        self.queued_rows += rows
+        for job in jobs:
+            job.caller.encoded = encoded
+            job.admitted = True
             self._enqueue(job)
 
     def cancel(self, job: Job) -> None:
@@ -348,7 +376,12 @@ class MicroBatcher:
             row = 0
             logit, score = outcome
             finite = bool(np.isfinite(logit).all())
+            logits, scores = logit.tolist(), score.tolist()
             for job, start, stop in run.pieces:
+                if finite and job.rows == 1:
+                    job.deliver_alone(logits[row], scores[row])
+                    row += 1
+                    continue
                 end = row + stop - start
                 part = logit[row:end]
                 if finite or np.isfinite(part).all():

@@ -59,6 +59,10 @@ class Caller(Protocol):
         """Take the finite scores of all rows, in their order."""
         ...
 
+    def scored_alone(self, logit: float, score: float) -> None:
+        """Take the finite scores of the only row: as :meth:`scored`, without arrays."""
+        ...
+
     def failed(self, error: Exception) -> None:
         """Take the reason why there are no scores."""
         ...
@@ -150,6 +154,13 @@ class Job:
         if self.done == self.rows and not self.answered:
             self.answered = True
             self.caller.scored(scores)
+
+    def deliver_alone(self, logit: float, score: float) -> None:
+        """Take the finite scores of a job's only row, and answer."""
+        self.done = 1
+        if not self.answered:
+            self.answered = True
+            self.caller.scored_alone(logit, score)
 
     def fail(self, error: Exception) -> None:
         """Answer with an error, unless the caller has its answer."""

@@ -91,6 +91,13 @@ class PredictReader:
             contexts += batch.contexts
             candidates += batch.candidates
             wrong.update(start + place for place in batch.wrong)
+        if len(instances) == len(waiting) and not wrong:
+            return [
+                _job([context], [candidate], request)
+                for context, candidate, (_, request) in zip(
+                    contexts, candidates, waiting, strict=True
+                )
+            ]
         jobs: list[Job | None] = []
         start = 0
         for own, request in waiting:

@@ -54,6 +54,10 @@ class Batching(Protocol):
         """Score the rows of a job that are ready; call again whenever more are ready."""
         ...
 
+    def submit_together(self, jobs: Sequence[Job]) -> None:
+        """Score all rows of several jobs; each caller is told the outcome, a refusal too."""
+        ...
+
     def cancel(self, job: Job) -> None:
         """Give up the rows of a job that are not scored yet; its caller is not told."""
         ...
@@ -152,16 +156,15 @@ class Scorer:
         except Exception:
             log.exception("rows cannot be encoded together: each request is encoded by itself")
             jobs = [None] * len(gathered)
+        self._batcher.submit_together([job for job in jobs if job is not None])
         for (body, _, request), job in zip(gathered, jobs, strict=True):
-            try:
-                if job is not None:
-                    self._batcher.submit(job)
-                else:
+            if job is None:
+                try:
                     # So short a body takes one step, and waits for nothing.
                     for _ in self.predict(body, request):
                         pass
-            except Exception as error:
-                request.failed(error)
+                except Exception as error:
+                    request.failed(error)
 
     def predict(self, body: bytes, request: ScoringRequest) -> Steps[None]:
         """Queue the instances of a ``/predict`` body.

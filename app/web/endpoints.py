@@ -33,7 +33,7 @@ from app.scoring.steps import Steps, Wait
 from app.web.access_log import AccessLog
 from app.web.exchange import Endpoint, Exchange, Header, Route
 from app.web.known_heads import KnownHead
-from app.web.responses import predictions, ranking
+from app.web.responses import prediction, predictions, ranking, ranking_of_one
 from app.web.schemas import PredictRequest, PredictResponse, RankRequest, RankResponse
 from app.web.slow_requests import SlowRequests
 
@@ -58,6 +58,7 @@ ROUTES = (
         },
         prepare=Scorer.predict,
         render=predictions,
+        render_alone=prediction,
         request=PredictRequest,
         response=PredictResponse,
         short=Scorer.predict_short,
@@ -69,6 +70,7 @@ ROUTES = (
         },
         prepare=Scorer.rank,
         render=ranking,
+        render_alone=ranking_of_one,
         request=RankRequest,
         response=RankResponse,
     ),

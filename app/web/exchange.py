@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import TypeVar
 
 import msgspec
 from pydantic import BaseModel
@@ -21,6 +22,7 @@ from app.web.access_log import AccessLog
 from app.web.slow_requests import SlowRequests
 
 Header = tuple[bytes, bytes]
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -34,6 +36,8 @@ class Route:
     """The documentation of each path; ``{name}`` in one stands for any word without / and :."""
     prepare: Callable[[Scorer, bytes, Exchange], Steps[None]]
     render: Callable[[Exchange, Scores], str]
+    render_alone: Callable[[Exchange, float], str]
+    """As ``render``, for the score of the only row."""
     request: type[BaseModel]
     response: type[BaseModel]
     short: Callable[[Scorer, bytes, Exchange], bool] = lambda scorer, body, exchange: False
@@ -90,10 +94,17 @@ class Exchange(ABC):
 
     def scored(self, scores: Scores) -> None:
         """Answer with scores."""
-        if self.answered:
-            return
+        if not self.answered:
+            self._answer_by(self.endpoint.route.render, scores)
+
+    def scored_alone(self, logit: float, score: float) -> None:
+        """Answer with the score of the only row."""
+        if not self.answered:
+            self._answer_by(self.endpoint.route.render_alone, score)
+
+    def _answer_by(self, render: Callable[[Exchange, T], str], scores: T) -> None:
         try:
-            body = self.endpoint.route.render(self, scores).encode()
+            body = render(self, scores).encode()
         except Exception as error:
             self.failed(error)
         else:

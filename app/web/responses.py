@@ -21,6 +21,17 @@ def predictions(exchange: Exchange, scores: Scores) -> str:
     return f'{{"predictions":[{numbers}],"version":"{exchange.version}"{_degraded(exchange)}}}'
 
 
+def prediction(exchange: Exchange, score: float) -> str:
+    """Return the body of a /predict answer with one score."""
+    return f'{{"predictions":[{score:.9g}],"version":"{exchange.version}"{_degraded(exchange)}}}'
+
+
+def ranking_of_one(exchange: Exchange, score: float) -> str:
+    """Return the body of a /rank answer with one score."""
+    only = np.array([score], np.float32)
+    return ranking(exchange, Scores(only, only))
+
+
 def ranking(exchange: Exchange, scores: Scores) -> str:
     """Return the body of a /rank answer.
 

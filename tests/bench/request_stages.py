@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ import uvloop
 from app.bundle.bundle import Bundle
 from app.scoring.batcher import MicroBatcher
 from app.scoring.engine_runs import EngineRuns
+from app.scoring.scorer import Scorer
 from app.serving.tuning import freeze_heap
 from app.web.endpoints import ScoringEndpoints
 from app.web.exchange import Exchange
@@ -45,6 +47,7 @@ METHODS: Sequence[tuple[str, type, str]] = (
     ("body: what is neither decoding nor encoding, the job", ScoringEndpoints, "begin"),
     ("queue", MicroBatcher, "submit"),
     ("queue", MicroBatcher, "_gather"),
+    ("queue", Scorer, "_encode_gathered"),
     ("batch and engine", EngineRuns, "run"),
     ("answer: its score, JSON, headers, write; idle again", MicroBatcher, "_finish"),
     ("metrics, bounds of the log", Exchange, "sent"),
@@ -110,7 +113,10 @@ async def measure(bundle: Path, rows: Sequence[Any], rounds: int) -> dict[str, f
     found: dict[str, list[float]] = {}
     async with serving(bundle) as (server, _):
         reader = cast(Any, server.state.scorer)._predict
+        # A run on the engine's thread would be waited for, not timed.
+        cast(Any, server.state.in_use).batcher._inline_seconds = math.inf
         reader._decode = stages.timed(DECODE, reader._decode)
+        reader.jobs = stages.timed(ENCODE, reader.jobs)
         for name in ("context_of", "candidate_of"):
             encoder = reader._encoder
             setattr(encoder, name, stages.timed(ENCODE, getattr(encoder, name)))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from app.errors import ServiceError
 from app.features.arrays import Floats
 from app.features.graph_inputs import Batch, Scores
 from app.scoring.job import Ids, Job, ListedItems
@@ -69,6 +70,9 @@ class FakeRequest:
     def scored(self, scores: Scores) -> None:
         self.answer = scores
 
+    def scored_alone(self, logit: float, score: float) -> None:
+        self.scored(Scores(np.array([logit], np.float32), np.array([score], np.float32)))
+
     def failed(self, error: Exception) -> None:
         self.answer = error
 
@@ -87,6 +91,13 @@ class FakeBatcher:
 
     def submit(self, job: Job) -> None:
         self.submitted.append((job, job.ready))
+
+    def submit_together(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            try:
+                self.submit(job)
+            except ServiceError as error:
+                job.fail(error)
 
     def cancel(self, job: Job) -> None:
         self.cancelled.append(job)

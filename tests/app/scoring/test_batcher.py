@@ -46,6 +46,9 @@ class Waiting:
         if not self.outcome.cancelled():
             self.outcome.set_result(scores)
 
+    def scored_alone(self, logit: float, score: float) -> None:
+        self.scored(Scores(np.array([logit], np.float32), np.array([score], np.float32)))
+
     def failed(self, error: Exception) -> None:
         if not self.outcome.cancelled():
             self.outcome.set_exception(error)

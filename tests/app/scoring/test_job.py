@@ -25,6 +25,9 @@ class Answers:
     def scored(self, scores: Scores) -> None:
         self.given.append(scores)
 
+    def scored_alone(self, logit: float, score: float) -> None:
+        self.scored(Scores(np.array([logit], np.float32), np.array([score], np.float32)))
+
     def failed(self, error: Exception) -> None:
         self.given.append(error)
 
