@@ -30,7 +30,7 @@ _PADDING = bytes(TEXT_BYTES)
 _EMPTY = 2**64 - 1
 """Both words of an empty place: no text, because UTF-8 has no byte 0xFF."""
 _MASKS = np.array([2 ** (8 * count) - 1 for count in range(9)], np.uint64)
-_LENGTHS = np.arange(TEXT_BYTES + 2)
+_LENGTHS = np.arange(TEXT_BYTES + 1)
 _LOW_MASKS, _HIGH_MASKS = _MASKS[_LENGTHS.clip(0, 8)], _MASKS[(_LENGTHS - 8).clip(0, 8)]
 """The bytes of a word that belong to a text, by its length."""
 _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
@@ -46,11 +46,11 @@ Words = NDArray[np.uint64]
 
 
 class Texts(NamedTuple):
-    """Texts as numbers: their first and their second eight bytes, and which are longer."""
+    """Texts as numbers: their first and their second eight bytes; the places of longer ones."""
 
     low: Words
     high: Words
-    long: NDArray[np.bool_]
+    long: NDArray[np.intp] | None
 
 
 def as_numbers(texts: Sequence[str]) -> Texts:
@@ -68,13 +68,22 @@ def as_numbers(texts: Sequence[str]) -> Texts:
     starts = np.empty_like(ends)
     starts[:1] = 0
     np.add(ends[:-1], 1, out=starts[1:])
-    lengths = np.minimum(ends - starts, TEXT_BYTES + 1)
+    lengths = ends - starts
+    longest = int(lengths.max(initial=0))
+    long = np.flatnonzero(lengths > TEXT_BYTES) if longest > TEXT_BYTES else None
+    if long is not None:
+        np.minimum(lengths, TEXT_BYTES, out=lengths)
     # The eight bytes from each byte on, as numbers; nothing is copied.
     eight: Words = np.ndarray(len(joined) - 7, "<u8", joined, strides=(1,))
-    low = eight[starts] & _LOW_MASKS[lengths]
+    low = eight[starts]
+    low &= _LOW_MASKS.take(lengths)
+    if longest <= 8:
+        return Texts(low, np.zeros_like(low), None)
     # Behind a text that ends earlier there may be fewer than 16 bytes: its mask is 0 then.
-    high = eight[np.minimum(starts + 8, len(eight) - 1)] & _HIGH_MASKS[lengths]
-    return Texts(low, high, lengths > TEXT_BYTES)
+    starts += 8
+    high = eight[np.minimum(starts, len(eight) - 1)]
+    high &= _HIGH_MASKS.take(lengths)
+    return Texts(low, high, long)
 
 
 def _mixed(texts: Texts) -> Words:
@@ -116,7 +125,7 @@ class _Table(NamedTuple):
         """Give texts of a field the places that are free; return which have one now."""
         places = self.places(_mixed(texts), self.first[field], self.sizes[field])
         words = self.keys.view(np.uint64).reshape(-1, 2)
-        free = np.flatnonzero((self.rows[places] < 0) & ~texts.long)
+        free = np.flatnonzero(self.rows[places] < 0)
         # Of several texts that want a place the first has it: it is the most frequent one.
         wanted, chosen = np.unique(places[free], return_index=True)
         won = free[chosen]
@@ -147,7 +156,7 @@ class _Known(NamedTuple):
     def of(cls, encoder: CategoricalEncoder) -> _Known:
         """Return those of an encoder that can be numbers."""
         known = encoder.lookup.known
-        texts = [text for text in known if text is not None and _SEPARATOR not in text]
+        texts = [text for text in known if text is not None and _fits(text)]
         return cls(texts, np.fromiter(map(known.__getitem__, texts), np.int32, len(texts)))
 
     def put_into(self, table: _Table, field: int) -> _Known:
@@ -156,7 +165,7 @@ class _Known(NamedTuple):
         for start in range(0, len(self.texts), PART):
             numbers = as_numbers(self.texts[start : start + PART])
             placed = table.put(field, numbers, self.rows[start : start + PART])
-            left += (start + np.flatnonzero(~(placed | numbers.long))).tolist()
+            left += (start + np.flatnonzero(~placed)).tolist()
         return _Known([self.texts[place] for place in left], self.rows[left])
 
 
@@ -215,13 +224,13 @@ class TextRows:
         numbers = as_numbers(texts)
         mixed = _mixed(numbers)
         first = self._tables[0]
-        places = first.places(mixed, first.first[fields], first.sizes[fields])
+        places = first.places(mixed, first.first.take(fields), first.sizes.take(fields))
         rows: Indices = first.rows.take(places)
-        other = _differ(first, places, numbers.low, numbers.high)
-        other |= numbers.long
-        left = np.flatnonzero(other)
+        left = np.flatnonzero(_differ(first, places, numbers.low, numbers.high))
         if len(left):
             self._find_left(left, numbers, mixed, fields, rows)
+        if numbers.long is not None:
+            rows[numbers.long] = -1
         return rows
 
     def _find_left(
@@ -233,21 +242,41 @@ class TextRows:
         rows: Indices,
     ) -> None:
         """Look texts up that have no place in the first table, and set their ``rows``."""
-        long = numbers.long[left]
-        unknown = rows[left] < 0
-        rows[left] = np.where(unknown & ~long, self._oov[fields[left]], -1)
-        left = left[~(unknown | long)]
+        # The row of whatever has a text's place in the table before; -1 if nothing has it.
+        others = rows.take(left)
         for table in self._tables[1:]:
+            left = self._settle_unknown(left, others, fields, rows)
             if not len(left):
                 return
-            of = fields[left]
-            places = table.places(mixed[left], table.first[of], table.sizes[of])
+            of = fields.take(left)
+            places = table.places(mixed.take(left), table.first.take(of), table.sizes.take(of))
             found = table.rows.take(places)
-            same = ~_differ(table, places, numbers.low[left], numbers.high[left])
-            rows[left[same]] = found[same]
-            unknown = found < 0
-            rows[left[unknown]] = self._oov[of[unknown]]
-            left = left[~(same | unknown)]
+            differ = _differ(table, places, numbers.low.take(left), numbers.high.take(left))
+            rows[left] = found
+            left, others = left[differ], found[differ]
+        rows[self._settle_unknown(left, others, fields, rows)] = -1
+
+    def _settle_unknown(
+        self,
+        left: NDArray[np.intp],
+        others: Indices,
+        fields: NDArray[np.intp],
+        rows: Indices,
+    ) -> NDArray[np.intp]:
+        """Set the rows of texts whose place is free, so that they are unknown; return the rest."""
+        free = others < 0
+        if not free.any():
+            return left
+        unknown = left[free]
+        rows[unknown] = self._oov.take(fields.take(unknown))
+        return left[~free]
+
+
+def _fits(text: str) -> bool:
+    """Tell whether a table can hold a text."""
+    if len(text) > TEXT_BYTES or _SEPARATOR in text:
+        return False
+    return text.isascii() or (_is_plain(text) and len(text.encode()) <= TEXT_BYTES)
 
 
 def _is_plain(value: Any) -> bool:

@@ -37,6 +37,11 @@ LONG_COLUMN = 128 * 1024
 the slowest values, at once takes about 7 ms."""
 STEP_VALUES = 256
 """Values of such a column that one step decodes."""
+PART_ROWS = 128
+"""Candidates that are encoded at once, and between which others have their turn."""
+BULK_ROWS = 256
+"""The same of columns whose texts are looked up together: those of 256 candidates cost less than
+those of 128 cost one column after the other."""
 _COLUMNS = "candidates.features"
 
 
@@ -57,6 +62,8 @@ class Ranking(NamedTuple):
     """Where the candidates' item parts are, if they are items whose values are all stored ones."""
     at_once: bool = False
     """The candidates need no encoding: they are ready in one part."""
+    part_rows: int = PART_ROWS
+    """Candidates of a part; the first one has half as many, so that the engine starts soon."""
 
 
 class RankReader:
@@ -96,6 +103,7 @@ class RankReader:
         encode: EncodePart
         slots: Slots | None = None
         at_once = False
+        part_rows = PART_ROWS
         if isinstance(candidates, CandidateColumns):
             if candidates.ids is not None or candidates.all:
                 found = self._item_lists.rows(candidates, body, decoded.on_unknown, request)
@@ -112,13 +120,15 @@ class RankReader:
                     candidates.features, candidates.id, "candidates.id", body, problems
                 )
                 encode = partial(self._encode_columns, columns, problems, misses)
+                if self._encoder.texts is not None:
+                    part_rows = BULK_ROWS
         else:
             self._check_count(len(candidates))
             request.ids = []
             rows = len(candidates)
             encode = partial(self._encode_rows, candidates, body, request.ids, problems, misses)
         request.rows = rows
-        return Ranking(context, rows, encode, problems, slots, at_once)
+        return Ranking(context, rows, encode, problems, slots, at_once, part_rows)
 
     def _own_values(
         self, candidates: CandidateColumns, body: bytes, problems: Problems

@@ -1,9 +1,10 @@
 """A scoring request from its body to its job: decode, check, encode, queue.
 
-A long list travels in parts. The scorer encodes 64 candidates, then 128 at a time, and after each
-part tells the batcher how many rows are ready. The engine's thread scores those while the event
-loop encodes the next part, and between steps the loop serves other requests. Scores gather in the
-job; the last part completes its answer. Two things end this early:
+A long list travels in parts. The scorer encodes 64 candidates, then 128 at a time (twice as many of
+columns that are looked up together), and after each part tells the batcher how many rows are ready.
+The engine's thread scores those while the event loop encodes the next part, and between steps the
+loop serves other requests. Scores gather in the job; the last part completes its answer. Two things
+end this early:
 
 - A problem in a value: the rest of the list is still read, so that the answer names the problems
   of all candidates, but nothing more is scored and what was scored is dropped.
@@ -32,8 +33,6 @@ from app.scoring.steps import Steps
 from app.scoring.wire import OnUnknown
 
 log = logging.getLogger(__name__)
-PART_ROWS = 128
-"""Candidates of a part; the first part has half as many, so that the engine starts soon."""
 
 
 class Batching(Protocol):
@@ -223,8 +222,8 @@ class Scorer:
     ) -> Steps[None]:
         """Encode all parts; submit each at once while the list has neither problems nor misses."""
         width = self._encoder.candidate.shape.width * WORD_BYTES
-        parts = _parts(job.rows, job.rows if ranking.at_once else PART_ROWS // 2)
-        for start, stop in parts:
+        size = ranking.part_rows
+        for start, stop in _parts(job.rows, job.rows if ranking.at_once else size // 2, size):
             part = yield from ranking.encode(start, stop)
             if job.answered:
                 # Its deadline passed, or the engine failed one of its parts.
@@ -253,9 +252,9 @@ class Scorer:
         job.candidates = settle(job.candidates, rows, candidate)
 
 
-def _parts(rows: int, first: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of a list's parts, of which the ``first`` has so many rows."""
+def _parts(rows: int, first: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of a list's parts of a size, of which the ``first`` has one of its own."""
     start, stop = 0, first
     while start < rows:
         yield start, min(stop, rows)
-        start, stop = stop, stop + PART_ROWS
+        start, stop = stop, stop + size

@@ -21,7 +21,8 @@ from app.scoring.batcher import LEARNING_RUNS, MicroBatcher
 from app.scoring.job import Job
 from app.scoring.limits import Limits
 from app.scoring.predict import WORTHWHILE_ROWS
-from app.scoring.scorer import PART_ROWS, Scorer, VocabularySource
+from app.scoring.rank import PART_ROWS
+from app.scoring.scorer import Scorer, VocabularySource
 from app.scoring.steps import Steps
 from tests.app.features.test_text_rows import in_bulk
 from tests.support.encoding import PRICE, USER
