@@ -258,11 +258,18 @@ class Settings(BaseSettings):
     max_catalogue_rows: PositiveInt = _setting(
         "Catalogue", 20_000, "Maximum number of items when the whole catalogue is ranked", "rows"
     )
+    item_key: str | None = _setting(
+        "Catalogue",
+        None,
+        "Field of an instance that has the id of an item, for /predict with stored values; it need"
+        " not be a field of the bundle",
+        min_length=1,
+    )
     profile_key: str | None = _setting(
         "Catalogue",
         None,
-        "Field of the context that has the key of a profile, as a rule the user's id; without it no"
-        " profile is looked up",
+        "Field of the context that has the key of a profile, as a rule the user's id; it need not"
+        " be a field of the bundle; without it no profile is looked up",
         min_length=1,
     )
     profile_seconds: NonNegativeFloat = _setting(

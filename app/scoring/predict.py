@@ -22,7 +22,9 @@ from app.scoring.decoding import (
 from app.scoring.job import Job, ScoringRequest
 from app.scoring.limits import Limits
 from app.scoring.problems import FieldNames, Problems
+from app.scoring.profiles import ProfileFiller
 from app.scoring.steps import Steps
+from app.scoring.stored_instances import KnownItems, StoredInstances
 
 STEP_ROWS = 8
 """Rows that one step decodes and encodes."""
@@ -35,8 +37,17 @@ WORTHWHILE_ROWS = 8
 class PredictReader:
     """Decodes, checks and encodes the instances of ``/predict`` bodies."""
 
-    def __init__(self, encoder: Encoder, limits: Limits, names: FieldNames) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        limits: Limits,
+        names: FieldNames,
+        profiles: ProfileFiller | None = None,
+        items: KnownItems | None = None,
+    ) -> None:
+        """``profiles`` and ``items`` fill the instances of requests that ask for that."""
         self._encoder = encoder
+        self._stored = StoredInstances(encoder, names, limits.max_row_bytes, profiles, items)
         self._names = names
         self._max_instances = limits.max_instances
         self._max_row_bytes = limits.max_row_bytes
@@ -44,12 +55,11 @@ class PredictReader:
         self._rows = min(STEP_ROWS, limits.max_instances)
         self.together = encoder.instance is not None and encoder.texts is not None
         """Whether the rows of several callers cost less together."""
-        self._decode: Callable[[bytes], list[Any]] | None = None
+        self._decode: Callable[[bytes], Any] | None = None
         if encoder.instance is not None:
             instances = list.__class_getitem__(encoder.instance)
-            body = msgspec.defstruct("Body", [("instances", instances)])
-            decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(body)
-            self._decode = lambda text: decoder.decode(text).instances
+            body = msgspec.defstruct("Body", [("instances", instances), ("stored", bool, False)])
+            self._decode = msgspec.json.Decoder(body).decode
         self._batches = RowBatches(encoder, encoder.texts) if encoder.texts else None
 
     def decode_short(self, body: bytes) -> Sequence[Any] | None:
@@ -61,10 +71,11 @@ class PredictReader:
         if self._decode is None or len(body) > self._short_bytes:
             return None
         try:
-            instances = self._decode(body)
+            decoded = self._decode(body)
         except UNREADABLE:
             return None
-        return instances if len(instances) <= self._rows else None
+        instances: list[Any] = decoded.instances
+        return instances if len(instances) <= self._rows and not decoded.stored else None
 
     def job(self, instances: Sequence[Any], request: ScoringRequest) -> Job | None:
         """Return the job of decoded instances, and tell the request its rows.
@@ -114,9 +125,12 @@ class PredictReader:
         Raises:
             ServiceError: the body is refused.
         """
-        instances = decode(predict_decoder, body).instances
+        decoded = decode(predict_decoder, body)
+        instances = decoded.instances
         if len(instances) > self._max_instances:
             raise TooLarge(f"more than {self._max_instances} instances")
+        if decoded.stored:
+            return (yield from self._stored.read(decoded, body, request, misses))
         request.rows = len(instances)
         encoder = self._encoder
         known = encoder.fields

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from app.features.column_encoding import Misses
 from app.features.encoder import Encoder, Fetched, settle
+from app.features.keys import TextKey
 from app.scoring.item_lists import CountLookups, ItemLists
 from app.scoring.items import Items
 from app.scoring.job import WORD_BYTES, Job, ScoringRequest
@@ -30,6 +31,7 @@ from app.scoring.problems import FieldNames
 from app.scoring.profiles import ProfileFiller, Profiles
 from app.scoring.rank import Ranking, RankReader
 from app.scoring.steps import Steps
+from app.scoring.stored_instances import KnownItems
 from app.scoring.wire import OnUnknown
 
 log = logging.getLogger(__name__)
@@ -93,9 +95,10 @@ class Scorer:
         on_unknown: OnUnknown = "omit",
         count_items: CountLookups = lambda known, unknown: None,
         profiles: Profiles | None = None,
+        item_key: tuple[str, TextKey] | None = None,
     ) -> None:
         """``items`` may be ranked by id; without them no request may name any. ``profiles`` fill
-        contexts.
+        contexts. ``item_key`` is the field of an instance with an item's id, and how it is read.
         """
         self.version = version
         self.admit = batcher.admit
@@ -103,9 +106,12 @@ class Scorer:
         self._encoder = encoder
         self._vocabulary = vocabulary
         names = FieldNames(encoder, limits.known_fields_only, count_unknown)
-        self._predict = PredictReader(encoder, limits, names)
-        item_lists = ItemLists(items, encoder.candidate, limits, on_unknown, count_items)
         filler = None if profiles is None else ProfileFiller(profiles)
+        known = None
+        if items is not None and item_key is not None:
+            known = KnownItems(items, *item_key, on_unknown, count_items)
+        self._predict = PredictReader(encoder, limits, names, filler, known)
+        item_lists = ItemLists(items, encoder.candidate, limits, on_unknown, count_items)
         self._rank = RankReader(encoder, limits, names, item_lists, filler)
         self.reading = 0
         """Requests that are being decoded, encoded or completed from Redis."""

@@ -9,11 +9,16 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+OnUnknown = Literal["omit", "last", "error"]
+"""What becomes of ids that are not in the catalogue: left out, put last without a score, or 422."""
+
 
 class PredictBody(msgspec.Struct, frozen=True):
     """Body of ``POST /predict``; other keys are ignored. Each instance is decoded later."""
 
     instances: list[msgspec.Raw]
+    stored: bool = False
+    on_unknown: OnUnknown | None = None
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -40,10 +45,6 @@ class CandidateColumns(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.features is msgspec.UNSET and self.ids is None and not self.all:
             raise ValueError("expected features, ids, or all that is true")
-
-
-OnUnknown = Literal["omit", "last", "error"]
-"""What becomes of ids that are not in the catalogue: left out, put last without a score, or 422."""
 
 
 class RankBody(msgspec.Struct, frozen=True):

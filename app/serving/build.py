@@ -131,6 +131,7 @@ class Builder:
             self._settings.unknown_items,
             self._metrics.lookups.count,
             loaded.profiles,
+            loaded.item_key,
         )
 
     def _show(self, loaded: Loaded) -> None:

@@ -11,9 +11,10 @@ from typing import NamedTuple
 from app.bundle.bundle import Bundle
 from app.bundle.verified_files import VerifiedFiles
 from app.catalogue.follower import Follower
-from app.errors import AddressError, BundleError, StoreError
+from app.errors import AddressError
 from app.features.encoder import Encoder
 from app.features.hot_values import serving_encoder
+from app.features.keys import TextKey
 from app.metrics.registry import Metrics, RemoteMetrics
 from app.off_loop import run_off_loop
 from app.profiles.stored import StoredProfiles
@@ -26,6 +27,7 @@ from app.scoring.part_scoring import PartScoring
 from app.scoring.split_engine import SplitEngine
 from app.serving.engines import Engines
 from app.serving.item_parts import parts_opener
+from app.serving.stored import item_key, stored_profiles
 from app.settings import Settings
 
 
@@ -72,6 +74,8 @@ class Loaded:
     """The split graphs, where items are scored through them."""
     profiles: StoredProfiles | None = None
     """The profiles of the store, where the settings say which field is their key."""
+    item_key: tuple[str, TextKey] | None = None
+    """The field of an instance that has an item's id, and how its values are read."""
 
     @property
     def scoring(self) -> Scoring:
@@ -154,7 +158,7 @@ def load(settings: Settings, metrics: Metrics, engines: Engines, opened: Opened)
 
     Raises:
         BundleError: its golden examples do not come out as they did.
-        StoreError: profiles are asked for without a store.
+        StoreError: what a store has is asked for without one.
         AddressError: the settings do not say how to reach Redis.
         ProviderError: the provider that was asked for cannot be used.
     """
@@ -181,29 +185,8 @@ def load(settings: Settings, metrics: Metrics, engines: Engines, opened: Opened)
         started.reason,
         items,
         started.split,
-        _profiles(settings, bundle, encoder, metrics),
-    )
-
-
-def _profiles(
-    settings: Settings, bundle: Bundle, encoder: Encoder, metrics: Metrics
-) -> StoredProfiles | None:
-    """Prepare to look up profiles, where the settings say by which field; nothing is asked yet."""
-    field = settings.profile_key
-    if field is None:
-        return None
-    if settings.store is None:
-        raise StoreError("setting profile_key needs store")
-    if field in encoder.candidate.fields:
-        raise BundleError(f"setting profile_key: {field!r} is a candidate field of {bundle.path}")
-    return StoredProfiles(
-        settings.store,
-        field,
-        bundle.spec,
-        encoder.context,
-        settings.redis_timeout_ms / 1000,
-        settings.profile_seconds,
-        metrics.profiles,
+        stored_profiles(settings, bundle, encoder, metrics),
+        item_key(settings, bundle, encoder),
     )
 
 

@@ -149,9 +149,14 @@ def _without_items(schemas: dict[str, Any]) -> None:
     """
     for name in ("ItemsModel", "EverythingModel", "RangeModel", "UnknownItems"):
         schemas.pop(name, None)
+    for name in ("stored", "on_unknown"):
+        del schemas["PredictRequest"]["properties"][name]
+    for name in ("PredictResponse", "RankResponse"):
+        del schemas[name]["properties"]["unknown"]
+    predictions = schemas["PredictResponse"]["properties"]["predictions"]
+    predictions["items"] = {"type": "number"}
     request = schemas["RankRequest"]["properties"]
     del request["on_unknown"]
-    del schemas["RankResponse"]["properties"]["unknown"]
     forms = request["candidates"]["anyOf"]
     of_items = ("/ItemsModel", "/EverythingModel")
     forms[:] = [form for form in forms if not form.get("$ref", "").endswith(of_items)]

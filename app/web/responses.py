@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -16,9 +16,20 @@ SHOWN = 10
 
 
 def predictions(exchange: Exchange, scores: Scores) -> str:
-    """Return the body of a /predict answer: the scores in the request's order."""
-    numbers = ",".join(map("%.9g".__mod__, scores.score.tolist()))
-    return f'{{"predictions":[{numbers}],"version":"{exchange.version}"{_degraded(exchange)}}}'
+    """Return the body of a /predict answer: the scores in the request's order.
+
+    An instance whose item is unknown has null in the place of a score.
+    """
+    texts: Iterable[str] = map("%.9g".__mod__, scores.score.tolist())
+    unknown = ""
+    if exchange.listed is not None and exchange.listed.places is not None:
+        places = exchange.listed.places
+        placed = ["null"] * (len(places) + len(exchange.listed.unknown))
+        for place, text in zip(places, texts, strict=True):
+            placed[place] = text
+        texts, unknown = placed, _unknown(exchange.listed)
+    tail = f"{unknown}{_degraded(exchange)}"
+    return f'{{"predictions":[{",".join(texts)}],"version":"{exchange.version}"{tail}}}'
 
 
 def prediction(exchange: Exchange, score: float) -> str:
@@ -70,19 +81,22 @@ def _items(
             f'{{"index":{listed.places[row]},{_id_member(identity)}"score":{score:.9g}}}'
             for row, identity, score in zip(rows, ids, best, strict=True)
         ]
-    unknown = ""
-    if listed.unknown:
-        if listed.unknown_last:
-            room = None if exchange.top_k is None else exchange.top_k - len(members)
-            members += [
-                f'{{"index":{place},{_id_member(identity)}"score":null}}'
-                for place, identity in listed.unknown[:room]
-            ]
-        shown = msgspec.json.encode([identity for _, identity in listed.unknown[:SHOWN]]).decode()
-        unknown = f',"unknown":{{"total":{len(listed.unknown)},"ids":{shown}}}'
+    if listed.unknown_last:
+        room = None if exchange.top_k is None else exchange.top_k - len(members)
+        members += [
+            f'{{"index":{place},{_id_member(identity)}"score":null}}'
+            for place, identity in listed.unknown[:room]
+        ]
     ranked = ",".join(members)
-    tail = f"{unknown}{_degraded(exchange)}"
+    tail = f"{_unknown(listed)}{_degraded(exchange)}"
     return f'{{"ranking":[{ranked}],"version":"{exchange.version}"{tail}}}'
+
+
+def _unknown(listed: ListedItems) -> str:
+    if not listed.unknown:
+        return ""
+    shown = msgspec.json.encode([identity for _, identity in listed.unknown[:SHOWN]]).decode()
+    return f',"unknown":{{"total":{len(listed.unknown)},"ids":{shown}}}'
 
 
 def _degraded(exchange: Exchange) -> str:

@@ -29,12 +29,31 @@ class PredictRequest(_Model):
     """Rows to score."""
 
     instances: Annotated[list[Features], Field(description="One object for each row.")]
+    stored: Annotated[
+        bool,
+        Field(description="Fields that an instance lacks come from its user's profile and item."),
+    ] = False
+    on_unknown: Annotated[
+        OnUnknown | None,
+        Field(
+            description="With stored: what becomes of instances whose item is not in the catalogue:"
+            " no score (omit and last), or 422; default: the service's CTR_UNKNOWN_ITEMS."
+        ),
+    ] = None
+
+
+class UnknownItems(BaseModel):
+    """Ids that are not in the catalogue: how many, and the first few."""
+
+    total: int
+    ids: list[CandidateId]
 
 
 class PredictResponse(BaseModel):
-    """One click probability for each instance, in their order."""
+    """One click probability for each instance, in their order; null for an unknown item."""
 
-    predictions: list[float]
+    predictions: list[float | None]
+    unknown: UnknownItems | None = None
     version: Annotated[str, Field(description="The bundle that scored them.")]
 
 
@@ -127,13 +146,6 @@ class Ranked(BaseModel):
     index: int | None = None
     id: CandidateId | None = None
     score: Annotated[float | None, Field(description="Null for an unknown item that was put last.")]
-
-
-class UnknownItems(BaseModel):
-    """Ids that are not in the catalogue: how many, and the first few."""
-
-    total: int
-    ids: list[CandidateId]
 
 
 class RankResponse(BaseModel):

@@ -35,6 +35,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "vocabulary_fallback": ("oov", "oov"),
     "store": ("sqlite:///var/lib/ctr/items.db", "sqlite:///var/lib/ctr/items.db"),
     "unknown_items": ("error", "error"),
+    "item_key": ("item_id", "item_id"),
     "profile_key": ("user_id", "user_id"),
     "profile_seconds": ("0", 0.0),
 }
@@ -49,6 +50,7 @@ NO_DEFAULT = (
     "admin_port",
     "admin_key_file",
     "store",
+    "item_key",
     "profile_key",
 )
 
