@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -89,13 +89,21 @@ def _parser(kind: Kind) -> ArgumentParser:
         help="share of lines that may be wrong and are left out (default: 0)",
     )
     get = command("get", _get, f"Print one {name}.")
-    get.add_argument("id", metavar="ID")
+    get.add_argument("id", metavar="ID", type=_identity)
     delete = command("delete", _delete, f"Delete {name}s.")
-    delete.add_argument("ids", nargs="+", metavar="ID")
+    delete.add_argument("ids", nargs="+", metavar="ID", type=_identity)
     export = command("export", _export, f"Write all {name}s as JSON lines.")
     export.add_argument("file", type=Path, metavar="FILE")
     command("count", _count, f"Print the number of {name}s.")
     return parser
+
+
+def _identity(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ArgumentTypeError("an id is UTF-8") from None
+    return text
 
 
 def _create(given: Any) -> int:
@@ -112,6 +120,7 @@ def _put(given: Any) -> int:
         return _say("no bundle to check the values by: give --bundle or set CTR_BUNDLE")
     bundle = Bundle.open(newest(Path(given.bundle)), mapped=True)
     encoder = serving_encoder(bundle.spec, bundle.vocabulary)
+    ids: set[str] = set()
     bad = lines = 0
     for path in given.files:
         for found in _read(path, encoder, given):
@@ -120,13 +129,17 @@ def _put(given: Any) -> int:
                 bad += 1
                 if bad <= MOST_TOLD:
                     _say(f"{path}:{found.number}: {found}")
+            else:
+                ids.add(str(found.id))
     if bad > given.max_bad_lines * lines:
         return _say(f"{bad:,} of {lines:,} lines are wrong; nothing is stored")
     began = time.monotonic()
     with closing(open_store(given.store, create=True)) as store:
         stored = given.kind.of(store).put(_told(_good(encoder, given), given.kind))
     seconds = time.monotonic() - began
-    _say(f"stored {stored:,} {given.kind.name}s in {seconds:.1f} s; {bad:,} lines left out")
+    _say(f"stored {len(ids):,} {given.kind.name}s in {seconds:.1f} s; {bad:,} lines left out")
+    if stored > len(ids):
+        _say(f"{stored - len(ids):,} lines have the id of a later one, which counts")
     return 0
 
 
@@ -172,11 +185,12 @@ def _export(given: Any) -> int:
     with closing(open_store(given.store)) as store:
         if store.holds(path):
             return _say(f"{path} is the store, and must stay")
-        lines = [
-            msgspec.json.encode({"id": each.id, "features": each.values})
+        # An entry that changes meanwhile may come twice.
+        lines = {
+            str(each.id): msgspec.json.encode({"id": each.id, "features": each.values})
             for each in given.kind.of(store).each()
-        ]
-    content = b"\n".join([*lines, b""])
+        }
+    content = b"\n".join([*lines.values(), b""])
     write_file(path, gzip.compress(content) if path.suffix == ".gz" else content)
     _say(f"wrote {len(lines):,} {given.kind.name}s to {path}")
     return 0

@@ -41,11 +41,11 @@ class BadLine(NamedTuple):
 def read_lines(
     lines: Iterable[bytes], encoder: Encoder, kind: Kind = ITEMS, id_field: str | None = None
 ) -> Iterator[Item | BadLine]:
-    """Yield the entry of each line that is not empty, or the first problem of it.
+    r"""Yield the entry of each line that is not empty, or the first problem of it.
 
     A line is ``{"id": 7, "features": {…}}``; with ``id_field`` it is the values themselves, one of
-    which is the id. A profile need not have the fields that its side requires: a request may have
-    them.
+    which is the id. It ends in ``\n`` or ``\r\n``. A profile need not have the fields that its side
+    requires: a request may have them.
     """
     for number, line in enumerate(lines, 1):
         text = line.removeprefix(_BOM) if number == 1 else line
@@ -54,7 +54,8 @@ def read_lines(
         try:
             yield _entry(number, text, encoder, kind, id_field)
         except msgspec.MsgspecError as error:
-            yield BadLine(number, "", str(error))
+            ends = "; a line ends in \\n or \\r\\n" if b"\r" in text.strip() else ""
+            yield BadLine(number, "", f"{error}{ends}")
         except (UnicodeDecodeError, RecursionError):
             yield BadLine(number, "", "not UTF-8, or nested too deeply")
 

@@ -102,7 +102,7 @@ async def _asked(work: Callable[[], Result]) -> Result:
 
 
 def _put(kind: Kind, url: str, body: bytes, encoder: Encoder) -> int:
-    found = list(read_lines(body.splitlines(), encoder, kind))
+    found = list(read_lines(body.split(b"\n"), encoder, kind))
     wrong = [each for each in found if isinstance(each, BadLine)]
     if wrong:
         details = [

@@ -322,6 +322,8 @@ def test_items_that_are_put_are_served_at_once_by_all_workers(
     assert wrong.status_code == 422
     (detail,) = wrong.json()["error"]["details"]
     assert detail == {"path": "line 10.features.price", "problem": "expected a number, got text"}
+    wrong = admin.put("/items", content=b'{"id": 1, "features": {}}\r{"id": 2, "features": {}}')
+    assert "a line ends in" in wrong.json()["error"]["details"][0]["problem"]
     assert admin.put("/items", content=body).json() == {"stored": len(odd)}
     long = [{"id": 0, "features": {"price": 1, "title": "x" * 1_000}}] * 2_000
     assert admin.put("/items", content="\n".join(map(json.dumps, long))).json()["stored"] == 2_000
@@ -421,6 +423,17 @@ def test_the_command_stores_shows_and_deletes(
     assert items_command("delete", 1, 99, "--store", mine).returncode == 1
     assert items_command("put", written, "--bundle", tiny_bundle, "--store", mine).returncode == 0
     assert items_command("count", "--store", mine).stdout == "2\n"
+    lines.write_text('{"item_id": 3, "price": 1}\n{"item_id": "3", "price": 2}\r\n' * 2)
+    again = items_command(*given)
+    assert "stored 1 items" in again.stderr
+    assert "3 lines have the id of a later one, which counts" in again.stderr
+    got = items_command("get", "3", "--store", mine)
+    assert json.loads(got.stdout) == {"id": "3", "features": {"item_id": "3", "price": 2}}
+    lines.write_text('{"id": 8, "features": {}}\r{"id": 9, "features": {}}\r')
+    refused = items_command("put", lines, "--bundle", tiny_bundle, "--store", mine)
+    assert "a line ends in" in refused.stderr
+    refused = items_command("get", os.fsdecode(b"\xff"), "--store", mine)
+    assert (refused.returncode, "an id is UTF-8" in refused.stderr) == (2, True)
     missing = items_command("count", "--store", f"sqlite://{tmp_path / 'none.db'}")
     assert missing.returncode == 1
     assert "there is no store" in missing.stderr

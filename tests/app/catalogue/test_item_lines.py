@@ -42,6 +42,8 @@ def test_lines_of_both_forms_are_items(encoder: Encoder) -> None:
         (b'{"item_id": 1, "price": "dear"}', "price", "expected a number"),
         (b'{"item_id": 1, "price": NaN}', "", "malformed|invalid"),
         (b'{"item_id": 1, "age": 3}', "age", "this is a context field"),
+        (rb'{"item_id": "\ud800"}', "", "truncated"),
+        (b'{"item_id": 1}\r{"item_id": 2}\r', "", r"trailing.*a line ends in \\n or \\r\\n"),
     ],
 )
 def test_a_wrong_line_is_named(encoder: Encoder, line: bytes, field: str, problem: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import multiprocessing
+import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,6 +72,12 @@ def private_bytes(pid: int) -> int:
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU time that a process has used."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def start_figures(bundle: Path, scratch: Path, columns: Columns, count: int) -> dict[str, float]:
     """Start with a large catalogue: two workers, and the cost of a condition over all of it."""
     url = f"sqlite://{scratch / 'large.db'}"
@@ -78,6 +85,7 @@ def start_figures(bundle: Path, scratch: Path, columns: Columns, count: int) -> 
     began = monotonic()
     with running(bundle, scratch, url, workers=2, max_catalogue_rows=count) as service:
         figures["large_ready_seconds"] = monotonic() - began
+        figures["large_worker_cpu_seconds"] = cpu_seconds(workers_of(service)[1])
         figures["large_worker_mib"] = private_bytes(workers_of(service)[1]) / 2**20
         figures |= where_figures(service, columns, count)
     with running(bundle, scratch, _empty(scratch), workers=2) as service:
