@@ -30,6 +30,7 @@ from app.remote.address import Address
 from app.remote.link import Link, open_link
 from model import publish as publishing
 from model.config import MANY_ROWS, NETWORKS, Quantized, SettingsFile, settings_path
+from model.data.stored_files import StoredFiles
 from model.options import (
     BadLines,
     CacheDirectory,
@@ -48,8 +49,10 @@ from model.options import (
     RedisUrl,
     SettingsOption,
     Spec,
+    SpecOption,
     Split,
     SplitOption,
+    StoreUrl,
     TestFiles,
     TrainFiles,
     ValidationFiles,
@@ -420,6 +423,48 @@ def prune_command(
     """Remove older vocabularies from Redis, except those that services use."""
     for entry in _with_redis(redis, redis_password_file, lambda link: publishing.prune(link, keep)):
         print(entry.hash)
+
+
+items_cli = typer.Typer(no_args_is_help=True, help="Items of a store: see put.")
+profiles_cli = typer.Typer(no_args_is_help=True, help="Profiles of a store: see put.")
+cli.add_typer(items_cli, name="items")
+cli.add_typer(profiles_cli, name="profiles")
+
+
+@items_cli.callback()
+@profiles_cli.callback()
+def store_command() -> None:
+    """Fill a store from files of any kind that is read as a log."""
+
+
+@items_cli.command("put")
+def put_items_command(
+    files: Data,
+    item_id: Annotated[str, typer.Option("--id", help="Column with the id of an item.")],
+    spec: SpecOption,
+    store: StoreUrl,
+    max_bad_lines: BadLines = 0.0,
+) -> None:
+    """Store items, in the place of those with the same ids."""
+    _put(StoredFiles("item", files, item_id), spec, store, max_bad_lines)
+
+
+@profiles_cli.command("put")
+def put_profiles_command(
+    files: Data,
+    key: Annotated[str, typer.Option("--key", help="Column with the key of a user.")],
+    spec: SpecOption,
+    store: StoreUrl,
+    max_bad_lines: BadLines = 0.0,
+) -> None:
+    """Store profiles, in the place of those with the same keys."""
+    _put(StoredFiles("profile", files, key), spec, store, max_bad_lines)
+
+
+def _put(files: StoredFiles, spec: Path, store: str, max_bad_lines: float) -> None:
+    from model.put_stored import put_stored
+
+    put_stored(spec, files, store, max_bad_lines)
 
 
 class Interrupted(BaseException):

@@ -46,6 +46,15 @@ ProfilesFiles = Annotated[
 ProfileKey = Annotated[
     str | None, typer.Option("--key", help="Column with the key of a user, in data and --profiles.")
 ]
+SpecOption = Annotated[
+    Path, typer.Option("--spec", help="The feature spec, a TOML file: its fields are stored.")
+]
+StoreUrl = Annotated[
+    str,
+    typer.Option(
+        "--store", envvar="CTR_STORE", help="sqlite:///absolute/path, or redis://host; is made."
+    ),
+]
 BadLines = Annotated[
     float, typer.Option(min=0, max=1, help="Share of unusable lines that is allowed.")
 ]

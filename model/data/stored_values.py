@@ -7,7 +7,7 @@ unknown cannot be used, a row whose user is unknown lacks the user's values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def read_stored(spec: FeatureSpec, files: StoredFiles, max_bad_lines: float) -> 
             f"{shown}: {bad.report()}\n(--max-bad-lines allows {max_bad_lines:g} of the lines)"
         )
     entries = pl.concat(reading.frames, how="diagonal").unique(_KEY, keep="last")
-    return StoredValues(files, entries, sources, reading.key)
+    return StoredValues(files, entries, sources, reading.key, bad)
 
 
 class _Reading:
@@ -126,8 +126,16 @@ class StoredValues:
     """The key, and for each field its value as JSON, None where it is absent."""
     sources: Sequence[Source]
     key: TextKey
+    bad: BadLines
+    """Lines of the files that are left out, and the number of all."""
     rows: int = 0
     unknown: int = 0
+
+    def each(self) -> Iterator[tuple[str, dict[str, bytes]]]:
+        """Yield the key of each entry and the values that it has, as JSON, by field."""
+        for key, *values in self.entries.iter_rows():
+            named = zip(self.entries.columns[1:], values, strict=True)
+            yield key, {name: value for name, value in named if value is not None}
 
     def optional(self) -> set[str]:
         """Return the columns that a log may lack."""

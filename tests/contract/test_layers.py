@@ -93,12 +93,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.compare": ENGINE | TRAINER,
     "model.compare_report": FEATURES | TRAINER | {"model.compare"},
     "model.publish": BUNDLE | {"app.remote", "model.progress"},
+    "model.put_stored": FEATURES | DATA | {"app.store"},
     "model.__main__": BUNDLE
     | {"model.must_beat"}
     | {"app.missing_packages"}
     | TRAINER
     | {"app.remote", "model.compare", "model.compare_report", "model.fetch", "model.publish"}
-    | {"model.options", "model.threads", "model.tune"},
+    | {"model.options", "model.put_stored", "model.threads", "model.tune"},
 }
 
 # A library that these modules hide from all others. The trainer asks onnxruntime for its tool to

@@ -26,7 +26,8 @@ from tests.support.programs import installed
 from tests.support.serving import Service, environment, free_port
 
 LINKED = ("app", "model", "scripts", "docker", "tests", "ctr", ".venv", "pyproject.toml",
-          "docker-compose.yml", "docker-compose.gpu.yml")  # fmt: skip
+          "docker-compose.yml", "docker-compose.gpu.yml",
+          "docker-compose.catalogue.yml")  # fmt: skip
 RUNNERS = {
     "sh": ["bash", "-euo", "pipefail", "-c"],
     "python": [sys.executable, "-c"],

@@ -1,0 +1,78 @@
+"""``items put`` and ``profiles put``: files of any kind that training reads → a store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+
+from app.features.spec import Categorical, FeatureSpec
+from app.store.opening import open_store
+from app.store.store import Item
+from model.data.log_files import DataError
+from model.data.stored_files import StoredFiles
+from model.data.stored_values import StoredValues, read_stored
+from model.progress import progress_bar, say
+
+
+def put_stored(spec_path: Path, files: StoredFiles, url: str, max_bad_lines: float) -> int:
+    """Store the entries of files, in the place of those with the same ids; return how many.
+
+    Nothing is stored unless all files can be used. Values are those of the spec's fields, as a
+    request would have them; of several entries with one id the last one counts.
+
+    Raises:
+        DataError: a file cannot be used, the share of its bad lines is too high, or an item lacks
+            a field that the spec requires.
+        StoreError: the store cannot be used.
+    """
+    spec = FeatureSpec.load(spec_path)
+    stored = read_stored(spec, files, max_bad_lines)
+    _require(spec, stored)
+    began = time.monotonic()
+    with (
+        closing(open_store(url, create=True)) as store,
+        progress_bar("storing", stored.entries.height, "entries", True) as shown,
+    ):
+        target = store if files.kind == "item" else store.profiles
+        count = target.put(_counted(_entries(spec, stored), shown.update))
+    say(f"stored {count:,} {files.kind}s in {time.monotonic() - began:.1f} s")
+    if stored.bad.count:
+        say(f"left out: {stored.bad.report()}")
+    if repeated := stored.bad.total - stored.bad.count - count:
+        say(f"{repeated:,} lines have the id of a later one, which counts")
+    return count
+
+
+def _entries(spec: FeatureSpec, stored: StoredValues) -> Iterator[Item]:
+    integer = any(
+        isinstance(field, Categorical) and field.dtype == "integer"
+        for field in spec.fields
+        if field.name == stored.files.key
+    )
+    for key, values in stored.each():
+        raw = {name: msgspec.Raw(value) for name, value in values.items()}
+        yield Item(int(key) if integer else key, raw)
+
+
+def _counted(entries: Iterator[Item], update: Callable[[int], object]) -> Iterator[Item]:
+    for entry in entries:
+        yield entry
+        update(1)
+
+
+def _require(spec: FeatureSpec, stored: StoredValues) -> None:
+    """Refuse items that no bundle of the spec would take; a request may complete a profile."""
+    if stored.files.kind == "profile":
+        return
+    for field in spec.side("candidate"):
+        lacking = stored.entries[field.name].is_null() if field.required else None
+        if lacking is not None and lacking.any():
+            first = stored.entries.row(int(lacking.arg_max() or 0))[0]
+            raise DataError(
+                f"{lacking.sum():,} items lack the required field {field.name!r}, the first of"
+                f" them {first!r}; nothing is stored"
+            )
