@@ -123,7 +123,7 @@ def help_text() -> str:
 def _described(setting: Description) -> list[str]:
     value = "{" + ",".join(setting.choices) + "}" if setting.choices else setting.kind
     default = f"default: {setting.default} {setting.unit}".rstrip()
-    if setting.unit == "bytes":
+    if setting.unit == "bytes" and setting.default:
         default += f" = {readable_bytes(int(setting.default))}"
     if not setting.default:
         default = "required" if setting.name == "bundle" else "no default"
