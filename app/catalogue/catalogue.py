@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -13,6 +13,7 @@ from app.catalogue.filters import Filters
 from app.catalogue.item_parts import ItemParts
 from app.catalogue.leases import Leases
 from app.catalogue.rows import GrowingRows
+from app.errors import ValueProblem
 from app.features.arrays import Indices
 from app.features.spec import Field
 from app.scoring.items import UNKNOWN, Condition, Mask
@@ -114,6 +115,18 @@ class Catalogue:
 
     def rows(self, places: Indices) -> Indices:
         return self._rows.array[places]
+
+    def lease(self) -> object:
+        return self._leases.lease(), self.parts and self.parts.lease()
+
+    def held(self, places: Indices) -> Indices:
+        there = (self._ids[place] is not None for place in places.tolist())
+        return places[np.fromiter(there, np.bool_, len(places))]
+
+    def first_cut(self, places: Indices, context: Indices, most: int) -> Callable[[], Indices]:
+        if self.parts is None:
+            raise ValueProblem("there is no first cut: no item parts are held")
+        return self.parts.first_cut(places, context, most)
 
     def slots(self, places: Indices) -> Slots | None:
         if self.parts is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from app.features.arrays import Indices, Packed
 from app.features.column_encoding import Misses
 from app.features.encoder import FieldProblems, SideEncoder
 from app.features.nearest import suggestion
+from app.off_loop import run_off_loop
 from app.scoring.decoding import check_size, condition_decoder, decode_part, where_decoder
 from app.scoring.items import UNKNOWN, Items, Mask
 from app.scoring.job import ListedItems, ScoringRequest, Slots
@@ -31,6 +33,10 @@ class _Keys(msgspec.Struct):
 
 
 _keys_decoder = msgspec.json.Decoder(_Keys)
+
+
+Context = Callable[[], Steps[Indices]]
+"""Gives the request's context as an encoded row [1, width]."""
 
 
 class ListedRows(NamedTuple):
@@ -66,30 +72,39 @@ class ItemLists:
         body: bytes,
         on_unknown: OnUnknown | None,
         request: ScoringRequest,
-    ) -> ListedRows:
-        """Return the row of each listed item that is there.
+        context: Context,
+    ) -> Steps[ListedRows]:
+        """Return the row of each listed item that is there; of ``all`` those that the first cut
+        leaves, if there is to be one.
 
         Tells the request the items and the ids that are not there.
 
         Raises:
-            Invalid, TooLarge: the list is refused.
+            ServiceError: the list, or its context, is refused.
         """
         items = self._items
         if items is None:
             raise _invalid(_LIST, "this service has no catalogue of items: see CTR_STORE")
         _check_keys(body)
-        if listed.prefilter is not msgspec.UNSET:
-            raise _invalid(f"{_LIST}.prefilter", "this service has no first cut of the catalogue")
         if listed.id is not None:
             raise _invalid(f"{_LIST}.id", "items are named by ids")
         self._check_count("exclude", len(listed.exclude))
         kept = self._chosen(items, listed, body)
         if listed.all:
-            found = self._all(items, listed, kept)
-            request.ids = list(items.ids(found))
-            request.listed = ListedItems(None, (), False)
-            return ListedRows(items.rows(found), None, items.slots(found))
+            return (yield from self._all(items, listed, kept, request, context))
+        return self._of_ids(items, listed, kept, on_unknown, request)
+
+    def _of_ids(
+        self,
+        items: Items,
+        listed: CandidateColumns,
+        kept: Mask | None,
+        on_unknown: OnUnknown | None,
+        request: ScoringRequest,
+    ) -> ListedRows:
         assert listed.ids is not None
+        if listed.prefilter is not None:
+            raise _invalid(f"{_LIST}.prefilter", "a first cut is made of all, not of ids")
         self._check_count("ids", len(listed.ids))
         places = items.find(listed.ids)
         there = places != UNKNOWN
@@ -132,7 +147,14 @@ class ItemLists:
             kept[excluded[excluded != UNKNOWN]] = False
         return kept
 
-    def _all(self, items: Items, listed: CandidateColumns, kept: Mask | None) -> Indices:
+    def _all(
+        self,
+        items: Items,
+        listed: CandidateColumns,
+        kept: Mask | None,
+        request: ScoringRequest,
+        context: Context,
+    ) -> Steps[ListedRows]:
         if listed.ids is not None:
             raise _invalid(f"{_LIST}.all", "give all or ids, not both")
         if listed.features is not msgspec.UNSET:
@@ -141,12 +163,35 @@ class ItemLists:
         if kept is not None:
             found = found[kept[found]]
         most = self._limits.max_catalogue_rows
-        if len(found) > most:
+        if listed.prefilter is not None:
+            if listed.prefilter > most:
+                raise _invalid(f"{_LIST}.prefilter", f"expected at most {most}")
+            found = yield from self._first_cut(items, found, listed.prefilter, context)
+        elif len(found) > most:
             raise _invalid(
                 f"{_LIST}.all",
-                f"{len(found)} items would be ranked, over {most}: give ids or where",
+                f"{len(found)} items would be ranked, over {most}: give prefilter or where",
             )
-        return found
+        request.ids = list(items.ids(found))
+        request.listed = ListedItems(None, (), False)
+        return ListedRows(items.rows(found), None, items.slots(found))
+
+    def _first_cut(
+        self, items: Items, found: Indices, most: int, context: Context
+    ) -> Steps[Indices]:
+        """Return the places of the best items by the first cut."""
+        row = yield from context()
+        # Until the places are read again below, no other item takes one of them.
+        lease = items.lease()
+        try:
+            cut = items.first_cut(found, row, most)
+        except ValueProblem as problem:
+            raise _invalid(f"{_LIST}.prefilter", str(problem)) from problem
+        cutting = asyncio.ensure_future(run_off_loop(cut))
+        yield cutting
+        best = items.held(cutting.result())
+        del lease
+        return best
 
     def _check_count(self, name: str, count: int) -> None:
         if count > self._limits.max_candidates:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, Protocol
 
@@ -64,6 +64,24 @@ class Items(Protocol):
 
         Raises:
             ValueProblem: the field cannot be filtered, or not by this condition.
+        """
+        ...
+
+    def lease(self) -> object:
+        """Return what keeps places from being given to other items for as long as it is held."""
+        ...
+
+    def held(self, places: Indices) -> Indices:
+        """Return those places at which there still is an item."""
+        ...
+
+    def first_cut(self, places: Indices, context: Indices, most: int) -> Callable[[], Indices]:
+        """Return work for another thread: to find ``most`` of the places, the best for a context.
+
+        They are the best by an inner product of the network, in the order of ``places``.
+
+        Raises:
+            ValueProblem: the network has no such product, or the item parts are not held.
         """
         ...
 

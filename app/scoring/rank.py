@@ -7,9 +7,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from app.errors import TooLarge, ValueProblem
-from app.features.arrays import Packed
+from app.features.arrays import Indices, Packed
 from app.features.column_encoding import Misses
 from app.features.encoder import Encoder, FieldProblems
 from app.scoring.decoding import (
@@ -45,6 +46,8 @@ those of 128 cost one column after the other."""
 _COLUMNS = "candidates.features"
 
 
+SettleContext = Callable[[bytes, ScoringRequest, Misses], Steps[bytes]]
+"""Fetches the rows of values that are not in memory, and gives the context with them."""
 EncodePart = Callable[[int, int], Steps[Packed]]
 """Encodes the candidates from one place to another. Their problems are added to the request's; a
 part with a problem is incomplete."""
@@ -75,11 +78,13 @@ class RankReader:
         limits: Limits,
         names: FieldNames,
         item_lists: ItemLists,
+        settle: SettleContext,
         profiles: ProfileFiller | None = None,
     ) -> None:
         self._encoder = encoder
         self._names = names
         self._item_lists = item_lists
+        self._settle = settle
         self._profiles = profiles
         self._max_candidates = limits.max_candidates
         self._max_row_bytes = limits.max_row_bytes
@@ -106,7 +111,13 @@ class RankReader:
         part_rows = PART_ROWS
         if isinstance(candidates, CandidateColumns):
             if candidates.ids is not None or candidates.all:
-                found = self._item_lists.rows(candidates, body, decoded.on_unknown, request)
+                found = yield from self._item_lists.rows(
+                    candidates,
+                    body,
+                    decoded.on_unknown,
+                    request,
+                    partial(self._settled_context, context, request, problems, misses),
+                )
                 rows = len(found.rows)
                 own = yield from self._own_values(candidates, body, problems)
                 at_once = not own
@@ -129,6 +140,20 @@ class RankReader:
             encode = partial(self._encode_rows, candidates, body, request.ids, problems, misses)
         request.rows = rows
         return Ranking(context, rows, encode, problems, slots, at_once, part_rows)
+
+    def _settled_context(
+        self, context: bytes, request: ScoringRequest, problems: Problems, misses: Misses | None
+    ) -> Steps[Indices]:
+        """Return the encoded context [1, width] with the rows of all its values.
+
+        Raises:
+            Invalid: it has a problem.
+            VocabularyUnavailable: Redis does not answer.
+        """
+        problems.raise_if_any()
+        if misses:
+            context = yield from self._settle(context, request, misses)
+        return np.frombuffer(context, np.int32).reshape(1, -1)
 
     def _own_values(
         self, candidates: CandidateColumns, body: bytes, problems: Problems

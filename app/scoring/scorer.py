@@ -19,6 +19,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+from app.features.arrays import Indices
 from app.features.column_encoding import Misses
 from app.features.encoder import Encoder, Fetched, settle
 from app.features.keys import TextKey
@@ -112,7 +113,7 @@ class Scorer:
             known = KnownItems(items, *item_key, on_unknown, count_items)
         self._predict = PredictReader(encoder, limits, names, filler, known)
         item_lists = ItemLists(items, encoder.candidate, limits, on_unknown, count_items)
-        self._rank = RankReader(encoder, limits, names, item_lists, filler)
+        self._rank = RankReader(encoder, limits, names, item_lists, self._settle_context, filler)
         self.reading = 0
         """Requests that are being decoded, encoded or completed from Redis."""
         self._gathered: list[tuple[bytes, Sequence[Any], ScoringRequest]] = []
@@ -249,13 +250,25 @@ class Scorer:
 
         Rows that were ready before are the same afterwards: they had no misses.
         """
-        assert self._vocabulary is not None
-        fetching = asyncio.create_task(self._vocabulary.fetch(misses, request.deadline))
-        yield fetching
-        rows, request.degraded = fetching.result()
+        rows = yield from self._fetch(request, misses)
         context, candidate = self._encoder.shapes
         job.contexts = [settle(each, rows, context) for each in job.contexts]
         job.candidates = settle(job.candidates, rows, candidate)
+
+    def _settle_context(
+        self, context: bytes, request: ScoringRequest, misses: Misses
+    ) -> Steps[bytes]:
+        """Fetch the rows of all misses so far, and return the context with them."""
+        rows = yield from self._fetch(request, misses)
+        return settle(context, rows, self._encoder.context.shape)
+
+    def _fetch(self, request: ScoringRequest, misses: Misses) -> Steps[Indices]:
+        assert self._vocabulary is not None
+        fetching = asyncio.create_task(self._vocabulary.fetch(misses, request.deadline))
+        yield fetching
+        rows, degraded = fetching.result()
+        request.degraded = request.degraded or degraded
+        return rows
 
 
 def _parts(rows: int, first: int, size: int) -> Iterator[tuple[int, int]]:

@@ -40,7 +40,7 @@ class CandidateColumns(msgspec.Struct, frozen=True):
     all: bool = False
     exclude: list[int | str] = []
     where: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    prefilter: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    prefilter: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
     def __post_init__(self) -> None:
         if self.features is msgspec.UNSET and self.ids is None and not self.all:

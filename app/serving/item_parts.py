@@ -46,6 +46,6 @@ def parts_opener(
             reason = getattr(error, "strerror", None) or str(error)
             log.warning("item parts are not held: their directory cannot be used: %s", reason)
             return f"the directory for them cannot be used: {reason}"
-        return ItemParts(file, split.item_parts)
+        return ItemParts(file, split)
 
     return open_parts

@@ -108,6 +108,14 @@ class EverythingModel(_Catalogue):
 
     # A Literal[True] would take 1 too.
     all: Annotated[bool, AfterValidator(_true), Field(json_schema_extra={"const": True})]
+    prefilter: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="How many items to score, the best by the network's inner product; of FM,"
+            " FFM and DeepFM only. Default: all that the other conditions leave.",
+        ),
+    ] = None
 
 
 class ItemsModel(_Catalogue):

@@ -133,7 +133,7 @@ def test_a_ranking_by_id_is_the_one_with_the_values(
     [
         ({"precision": "int8"}, None),
         ({"item_parts_bytes": 0}, "CTR_ITEM_PARTS_BYTES is 0"),
-        ({"item_parts_bytes": 50_000}, "no room for the item parts of all items"),
+        ({"item_parts_bytes": 50_000, "max_catalogue_rows": 200}, "no room for the item parts"),
         ({"parts_dir": "/proc/1/no-such"}, "cannot be used"),
         ({"workers": 2}, None),
     ],
@@ -156,6 +156,33 @@ def test_item_parts_change_no_score(
         sent = [{"id": number, "features": values} for number, values in items.items()]
         by_values = rank(service, {**asked, "candidates": sent})
         assert scores(by_id) == pytest.approx(scores(by_values), rel=10 * TOLERANCE)
+        some = {"all": True, "prefilter": 50, "exclude": [3]}
+        body = {**asked, "candidates": some}
+        if not told["item_parts"]:
+            error = rank(service, body, 422)["error"]
+            assert "no item parts are held" in error["details"][0]["problem"]
+            continue
+        cut = scores(rank(service, body))
+        assert len(cut) == 50
+        assert 3 not in cut
+        expected = {number: scores(by_values)[number] for number in cut}
+        assert cut == pytest.approx(expected, rel=10 * TOLERANCE)
+
+
+def test_a_first_cut_is_made_of_what_other_conditions_leave(
+    service: Service, items: dict[int, dict[str, Any]], sample: Sample
+) -> None:
+    """Its items are the same ones every time; those that it may leave are all that there are."""
+    asked = {"context": context_of(sample.rows[0])}
+    where = {"tags": ["film", "music"]}
+    every = scores(rank(service, {**asked, "candidates": {"all": True, "where": where}}))
+    listed = {"all": True, "where": where, "prefilter": len(every) - 5}
+    cut = scores(rank(service, {**asked, "candidates": listed}))
+    assert cut.keys() < every.keys()
+    assert len(cut) == len(every) - 5
+    assert scores(rank(service, {**asked, "candidates": listed})).keys() == cut.keys()
+    listed["prefilter"] = len(every) + 1
+    assert scores(rank(service, {**asked, "candidates": listed})) == pytest.approx(every)
 
 
 def test_the_whole_catalogue_can_be_ranked(service: Service, sample: Sample) -> None:
@@ -247,7 +274,10 @@ def test_unknown_ids_are_told_and_never_scored(
         ({"ids": [1], "where": {"price": ["x"]}}, "candidates.where.price", "expected a number"),
         ({"all": True, "excludes": [1]}, "candidates.excludes", "did you mean 'exclude'"),
         ({"ids": [1], "WHERE": {}}, "candidates.WHERE", "unknown key"),
-        ({"all": True, "prefilter": 5}, "candidates.prefilter", "no first cut"),
+        ({"ids": [1], "prefilter": 5}, "candidates.prefilter", "of all, not of ids"),
+        ({"all": True, "prefilter": 0}, "candidates.prefilter", "Expected `int` >= 1"),
+        ({"all": True, "prefilter": 20_001}, "candidates.prefilter", "at most 20000"),
+        ({"all": True, "prefilter": "5"}, "candidates.prefilter", "Expected `int"),
         ({"all": False}, "candidates", "expected features, ids, or all"),
         ({"ids": list(range(5_001))}, None, "more than 5000 candidates in ids"),
     ],

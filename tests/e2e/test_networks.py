@@ -51,7 +51,7 @@ def served_as_trained(bundle: Path, name: str, sample: Sample, start_service: St
     stored.close()
     service = start_service(bundle, store=f"sqlite://{store}", parts_dir=parts)
     assert service.client.get("/model").json()["network"] == name
-    check_ids(service, sample)
+    check_ids(service, name, sample)
     offline = Offline.open(bundle)
     with httpx.Client(base_url=service.url, timeout=30) as client:
         figures = Check(offline, [sample.data], ROWS, client).run()
@@ -60,7 +60,7 @@ def served_as_trained(bundle: Path, name: str, sample: Sample, start_service: St
     assert list(parts.iterdir()) == []
 
 
-def check_ids(service: Service, sample: Sample) -> None:
+def check_ids(service: Service, name: str, sample: Sample) -> None:
     """Items have the scores that their values have; the network's part of them is held."""
     catalogue = service.client.get("/ready").json()["catalogue"]
     assert catalogue["item_parts"] == catalogue["items"] == ROWS
@@ -77,6 +77,17 @@ def check_ids(service: Service, sample: Sample) -> None:
         expected = {each["id"]: each["score"] for each in by_values["ranking"]}
         found = {each["id"]: each["score"] for each in by_id["ranking"]}
         assert found == pytest.approx(expected, rel=1e-4)
+    body = {**asked, "candidates": {"all": True, "prefilter": 20}}
+    answer = service.client.post("/rank", json=body)
+    if name in ("fm", "ffm", "deepfm"):
+        cut = [each["score"] for each in answer.json()["ranking"]]
+        assert len(cut) == 20
+        if name != "deepfm":
+            # Their first cut is exact.
+            assert cut == pytest.approx(sorted(expected.values(), reverse=True)[:20], rel=1e-4)
+    else:
+        assert answer.status_code == 422
+        assert "this network has no first cut" in answer.text
 
 
 CROSSES = """

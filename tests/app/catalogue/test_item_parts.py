@@ -15,7 +15,7 @@ from app.catalogue import item_parts
 from app.catalogue.catalogue import Catalogue
 from app.catalogue.item_parts import ItemParts
 from app.catalogue.parts_file import PREFIX, PartsFile
-from app.errors import EngineFailed
+from app.errors import EngineFailed, ValueProblem
 from app.features.arrays import Floats, Indices
 from app.scoring.job import NO_SLOT
 
@@ -27,6 +27,17 @@ def compute(rows: Indices) -> list[Floats]:
     return [(rows[:, :1] * 7 + rows[:, 1:]).astype(np.float32)]
 
 
+class Split:
+    """Computes what it is told to; the vector of an item is its number."""
+
+    def __init__(self, how: Callable[[Indices], list[Floats]], has_first_cut: bool = True) -> None:
+        self.item_parts = how
+        self.has_first_cut = has_first_cut
+
+    def vector(self, context: Indices) -> Floats:
+        return context[0].astype(np.float32)
+
+
 def row(number: int) -> Indices:
     return np.array([number, -number], np.int32)
 
@@ -35,10 +46,14 @@ def row(number: int) -> Indices:
 async def made(tmp_path: Path) -> AsyncIterator[Made]:
     catalogues: list[Catalogue] = []
 
-    def make(most: int = 2**22, how: Callable[[Indices], list[Floats]] = compute) -> Catalogue:
+    def make(
+        most: int = 2**22,
+        how: Callable[[Indices], list[Floats]] = compute,
+        first_cut: bool = True,
+    ) -> Catalogue:
         catalogue = Catalogue(2, ())
         file = PartsFile(tmp_path / f"{PREFIX}a-{len(catalogues)}.parts", [1], 0, 1, most)
-        catalogue.build(ItemParts(file, how))
+        catalogue.build(ItemParts(file, Split(how, first_cut)))
         catalogues.append(catalogue)
         return catalogue
 
@@ -159,3 +174,43 @@ async def test_a_failing_engine_is_tried_again(made: Made, monkeypatch: pytest.M
     broken = False
     await mended(catalogue.parts)
     check(catalogue)
+
+
+def by_hand(catalogue: Catalogue, places: Indices, sign: int, most: int) -> list[int]:
+    numbers = sign * compute(catalogue.rows(places))[0][:, 0]
+    return sorted(places[np.argsort(-numbers, kind="stable")[:most]].tolist())
+
+
+async def test_the_first_cut_is_the_best_of_the_places(made: Made) -> None:
+    """Of all places or few, with items that have no part yet, and fewer than are asked for."""
+    catalogue = made()
+    assert catalogue.parts is not None
+    for number in range(1, 401):
+        catalogue.put(number, row((number * 37) % 401), {})
+    await catalogue.parts.built()
+    for number in range(401, 440):
+        catalogue.put(number, row(number), {})
+    for places in (catalogue.all(), catalogue.all()[::29], catalogue.find([405, 3, 9])):
+        for sign in (1, -1):
+            context = np.array([[sign]], np.int32)
+            for most in (1, 2, 7, len(places), len(places) + 1):
+                found = catalogue.first_cut(places, context, most)().tolist()
+                assert sorted(found) == by_hand(catalogue, places, sign, most)
+                assert found == [place for place in places.tolist() if place in found]
+
+
+async def test_a_first_cut_that_cannot_be_made_is_refused(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a network that has none, and where too many items have no part."""
+    places, context = np.zeros(1, np.int32), np.ones((1, 1), np.int32)
+    with pytest.raises(ValueProblem, match="this network has no first cut"):
+        made(first_cut=False).first_cut(places, context, 1)
+    monkeypatch.setattr(item_parts, "MOST_ABSENT", 2)
+    catalogue = made()
+    for number in range(3):
+        catalogue.put(number, row(number), {})
+    with pytest.raises(ValueProblem, match="3 items have no item part"):
+        catalogue.first_cut(catalogue.all(), context, 1)
+    with pytest.raises(ValueProblem, match="no item parts are held"):
+        Catalogue(2, ()).first_cut(places, context, 1)

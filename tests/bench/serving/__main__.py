@@ -21,7 +21,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ from app.features.encoder import Encoder
 from app.store.sqlite import SqliteStore
 from app.store.store import Item
 from app.workers.cpus import cpu_quota
-from tests.bench.serving.following import change_figures, seen_figures, start_figures
+from tests.bench.serving.following import change_figures, over, seen_figures, start_figures
 from tests.bench.serving.peers import running
 from tests.bench.serving.peers.lineup import Lineup
 from tests.bench.serving.peers.peer import Mosec, Row, Triton
@@ -51,6 +51,8 @@ TOP_K = 20
 CHECKED_ROWS = 100
 ITEMS = 100_000
 """Items of the catalogue that is ranked by id."""
+FIRST_CUT = 2_000
+"""Items that the first cut of all leaves."""
 WORKERS = "product_workers"
 
 
@@ -170,9 +172,9 @@ def timed(run: Callable[[int], object], count: int) -> float:
     return statistics.median(times[count // 10 :])
 
 
-def rank_over_http(bodies: Sequence[bytes], count: int) -> float:
+def rank_over_http(bodies: Sequence[bytes], count: int, port: int = PORT) -> float:
     """Median seconds of a whole /rank request on one kept connection."""
-    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.connect()
 
     def ask(number: int) -> None:
@@ -311,9 +313,11 @@ def metrics_ratios(bundle: Path, scratch: Path, seconds: int, pairs: int) -> dic
 def catalogue_figures(
     bundle: Path, plain: Path, scratch: Path, repetitions: int
 ) -> dict[str, float]:
-    """``/rank`` of 1,000 of 100,000 items by id, beside their values and the bare plain graph.
+    """``/rank`` of 1,000 of 100,000 items by id, and of the best 2,000 of all by a first cut,
+    beside their values and the bare plain graph.
 
-    Milliseconds, medians of the repetitions, in which the three take turns.
+    Milliseconds, medians of the repetitions, in which all take turns: services that hold item
+    parts in both precisions, one that scores items from their indices, and the bare graph.
     """
     draws = Draws(11)
     columns = draws.columns(False, ITEMS)
@@ -321,7 +325,7 @@ def catalogue_figures(
     path = scratch / "store.db"
     with closing(SqliteStore(path, create=True)) as store:
         store.put(Item(number, values) for number, values in enumerate(rows))
-    by_id, by_values, plain_of = [], [], []
+    by_id, by_values, by_cut, plain_of = [], [], [], []
     _, encoder = opened(bundle)
     chosen = np.random.default_rng(5)
     for _ in range(30):
@@ -331,23 +335,38 @@ def catalogue_figures(
         listed = {**asked, "candidates": {"id": ids, "features": features}}
         by_values.append(json.dumps(listed).encode())
         by_id.append(json.dumps({**asked, "candidates": {"ids": ids}}).encode())
+        cut = {"all": True, "prefilter": FIRST_CUT}
+        by_cut.append(json.dumps({**asked, "candidates": cut}).encode())
         plain_of.append(plain_rows(encoder, listed))
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(plain), options, providers=["CPUExecutionProvider"])
     samples = Samples()
-    words = [*product_words(bundle), "--engine-threads", "1", "--store", f"sqlite://{path}"]
-    began = monotonic()
-    with serving(words):
-        samples.add("ready_seconds", monotonic() - began)
+    served: dict[str, dict[str, object]] = {
+        "": {}, "int8_": {"precision": "int8"}, "indices_": {"item_parts_bytes": 0},
+    }  # fmt: skip
+    with ExitStack() as stack:
+        services = {}
+        for name, settings in served.items():
+            began = monotonic()
+            services[name] = stack.enter_context(
+                over(f"sqlite://{path}", bundle, scratch, **settings)
+            )
+            samples.add(f"{name}ready_seconds", monotonic() - began)
         for _ in range(repetitions):
             samples.add("bare_ms", 1e3 * timed(
                 lambda number: session.run(None, {"index": plain_of[number % 30]}), 60
             ))  # fmt: skip
-            samples.add("by_values_ms", 1e3 * rank_over_http(by_values, 60))
-            samples.add("by_id_ms", 1e3 * rank_over_http(by_id, 60))
+            for name, service in services.items():
+                bodies = {"by_values": by_values, "by_id": by_id}
+                if name != "indices_":
+                    bodies["prefilter"] = by_cut
+                for kind, each in bodies.items():
+                    seconds = rank_over_http(each, 60, service.port)
+                    samples.add(f"{name}{kind}_ms", 1e3 * seconds)
     found = {name: samples.median(name) for name in samples.values}
-    found["by_id_over_bare"] = found["by_id_ms"] / found["bare_ms"]
+    times = [name for name in found if name.endswith("_ms") and name != "bare_ms"]
+    found |= {f"{name[:-3]}_over_bare": found[name] / found["bare_ms"] for name in times}
     found["by_id_over_by_values"] = found["by_id_ms"] / found["by_values_ms"]
     return found
 

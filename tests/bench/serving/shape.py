@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,17 +22,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from app.bundle.bundle import Bundle, Example
-from app.bundle.manifest import EXAMPLES, GRAPH, INT8_GRAPH, SPEC, VOCABULARY
+from app.bundle.manifest import (
+    EXAMPLES,
+    GRAPH,
+    INT8_GRAPH,
+    SPEC,
+    SPLIT_GRAPHS,
+    VOCABULARY,
+)
 from app.bundle.writing import new_bundle
 from app.features.encoder import Encoder
 from app.features.spec import FeatureSpec
 from app.features.vocabulary import SlotVocabulary, Texts, Vocabulary, arrange
 from model.config import TrainConfig
 from model.data.dataset import Dataset
-from model.export import graph, quantize, serving_form
+from model.export import first_cut, graph, quantize, serving_form, split
 from model.export.golden import example
 from model.export.graph import write_graph
 from model.export.quantize import CALIBRATION_ROWS, with_int8_logits, write_int8
+from model.export.split import write_split
 from model.networks import deepfm, mlp, network
 from model.networks.deepfm import DeepFM
 from model.networks.network import Network
@@ -163,7 +172,7 @@ def write_untrained(
 
     ``finish`` adds what else belongs to it and returns its golden requests.
     """
-    described = {"network": "deepfm", "metrics": {}, "data": [], "statistics": {},
+    described: dict[str, Any] = {"network": "deepfm", "metrics": {}, "data": [], "statistics": {},
                  "training": {"parity": {"worst_logit_difference": 0.0}}}  # fmt: skip
     with new_bundle(directory) as bundle:
         path = bundle.directory
@@ -172,13 +181,20 @@ def write_untrained(
         vocabulary.save(path / VOCABULARY)
         write_graph(network, vocabulary.layout, path / GRAPH)
         (path / EXAMPLES).write_bytes(msgspec.json.Encoder().encode_lines(finish(path)))
+        graphs = {"float32": path / GRAPH, "int8": path / INT8_GRAPH}
+        for precision, (candidate, combine) in SPLIT_GRAPHS.items():
+            if graphs[precision].exists():
+                described["parts"] = write_split(
+                    graphs[precision], "deepfm", path / candidate, path / combine
+                )
         return bundle.finish(described)
 
 
 def _sources() -> str:
     """Hash of the code that decides the files, so that no old graph is ever measured."""
     digest = hashlib.sha256()
-    for module in (deepfm, mlp, network, serving_form, graph, quantize, sys.modules[__name__]):
+    exporting = (serving_form, graph, quantize, split, first_cut)
+    for module in (deepfm, mlp, network, *exporting, sys.modules[__name__]):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()
 
