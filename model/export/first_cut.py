@@ -20,7 +20,7 @@ import onnx.numpy_helper
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from app.features.graph_inputs import FIRST_CUT
-from model.export.graph import ExportError
+from model.export.exporter import ExportError
 
 
 class FirstCut(NamedTuple):

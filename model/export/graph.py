@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,9 +13,9 @@ from onnx.external_data_helper import set_external_data
 from torch import Tensor, nn
 
 from app.bundle.manifest import WEIGHTS
-from app.errors import CtrError
-from app.features.graph_inputs import CONTEXTS, ROWS, Scores, graph_inputs
+from app.features.graph_inputs import graph_inputs
 from app.features.layout import Layout
+from model.export.exporter import onnx_model
 from model.export.serving_form import serving_form
 from model.networks.network import Network, NetworkInputs
 from model.quality.calibration import CalibratedLogit, Calibration
@@ -32,10 +29,6 @@ _SMALL = 1024
 """Bytes of a tensor up to which it stays in the graph's own file in any case."""
 _PAGE = 4096
 """Each tensor begins on a page of its file."""
-
-
-class ExportError(CtrError):
-    """A network cannot be exported, or its graph does not agree with it."""
 
 
 class ScoreGraph(nn.Module):
@@ -91,41 +84,7 @@ def write_graph(
         ExportError: torch's exporter gives no graph.
     """
     graph = ScoreGraph(network, layout, calibration).eval()
-    inputs = graph_inputs(layout)
-    example = [
-        torch.ones([_size(axis) for axis in each.axes], dtype=getattr(torch, each.dtype))
-        for each in inputs
-    ]
-    shapes = [
-        {place: axis for place, axis in enumerate(each.axes) if isinstance(axis, str)}
-        for each in inputs
-    ]
-    level = logging.getLogger("torch.onnx").level
-    with warnings.catch_warnings():
-        # The exporter warns of its own internals; parity.py checks its graph on real rows.
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        program = torch.onnx.export(
-            graph,
-            (*example[:3], example[3:]),
-            dynamo=True,
-            input_names=[each.name for each in inputs],
-            output_names=Scores._fields,
-            dynamic_shapes=(*shapes[:3], shapes[3:]),
-            external_data=False,
-            verbose=False,
-        )
-        logging.getLogger("torch.onnx").setLevel(level)
-    if program is None:
-        raise ExportError("torch's exporter gave no graph")
-    model = program.model_proto
-    _strip(model)
-    save_graph(model, path)
-
-
-def _size(axis: str | int) -> int:
-    """Return the size of an axis in the example that a graph is exported with."""
-    return {CONTEXTS: 2, ROWS: 3}.get(axis, 2) if isinstance(axis, str) else axis
+    save_graph(onnx_model(graph, graph_inputs(layout)), path)
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
@@ -172,25 +131,3 @@ def _refer(weights: TensorProto, start: int) -> None:
     length = len(weights.raw_data)
     set_external_data(weights, WEIGHTS, offset=start, length=length)
     weights.ClearField("raw_data")
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    """Drop the exporter's notes on the Python source: paths and stack traces."""
-    model.producer_version = ""
-    del model.metadata_props[:]
-    graphs: list[Any] = [model.graph, *model.functions]
-    for graph in graphs:
-        graph.doc_string = ""
-        del graph.metadata_props[:]
-        for node in graph.node:
-            node.doc_string = ""
-            del node.metadata_props[:]
-    values = (
-        model.graph.value_info,
-        model.graph.input,
-        model.graph.output,
-        model.graph.initializer,
-    )
-    for value in chain.from_iterable(values):
-        value.doc_string = ""
-        del value.metadata_props[:]

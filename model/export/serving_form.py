@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from app.features.layout import Layout
 from model.networks.deepfm import DeepFM
+from model.networks.mlp import Mlp
 from model.networks.network import (
     Network,
     NetworkInputs,
@@ -29,12 +30,36 @@ from model.networks.network import (
     sum_of_fields,
     sum_of_rest,
 )
-from model.networks.rows import of_rows
+from model.networks.rows import RowContext, of_rows
 
 
 def serving_form(network: Network, layout: Layout) -> nn.Module:
-    """Return a trained network's function for export, without batch norm."""
-    return ServingDeepFM(network, layout) if isinstance(network, DeepFM) else network.folded()
+    """Return a trained network's function for export, without batch norm.
+
+    The exporter computes with none of its weights: each is in the graph as it is here.
+    """
+    if isinstance(network, DeepFM):
+        return ServingDeepFM(network, layout)
+    folded = network.folded()
+    del folded.learned
+    for name, module in folded.named_children():
+        if isinstance(module, Mlp):
+            setattr(folded, name, ServingMlp(module))
+    return folded
+
+
+def trained_mlp(serving: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a network's own weights by name from those of its serving form."""
+    trained = dict(serving)
+    pieces = [
+        trained.pop(f"mlp.{name}_weight")
+        for name in ("context", "row", "beside")
+        if f"mlp.{name}_weight" in trained
+    ]
+    if pieces:
+        trained["mlp.first.weight"] = torch.cat(pieces, 1)
+        trained["mlp.first.bias"] = trained.pop("mlp.hidden_bias")
+    return trained
 
 
 def trained_deepfm(serving: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
@@ -61,6 +86,44 @@ def trained_deepfm(serving: Mapping[str, Tensor], layout: Layout) -> dict[str, T
     }
 
 
+class ServingMlp(nn.Module):
+    """A folded ``Mlp``'s function, with a tensor of its first layer for each kind of input."""
+
+    context_weight: Tensor
+    row_weight: Tensor
+    beside_weight: Tensor
+    hidden_bias: Tensor
+
+    def __init__(self, mlp: Mlp) -> None:
+        super().__init__()
+        weight, own = mlp.first.weight.detach(), mlp.first.in_features - mlp.beside
+        self.register_buffer("context_weight", weight[:, : mlp.split].contiguous())
+        self.register_buffer("row_weight", weight[:, mlp.split : own].contiguous())
+        self.register_buffer("beside_weight", weight[:, own:].contiguous())
+        self.register_buffer("hidden_bias", mlp.first.bias.detach())
+        self.activation = mlp.activation
+        self.deeper, self.output = mlp.deeper, mlp.output
+
+    def forward(
+        self,
+        context_UX: Tensor,
+        row_NX: Tensor,
+        row_context_N: RowContext,
+        beside_NX: Tensor | None = None,
+    ) -> Tensor:
+        """Return the output [N] for inputs of contexts, of candidates and of both."""
+        context_UH = functional.linear(context_UX, self.context_weight, self.hidden_bias)
+        row_NH = functional.linear(row_NX, self.row_weight)
+        hidden_NH = of_rows(context_UH, row_context_N) + row_NH
+        if beside_NX is not None:
+            hidden_NH = hidden_NH + functional.linear(beside_NX, self.beside_weight)
+        hidden_NH = self.activation(hidden_NH)
+        for linear in self.deeper:
+            hidden_NH = self.activation(linear(hidden_NH))
+        output_N: Tensor = self.output(hidden_NH).squeeze(1)
+        return output_N
+
+
 class ServingDeepFM(nn.Module):
     """A trained DeepFM's function; inputs and output are those of ``DeepFM.forward``."""
 
@@ -70,6 +133,7 @@ class ServingDeepFM(nn.Module):
     bias: Tensor
     hidden_bias: Tensor
     first_order: Tensor
+    scale: Tensor
     pairwise: Tensor
 
     def __init__(self, network: DeepFM, layout: Layout) -> None:
@@ -98,6 +162,7 @@ class ServingDeepFM(nn.Module):
         self.register_buffer("context_weight", self._widened(weight[:, : mlp.split], size))
         self.register_buffer("candidate_weight", self._widened(weight[:, mlp.split :], size))
         self.register_buffer("first_order", first_order)
+        self.register_buffer("scale", first_order[:1].clone())
         self.register_buffer("pairwise", pairwise)
         self.register_buffer("bias", folded.bias.detach())
         self.register_buffer("hidden_bias", mlp.first.bias.detach())
@@ -153,7 +218,6 @@ class ServingDeepFM(nn.Module):
         rows_RFK = torch.cat([rows_RFK, late_RFK], 1)
         # By their squares, in the first column, which counts its scale.
         squares_R1 = sum_of_rest(late_RFK[:, :, 1:].square()).unsqueeze(1)
-        scale = self.first_order[:1]
-        taken_off_RK = functional.pad(0.5 * squares_R1 / scale, (0, rows_RFK.shape[2] - 1))
+        taken_off_RK = functional.pad(0.5 * squares_R1 / self.scale, (0, rows_RFK.shape[2] - 1))
         hidden_RH = functional.linear(rows_RFK.flatten(1), weight_HZ, bias_H)
         return hidden_RH, sum_of_fields(rows_RFK) - taken_off_RK

@@ -18,8 +18,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from app.bundle.manifest import ItemParts
 from app.features.graph_inputs import CONTEXTS, FIRST_CUT, ROWS, Scores, part_name
+from model.export.exporter import ExportError
 from model.export.first_cut import FirstCut, first_cut
-from model.export.graph import ExportError
 
 _REPEATS = {"Expand", "Tile"}
 """Operators whose output holds its input several times: they stay behind the cut."""

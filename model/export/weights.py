@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from app.features.layout import Layout
-from model.export.serving_form import trained_deepfm
+from model.export.serving_form import trained_deepfm, trained_mlp
 
 _CUT = "slice_"
-"""Prefix that torch's exporter gives to a slice of a parameter."""
+"""Prefix of a part of a parameter, in graphs of bundles in which the exporter cut it."""
 
 
 def read_weights(graph: Path, network: str, layout: Layout) -> dict[str, Tensor]:
     """Return the weights of an exported network by their names in that network.
 
-    Batch norm is folded into them. The exporter cuts the weights of the first hidden layer into
-    those of the context's inputs, of the candidate's and of both sides' products; here they are
-    joined again.
+    Batch norm is folded into them. The weights of the first hidden layer are a tensor in the graph
+    for the context's inputs, one for the candidate's and one for both sides' products; here they
+    are joined again.
     """
     found: dict[str, Tensor] = {}
     pieces: dict[int, Tensor] = {}
@@ -36,4 +36,4 @@ def read_weights(graph: Path, network: str, layout: Layout) -> dict[str, Tensor]
         return trained_deepfm(found, layout)
     if pieces:
         found["mlp.first.weight"] = torch.cat([pieces[number] for number in sorted(pieces)], 1)
-    return found
+    return trained_mlp(found)

@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_exporting
 from torch.nn import functional
 
 from model.config import TrainConfig
@@ -47,11 +46,14 @@ class Mlp(nn.Module):
         row_inputs: int,
         config: TrainConfig,
         activation: Callable[[Tensor], Tensor] = functional.relu,
+        beside: int = 0,
     ) -> None:
         """Start from Xavier's normal weights and zero biases."""
         super().__init__()
         self.split = context_inputs
         """The number of the first layer's inputs that are the context's."""
+        self.beside = beside
+        """The number of the last of the rows' inputs; the others depend on the candidate alone."""
         self.activation = activation
         self.brief = config.precision == "bfloat16"
         sizes = (context_inputs + row_inputs, *config.hidden)
@@ -77,18 +79,15 @@ class Mlp(nn.Module):
     ) -> Tensor:
         """Return the output [N] for the inputs of contexts and of rows.
 
-        ``beside_NX`` are the last of the rows' inputs. Only they depend on the context too, so the
-        exported graph has a product of its own for the others.
+        ``beside_NX`` are the last ``beside`` of the rows' inputs. The others do not depend on the
+        context, so the exported graph has a product of its own for them.
         """
         weight_HX = self.first.weight
-        if beside_NX is not None and not is_exporting():
-            row_NX, beside_NX = torch.cat([row_NX, beside_NX], 1), None
-        own = self.split + row_NX.shape[1]
-        context_UH = self._product(context_UX, weight_HX[:, : self.split], self.first.bias)
-        row_NH = self._product(row_NX, weight_HX[:, self.split : own])
-        hidden_NH = of_rows(context_UH, row_context_N) + row_NH
         if beside_NX is not None:
-            hidden_NH = hidden_NH + self._product(beside_NX, weight_HX[:, own:])
+            row_NX = torch.cat([row_NX, beside_NX], 1)
+        context_UH = self._product(context_UX, weight_HX[:, : self.split], self.first.bias)
+        row_NH = self._product(row_NX, weight_HX[:, self.split :])
+        hidden_NH = of_rows(context_UH, row_context_N) + row_NH
         return self._deeper(hidden_NH)
 
     def whole(self, value_NX: Tensor) -> Tensor:

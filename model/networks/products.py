@@ -124,10 +124,13 @@ class ProductNetwork(Network):
         if kernel:
             products.append(KernelProducts(contexts, candidates, size))
         self.products = nn.ModuleList(products)
+        outputs = sum(product.row_outputs for product in products)
+        within = products[0].row_outputs - contexts * candidates
         self.mlp = Mlp(
             size * contexts + sum(product.context_outputs for product in products),
-            size * candidates + sum(product.row_outputs for product in products),
+            size * candidates + outputs,
             config,
+            beside=outputs - within,
         )
 
     def combine(
@@ -138,7 +141,7 @@ class ProductNetwork(Network):
             context_UP, within_NP, across_NP = product(context_UFC, candidate_NFC, row_context_N)
             context.append(context_UP)
             row += [within_NP, across_NP]
-        # Of the rows' inputs the first two depend on the candidate alone.
+        # Of the rows' inputs the first two depend on the candidate alone; "beside" are the rest.
         candidate_NX, beside_NX = torch.cat(row[:2], 1), torch.cat(row[2:], 1)
         deep_N: Tensor = self.mlp(torch.cat(context, 1), candidate_NX, row_context_N, beside_NX)
         return self.bias + deep_N

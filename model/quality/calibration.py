@@ -141,8 +141,11 @@ class CalibratedLogit(nn.Module):
 
     def forward(self, logit_N: Tensor) -> Tensor:
         piece_N = (logit_N.unsqueeze(1) >= self.knots).sum(1)
-        risen_N = (logit_N - self.starts[piece_N]) * self.slopes[piece_N]
-        return torch.minimum(self.levels[piece_N] + risen_N, self.ends[piece_N])
+        start_N, slope_N, level_N, end_N = (
+            each.index_select(0, piece_N)
+            for each in (self.starts, self.slopes, self.levels, self.ends)
+        )
+        return torch.minimum(level_N + (logit_N - start_N) * slope_N, end_N)
 
 
 _Pieces = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]

@@ -20,7 +20,7 @@ from app.features.layout import Layout
 from app.scoring.engine import Engine
 from app.scoring.split_engine import SplitEngine, ThroughParts
 from app.serving.golden import verify_examples
-from model.export.graph import ExportError
+from model.export.exporter import ExportError
 from model.export.parity import check_parity, check_split
 from model.export.split import write_split
 from model.networks.deepfm import DeepFM
