@@ -34,6 +34,9 @@ def predictions(exchange: Exchange, scores: Scores) -> str:
 
 def prediction(exchange: Exchange, score: float) -> str:
     """Return the body of a /predict answer with one score."""
+    if exchange.listed is not None:
+        only = np.array([score], np.float32)
+        return predictions(exchange, Scores(only, only))
     return f'{{"predictions":[{score:.9g}],"version":"{exchange.version}"{_degraded(exchange)}}}'
 
 

@@ -91,6 +91,8 @@ def test_an_unknown_item_has_no_score(service: Service) -> None:
         assert 0 < first < 1
         assert 0 < fourth < 1
         assert found["unknown"] == {"total": 2, "ids": [10**7, "x"]}
+    alone = predict(service, {"instances": rows[:2], "stored": True})["predictions"]
+    assert alone == [pytest.approx(first, rel=TOLERANCE), None]
     none = predict(service, {"instances": rows[1:3], "stored": True})
     assert none["predictions"] == [None, None]
     refused = predict(service, {"instances": rows, "stored": True, "on_unknown": "error"}, 422)
