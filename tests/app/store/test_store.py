@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -185,3 +186,22 @@ def test_what_is_no_store_is_told(url: str, message: str) -> None:
     with pytest.raises(StoreError, match=message) as told:
         open_store(url)
     assert "secret" not in str(told.value)
+
+
+@pytest.mark.long
+def test_one_item_put_a_million_times(store: Store, url: str) -> None:
+    """Its changes take no room in the end, and a follower gets the last one or reads again."""
+    position, _ = store.items()
+    assert store.put(Item("a", {"n": n}) for n in range(1_000_000)) == 1_000_000
+    assert contents(store) == {"a": {"n": 999_999}}
+    try:
+        _, changes = store.changes(position, 10)
+    except FellBehind:
+        position, _ = store.items()
+        _, changes = store.changes(position, 10)
+        assert changes == []
+    else:
+        assert [each.values for each in changes] == [{"n": 999_999}]
+    if url.startswith("sqlite://"):
+        path = Path(url.removeprefix("sqlite://"))
+        assert sum(each.stat().st_size for each in path.parent.glob("store.db*")) < 16 * 2**20
