@@ -145,8 +145,8 @@ class MicroBatcher:
             return EngineFailed("the engine hangs")
         return NotReady("the service is shutting down")
 
-    def admit(self, rows: int, deadline: float) -> None:
-        """Refuse rows that cannot be scored in time.
+    def admit(self, rows: int, deadline: float, partial: bool = False) -> None:
+        """Refuse rows that cannot be scored in time; of those that are answered in part, the first.
 
         Raises:
             Overloaded: the queue is full, or the deadline is out of reach.
@@ -160,6 +160,8 @@ class MicroBatcher:
         wait = self._wait(waiting, now)
         if waiting > self._max_queue_rows and self.queued_rows:
             raise Overloaded("the scoring queue is full", wait)
+        if partial:
+            wait = self._wait(self.queued_rows + min(rows, self._max_rows), now)
         if now + wait > deadline:
             raise Overloaded("the deadline is out of reach", wait, "deadline_out_of_reach")
 
@@ -183,7 +185,7 @@ class MicroBatcher:
             if job.rows == 0:
                 job.deliver(0, Scores(np.zeros(0, np.float32), np.zeros(0, np.float32)))
                 return
-            self.admit(job.rows, job.caller.deadline)
+            self.admit(job.rows, job.caller.deadline, job.partial)
         if job.ready == job.rows:
             job.caller.encoded = perf_counter()
         if not job.admitted:

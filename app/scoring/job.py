@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
+from app.errors import DeadlinePassed
 from app.features.arrays import Floats, Indices, Packed
 from app.features.graph_inputs import Batch, Scores
 
@@ -56,7 +57,10 @@ class Caller(Protocol):
         ...
 
     def scored(self, scores: Scores) -> None:
-        """Take the finite scores of all rows, in their order."""
+        """Take the finite scores of all rows, in their order.
+
+        Of a job that may be answered in part they may be those of the first rows.
+        """
         ...
 
     def scored_alone(self, logit: float, score: float) -> None:
@@ -120,6 +124,8 @@ class Job:
     taken = done = 0
     logit: Floats | None = None
     score: Floats | None = None
+    partial = False
+    """At its deadline the scores so far are an answer."""
     slots: Slots | None = None
     """The item parts of its candidates, where they are items of the catalogue."""
 
@@ -163,9 +169,18 @@ class Job:
             self.caller.scored_alone(logit, score)
 
     def fail(self, error: Exception) -> None:
-        """Answer with an error, unless the caller has its answer."""
-        if not self.answered:
-            self.answered = True
+        """Answer with an error, unless the caller has its answer.
+
+        Where the deadline passed, the scores of the first rows may be one.
+        """
+        if self.answered:
+            return
+        self.answered = True
+        # The rows of a job are scored in their order.
+        done, late = self.done, isinstance(error, DeadlinePassed)
+        if late and self.partial and done and self.logit is not None and self.score is not None:
+            self.caller.scored(Scores(self.logit[:done], self.score[:done]))
+        else:
             self.caller.failed(error)
 
 

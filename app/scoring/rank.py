@@ -63,6 +63,8 @@ class Ranking(NamedTuple):
     """The problems of the context, and of the candidates encoded so far."""
     slots: Slots | None = None
     """Where the candidates' item parts are, if they are items whose values are all stored ones."""
+    partial: bool = False
+    """At the deadline the ranking of the first candidates is an answer."""
     at_once: bool = False
     """The candidates need no encoding: they are ready in one part."""
     part_rows: int = PART_ROWS
@@ -139,7 +141,7 @@ class RankReader:
             rows = len(candidates)
             encode = partial(self._encode_rows, candidates, body, request.ids, problems, misses)
         request.rows = rows
-        return Ranking(context, rows, encode, problems, slots, at_once, part_rows)
+        return Ranking(context, rows, encode, problems, slots, decoded.partial, at_once, part_rows)
 
     def _settled_context(
         self, context: bytes, request: ScoringRequest, problems: Problems, misses: Misses | None

@@ -209,7 +209,7 @@ class Scorer:
         width = self._encoder.candidate.shape.width * WORD_BYTES
         packed = bytearray(ranking.rows * width)
         job = Job(request, [ranking.context], packed, ranking.rows, ready=0)
-        job.slots = ranking.slots
+        job.slots, job.partial = ranking.slots, ranking.partial
         try:
             yield from self._encode_parts(job, packed, ranking, misses)
             if job.answered:

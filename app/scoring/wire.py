@@ -53,4 +53,5 @@ class RankBody(msgspec.Struct, frozen=True):
     context: msgspec.Raw
     candidates: list[msgspec.Raw] | CandidateColumns
     top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    partial: bool = False
     on_unknown: OnUnknown | None = None

@@ -50,6 +50,7 @@ def ranking(exchange: Exchange, scores: Scores) -> str:
     """Return the body of a /rank answer.
 
     Candidates come by falling logit, ``top_k`` of them; equal logits keep the request's order.
+    Scores of fewer candidates than the request has are those of the first.
     """
     order = np.argsort(-scores.logit, kind="stable")[: exchange.top_k]
     best = scores.score[order].tolist()
@@ -58,12 +59,14 @@ def ranking(exchange: Exchange, scores: Scores) -> str:
     if exchange.ids is not None:
         ids = [exchange.ids[index] for index in places]
     if exchange.listed is not None:
-        return _items(exchange, exchange.listed, places, ids, best)
+        tail = _scored(exchange, scores)
+        return _items(exchange, exchange.listed, places, ids, best, tail)
     members = ",".join(
         f'{{"index":{index},{_id_member(identity)}"score":{score:.9g}}}'
         for index, identity, score in zip(places, ids, best, strict=True)
     )
-    return f'{{"ranking":[{members}],"version":"{exchange.version}"{_degraded(exchange)}}}'
+    tail = f"{_scored(exchange, scores)}{_degraded(exchange)}"
+    return f'{{"ranking":[{members}],"version":"{exchange.version}"{tail}}}'
 
 
 def _items(
@@ -72,6 +75,7 @@ def _items(
     rows: Sequence[int],
     ids: Ids,
     best: Sequence[float],
+    tail: str,
 ) -> str:
     """Return the body of a /rank answer over items of the catalogue."""
     if listed.places is None:
@@ -91,8 +95,14 @@ def _items(
             for place, identity in listed.unknown[:room]
         ]
     ranked = ",".join(members)
-    tail = f"{_unknown(listed)}{_degraded(exchange)}"
+    tail += f"{_unknown(listed)}{_degraded(exchange)}"
     return f'{{"ranking":[{ranked}],"version":"{exchange.version}"{tail}}}'
+
+
+def _scored(exchange: Exchange, scores: Scores) -> str:
+    """Return how many candidates were scored, if it is a part of them."""
+    scored = len(scores.logit)
+    return "" if scored == exchange.rows else f',"scored":{scored},"of":{exchange.rows}'
 
 
 def _unknown(listed: ListedItems) -> str:

@@ -139,6 +139,13 @@ class RankRequest(_Model):
     top_k: Annotated[
         int | None, Field(ge=1, description="How many of the best to return; default all.")
     ] = None
+    partial: Annotated[
+        bool,
+        Field(
+            description="At the deadline, answer with the ranking of what has been scored instead"
+            " of 504, if that is anything."
+        ),
+    ] = False
     on_unknown: Annotated[
         OnUnknown | None,
         Field(
@@ -160,6 +167,10 @@ class RankResponse(BaseModel):
     """Candidates by falling logit; equal logits keep the request's order."""
 
     ranking: list[Ranked]
+    scored: Annotated[
+        int | None, Field(description="With partial, if not all were: candidates scored in time.")
+    ] = None
+    of: Annotated[int | None, Field(description="Beside scored: candidates to rank.")] = None
     unknown: UnknownItems | None = None
     version: Annotated[str, Field(description="The bundle that scored them.")]
 

@@ -87,3 +87,23 @@ def test_rows_are_ready_unless_said_otherwise() -> None:
     each, caller = job(3)
     assert each.ready == 3
     assert Job(caller, [b""], bytearray(12), 3, ready=0).ready == 0
+
+
+def test_at_the_deadline_the_first_scores_may_be_the_answer() -> None:
+    """Of a job that may be answered in part, if there is any score; other errors stay errors."""
+    late = DeadlinePassed("too late")
+    made, answers = job(5)
+    made.partial = True
+    made.deliver(0, scores(1, 2))
+    made.fail(late)
+    made.deliver(2, scores(3, 4, 5))
+    (found,) = answers.given
+    assert isinstance(found, Scores)
+    assert found.logit.tolist() == [1, 2]
+    for partial, done, error in ((True, 0, late), (False, 2, late), (True, 2, EngineFailed("no"))):
+        made, answers = job(5)
+        made.partial = partial
+        if done:
+            made.deliver(0, scores(1, 2))
+        made.fail(error)
+        assert answers.given == [error]

@@ -33,6 +33,7 @@ from app.features.encoder import Encoder
 from app.store.sqlite import SqliteStore
 from app.store.store import Item
 from app.workers.cpus import cpu_quota
+from tests.bench.first_cut import first_cut_figures
 from tests.bench.serving.following import change_figures, over, seen_figures, start_figures
 from tests.bench.serving.peers import running
 from tests.bench.serving.peers.lineup import Lineup
@@ -484,7 +485,9 @@ def main() -> None:
             return
         if options.catalogue:
             figures = catalogue_figures(bundle, plain, scratch, options.repetitions)
-            tell(figures | following_figures(bundle, scratch, options), options.json)
+            figures |= following_figures(bundle, scratch, options)
+            figures |= first_cut_figures(ROOT / "data", scratch)
+            tell(figures, options.json)
             return
         lineup = lined_up(bundle, plain, rows, scratch) if options.peers else None
         for repetition in range(options.repetitions):
