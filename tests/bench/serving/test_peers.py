@@ -157,8 +157,8 @@ def test_nothing_of_a_peer_outlives_its_turn(
     note = tmp_path / "note"
 
     def turn() -> None:
-        with running.serving(Constant("constant", note), Path(), Path(), ROWS[0]) as port:
-            assert running.ask(port, "/predict", {}) == {"predictions": [0.5]}
+        with running.serving(Constant("constant", note), Path(), Path(), ROWS[0]) as server:
+            assert running.ask(server.port, "/predict", {}) == {"predictions": [0.5]}
             assert running_still(int(note.read_text()))
             if ending:
                 raise ending
@@ -206,7 +206,7 @@ def test_a_peer_that_cannot_take_part_is_left_out(
         "bench: left out: absent cannot be installed: no network",
     ]
     turns: list[Any] = []
-    peers.each(lambda peer, port: turns.append((peer.name, port > 0)))
+    peers.each(lambda peer, server: turns.append((peer.name, server.port > 0)))
     assert turns == [("right", True)]
 
 

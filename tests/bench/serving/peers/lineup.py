@@ -43,14 +43,14 @@ class Lineup:
     def check(self, expected: Sequence[float]) -> None:
         """Compare the scores of the first rows with the product's."""
         rows = self._rows[: len(expected)]
-        self.each(lambda peer, port: running.check(peer, port, rows, expected))
+        self.each(lambda peer, server: running.check(peer, server.port, rows, expected))
 
-    def each(self, act: Callable[[Peer, int], None]) -> None:
-        """Start one peer after the other and do something with it, given its port."""
+    def each(self, act: Callable[[Peer, running.Server], None]) -> None:
+        """Start one peer after the other and do something with it."""
         for peer in list(self._peers):
             try:
-                with running.serving(peer, *self._files, self._rows[0]) as port:
-                    act(peer, port)
+                with running.serving(peer, *self._files, self._rows[0]) as server:
+                    act(peer, server)
             except PeerProblem as problem:
                 print(f"bench: left out: {peer.name} {problem}", file=sys.stderr)
                 self._peers.remove(peer)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.bench.serving.peers.peer import Peer, Row
 from tests.bench.serving.peers.scoring import BUNDLE, GRAPH
@@ -27,9 +27,16 @@ TOLERANCE = 1e-5
 """Largest difference of a peer's score from the product's."""
 
 
+class Server(NamedTuple):
+    """A server that runs: its port, and the process that leads its session."""
+
+    port: int
+    process: int
+
+
 @contextmanager
-def serving(peer: Peer, bundle: Path, graph: Path, row: Row) -> Iterator[int]:
-    """Run a peer until the block ends; gives its port once it has scored ``row``.
+def serving(peer: Peer, bundle: Path, graph: Path, row: Row) -> Iterator[Server]:
+    """Run a peer until the block ends; gives it once it has scored ``row``.
 
     Raises:
         PeerProblem: it cannot be installed, or did not start.
@@ -51,7 +58,7 @@ def serving(peer: Peer, bundle: Path, graph: Path, row: Row) -> Iterator[int]:
                 raise PeerProblem(f"did not start: {error}") from error
         try:
             _wait(peer, process, port, row, scratch / "log")
-            yield port
+            yield Server(port, process.pid)
         finally:
             _stop(process)
 
