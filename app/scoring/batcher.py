@@ -208,10 +208,11 @@ class MicroBatcher:
         """
         if not jobs:
             return
-        rows = sum(job.rows for job in jobs)
+        sizes = [job.rows for job in jobs]
+        rows = sum(sizes)
         waiting, now = self.queued_rows + rows, self._loop.time()
-        room = waiting <= self._max_queue_rows and not self._closed and all(j.rows for j in jobs)
-        if not room or now + self._wait(waiting, now) > min(j.caller.deadline for j in jobs):
+        room = waiting <= self._max_queue_rows and not self._closed and all(sizes)
+        if not room or now + self._wait(waiting, now) > min([j.caller.deadline for j in jobs]):
             for job in jobs:
                 try:
                     self.submit(job)

@@ -369,7 +369,8 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.loop.call_soon(self._parse_rest)
             elif self.flow.read_paused:
                 self.flow.resume_reading()
-        self._expect_taken()
+        if self.transport.get_write_buffer_size():
+            self._expect_taken()
 
     def _become_idle(self) -> None:
         """Wait for the next request."""

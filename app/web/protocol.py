@@ -93,11 +93,14 @@ class HttpExchange(Exchange):
             return  # The client has gone.
         if protocol.open_connections.ending or not (self.arrived or protocol.may_discard()):
             self.keep_alive = False
+        if protocol.server_state.default_headers is not protocol.joined_defaults:
+            protocol.join_defaults()
+        usual = protocol.usual_headers[self.keep_alive]
         protocol.transport.write(
             b"%b%b%bcontent-length: %d\r\nx-request-id: %b\r\n\r\n%b"
             % (
                 STATUS_LINE[status],
-                protocol.usual_headers(self.keep_alive),
+                usual,
                 header_lines(headers) if headers else b"",
                 len(body),
                 self.request_id,
@@ -132,8 +135,10 @@ class ScoringProtocol(BoundedProtocol):
         self.endpoints = endpoints
         self.known_heads = known_heads
         self._strange_heads = 0
-        self._usual_headers = b"", b""
-        self._joined_defaults: Sequence[Header] | None = None
+        self.usual_headers = b"", b""
+        """The lines of the headers that every answer has: of the last one of a connection, or not
+        of the last one; ``joined_defaults`` are the server's headers among them."""
+        self.joined_defaults: Sequence[Header] | None = None
         self._by_target = {path.encode(): each for path, each in endpoints.by_path.items()}
 
     def data_received(self, data: bytes) -> None:
@@ -171,7 +176,7 @@ class ScoringProtocol(BoundedProtocol):
         self.http_1_1 = True
         exchange = HttpExchange(self, known.endpoint, keep_alive=True)
         exchange.arrived = True
-        self.cycle = self.running = cast(RequestResponseCycle, exchange)
+        self.cycle = self.running = exchange  # type: ignore[assignment] # cast() takes its time
         if self.endpoints.open_known(exchange, request_id, known, self.loop.time()):
             self.endpoints.begin(exchange, body)
         return True
@@ -248,18 +253,14 @@ class ScoringProtocol(BoundedProtocol):
         if exchange is not None and exchange.waits:
             exchange.failed(NotReady("the client has gone"))
 
-    def usual_headers(self, keep_alive: bool) -> bytes:
-        """Return the lines of the headers that every answer has, joined once for each date."""
-        defaults = self.server_state.default_headers
-        if defaults is not self._joined_defaults:
-            # The server makes the list anew for each date.
-            self._joined_defaults = defaults
-            usual = [(b"content-type", b"application/json"), *defaults]
-            self._usual_headers = (
-                header_lines([*usual, CLOSE_HEADER]),
-                header_lines([*usual, self.keep_alive_header]),
-            )
-        return self._usual_headers[keep_alive]
+    def join_defaults(self) -> None:
+        """Join the lines of the headers that every answer has; the server has another date."""
+        self.joined_defaults = defaults = self.server_state.default_headers
+        usual = [(b"content-type", b"application/json"), *defaults]
+        self.usual_headers = (
+            header_lines([*usual, CLOSE_HEADER]),
+            header_lines([*usual, self.keep_alive_header]),
+        )
 
     def may_discard(self) -> bool:
         """True if the rest of the current request's body may be read and dropped, so that the

@@ -58,7 +58,9 @@ def test_one_long_body_is_begun_in_a_turn_of_the_loop(size: int, at_once: int) -
         endpoints = ScoringEndpoints(
             state, lambda _: RequestMetrics(), SlowRequests(0), LIMITS, AccessLog()
         )
-        route = Route("rank", {}, cast(Any, prepare), lambda *_: "", RankRequest, RankResponse)
+        route = Route(
+            "rank", {}, cast(Any, prepare), lambda *_: "", lambda *_: "", RankRequest, RankResponse
+        )
         endpoint = Endpoint(route, RequestMetrics(), SlowRequests(0), AccessLog())
         exchanges = [Asked(endpoint) for _ in range(LISTS)]
         for exchange in exchanges:
@@ -129,7 +131,9 @@ def test_the_end_answers_what_is_held_up() -> None:
         def prepare(scorer: Scorer, body: bytes, exchange: Exchange) -> Iterator[Any]:
             yield held
 
-        route = Route("rank", {}, cast(Any, prepare), lambda *_: "", RankRequest, RankResponse)
+        route = Route(
+            "rank", {}, cast(Any, prepare), lambda *_: "", lambda *_: "", RankRequest, RankResponse
+        )
         endpoint = Endpoint(route, RequestMetrics(), SlowRequests(0), AccessLog())
         fetching, reading = Kept(endpoint), Kept(endpoint)
         for exchange in (fetching, reading):
