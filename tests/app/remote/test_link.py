@@ -18,7 +18,7 @@ from app.remote.address import Address
 from app.remote.link import ErrorReply, Link, open_link
 from tests.support.programs import program
 from tests.support.proxy import Proxy
-from tests.support.redis_server import RedisServer, binaries
+from tests.support.redis_server import RedisServer, binaries, cluster_of_three
 from tests.support.serving import free_port, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -302,19 +302,7 @@ async def test_sentinel_names_the_master(tmp_path: Path) -> None:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[list[RedisServer]]:
     """Three nodes that share the slots."""
-    with ExitStack() as stack:
-        nodes = []
-        buses = [free_port() for _ in range(3)]
-        for number in range(3):
-            options = [
-                "--cluster-enabled", "yes", "--cluster-port", str(buses[number]),
-                "--cluster-config-file", str(tmp_path / f"nodes{number}.conf"),
-            ]  # fmt: skip
-            nodes.append(stack.enter_context(RedisServer(options=options)))
-        bounds = [0, 5461, 10923, 16384]
-        for number, node in enumerate(nodes):
-            node.command("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
-            node.command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port, buses[0])
+    with cluster_of_three(tmp_path) as nodes:
         yield nodes
 
 

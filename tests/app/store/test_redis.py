@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,8 @@ from app.store import redis_connection
 from app.store.opening import open_store
 from app.store.redis import RedisStore
 from app.store.redis_connection import CHANGES, ITEMS, PROFILES
-from app.store.store import Item
-from tests.support.redis_server import RedisServer
+from app.store.store import Item, Store
+from tests.support.redis_server import RedisServer, cluster_of_three
 from tests.support.serving import wait_until
 from tests.support.stores import contents, put
 
@@ -192,3 +192,27 @@ def _answers(store: RedisStore) -> bool:
         return store.count() == 1
     except StoreError:
         return False
+
+
+def test_a_cluster_holds_a_store(tmp_path: Path) -> None:
+    """All its keys lie on one node, where scripts reach them; any node is asked first."""
+    with cluster_of_three(tmp_path) as nodes:
+        opened: list[Store] = []
+
+        def created() -> bool:
+            with suppress(StoreError):
+                url = f"redis+cluster://127.0.0.1:{nodes[0].port}"
+                opened.append(open_store(url, create=True))
+            return bool(opened)
+
+        wait_until(created, "the nodes agree", 30)
+        with closing(opened[0]) as store:
+            position, _ = store.items()
+            assert store.put(Item(n, {"n": n}) for n in range(3_000)) == 3_000
+            assert store.delete([1, 2]) == 2
+            assert store.profiles.put([Item(7, {"age": 30})]) == 1
+        with closing(open_store(f"redis+cluster://127.0.0.1:{nodes[2].port}")) as other:
+            assert other.count() == len(contents(other)) == 2_998
+            after, changes = other.changes(position, 10_000)
+            assert (after.number, len(changes)) == (3_002, 3_000)
+            assert other.profiles.find(["7", "8"]) == [b'{"age":30}', None]
