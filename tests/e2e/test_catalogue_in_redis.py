@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from app.store.opening import open_store
+from app.store.store import Item
 from tests.conftest import StartService
 from tests.support.redis_server import RedisServer
 from tests.support.samples import Sample, context_of
@@ -75,3 +76,56 @@ def test_a_change_reaches_every_service(
         store.put(each for each in items if each.id != 3)
     wait_until(lambda: not any(problem(each) for each in both), "the store is followed again")
     wait_until(lambda: all(len(ranked(each, sample)) == 18 for each in both), "and was read")
+
+
+@pytest.mark.parametrize("fault", ["killed", "silent", "emptied"])
+def test_profiles_in_redis_are_waited_for_in_bounds(
+    start_service: StartService, valkey: RedisServer, sample: Sample, fault: str
+) -> None:
+    """Without Redis a user that is not remembered is scored without values, and the answer says
+    so; a remembered one keeps them.
+    """
+    known = {"age": 30, "country": "us"}
+    with closing(open_store(valkey.url, create=True)) as store:
+        store.profiles.put([Item(1, known), Item(2, known)])
+    service = start_service(store=valkey.url, profile_key="user_id")
+    candidates = [{"features": {"item_id": 5, "price": 3}}]
+
+    def ranked_for(**context: Any) -> Any:
+        body = {"context": {"placement": "top", **context}, "candidates": candidates}
+        answer = service.client.post("/rank", json=body)
+        assert answer.status_code == 200, answer.text
+        return strict(answer.content)
+
+    def score(answer: Any) -> float:
+        return float(answer["ranking"][0]["score"])
+
+    whole = score(ranked_for(user_id=1, **known))
+    by_profile = ranked_for(user_id=1)
+    assert "degraded" not in by_profile
+    assert score(by_profile) == pytest.approx(whole, rel=1e-4)
+    {"killed": valkey.stop, "silent": valkey.freeze,
+     "emptied": lambda: valkey.command("FLUSHALL")}[fault]()  # fmt: skip
+    without = ranked_for(user_id=2)
+    assert without["degraded"] == ["profiles"]
+    assert score(without) == pytest.approx(
+        score(ranked_for(user_id=2, age=None, country=None)), rel=1e-4
+    )
+    remembered = ranked_for(user_id=1)
+    assert "degraded" not in remembered
+    assert score(remembered) == pytest.approx(whole, rel=1e-4)
+    assert "profiles" in service.client.get("/ready").json()["degraded"]
+    if fault == "killed":
+        valkey.start()
+    if fault == "silent":
+        valkey.thaw()
+    else:
+        with closing(open_store(valkey.url, create=True)) as store:
+            store.profiles.put([Item(2, known)])
+
+    def answers_again() -> bool:
+        return "degraded" not in ranked_for(user_id=2)
+
+    wait_until(answers_again, "the store answers again", 30.0)
+    expected = score(ranked_for(user_id=2, **known))
+    assert score(ranked_for(user_id=2)) == pytest.approx(expected, rel=1e-4)
