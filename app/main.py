@@ -228,7 +228,7 @@ def build_service(
     """Build the application; with ``load_first`` it has started only when its bundle is loaded."""
     shared = shared or SharedNumbers()
     limits = limits_of(settings)
-    metrics = Metrics(shared, settings.metrics == "on")
+    metrics = Metrics(shared, settings.metrics == "on", settings.drift_rows)
     state = ServingState(shared)
     agreement = Agreement(shared)
     loader = Loader(settings, metrics, Engines(settings, shared))

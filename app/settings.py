@@ -285,6 +285,13 @@ class Settings(BaseSettings):
     metrics: Literal["on", "off"] = _setting(
         "Metrics and logs", "on", "off counts no requests and removes /metrics"
     )
+    drift_rows: NonNegativeInt = _setting(
+        "Metrics and logs",
+        100_000,
+        "Rows of the sliding window whose values and scores /drift and /metrics compare with the"
+        " training part; 0 is without it",
+        "rows",
+    )
     access_log: Literal["off", "errors", "all"] = _setting(
         "Metrics and logs",
         "errors",

@@ -19,6 +19,7 @@ from app.features.encoder import Encoder, SideEncoder
 from app.features.graph_inputs import Batch, Scores
 from app.features.layout import Slot
 from app.metrics.counters import cumulative
+from app.metrics.drift import Drift
 from app.workers.shared_numbers import SharedNumbers
 
 KEPT_ROWS = 1024
@@ -35,7 +36,10 @@ class BundleCounts(Collector):
     until they have enough rows for one array operation, or until :meth:`poll`.
     """
 
-    def __init__(self, shared: SharedNumbers, bundle: Bundle, encoder: Encoder) -> None:
+    def __init__(
+        self, shared: SharedNumbers, bundle: Bundle, encoder: Encoder, drift_rows: int = 0
+    ) -> None:
+        """``drift_rows`` is the length of the window of :class:`Drift`; 0 is without it."""
         layout = bundle.vocabulary.layout
         self._statistics = bundle.manifest.statistics
         self._sides = (
@@ -43,6 +47,10 @@ class BundleCounts(Collector):
             _SideCounts(shared, layout.candidate, layout.candidate_lists, encoder.candidate),
         )
         self._scores = ScoreCounts(shared, bundle)
+        self.drift: Drift | None = None
+        if drift_rows:
+            drift = Drift(shared, bundle, encoder.context, encoder.candidate, drift_rows)
+            self.drift = drift if drift.watches else None
         self._kept: list[tuple[Batch, Scores]] = []
         self._kept_rows = 0
         self._rows = shared.region("rows", 1)
@@ -66,6 +74,8 @@ class BundleCounts(Collector):
             self._scores.observe(np.concatenate([scores.score for _, scores in kept]))
             for side in self._sides:
                 side.publish()
+            if self.drift is not None:
+                self.drift.observe(kept)
         return bool(kept)
 
     def collect(self) -> Iterable[Metric]:
@@ -89,7 +99,8 @@ class BundleCounts(Collector):
                     trained_oov.add_metric([slot.name], trained.oov)
         rows = CounterMetricFamily("ctr_rows", "Rows scored")
         rows.add_metric([], sum(self._rows.total()))
-        return [missing, oov, trained_missing, trained_oov, rows, self._scores.family()]
+        found = [missing, oov, trained_missing, trained_oov, rows, self._scores.family()]
+        return [*found, *self.drift.families()] if self.drift is not None else found
 
 
 class ScoreCounts:

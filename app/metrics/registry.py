@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 from weakref import WeakSet
 
 from prometheus_client import CollectorRegistry, Gauge
@@ -181,15 +182,17 @@ class PolledGauge(Collector):
 class Metrics:
     """The service's metrics, in a registry of their own.
 
-    Unless they are ``enabled``, requests and their rows are not counted.
+    Unless they are ``enabled``, requests and their rows are not counted. ``drift_rows`` is the
+    length of the window that is compared with the training part; 0 is none.
 
     Numbers that are not counted as they change are looked up by :meth:`poll`: before this worker
     shows its metrics, and at intervals for the others to show. They are kept when another bundle
     takes over.
     """
 
-    def __init__(self, shared: SharedNumbers, enabled: bool = True) -> None:
+    def __init__(self, shared: SharedNumbers, enabled: bool = True, drift_rows: int = 0) -> None:
         self.shared = shared
+        self._drift_rows = drift_rows if enabled else 0
         self.enabled = enabled
         self.registry = CollectorRegistry()
         self.requests = RequestsCollector(shared)
@@ -244,10 +247,17 @@ class Metrics:
         if self._bundle is not None:
             self._bundle.poll()
             self.registry.unregister(self._bundle)
-        self._bundle = BundleCounts(self.shared, bundle, encoder)
+        self._bundle = BundleCounts(self.shared, bundle, encoder, self._drift_rows)
         self._counting.add(self._bundle)
         self.registry.register(self._bundle)
         return self._bundle
+
+    def drift(self) -> dict[str, Any] | None:
+        """The drift of the bundle in use; None where it is not watched."""
+        if self._bundle is None or self._bundle.drift is None:
+            return None
+        self._bundle.poll()
+        return self._bundle.drift.report()
 
     def watch_queue(self, rows: Callable[[], int], abandoned: Callable[[], int]) -> None:
         """Show the rows that wait for the engine, and the requests dropped before it."""

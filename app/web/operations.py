@@ -189,6 +189,20 @@ def build_router(
         }  # fmt: skip
 
     @router.get(
+        "/drift",
+        tags=["operation"],
+        responses={404: {"model": ErrorBody}, 503: {"model": ErrorBody}},
+    )
+    async def drift() -> dict[str, Any]:
+        """The last values of every slot, and the last scores, beside those of training."""
+        if state.loaded is None:
+            raise NotReady(state.not_ready)
+        found = metrics.drift()
+        if found is None:
+            raise NotFound("drift is not watched: the bundle has no histograms, or it is off")
+        return found
+
+    @router.get(
         "/v1/models/{name:model}",
         tags=["operation"],
         responses={404: {"model": ErrorBody}, 503: {"model": ErrorBody}},

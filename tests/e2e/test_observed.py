@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import StartService
 from tests.drills.faults.slow_service import SLOW, VARIABLE
 from tests.support.samples import Sample, candidate_of, context_of
-from tests.support.serving import Service, Wire, wait_until
+from tests.support.serving import Service, Wire, strict, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -220,3 +220,30 @@ def test_metrics_can_be_off(start_service: StartService, service: Service, sampl
     answer = silent.client.get("/metrics")
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "not_found"
+
+
+def test_drift_is_told_of_every_slot(start_service: StartService, sample: Sample) -> None:
+    """All workers count, and any of them tells; a field that is always the same has drifted."""
+    service = start_service(workers=2)
+    alike = [{**row, "placement": sample.rows[0]["placement"]} for row in sample.rows[:600]]
+    for _ in range(8):
+        service.predict(alike)
+    wait_until(lambda: drift_of(service)["slots"]["placement"]["drifted"], "it is noticed", 30)
+    found = drift_of(service)
+    assert found["version"] == strict(service.client.get("/ready").content)["version"]
+    assert found["score"]["count"] > 0
+    metrics = service.metrics()
+    psi = metrics['ctr_drift_psi{slot="placement"}']
+    assert psi > metrics['ctr_drift_psi_threshold{slot="placement"}']
+
+
+def test_drift_can_be_off(start_service: StartService) -> None:
+    service = start_service(drift_rows=0)
+    assert service.client.get("/drift").status_code == 404
+    assert not [name for name in service.metrics() if name.startswith("ctr_drift")]
+
+
+def drift_of(service: Service) -> dict[str, Any]:
+    answer = service.client.get("/drift")
+    assert answer.status_code == 200, answer.text
+    return dict(strict(answer.content))

@@ -42,7 +42,7 @@ async def parts(
     shared = shared or SharedNumbers()
     chosen = Settings(bundle=bundle, **settings)
     limits = limits_of(chosen)
-    metrics = Metrics(shared, chosen.metrics == "on")
+    metrics = Metrics(shared, chosen.metrics == "on", chosen.drift_rows)
     state, agreement = ServingState(shared), Agreement(shared)
     loader = Loader(chosen, metrics, Engines(chosen, shared))
     builder = Builder(chosen, limits, metrics, state)
