@@ -251,14 +251,20 @@ class Drift:
                 most.add_metric([each.bins.slot.name], found.threshold)
         yield psi
         yield most
-        if self._scores is None:
-            return
-        found = difference(window[self._score_range], np.array(self._scores.counts, np.float64))
+        score = GaugeMetricFamily(
+            "ctr_score_drift_psi",
+            "Population stability index of the last scores, beside the validation part's",
+        )
+        threshold = GaugeMetricFamily(
+            "ctr_score_drift_psi_threshold", "What chance, or a small change, explains of it"
+        )
+        counts = np.array(self._scores.counts if self._scores else (), np.float64)
+        found = difference(window[self._score_range], counts)
         if found is not None:
-            text = "Population stability index of the last scores, beside the validation part's"
-            yield _gauge("ctr_score_drift_psi", text, found.psi)
-            text = "What chance, or a small change, explains of it"
-            yield _gauge("ctr_score_drift_psi_threshold", text, found.threshold)
+            score.add_metric([], found.psi)
+            threshold.add_metric([], found.threshold)
+        yield score
+        yield threshold
 
 
 def _columns(
@@ -295,9 +301,3 @@ def _shown(window: Counts, trained: Counts, names: Sequence[Any]) -> dict[str, A
 def _shares(counts: Counts) -> list[float]:
     total = max(1.0, float(counts.sum()))
     return [round(count / total, 6) for count in counts.tolist()]
-
-
-def _gauge(name: str, text: str, value: float) -> Metric:
-    family = GaugeMetricFamily(name, text)
-    family.add_metric([], value)
-    return family
