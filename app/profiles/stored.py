@@ -21,7 +21,7 @@ from app.features.keys import text_key
 from app.features.spec import FeatureSpec
 from app.logs import LogLimit
 from app.metrics.profiles import ProfileMetrics
-from app.off_loop import run_off_loop
+from app.off_loop import KeptThread, run_off_loop
 from app.profiles.memory import ProfileMemory
 from app.remote.breaker import Breaker
 from app.remote.gatherer import Gatherer
@@ -67,6 +67,7 @@ class StoredProfiles:
         self._metrics = metrics
         self._gatherer: Gatherer[str, bytes | None] = Gatherer(self._ask)
         self._store: Store | None = None
+        self._thread = KeptThread()
         self._probing: asyncio.Future[Store] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._limit = LogLimit(10.0)
@@ -89,6 +90,7 @@ class StoredProfiles:
             await asyncio.gather(self._watching, return_exceptions=True)
         self.breaker.close()
         await self._gatherer.close()
+        self._thread.leave()
         self._forget_store()
 
     def _forget_store(self) -> None:
@@ -118,8 +120,9 @@ class StoredProfiles:
         start = perf_counter()
         try:
             async with asyncio.timeout(self._seconds):
-                values = await run_off_loop(lambda: store.profiles.find(keys))
+                values = await self._thread.run(lambda: store.profiles.find(keys))
         except TimeoutError:
+            self._thread.leave()
             self._fail("timeout", Problem("the store did not answer in time"))
             return {}
         except StoreError as error:

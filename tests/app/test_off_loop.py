@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from app.off_loop import run_off_loop
+from app.off_loop import KeptThread, run_off_loop
 from tests.support.serving import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -57,3 +57,27 @@ def test_a_process_ends_while_work_hangs() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "ended\n", "")
+
+
+async def test_a_kept_thread_does_one_work_after_the_other() -> None:
+    """In one thread; errors are raised; one that hangs is replaced, and ends once it goes on."""
+    kept = KeptThread()
+    first, second = await asyncio.gather(
+        kept.run(threading.get_ident), kept.run(threading.get_ident)
+    )
+    assert first == second != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        await kept.run(lambda: 1 // 0)
+    gate = threading.Event()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await kept.run(gate.wait)
+    kept.leave()
+    assert await kept.run(threading.get_ident) != first
+    gate.set()
+    kept.leave()
+    async with asyncio.timeout(10):
+        while any(  # noqa: ASYNC110
+            each.name == "off the loop, kept" for each in threading.enumerate()
+        ):
+            await asyncio.sleep(0.01)

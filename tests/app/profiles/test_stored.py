@@ -16,10 +16,13 @@ import pytest
 from app.bundle.bundle import Bundle
 from app.features.encoder import Encoder
 from app.metrics.profiles import ProfileMetrics
+from app.off_loop import run_off_loop
 from app.profiles.stored import StoredProfiles
+from app.store.opening import open_store
 from app.store.sqlite import SqliteStore
 from app.store.store import Item
 from app.workers.shared_numbers import SharedNumbers
+from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.anyio
 LATER = 1e12
@@ -142,3 +145,33 @@ async def test_no_request_waits_past_its_deadline(profiles: StoredProfiles) -> N
         late = asyncio.create_task(profiles.fetch(["1"], LATER))
         assert await profiles.fetch(["1"], now + 0.01) == {}
     assert list(await late) == ["1"]
+
+
+async def test_a_redis_that_falls_silent_is_waited_for_once(
+    bundle: Bundle, metrics: ProfileMetrics, valkey: RedisServer
+) -> None:
+    """As any store: bounded in time, told, and asked again once it answers; killed, too."""
+    store = await run_off_loop(lambda: open_store(valkey.url, create=True))
+    await run_off_loop(lambda: store.profiles.put(Item(*each) for each in PROFILES.items()))
+    await run_off_loop(store.close)
+    context = Encoder(bundle.spec, bundle.vocabulary).context
+    made = StoredProfiles(valkey.url, "user_id", bundle.spec, context, SECONDS, 0.0, metrics)
+    await made.reach()
+    try:
+        assert await fetch(made, "1", "2", "3") == {
+            "1": PROFILES[1], "2": {"country": "FR"}, "3": None
+        }  # fmt: skip
+        valkey.freeze()
+        began = perf_counter()
+        assert await fetch(made, "1") == {}
+        assert perf_counter() - began < 10 * SECONDS
+        await reached(lambda: not made.breaker.closed)
+        valkey.thaw()
+        await reached(lambda: made.breaker.closed)
+        assert await fetch(made, "1") == {"1": PROFILES[1]}
+        await run_off_loop(valkey.stop)
+        assert await fetch(made, "1") == {}
+        assert not made.breaker.closed
+        assert metrics.errors["failed"] + metrics.errors["timeout"] == 2
+    finally:
+        await made.close()

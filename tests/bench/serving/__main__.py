@@ -41,6 +41,7 @@ from tests.bench.serving.peers import running
 from tests.bench.serving.peers.lineup import Lineup
 from tests.bench.serving.peers.peer import Mosec, Row, Triton
 from tests.bench.serving.processes import session_cpu_seconds
+from tests.bench.serving.profiles import profile_figures
 from tests.bench.serving.shape import FIELDS, Draws, field_name, make, opened
 from tests.support.encoding import encoded_columns
 from tests.support.serving import Service
@@ -401,6 +402,7 @@ def following_figures(bundle: Path, scratch: Path, options: argparse.Namespace) 
         **seen_figures(bundle, scratch, columns),
         **change_figures(bundle, scratch, columns, p99_of, options.repeat),
         **start_figures(bundle, scratch, columns, options.items),
+        **profile_figures(bundle, scratch, options.repeat),
     }
 
 
