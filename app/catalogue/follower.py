@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from time import monotonic
 from typing import TypeVar
 
 import numpy as np
@@ -73,6 +74,7 @@ class Follower:
         self._backoff = Backoff(POLL_SECONDS, 5.0)
         self._limit = LogLimit(10.0)
         self._task: asyncio.Task[None] | None = None
+        self._caught_up = monotonic()
 
     async def fill(self, may_be_gone: bool = False) -> None:
         """Read and encode all items.
@@ -100,6 +102,7 @@ class Follower:
                 raise
             self._fail(error.shown, str(error))
             self._forget_store()
+        self._caught_up = monotonic()
         refused = self.catalogue.refused
         for identity, reason in islice(refused.items(), LOGGED_REFUSALS):
             log.warning("item %r is left out: %s", identity[:64], reason)
@@ -118,6 +121,16 @@ class Follower:
         self._forget_store()
         if self.catalogue.parts is not None:
             await self.catalogue.parts.close()
+
+    @property
+    def change_number(self) -> int:
+        """The number of the store's last change that is used."""
+        return self._position.number
+
+    @property
+    def behind_seconds(self) -> float:
+        """Seconds since the catalogue had all changes of the store."""
+        return monotonic() - self._caught_up
 
     @property
     def parts_held(self) -> int:
@@ -156,6 +169,7 @@ class Follower:
                     log.info("the store answers again")
                     self.problem = None
                 self._backoff.reset()
+                self._caught_up = monotonic()
 
     def _fail(self, problem: str, told: str | None = None) -> None:
         """Note a problem; the log is ``told`` more than callers may see."""

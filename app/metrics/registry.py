@@ -300,6 +300,8 @@ class Metrics:
         refused: Callable[[], int],
         followed: Callable[[], bool],
         parts: Callable[[], int],
+        change: Callable[[], int],
+        behind: Callable[[], float],
     ) -> None:
         """Show the state of the catalogue."""
         if "ctr_catalogue_items" not in self._gauges:
@@ -311,6 +313,10 @@ class Metrics:
         self._watch("ctr_catalogue_followed", text, followed, Region.least)
         text = "Items whose part of the network is computed before requests come"
         self._watch("ctr_catalogue_item_parts", text, parts, Region.least)
+        text = "Number of the store's last change that every worker uses"
+        self._watch("ctr_catalogue_change_number", text, change, Region.least)
+        text = "Time since all workers had every change of the store"
+        self._watch("ctr_catalogue_behind_seconds", text, behind, Region.most)
 
     def watch_profiles(self, remembered: Callable[[], int], up: Callable[[], bool]) -> None:
         """Show the state of the profiles."""

@@ -38,6 +38,8 @@ def _watch_catalogue(metrics: Metrics, items: Follower) -> None:
         lambda: len(items.catalogue.refused),
         lambda: items.problem is None,
         lambda: items.parts_held,
+        lambda: items.change_number,
+        lambda: items.behind_seconds,
     )
 
 

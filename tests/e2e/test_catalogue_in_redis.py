@@ -40,6 +40,16 @@ def problem(service: Service) -> str | None:
     return found
 
 
+def number(service: Service) -> float:
+    """The number of the last change that it uses."""
+    return service.metrics()["ctr_catalogue_change_number"]
+
+
+def behind(service: Service) -> float:
+    """Seconds since it had all changes."""
+    return service.metrics()["ctr_catalogue_behind_seconds"]
+
+
 def test_a_change_reaches_every_service(
     start_service: StartService, valkey: RedisServer, sample: Sample, tmp_path: Path
 ) -> None:
@@ -62,10 +72,13 @@ def test_a_change_reaches_every_service(
         wait_until(lambda: len(ranked(first, sample)) == 19, "the first service has the items")
         wait_until(lambda: len(ranked(second, sample)) == 19, "the second service has them")
         assert ranked(first, sample) == pytest.approx(ranked(second, sample), rel=1e-4)
+        wait_until(lambda: number(first) == number(second) == 21, "both have all 21 changes")
         with closing(open_store(valkey.url)) as store:
             items = list(store.each())
         valkey.stop()
         wait_until(lambda: problem(second) == "Redis cannot be reached", "the second tells")
+        before = behind(second)
+        wait_until(lambda: behind(second) > before + 0.2, "the metric grows")
         assert admin.get("/items/3").status_code == 503
         assert admin.put("/items", content=json.dumps(lines[0])).status_code == 503
         valkey.start()
