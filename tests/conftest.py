@@ -17,10 +17,12 @@ from tests.support.redis_server import RedisServer, binaries
 from tests.support.samples import Sample, train_other, train_tiny
 from tests.support.serving import APP, Service
 
-# Both before a test imports torch. Tests run beside each other: each trains on one thread.
+# Both before a test imports torch. Tests run beside each other: each trains on one thread, whatever
+# number the trainer asks for. A second one would spin where the CPUs have other tests to run.
 bound_spinning()
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_THREAD_LIMIT", "1")
 
 pytest_plugins = ["tests.support.skips"]
 

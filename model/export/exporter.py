@@ -123,6 +123,9 @@ class _Structure(pickle.Pickler):
         self._numbers: dict[int, int] = {}
 
     def persistent_id(self, obj: object) -> object:
+        if isinstance(obj, set):
+            # Names, in another order in each process.
+            return sorted(obj)
         if not isinstance(obj, Tensor):
             return None
         number = self._numbers.setdefault(id(obj), len(self._numbers))

@@ -11,6 +11,8 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from tests.support import samples
 from tests.support.samples import Sample
+from tests.support.templates import keep_templates
+from tests.support.trained import template_directory
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,6 +23,12 @@ def one_operator_table() -> Iterator[None]:
         made_once = staticmethod(cache(ONNXRegistry.from_torchlib))
         patch.setattr(ONNXRegistry, "from_torchlib", made_once)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_templates() -> None:
+    """Structures that any test of this machine has exported need not go through torch again."""
+    keep_templates(template_directory())
 
 
 @pytest.fixture(scope="module", autouse=True)

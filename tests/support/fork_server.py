@@ -20,7 +20,10 @@ import signal
 import socket
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
+
+from tests.support.templates import keep_templates
 
 REQUEST_BYTES = 1 << 20
 FDS = 4
@@ -84,6 +87,8 @@ def become(request: dict[str, Any]) -> None:
     os.environ.update(request["env"])
     if (limit := request["file_bytes"]) is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    if (templates := request["templates"]) is not None:
+        keep_templates(Path(templates))
     sys.argv[:] = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO
 
 from tests.support.children import ending_with_us
+from tests.support.trained import template_directory
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPORTS = {
@@ -135,7 +136,12 @@ class ForkServer:
     ) -> Forked:
         """Run ``python -m`` of some words with standard input, output and error."""
         told, tell = socket.socketpair()
-        request = {"words": list(words), "env": dict(env), "file_bytes": file_bytes}
+        request = {
+            "words": list(words),
+            "env": dict(env),
+            "file_bytes": file_bytes,
+            "templates": str(template_directory()) if words[0] == "model" else None,
+        }
         with tell:
             socket.send_fds(self._asking, [json.dumps(request).encode()], [*streams, tell.fileno()])
         return Forked(words, told)

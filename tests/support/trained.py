@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from tests.support.templates import keep_templates
+
 if TYPE_CHECKING:
     from model.config import TrainConfig
 
@@ -68,6 +70,15 @@ def kept(make: Callable[[Path], None], out: Path, *decisive: bytes | str) -> Non
         shutil.copytree(home, out, dirs_exist_ok=True)
 
 
+@cache
+def template_directory() -> Path:
+    """Where this machine's tests keep templates of exported graphs, one place for each code."""
+    directory = KEPT / f"templates-{_digest(word.encode() for word in _surroundings())}"
+    directory.mkdir(parents=True, exist_ok=True)
+    os.utime(directory)
+    return directory
+
+
 def _train(spec: Path, data: Path, config: TrainConfig, out: Path, int8: bool) -> None:
     import torch
 
@@ -78,6 +89,7 @@ def _train(spec: Path, data: Path, config: TrainConfig, out: Path, int8: bool) -
 
     # No bundle of a test depends on what its few validation rows say of the int8 graph.
     quantize = Quantized.int8_unmeasured if int8 else Quantized.none
+    keep_templates(template_directory())
     threads = torch.get_num_threads()
     try:
         prepared = prepare(spec, InputFiles([data]), progress=False)
