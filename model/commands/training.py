@@ -1,0 +1,230 @@
+"""The commands that train: ``train``, ``compare``, ``tune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.bundle.bundle import Bundle
+from app.bundle.directory import newest
+from app.features.spec import DataPart
+from model.config import MANY_ROWS, NETWORKS, Quantized, SettingsFile, settings_path
+from model.options import (
+    BadLines,
+    CacheDirectory,
+    DataToSplit,
+    GateFile,
+    InitFrom,
+    ItemId,
+    ItemsFiles,
+    MustBeatOption,
+    Network,
+    ProfileKey,
+    ProfilesFiles,
+    SettingsOption,
+    Spec,
+    Split,
+    SplitOption,
+    TestFiles,
+    TrainFiles,
+    ValidationFiles,
+    part_files,
+    stored_files,
+)
+from model.progress import FIRST, say
+from model.quality.figures import Counts
+from model.result_places import require_bundle_directory, require_directory
+from model.threads import limit_torch
+
+
+def train_command(
+    spec: Spec,
+    data: DataToSplit = None,
+    train_files: TrainFiles = None,
+    validation_files: ValidationFiles = None,
+    test_files: TestFiles = None,
+    network: Network = None,
+    config: SettingsOption = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed; overrides that of --config.")
+    ] = None,
+    init_from: InitFrom = None,
+    items: ItemsFiles = None,
+    item_id: ItemId = None,
+    profiles: ProfilesFiles = None,
+    profile_key: ProfileKey = None,
+    split: SplitOption = Split.auto,
+    max_bad_lines: BadLines = 0.0,
+    cache: CacheDirectory = None,
+    quantize: Annotated[
+        Quantized,
+        typer.Option(
+            help="int8 writes an int8 graph too, if the validation part shows that it loses next"
+            " to nothing; int8-unmeasured also where that part has too few rows to tell."
+        ),
+    ] = Quantized.none,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue from the last state that the same command saved."),
+    ] = False,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, help="Seconds between two saved states; 0 saves none.")
+    ] = 600.0,
+    checkpoint_steps: Annotated[
+        int, typer.Option(min=0, help="Batches between two saved states; 0 does not count them.")
+    ] = 0,
+    must_beat: MustBeatOption = None,
+    gate: GateFile = None,
+    out: Annotated[Path, typer.Option(help="Directory of bundles to write to.")] = Path("bundles"),
+) -> None:
+    """Train a network, export and check it, and print the new bundle's path.
+
+    With --must-beat nothing is written, and the exit code is 3, if the new bundle breaks a bound.
+    Under torchrun all its processes train the network together.
+    """
+    from model.data.input_files import InputFiles
+    from model.data.prepare import prepare_together
+    from model.group import joined
+    from model.must_beat import MustBeat
+    from model.pipeline import CheckpointOptions, export, train
+
+    limit_torch()
+    # The first process writes for all of them.
+    if FIRST:
+        require_bundle_directory(out)
+    settings = SettingsFile.beside(spec, config)
+    name = network or settings.network
+    given = {} if seed is None else {"seed": seed}
+    # Errors of the settings are told before the data are read.
+    seed = settings.config(name, MANY_ROWS, **given).seed
+    parts = part_files(train_files, validation_files, test_files)
+    if gate is not None and must_beat is None:
+        raise typer.BadParameter("it needs --must-beat", param_hint="--gate")
+    other = MustBeat.read(must_beat, gate) if must_beat else None
+    before = Bundle.open(newest(init_from)) if init_from else None
+    stored = stored_files(items, item_id, profiles, profile_key)
+    inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines, stored=stored)
+    checkpointing = CheckpointOptions(checkpoint_seconds, checkpoint_steps, resume)
+    with joined() as group:
+        prepared = prepare_together(group, spec, inputs, before, cache)
+        training = settings.config(name, prepared.train_rows, **given)
+        trained = train(prepared, training, out, True, init_from, checkpointing, group)
+        if group.rank == 0:
+            print(export(trained, out, quantize, other))
+
+
+def compare_command(
+    spec: Spec,
+    data: DataToSplit = None,
+    train_files: TrainFiles = None,
+    validation_files: ValidationFiles = None,
+    test_files: TestFiles = None,
+    networks: Annotated[
+        str, typer.Option(help=f"all, or some of {', '.join(NETWORKS)}, separated by commas.")
+    ] = "all",
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of seeds; each network is trained once with each.")
+    ] = 5,
+    config: SettingsOption = None,
+    items: ItemsFiles = None,
+    item_id: ItemId = None,
+    profiles: ProfilesFiles = None,
+    profile_key: ProfileKey = None,
+    split: SplitOption = Split.auto,
+    max_bad_lines: BadLines = 0.0,
+    cache: CacheDirectory = None,
+    out: Annotated[Path, typer.Option(help="Directory for the report and its bundles.")] = Path(
+        "report"
+    ),
+) -> None:
+    """Train several networks on one split, write tables and plots, and print the page's path.
+
+    Finished trainings are kept: the same command continues an interrupted comparison.
+    """
+    from model.compare import CompareError, chosen, compare
+    from model.compare_report import TABLE, write_pages, write_summary
+    from model.data.input_files import InputFiles
+    from model.data.prepare import prepare
+
+    limit_torch()
+    require_directory(out)
+    settings, names = SettingsFile.beside(spec, config), chosen(networks)
+    parts = part_files(train_files, validation_files, test_files)
+    seed = settings.config(names[0], MANY_ROWS).seed
+    stored = stored_files(items, item_id, profiles, profile_key)
+    inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines, stored=stored)
+    prepared = prepare(spec, inputs, cache=cache)
+    found = compare(prepared, settings, names, seeds, out, lambda sofar: write_summary(out, sofar))
+    counts = {part: Counts.of(encoded.label) for part, encoded in prepared.data.items()}
+    page = write_pages(out, f"{prepared.name}: networks compared", counts, found)
+    say((out / TABLE).read_text(encoding="utf-8"))
+    print(page)
+    if found.failures:
+        failed = ", ".join(str(member) for member, _ in found.failures)
+        raise CompareError(f"failed: {failed}; the others are in the report")
+
+
+def tune_command(
+    spec: Spec,
+    data: DataToSplit = None,
+    train_files: TrainFiles = None,
+    validation_files: ValidationFiles = None,
+    network: Network = None,
+    trials: Annotated[
+        int,
+        typer.Option(min=1, help="Number of trials in all, earlier ones of the study included."),
+    ] = 50,
+    config: SettingsOption = None,
+    init_from: InitFrom = None,
+    items: ItemsFiles = None,
+    item_id: ItemId = None,
+    profiles: ProfilesFiles = None,
+    profile_key: ProfileKey = None,
+    split: SplitOption = Split.auto,
+    max_bad_lines: BadLines = 0.0,
+    cache: CacheDirectory = None,
+    study: Annotated[
+        Path | None,
+        typer.Option(help="File that keeps the trials. Default: <out>.study beside --out."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Settings file to write.")] = Path("found.train.toml"),
+) -> None:
+    """Search for better training settings on the validation part; print the path of the file.
+
+    The test part is not read. The same command continues an interrupted search.
+    """
+    from model.data.input_files import InputFiles
+    from model.data.prepare import prepare
+    from model.training.warm_start import WarmStart
+    from model.tune import NAMES, require_places, tune
+
+    limit_torch()
+    settings = SettingsFile.beside(spec, config)
+    name = network or settings.network
+    seed = settings.config(name, MANY_ROWS).seed
+    study = study or out.with_name(f"{out.name}.study")
+    stored = stored_files(items, item_id, profiles, profile_key)
+    files = [*(data or ()), *(train_files or ()), *(validation_files or ())]
+    files += [path for each in stored for path in each.paths]
+    require_places(out, study, [spec, settings_path(spec, config), *files])
+    wanted: tuple[DataPart, ...] = ("train", "validation")
+    parts = part_files(train_files, validation_files, None)
+    before = Bundle.open(newest(init_from)) if init_from else None
+    inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines, wanted, stored)
+    prepared = prepare(spec, inputs, before, cache)
+    base = settings.config(name, prepared.train_rows)
+    start = (
+        WarmStart.read(before, prepared.vocabulary, prepared.data["train"], base)
+        if before
+        else None
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    study.parent.mkdir(parents=True, exist_ok=True)
+    found = tune(prepared, base, trials, study, out, start)
+    say(
+        f"best of {found.trials} trials, {found.given_up} given up and {found.failed} failed:"
+        f" trial {found.number}, {NAMES[found.metric]} {found.value:.4f} on the validation part"
+    )
+    print(out)
