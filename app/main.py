@@ -57,8 +57,8 @@ from app.workers.shared_numbers import SharedNumbers
 from app.workers.supervisor import WorkerResources
 
 START_SECONDS, SUCCESSION_SECONDS = 2.0, 5.0
-"""How long a service that starts, and a worker that replaces another, load before they listen and
-answer 503: a proxy that asks for no readiness takes whoever listens for able to serve."""
+"""Seconds that a starting service, or a worker that replaces another, loads before it listens and
+answers 503: a proxy that asks for no readiness takes whoever listens for able to serve."""
 LOOK_SECONDS = 0.05
 """Time between two looks at whether there is something to wait for."""
 log = logging.getLogger(__name__)

@@ -35,7 +35,7 @@ SLICE_ROWS = 32
 CHANGE_ROWS = 8
 """Changes that are: requests meet them all day, and a row costs the same in a smaller slice."""
 FETCH_SECONDS = 10.0
-"""How long a vocabulary in Redis may take for the values of a slice."""
+"""Seconds that a vocabulary in Redis may take for the values of a slice."""
 HANGING_SECONDS = 10.0
 """Time after which a store that does not answer counts as one that is down."""
 LOGGED_REFUSALS = 5
@@ -140,7 +140,7 @@ class Follower:
 
     @property
     def parts_problem(self) -> str | None:
-        """Why items are scored from their indices, where they are."""
+        """The reason for which items are scored from their indices, where they are."""
         parts = self.catalogue.parts
         return self._no_parts if parts is None else parts.problem
 

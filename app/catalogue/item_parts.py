@@ -71,7 +71,7 @@ class ItemParts:
         self.count = 0
         """Items that are scored from their parts."""
         self.problem: str | None = None
-        """Why other items are not."""
+        """The reason for which other items are not."""
 
     @property
     def arrays(self) -> list[Floats]:

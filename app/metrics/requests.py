@@ -21,7 +21,7 @@ REFUSALS = (
     "deadline_out_of_reach", "not_ready", "engine_failed", "vocabulary_unavailable",
     "deadline_passed", "internal",
 )  # fmt: skip
-"""Why scoring requests are refused; each is the ``reason`` of a ServiceError."""
+"""Reasons for which scoring requests are refused; each is the ``reason`` of a ServiceError."""
 STAGES = {
     "encode": "Time from a request's last byte until all its rows are indices",
     "queue": "Time until the engine began with the first row, or the request was given up",

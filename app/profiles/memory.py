@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
 ENTRY_BYTES = 250
-"""What an entry takes beside its key and its values."""
+"""Bytes that an entry takes beside its key and its values."""
 
 
 class ProfileMemory:

@@ -51,7 +51,7 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a manifest says of a bundle's quality, and on which data."""
+    """A bundle's quality as its manifest has it, and the data that it was measured on."""
 
     name: str
     test: Mapping[str, Any]

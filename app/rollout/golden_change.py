@@ -1,4 +1,4 @@
-"""What changes for the golden requests where one bundle takes the place of another."""
+"""The change for the golden requests where one bundle takes the place of another."""
 
 from __future__ import annotations
 

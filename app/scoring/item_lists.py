@@ -46,7 +46,7 @@ class ListedRows(NamedTuple):
     places: Indices | None
     """Their places in the request's ``ids``; None if it lists none."""
     slots: Slots | None
-    """Where their item parts are, if any are held."""
+    """The places of their item parts, if any are held."""
 
 
 class ItemLists:

@@ -87,7 +87,7 @@ class ScoringRequest(Caller, Protocol):
     """A caller, with what its answer says besides scores; set before any row is scored."""
 
     listed: ListedItems | None
-    """Which candidates are items of the catalogue, where the request names items."""
+    """The candidates that are items of the catalogue, where the request names items."""
     degraded: bool
     """Values may count as OOV because Redis did not answer."""
     without_profiles: bool

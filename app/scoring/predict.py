@@ -54,7 +54,7 @@ class PredictReader:
         self._short_bytes = min(SHORT_BODY, limits.max_row_bytes)
         self._rows = min(STEP_ROWS, limits.max_instances)
         self.together = encoder.instance is not None and encoder.texts is not None
-        """Whether the rows of several callers cost less together."""
+        """True if the rows of several callers cost less together."""
         self._decode: Callable[[bytes], Any] | None = None
         if encoder.instance is not None:
             instances = list.__class_getitem__(encoder.instance)

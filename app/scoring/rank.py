@@ -62,7 +62,7 @@ class Ranking(NamedTuple):
     problems: Problems
     """The problems of the context, and of the candidates encoded so far."""
     slots: Slots | None = None
-    """Where the candidates' item parts are, if they are items whose values are all stored ones."""
+    """The places of the candidates' item parts, if all of their values are stored ones."""
     partial: bool = False
     """At the deadline the ranking of the first candidates is an answer."""
     at_once: bool = False

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 OnUnknown = Literal["omit", "last", "error"]
-"""What becomes of ids that are not in the catalogue: left out, put last without a score, or 422."""
+"""The fate of ids that are not in the catalogue: left out, put last without a score, or 422."""
 
 
 class PredictBody(msgspec.Struct, frozen=True):

@@ -26,7 +26,7 @@ from app.serving.state import ServingState
 from app.serving.swap import Swapper
 
 ACTIVATION_SECONDS = 180.0
-"""How long a bundle may take to be loaded, and agreed on by all workers."""
+"""Seconds that a bundle may take to be loaded, and agreed on by all workers."""
 LOOK_SECONDS = 0.02
 log = logging.getLogger(__name__)
 

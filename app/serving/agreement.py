@@ -12,7 +12,7 @@ from app.serving.versions import Attempt
 from app.workers.shared_numbers import SharedNumbers
 
 AGREE_SECONDS, LOOK_SECONDS = 120.0, 0.02
-"""How long a worker waits for the others to have loaded a bundle too; how often it looks."""
+"""Seconds that a worker waits for the others to have loaded a bundle too, and between looks."""
 
 
 class Agreement:

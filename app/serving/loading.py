@@ -79,7 +79,7 @@ class Loaded:
 
     @property
     def scoring(self) -> Scoring:
-        """What scores batches: the engine, and the split graphs where item parts are held."""
+        """The scorer of batches: the engine, and the split graphs where item parts are held."""
         parts = None if self.items is None else self.items.catalogue.parts
         if self.split is None or parts is None:
             return self.engine

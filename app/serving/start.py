@@ -19,7 +19,7 @@ from app.serving.swap import Swapper
 from app.serving.tuning import switch_threads_quickly
 
 POLL_SECONDS, IDLE_POLL_SECONDS = 0.25, 1.0
-"""How old the gauges and counts of values may be that other workers show of this one: while they
+"""Greatest age of the gauges and counts of values that other workers show of this one: while they
 change, and after a pause."""
 
 

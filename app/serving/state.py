@@ -44,12 +44,12 @@ class ServingState:
         self._failures = 0
         self.in_use: BundleInUse | None = None
         self.awaited_vocabulary: RemoteVocabulary | None = None
-        """What the first bundle waits for."""
+        """The vocabulary that the first bundle waits for."""
         self.refused: str | None = None
-        """Why another bundle could not take the place of this one."""
+        """The reason for which another bundle could not take the place of this one."""
         self.draining = False
         self.failure: str | None = None
-        """Why the service cannot start or continue: it ends."""
+        """The reason for which the service cannot start or continue: it ends."""
         self.ending = asyncio.Event()
         """Wakes the server that is to end."""
         self.engine_failing = asyncio.Event()

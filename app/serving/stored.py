@@ -1,4 +1,4 @@
-"""What requests may leave out because the store has it, as the settings say."""
+"""The fields that requests may leave out because the store has them, as the settings say."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ from app.serving.versions import Attempt, Versions
 from app.workers.descriptors import out_of_descriptors
 
 REACH_SECONDS = 30.0
-"""How long another bundle's vocabulary may take to be found in Redis."""
+"""Seconds that another bundle's vocabulary may take to be found in Redis."""
 HANGING_SECONDS = 10.0
-"""How long a look at the disk may take before it counts as hanging."""
+"""Seconds that a look at the disk may take before it counts as hanging."""
 RETIRE_SECONDS = 1.0
 """Time beyond the deadline of its requests after which a replaced bundle is closed, idle or not."""
 RETIRE_CHECK_SECONDS = 0.05

@@ -6,7 +6,7 @@ import gc
 import sys
 
 SWITCH_SECONDS = 0.00005
-"""How long the event loop keeps the interpreter while the engine's thread wants it, which is
+"""Seconds that the event loop keeps the interpreter while the engine's thread wants it, which is
 several times a run: while a list is encoded, the engine waits up to this for each part of it.
 With Python's 5 ms, rows beside a long request of 70 ms waited 60 ms (p99); with 0.2 ms, 8 ms."""
 

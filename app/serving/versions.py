@@ -68,7 +68,7 @@ class Versions:
         self.refusals: dict[Path, Refusal] = {}
         self._holds: dict[Path, Hold] = {}
         self.problem: str | None = None
-        """Why no bundle could be found at the last look: the next start would fail."""
+        """The reason for which no bundle was found at the last look: the next start would fail."""
         self.unreadable: Mapping[str, str] = {}
         """Bundles that cannot be read, by name, and why."""
         self.waiting: Mapping[str, str] = {}

@@ -12,7 +12,7 @@ from typing import Any
 from app.errors import StoreError
 
 BUSY_SECONDS = 5.0
-"""How long a writer waits for another one."""
+"""Seconds that a writer waits for another one."""
 _NETWORK = ("nfs", "cifs", "smb", "9p", "ceph", "glusterfs", "lustre", "afs", "fuse.sshfs")
 """Beginnings of the types of file systems on which SQLite's write-ahead log does not work."""
 

@@ -31,7 +31,7 @@ class Change(NamedTuple):
 
 
 class Position(NamedTuple):
-    """How far a follower has read: the store's identity, and the number of its last change.
+    """The place to which a follower has read: the store's identity, and its last change's number.
 
     ``mark`` tells changes of one number apart, where a store can lose some and go on from there.
     """

@@ -28,9 +28,9 @@ HEAD_BYTES = 32 * 1024
 HEADERS = 100
 """Most headers of a request."""
 READ_BYTES = 256 * 1024
-"""What may come at once: a head that is still incomplete is refused when so much more is there."""
+"""Bytes that may come at once: a head still incomplete is refused when so many more are there."""
 FRAMING = 4
-"""How many times as long as the largest body a request may be, with its chunks and trailers."""
+"""A request may be so many times as long as the largest body, with its chunks and trailers."""
 DISCARDED_BYTES = 16 * 2**20
 """Length up to which the body of a request that has its answer is read to its end, so that the
 connection can be kept; one with a longer body ends."""
@@ -38,14 +38,14 @@ FREE_CHUNKS, CHUNK_BYTES = 1_024, 64
 """Chunks of a body that may be of any size; how long more than these must be on average. Each
 costs some µs of the event loop, whatever its size."""
 SLICE_BYTES = 8 * 1024
-"""What is parsed between two looks at the clock."""
+"""Bytes that are parsed between two looks at the clock."""
 PARSE_SECONDS = 0.001
-"""How long one connection's bytes are parsed before others have their turn."""
+"""Seconds that one connection's bytes are parsed before others have their turn."""
 GRACE_SECONDS = 1.0
-"""How long an idle connection is kept open while the server ends, for a request that is on its
+"""Seconds that an idle connection is kept open while the server ends, for a request that is on its
 way."""
 SPARE_KEEP_ALIVE_SECONDS = 1.0
-"""How much longer an idle connection is kept than its client was told."""
+"""Seconds that an idle connection is kept longer than its client was told."""
 
 
 class BoundedProtocol(HttpToolsProtocol):

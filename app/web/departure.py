@@ -6,7 +6,7 @@ import asyncio
 import socket
 
 ASK_SECONDS = 0.02
-"""How long after the end, and how often then, it is asked."""
+"""Seconds after the end, and then between two times, at which it is asked."""
 INTERIM_ANSWER = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 

@@ -38,7 +38,7 @@ from app.web.schemas import PredictRequest, PredictResponse, RankRequest, RankRe
 from app.web.slow_requests import SlowRequests
 
 HOLD_SECONDS = 0.0005
-"""How long a request may hold the event loop while others wait."""
+"""Seconds that a request may hold the event loop while others wait."""
 LONG_BODY = 4 * 1024
 """Bytes of a body from which on its request waits for its turn among the long ones."""
 _READ_HEADERS = frozenset(

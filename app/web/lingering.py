@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 LINGER_BYTES = 64 * 2**20
-"""What is read and dropped of a client that goes on sending after its last answer."""
+"""Bytes that are read and dropped of a client that goes on sending after its last answer."""
 
 
 class LingeringTransport:

@@ -90,7 +90,7 @@ def _catalogue(items: Follower) -> dict[str, Any]:
 
 
 def _degraded(loaded: Loaded) -> list[str]:
-    """What answers do without at present."""
+    """The things that answers do without at present."""
     found = []
     if loaded.remote is not None and not loaded.remote.breaker.closed:
         found.append("vocabulary")

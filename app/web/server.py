@@ -28,10 +28,10 @@ from app.workers.descriptors import DescriptorWatch
 from app.workers.signals import ignore_stops, stops
 
 SPARE_SECONDS = 1
-"""What requests have beyond the time to drain before uvicorn cancels them; their clients are cut
-at its end."""
+"""Seconds that requests have beyond the time to drain, at the end of which clients are cut, before
+uvicorn cancels them."""
 TICK_SECONDS = 1.0
-"""How old the date in answers may be."""
+"""Greatest age of the date in answers."""
 ADMIN_CONNECTIONS, ADMIN_KEEP_ALIVE_SECONDS = 64, 5
 """Bounds of the admin port."""
 log = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ class ReadingNotes:
         """Names of files that were passed over because they begin with ``_`` or ``.``."""
         self._nan: Counter[str] = Counter()
         self._never: dict[str, bool] = {}
-        """Whether no line of JSON has a value of a column."""
+        """True if no line of JSON has a value of a column."""
         self._local: dict[str, str] = {}
         """Time zone of each field whose times have no offset."""
         self._moments_as_text: set[str] = set()

@@ -32,7 +32,7 @@ class Counts(NamedTuple):
 
     @property
     def rough(self) -> bool:
-        """Whether a class has fewer than ``FEW`` rows: too few to compare AUCs by."""
+        """Tell whether a class has fewer than ``FEW`` rows: too few to compare AUCs by."""
         return min(self.clicks, self.rows - self.clicks) < FEW
 
     def __str__(self) -> str:
