@@ -339,7 +339,8 @@ def write_split_graphs(trained: Trained, bundle: NewBundle, engine: Engine) -> I
     prepared, precision = trained.prepared, engine.precision
     graph = bundle.directory / (GRAPH if precision == "float32" else INT8_GRAPH)
     candidate, combine = (bundle.directory / name for name in SPLIT_GRAPHS[precision])
-    parts = write_split(graph, trained.config.network, candidate, combine)
+    layout = prepared.vocabulary.layout
+    parts = write_split(graph, trained.config.network, layout, candidate, combine)
     shapes = prepared.encoder.context.shape, prepared.encoder.candidate.shape
     split = SplitEngine(engine, (candidate, combine), parts, *shapes)
     check_split(engine, ThroughParts(split), prepared.data["test"])

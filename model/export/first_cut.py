@@ -1,13 +1,15 @@
 """The first cut of a catalogue: the inner product of an item's vector and a context's.
 
-FM's pairs across the sides are one inner product (Rendle 2010), FFM's are one of longer vectors
-(Juan et al. 2016), and everything else in them belongs to one side. The item's side of it is a
-number that joins its vector, the context's side is the same for all items. So the order of items by
+FM's pairs across the sides are one inner product <s, S> (Rendle 2010), FFM's are one of longer
+vectors (Juan et al. 2016). A number of the item's own takes in everything else, as it is for the
+average context, whose indices are the means of its slots (s_0 being its vector):
 
-    <(1, context's vector), (item's number, item's vector)>
+    number = logit(average context, item) - <s_0, S>.
 
-is that of FM's and FFM's logits, and that of the FM in a DeepFM's. Other networks have either no
-such term or, in their first order, one that gives every user the same order.
+So the order of items by <(1, s), (number, S)> is exactly that of FM's and FFM's logits, in which
+everything else is a sum over one side. A DeepFM's hidden layers are those of the average context.
+Other networks have either no such term or, in their first order, one that gives every user the same
+order.
 """
 
 from __future__ import annotations
@@ -19,91 +21,101 @@ import numpy as np
 import onnx.numpy_helper
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
-from app.features.graph_inputs import FIRST_CUT
+from app.features.graph_inputs import CONTEXTS, FIRST_CUT, graph_inputs
+from app.features.layout import Layout
 from model.export.exporter import ExportError
+
+NETWORKS = ("fm", "ffm", "deepfm")
 
 
 class FirstCut(NamedTuple):
-    """Nodes to add to the graphs of both sides, with their constants; the last gives the vector.
+    """Nodes to add to the graphs of both sides; the last of each gives the vector.
 
-    The item's is its number before ``vector``, whose first columns are ``left_out``.
+    ``before`` are the nodes that come first in the candidate's graph, and stand for the context's
+    inputs there, as ``average`` does. ``width`` is that of ``vector`` but ``left_out``.
     """
 
+    before: list[NodeProto]
     candidate: list[NodeProto]
     context: list[NodeProto]
     constants: list[TensorProto]
+    average: list[TensorProto]
     vector: str
     left_out: int
 
 
-def first_cut(graph: GraphProto, network: str, parts: Sequence[str]) -> FirstCut | None:
+def first_cut(
+    graph: GraphProto, network: str, layout: Layout, parts: Sequence[str]
+) -> FirstCut | None:
     """Return the first cut of a network whose item part consists of these values.
 
     Raises:
         ExportError: its term is not to be found in the graph.
     """
+    if network not in NETWORKS:
+        return None
     if network == "deepfm":
-        return _of_deepfm(graph, parts)
-    if network in ("fm", "ffm"):
-        return _of_products(graph, parts)
-    return None
-
-
-def _of_products(graph: GraphProto, parts: Sequence[str]) -> FirstCut:
-    """Return that of a network which is nothing but an inner product and sums."""
-    item, context = _pair(graph, parts, "Mul")
-    numbers = [part for part in parts if part != item]
-    total = "first_cut_number"
+        # The sums of its serving form; the first column is that of the first order.
+        item, context = _pair(graph, parts, "Add", "network.pairwise")
+    else:
+        item, context = _pair(graph, parts, "Mul")
+    left_out = int(network == "deepfm")
+    mine, other = "first_cut_item", "first_cut_context"
     return FirstCut(
         [
-            helper.make_node("Sum", numbers, [f"{total}s"]),
-            helper.make_node("Reshape", [f"{total}s", "first_cut_column"], [total]),
-            helper.make_node("Flatten", [item], ["first_cut_vector"], axis=1),
-            helper.make_node("Concat", [total, "first_cut_vector"], [FIRST_CUT], axis=1),
+            helper.make_node("Shape", ["candidate"], ["first_cut_rows"], start=0, end=1),
+            helper.make_node(
+                "ConstantOfShape", ["first_cut_rows"], ["row_context"],
+                value=helper.make_tensor("value", TensorProto.INT32, [1], [0]),
+            ),
         ],
         [
-            helper.make_node("Flatten", [context], ["first_cut_vector"], axis=1),
-            _with_one("first_cut_vector"),
+            *_vector(item, mine),
+            *_vector(context, other),
+            helper.make_node("Transpose", [other], [f"{other}_turned"], perm=[1, 0]),
+            helper.make_node("MatMul", [mine, f"{other}_turned"], ["first_cut_product"]),
+            helper.make_node("Reshape", ["logit", "first_cut_column"], ["first_cut_logit"]),
+            helper.make_node("Sub", ["first_cut_logit", "first_cut_product"], ["first_cut_number"]),
+            helper.make_node("Concat", ["first_cut_number", mine], [FIRST_CUT], axis=1),
         ],
-        [*_constants(), _constant("first_cut_column", np.array([-1, 1], np.int64))],
-        item,
-        left_out=0,
-    )
-
-
-def _of_deepfm(graph: GraphProto, parts: Sequence[str]) -> FirstCut:
-    """Return that of the serving form, whose sums (s_0, S) make a part 1/2 ||S||^2 + c s_0."""
-    item, context = _pair(graph, parts, "Add", "network.pairwise")
-    names = [f"first_cut_{name}" for name in ("half", "linear", "terms", "number", "vector")]
-    half, linear, terms, number, vector = names
-    rest = ["first_cut_one", "first_cut_end", "first_cut_one"]
-    return FirstCut(
         [
-            helper.make_node("Mul", [item, "network.pairwise"], [half]),
-            helper.make_node("Add", [half, "network.first_order"], [linear]),
-            helper.make_node("Mul", [item, linear], [terms]),
-            helper.make_node("ReduceSum", [terms, "first_cut_one"], [number], keepdims=1),
-            helper.make_node("Slice", [item, *rest], [vector]),
-            helper.make_node("Concat", [number, vector], [FIRST_CUT], axis=1),
+            *_vector(context, other),
+            # A one before it, for the number of the item.
+            helper.make_node("Pad", [other, "first_cut_place", "first_cut_unit"], [FIRST_CUT]),
         ],
-        [helper.make_node("Slice", [context, *rest], [vector]), _with_one(vector)],
-        [*_constants(), _constant("first_cut_end", np.array([2**31], np.int64))],
+        [
+            _constant("first_cut_first", np.array([left_out], np.int64)),
+            _constant("first_cut_end", np.array([2**31], np.int64)),
+            _constant("first_cut_axis", np.array([1], np.int64)),
+            _constant("first_cut_column", np.array([-1, 1], np.int64)),
+            _constant("first_cut_place", np.array([0, 1, 0, 0], np.int64)),
+            _constant("first_cut_unit", np.array(1, np.float32)),
+        ],
+        _average_context(layout),
         item,
-        left_out=1,
-    )
+        left_out,
+    )  # fmt: skip
 
 
-def _with_one(vector: str) -> NodeProto:
-    """Return the node that puts a one before the context's vector."""
-    return helper.make_node("Pad", [vector, "first_cut_before", "first_cut_unit"], [FIRST_CUT])
-
-
-def _constants() -> list[TensorProto]:
+def _vector(value: str, name: str) -> list[NodeProto]:
+    """Return nodes that flatten a value's rows and leave out their first columns."""
+    rest = ["first_cut_first", "first_cut_end", "first_cut_axis"]
     return [
-        _constant("first_cut_before", np.array([0, 1, 0, 0], np.int64)),
-        _constant("first_cut_unit", np.array(1, np.float32)),
-        _constant("first_cut_one", np.array([1], np.int64)),
+        helper.make_node("Flatten", [value], [f"{name}_flat"], axis=1),
+        helper.make_node("Slice", [f"{name}_flat", *rest], [name]),
     ]
+
+
+def _average_context(layout: Layout) -> list[TensorProto]:
+    """Return what stands for the context's inputs: the index of each slot's mean, ones."""
+    values: dict[str, np.ndarray] = {
+        "context": np.array([[slot.mean or slot.oov for slot in layout.context]], np.int32)
+    }
+    for number, slot in enumerate(layout.context_lists):
+        values[f"context_list_{number}"] = np.array([[slot.mean or slot.oov]], np.int32)
+    values["context_value"] = np.ones((1, layout.context_values), np.float32)
+    names = [each.name for each in graph_inputs(layout) if CONTEXTS in each.axes]
+    return [_constant(name, values[name]) for name in names]
 
 
 def _constant(name: str, value: np.ndarray) -> TensorProto:

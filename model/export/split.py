@@ -18,6 +18,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from app.bundle.manifest import ItemParts
 from app.features.graph_inputs import CONTEXTS, FIRST_CUT, ROWS, Scores, part_name
+from app.features.layout import Layout
 from model.export.exporter import ExportError
 from model.export.first_cut import FirstCut, first_cut
 
@@ -27,7 +28,9 @@ _MOVES = {*_REPEATS, "Transpose", "Reshape", "Squeeze", "Unsqueeze"}
 """Operators that rearrange a value: one that is in the item part already is not kept twice."""
 
 
-def write_split(graph: Path, network: str, candidate: Path, combine: Path) -> ItemParts:
+def write_split(
+    graph: Path, network: str, layout: Layout, candidate: Path, combine: Path
+) -> ItemParts:
     """Cut a graph, and write the two beside it, where the file of weights is.
 
     Raises:
@@ -38,7 +41,7 @@ def write_split(graph: Path, network: str, candidate: Path, combine: Path) -> It
     parts = whole.item_part()
     if not parts:
         raise ExportError("nothing of the graph depends on the candidate alone")
-    cut = first_cut(model.graph, network, parts)
+    cut = first_cut(model.graph, network, layout, parts)
     named = {value: part_name(number) for number, value in enumerate(parts)}
     one, other = whole.candidate(named, cut), whole.combine(named, cut)
     _write(model, one, candidate)
@@ -127,7 +130,17 @@ class Whole:
 
     def candidate(self, named: Mapping[str, str], cut: FirstCut | None) -> GraphProto:
         """Return the graph that gives the item part; ``named`` are its values and their names."""
-        return self._subgraph(named, named, (), cut and cut.candidate, cut, ROWS)
+        made = self._subgraph(named, named, (), cut and cut.candidate, cut, ROWS)
+        if cut:
+            # The average context takes the place of the inputs that tell of one.
+            own = [each for each in made.input if each.name.startswith("candidate")]
+            needed = {each.name for each in made.input}
+            nodes = [*cut.before, *made.node]
+            del made.input[:], made.node[:]
+            made.input.extend(own)
+            made.node.extend(nodes)
+            made.initializer.extend(each for each in cut.average if each.name in needed)
+        return made
 
     def combine(self, named: Mapping[str, str], cut: FirstCut | None) -> GraphProto:
         """Return the graph that takes the item part and gives the scores."""

@@ -185,7 +185,7 @@ def write_untrained(
         for precision, (candidate, combine) in SPLIT_GRAPHS.items():
             if graphs[precision].exists():
                 described["parts"] = write_split(
-                    graphs[precision], "deepfm", path / candidate, path / combine
+                    graphs[precision], "deepfm", vocabulary.layout, path / candidate, path / combine
                 )
         return bundle.finish(described)
 

@@ -326,7 +326,7 @@ def test_the_graph_has_the_network_s_crosses(tmp_path: Path) -> None:
     shapes = RowShape(5, 2, ((2, 5),)), RowShape(4, 1, ((1, 4),))
     engine = Engine(tmp_path / "score.onnx", layout, *shapes)
     graphs = tmp_path / "candidate.onnx", tmp_path / "combine.onnx"
-    parts = write_split(tmp_path / "score.onnx", "wide_deep", *graphs)
+    parts = write_split(tmp_path / "score.onnx", "wide_deep", layout, *graphs)
     assert parts.takes == ("candidate", "candidate_list_0"), "pairs of both sides need the row"
     split = SplitEngine(engine, graphs, parts, *shapes)
     check_split(engine, ThroughParts(split), data)

@@ -25,7 +25,16 @@ from model.export.parity import check_parity, check_split
 from model.export.split import write_split
 from model.networks.deepfm import DeepFM
 from model.networks.network import Network
-from tests.support.graphs import CONFIG, LAYOUT, Case, dataset, engine_of, exported_once, shape
+from tests.support.graphs import (
+    CONFIG,
+    LAYOUT,
+    NUMBERS,
+    Case,
+    dataset,
+    engine_of,
+    exported_once,
+    shape,
+)
 from tests.support.networks import trained
 
 pytestmark = pytest.mark.slow
@@ -47,7 +56,7 @@ WIDTHS = {
 
 def split(path: Path, layout: Layout, network: str) -> tuple[SplitEngine, ItemParts]:
     graphs = path.with_name("candidate.onnx"), path.with_name("combine.onnx")
-    parts = write_split(path, network, *graphs)
+    parts = write_split(path, network, layout, *graphs)
     sides = (layout.context, layout.context_lists), (layout.candidate, layout.candidate_lists)
     return SplitEngine(engine_of(path, layout), graphs, parts, *(shape(*s) for s in sides)), parts
 
@@ -68,11 +77,13 @@ def test_both_graphs_score_as_the_network(
 
 @pytest.mark.parametrize("network", ["fm", "ffm", "deepfm"])
 def test_the_first_cut_is_exact(network: str, tmp_path: Path) -> None:
-    """FM and FFM order items as the inner product does, and DeepFM without its hidden layers."""
+    """FM and FFM order items as the inner product does, and a DeepFM whose hidden layers give all
+    contexts the same.
+    """
     made = trained(network, LAYOUT, CONFIG)
     if isinstance(made, DeepFM):
         with torch.no_grad():
-            made.mlp.output.weight.zero_()
+            made.mlp.first.weight[:, : made.mlp.split] = 0
     _, path = exported_once(made, LAYOUT, tmp_path / "made")
     engine, parts = split(path, LAYOUT, network)
     data = dataset(LAYOUT, 60)
@@ -85,6 +96,22 @@ def test_the_first_cut_is_exact(network: str, tmp_path: Path) -> None:
         away = vectors @ engine.vector(context) - expected
         assert np.ptp(away) <= 2e-5
         assert np.ptp(expected) > 0.3
+
+
+def test_the_first_cut_is_exact_for_the_average_context(tmp_path: Path) -> None:
+    """A DeepFM's hidden layers are in the item's number as they are for it."""
+    _, path = exported_once(trained("deepfm", NUMBERS, CONFIG), NUMBERS, tmp_path / "made")
+    engine, _ = split(path, NUMBERS, "deepfm")
+    data = dataset(NUMBERS, 60)
+    single = [slot.mean for slot in NUMBERS.context]
+    lists = [[slot.mean, 0, 0] for slot in NUMBERS.context_lists]
+    one = np.ones(NUMBERS.context_values, np.float32).view(np.int32)
+    context = np.concatenate([single, *lists, one]).astype(np.int32).reshape(1, -1)
+    whole = Batch(context, data.candidate_rows, np.zeros(60, np.int32))
+    expected = engine_of(path, NUMBERS).score(whole).logit
+    vectors = engine.item_parts(data.candidate_rows)[-1]
+    assert np.ptp(vectors @ engine.vector(context) - expected) <= 2e-5
+    assert np.ptp(expected) > 0.3
 
 
 def test_an_index_outside_the_table_is_refused(tmp_path: Path) -> None:
