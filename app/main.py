@@ -184,8 +184,9 @@ def build_server(
     service = build_service(settings, shared=worker.shared if worker else None, opened=opened)
     admin = None
     if admin_listeners and settings.admin_key_file is not None:
+        store_url = None if settings.store is None else settings.store.get_secret_value()
         entries = [
-            build_entries_router(kind, settings.store, service.serving, settings.max_body_bytes)
+            build_entries_router(kind, store_url, service.serving, settings.max_body_bytes)
             for kind in (ITEMS, PROFILES)
         ]
         admin_app = create_admin(service.activation, entries, Keys(settings.admin_key_file))

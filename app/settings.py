@@ -228,7 +228,7 @@ class Settings(BaseSettings):
         " every value as unknown, reject answers 503",
     )
 
-    store: str | None = _setting(
+    store: SecretStr | None = _setting(
         "Catalogue",
         None,
         "URL of the store of items that /rank may name by id, and of profiles:"

@@ -174,7 +174,8 @@ def load(settings: Settings, metrics: Metrics, engines: Engines, opened: Opened)
     items = None
     if settings.store is not None:
         opener = parts_opener(settings, engines.shared, bundle, started.split)
-        items = Follower(settings.store, bundle.spec, encoder.candidate, remote, opener)
+        url = settings.store.get_secret_value()
+        items = Follower(url, bundle.spec, encoder.candidate, remote, opener)
     return Loaded(
         bundle,
         encoder,

@@ -45,7 +45,7 @@ def stored_profiles(
     if field in encoder.candidate.fields:
         raise BundleError(f"setting profile_key: {field!r} is a candidate field of {bundle.path}")
     return StoredProfiles(
-        settings.store,
+        settings.store.get_secret_value(),
         field,
         bundle.spec,
         encoder.context,

@@ -72,7 +72,9 @@ class RedisConnection:
             self._address = Address.parse(url)
             self._link = open_link(self._address, 1)
         except AddressError as error:
-            raise StoreError(f"the URL of the store: {error}") from None
+            raise StoreError(
+                f"the URL of the store: give sqlite:///absolute/path or that of a Redis: {error}"
+            ) from None
         self._loop = asyncio.new_event_loop()
 
     def ask(self, *commands: Command) -> list[Reply]:

@@ -33,7 +33,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "redis_url": ("redis://cache", SecretStr("redis://cache")),
     "redis_password_file": ("/run/secrets/redis", Path("/run/secrets/redis")),
     "vocabulary_fallback": ("oov", "oov"),
-    "store": ("sqlite:///var/lib/ctr/items.db", "sqlite:///var/lib/ctr/items.db"),
+    "store": ("sqlite:///var/lib/ctr/items.db", SecretStr("sqlite:///var/lib/ctr/items.db")),
     "unknown_items": ("error", "error"),
     "item_key": ("item_id", "item_id"),
     "profile_key": ("user_id", "user_id"),
