@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
-import gzip
-import io
 import re
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, NamedTuple
 
 import polars as pl
 from polars import selectors as cs
@@ -20,28 +17,28 @@ from polars import selectors as cs
 from app.errors import CtrError
 from app.features.nearest import suggestion
 from app.features.spec import FeatureSpec
+from model.data.bad_lines import BadLines
+from model.data.file_kinds import (
+    DELIMITERS,
+    NOT_DECOMPRESSED,
+    ending_of_text,
+    is_json_lines,
+    is_parquet,
+)
 from model.data.json_lines import Columns, UnreadableLine, as_bytes, as_text, read_object
+from model.data.opened_text import FIRST_BYTES, open_text
 from model.data.parquet_columns import ParquetColumns, UnreadableColumn, check_fit
 
 LINE, FILE = "\0line", "\0file"
 """Columns of a frame beside those of the spec, whose names have no NUL."""
 KEPT = "\0kept "
 """Before the name of a column that is in a frame as the file has it."""
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
-_PARQUET = {".parquet", ".parq", ".pq"}
-_JSON_LINES = {".jsonl", ".ndjson"}
-_GZIP = {".gz", ".gzip"}
-_COMPRESSED_INSIDE = _GZIP | {".snappy", ".zstd", ".zst", ".brotli", ".lz4"}
-"""Endings after ``.parquet`` that name the compression of its columns."""
-_NOT_DECOMPRESSED = {".7z", ".br", ".bz2", ".lz4", ".snappy", ".xz", ".z", ".zip", ".zst", ".zstd"}
 _SHOWN_NAMES = 200
 """Characters of the columns' names in a message."""
-SHOWN_BAD_LINES = 10
 ROWS_AT_ONCE = 2**17
 _BYTES_AT_ONCE = 32 * 2**20
 _JSON_BYTES_AT_ONCE = 8 * 2**20
 """Values of a line as Python holds them take several times its bytes."""
-_FIRST_BYTES = 2**16
 _SINGLE_BYTES = b"\x1f\x1e\x1d\x1c\x01\x02\x03\x04\x05\x06\x07\x0e\x0f\x10\x11\x12\x13\x14\x15"
 """Control characters, one of which stands for a long delimiter in text that lacks it."""
 
@@ -58,30 +55,6 @@ class Source:
     sha256: str
     bytes: int
     rows: int
-
-
-@dataclass(slots=True)
-class BadLines:
-    """Lines that cannot be used: their count and the first of them; ``total`` is of all lines."""
-
-    lines: list[tuple[str, int, str]] = field(default_factory=list)
-    """File, line and problem."""
-    count: int = 0
-    total: int = 0
-
-    def add(self, file: str, line: int, problem: str) -> None:
-        """Note one bad line."""
-        self.count += 1
-        if len(self.lines) < SHOWN_BAD_LINES:
-            self.lines.append((file, line, problem))
-
-    def report(self) -> str:
-        """Count the bad lines and show the first few."""
-        shown = "".join(f"\n  {f}:{n}: {why}" for f, n, why in self.lines)
-        more = self.count - len(self.lines)
-        return f"{self.count} of {self.total} lines are bad:{shown}" + (
-            f"\n  and {more} more" if more else ""
-        )
 
 
 class LogFile(NamedTuple):
@@ -157,7 +130,7 @@ def pieces(
     """
     file = LogFile(path, name or path.name)
     with _errors_of_reading(path):
-        read = _parquet if _is_parquet(path) else _json if _is_json(path) else _text
+        read = _parquet if is_parquet(path) else _json if is_json_lines(path) else _text
         for frame, position in read(spec, file, _Wanted(wanted, keep, optional, key), bad):
             yield Piece(frame.with_columns(pl.lit(file.name).alias(FILE)), position)
 
@@ -183,10 +156,10 @@ def require_columns(
 
 def _names(spec: FeatureSpec, file: LogFile) -> list[str] | None:
     """Return the names of a file's columns, None if it has no rows, or its lines name them."""
-    if _is_parquet(file.path):
+    if is_parquet(file.path):
         return _parquet_names(file)
-    if _is_json(file.path):
-        with _open(file.path):
+    if is_json_lines(file.path):
+        with open_text(file.path):
             return None
     return _text_names(spec, file)
 
@@ -200,20 +173,6 @@ def _errors_of_reading(path: Path) -> Iterator[None]:
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read {path}: {reason}") from error
-
-
-def _is_parquet(path: Path) -> bool:
-    return _ending(path, _COMPRESSED_INSIDE) in _PARQUET
-
-
-def _is_json(path: Path) -> bool:
-    return _ending(path, _GZIP) in _JSON_LINES
-
-
-def _ending(path: Path, compressions: set[str]) -> str:
-    """Return a name's ending, in small letters, before those of compressions."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    return next((suffix for suffix in reversed(suffixes) if suffix not in compressions), "")
 
 
 def _parquet_names(file: LogFile) -> list[str] | None:
@@ -284,7 +243,7 @@ def _text(
     """Read a delimited file: one record a line; text is left as text."""
     delimiter = _delimiter(spec, file)
     total, usable = bad.total, False
-    with _open(file.path) as (on_disk, opened):
+    with open_text(file.path) as (on_disk, opened):
         names, first_line = _header(spec, file, opened, delimiter)
         if names is None:
             return
@@ -307,7 +266,7 @@ def _json(
 ) -> Iterator[tuple[pl.DataFrame, int]]:
     """Read a file of JSON objects, one a line; values are left as their JSON."""
     total, usable, first = bad.total, False, 1
-    with _open(file.path) as (on_disk, opened):
+    with open_text(file.path) as (on_disk, opened):
         while chunk := opened.readlines(_JSON_BYTES_AT_ONCE):
             columns: Columns = {name: [] for name in {*wanted.names, *wanted.keep}}
             numbers = [*_add_objects(columns, file, chunk, first, bad, wanted.key)]
@@ -349,15 +308,15 @@ def _add_objects(
 def _text_names(spec: FeatureSpec, file: LogFile) -> list[str] | None:
     """Return the names of a file's columns, None if it is empty."""
     delimiter = _delimiter(spec, file)
-    with _open(file.path) as (_, opened):
+    with open_text(file.path) as (_, opened):
         return _header(spec, file, opened, delimiter)[0]
 
 
 def _delimiter(spec: FeatureSpec, file: LogFile) -> str:
     """Return the spec's delimiter, or the one that the file's ending suggests."""
     path = file.path
-    ending = _ending(path, _GZIP)
-    if ending in _NOT_DECOMPRESSED:
+    ending = ending_of_text(path)
+    if ending in NOT_DECOMPRESSED:
         raise DataError(f"{file.name} is compressed with another program than gzip: decompress it")
     delimiter = spec.delimiter or DELIMITERS.get(ending)
     if delimiter is None:
@@ -400,34 +359,6 @@ def _absent(text: bytes) -> str:
     raise DataError("a `delimiter` of several bytes needs text without control characters")
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """Open a file; yield it as it is on disk, whose position tells progress, and as lines."""
-    with path.open("rb") as on_disk:
-        file = cast(IO[bytes], on_disk)
-        if path.suffix.lower() in _GZIP:
-            file = cast(IO[bytes], gzip.GzipFile(fileobj=on_disk))
-        begin = file.read(_FIRST_BYTES)
-        file.seek(len(codecs.BOM_UTF8) if begin.startswith(codecs.BOM_UTF8) else 0)
-        ends_in_cr = b"\r" in begin[: _FIRST_BYTES - 1] and b"\n" not in begin
-        yield on_disk, io.BufferedReader(_CarriageReturns(file)) if ends_in_cr else file
-
-
-class _CarriageReturns(io.RawIOBase):
-    """A file whose lines end in a carriage return alone; it reads as if they ended in LF."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        content = self._file.read(len(buffer)).replace(b"\r", b"\n")
-        buffer[: len(content)] = content
-        return len(content)
-
-
 def _header(
     spec: FeatureSpec, file: LogFile, opened: IO[bytes], delimiter: str
 ) -> tuple[list[str] | None, int]:
@@ -440,7 +371,7 @@ def _header(
     except UnicodeDecodeError as error:
         raise DataError(f"{file.name}:1: the header is not UTF-8") from error
     if not line:
-        if not opened.read(_FIRST_BYTES).strip():
+        if not opened.read(FIRST_BYTES).strip():
             return None, 2
         raise DataError(f"{file.name}:1: the header is an empty line")
     single = _absent(content)

@@ -24,12 +24,12 @@ from app.features.canonical import boolean_key, integer_key, seconds
 from app.features.field_encoders import field_encoder
 from app.features.spec import FeatureSpec, Field, Time
 from app.files import sha256
+from model.data.bad_lines import BadLines
 from model.data.doubtful_moments import date_formats, date_hint
 from model.data.log_files import (
     FILE,
     KEPT,
     LINE,
-    BadLines,
     DataError,
     LogFile,
     Source,

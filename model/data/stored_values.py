@@ -21,8 +21,9 @@ from app.features.field_encoders import field_encoder
 from app.features.keys import TextKey, text_key
 from app.features.spec import FeatureSpec, Side
 from app.files import sha256
+from model.data.bad_lines import BadLines
 from model.data.json_lines import is_json
-from model.data.log_files import FILE, LINE, BadLines, DataError, Source, pieces
+from model.data.log_files import FILE, LINE, DataError, Source, pieces
 from model.data.parquet_columns import without_nan
 from model.data.stored_files import Kind, StoredFiles
 from model.data.values import distinct, field_values, problems_of, unlearned

@@ -14,8 +14,9 @@ import pytest
 from app.features.encoder import Encoder
 from app.features.spec import FeatureSpec
 from model.data import log_files
+from model.data.bad_lines import BadLines
 from model.data.encode import encode_side
-from model.data.log_files import FILE, KEPT, LINE, BadLines, DataError, pieces
+from model.data.log_files import FILE, KEPT, LINE, DataError, pieces
 from model.data.reader import Reader, labels
 from model.data.values import json_rows
 from tests.support.frames import learned, read

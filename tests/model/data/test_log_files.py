@@ -11,7 +11,8 @@ from polars import selectors as cs
 
 from app.features.spec import Categorical, FeatureSpec
 from model.data import log_files
-from model.data.log_files import FILE, LINE, BadLines, DataError, pieces, visible
+from model.data.bad_lines import BadLines
+from model.data.log_files import FILE, LINE, DataError, pieces, visible
 
 FIELDS = (
     Categorical(name="user", side="context", dtype="integer"),

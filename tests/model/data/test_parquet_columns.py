@@ -24,8 +24,9 @@ from app.features.spec import (
     Numeric,
     Time,
 )
+from model.data.bad_lines import BadLines
 from model.data.encode import encode_side
-from model.data.log_files import KEPT, BadLines, DataError, pieces
+from model.data.log_files import KEPT, DataError, pieces
 from model.data.reader import MOMENT, Reader, labels
 from model.data.values import json_rows
 from tests.support.encoding import encoded_columns

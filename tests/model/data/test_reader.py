@@ -15,8 +15,9 @@ from app.features.canonical import integer_key
 from app.features.field_encoders import field_encoder
 from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
 from model.data import log_files
+from model.data.bad_lines import BadLines
 from model.data.frames_on_disk import FramesOnDisk
-from model.data.log_files import FILE, LINE, BadLines, DataError
+from model.data.log_files import FILE, LINE, DataError
 from model.data.reader import MOMENT, Reader, labels
 from model.data.values import field_values
 from tests.support.frames import learned, read
