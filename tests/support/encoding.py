@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 
+from app.features import encoder as encoders
+from app.features import text_rows
 from app.features.arrays import Indices
 from app.features.column_encoding import Misses
 from app.features.encoder import Encoder, SideEncoder
@@ -58,6 +62,15 @@ def encoder_for(*fields: Field, frame: Mapping[str, Any] | None = None) -> Encod
     for field in fillers:
         columns[field.name] = [None] * rows
     return Encoder(spec, learned(spec, pl.DataFrame(columns, strict=False)))
+
+
+@contextmanager
+def in_bulk(load: float = 0.6) -> Iterator[None]:
+    """Look texts up together however few there are, in tables of this load."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoders, "MANY_TEXTS", 0)
+        patch.setattr(text_rows, "LOAD", load)
+        yield
 
 
 def side_of(encoder: Encoder, field: Field) -> SideEncoder:

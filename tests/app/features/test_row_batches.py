@@ -14,8 +14,8 @@ from app.errors import ValueProblem
 from app.features.encoder import Encoder
 from app.features.row_batches import MOST_ROWS, RowBatches
 from app.features.spec import Categorical, FeatureSpec
-from tests.app.features.test_text_rows import VALUES, in_bulk
-from tests.support.encoding import PRICE
+from tests.app.features.test_text_rows import VALUES
+from tests.support.encoding import PRICE, in_bulk
 from tests.support.frames import learned
 from tests.support.logs import Log, logs
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,11 @@ from hypothesis import strategies as st
 
 from app.errors import ValueProblem
 from app.features import encoder as encoders
-from app.features import text_rows
 from app.features.encoder import Encoder, FieldProblems
 from app.features.field_encoders import CategoricalEncoder
 from app.features.spec import Categorical
 from app.features.text_rows import TEXT_BYTES, TextRows, as_numbers
-from tests.support.encoding import encoded_columns, encoder_for
+from tests.support.encoding import encoded_columns, encoder_for, in_bulk
 from tests.support.frames import learned
 from tests.support.logs import Log, logs
 
@@ -32,15 +30,6 @@ FIELDS: Mapping[str, Mapping[str, Any]] = {
     "plain": {}, "required": {"required": True}, "nulls": {"null_values": ("null", "~", "-1")},
     "empty": {"empty_is_missing": False}, "both": {"required": True, "null_values": ("a", "1")},
 }  # fmt: skip
-
-
-@contextmanager
-def in_bulk(load: float = 0.6) -> Iterator[None]:
-    """Look texts up together however few there are, in tables of this load."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoders, "MANY_TEXTS", 0)
-        patch.setattr(text_rows, "LOAD", load)
-        yield
 
 
 def categorical() -> Encoder:

@@ -24,8 +24,7 @@ from app.scoring.predict import WORTHWHILE_ROWS
 from app.scoring.rank import PART_ROWS
 from app.scoring.scorer import Scorer, VocabularySource
 from app.scoring.steps import Steps
-from tests.app.features.test_text_rows import in_bulk
-from tests.support.encoding import PRICE, USER
+from tests.support.encoding import PRICE, USER, in_bulk
 from tests.support.fakes import FakeBatcher, FakeEngine, FakeRequest
 from tests.support.frames import learned
 
