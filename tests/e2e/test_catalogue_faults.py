@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,12 +12,15 @@ from typing import Any
 import pytest
 
 from app.bundle.bundle import Bundle
+from app.catalogue.command import store_command
+from app.catalogue.kinds import ITEMS as ITEMS_KIND
 from app.store.opening import open_store
 from app.store.store import Item
 from tests.conftest import StartService
+from tests.support.disks import files_limited_to
 from tests.support.redis_server import RedisServer
 from tests.support.samples import Sample, candidate_of, context_of
-from tests.support.serving import APP, ROOT, Service, strict, wait_until
+from tests.support.serving import Service, strict, wait_until
 
 pytestmark = pytest.mark.e2e
 ITEMS = 100
@@ -124,7 +126,10 @@ def test_no_change_is_lost_when_the_bundle_is_swapped(
 
 
 def test_a_full_disk_stores_nothing_by_halves(
-    start_service: StartService, tiny_bundle: Path, sample: Sample, tmp_path: Path
+    start_service: StartService,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The command says so; what was there is served, and the next command has room again."""
     url = f"sqlite://{tmp_path / 'items.db'}"
@@ -136,14 +141,12 @@ def test_a_full_disk_stores_nothing_by_halves(
     lines.write_text(
         "".join(json.dumps({"id": each.id, "features": each.values}) + "\n" for each in more)
     )
-    command = [*APP, "items", "put", str(lines), "--bundle", str(tiny_bundle), "--store", url]
-    full = subprocess.run(
-        ["bash", "-c", 'ulimit -f 512; exec "$@"', "-", *command],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert full.returncode == 1
-    assert full.stderr.count("\n") == 1
-    assert str(tmp_path / "items.db") in full.stderr
+    with files_limited_to(2**19):
+        command = ["put", str(lines), "--bundle", str(tiny_bundle), "--store", url]
+        assert store_command(ITEMS_KIND, command) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert str(tmp_path / "items.db") in told
     with closing(open_store(url)) as store:
         stored = store.count()
         assert stored in (10, 1_000)

@@ -101,7 +101,7 @@ def test_profiles_in_redis_are_waited_for_in_bounds(
     known = {"age": 30, "country": "us"}
     with closing(open_store(valkey.url, create=True)) as store:
         store.profiles.put([Item(1, known), Item(2, known)])
-    service = start_service(store=valkey.url, profile_key="user_id")
+    service = start_service(store=valkey.url, profile_key="user_id", redis_timeout_ms=2_000)
     candidates = [{"features": {"item_id": 5, "price": 3}}]
 
     def ranked_for(**context: Any) -> Any:

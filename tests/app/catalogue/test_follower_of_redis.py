@@ -32,10 +32,9 @@ def proxy(valkey: RedisServer) -> Iterator[Proxy]:
 
 @pytest.fixture
 async def following(
-    valkey: RedisServer, proxy: Proxy, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    valkey: RedisServer, proxy: Proxy, tiny_bundle: Path
 ) -> AsyncIterator[Follower]:
     """A follower of an empty store."""
-    monkeypatch.setattr(redis_connection, "ASK_SECONDS", 1.0)
     await changed(valkey, lambda store: 0)
     bundle = Bundle.open(tiny_bundle)
     candidate = Encoder(bundle.spec, bundle.vocabulary).candidate
@@ -85,12 +84,13 @@ async def test_rows_are_those_that_a_request_would_have(
 
 @pytest.mark.parametrize("fault", ["killed", "emptied", "silent"])
 async def test_the_last_catalogue_serves_while_redis_is_away(
-    following: Follower, valkey: RedisServer, fault: str
+    following: Follower, valkey: RedisServer, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     """Redis that comes back empty is no empty catalogue; a store that is made anew is read."""
     await changed(valkey, lambda store: store.put([Item("a", {}), Item("b", {})]))
     await reached(lambda: ids(following) == {"a", "b"})
     if fault == "silent":
+        monkeypatch.setattr(redis_connection, "ASK_SECONDS", 0.5)
         valkey.freeze()
         await reached(lambda: following.problem == "Redis did not answer in time")
         assert ids(following) == {"a", "b"}
