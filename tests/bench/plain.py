@@ -71,8 +71,16 @@ class PlainMlp(nn.Module):
         self.register_buffer("bias", bias)
         self.register_buffer("weight", weight[:, mlp.split :].contiguous())
 
-    def forward(self, context_UX: Tensor, row_NX: Tensor, row_context_N: Tensor) -> Tensor:
+    def forward(
+        self,
+        context_UX: Tensor,
+        row_NX: Tensor,
+        row_context_N: Tensor,
+        beside_NX: Tensor | None = None,
+    ) -> Tensor:
         """Return the output [N]."""
+        if beside_NX is not None:
+            row_NX = torch.cat([row_NX, beside_NX], 1)
         hidden_NH = self.mlp.activation(functional.linear(row_NX, self.weight, self.bias))
         for linear in self.mlp.deeper:
             hidden_NH = self.mlp.activation(linear(hidden_NH))

@@ -36,7 +36,7 @@ from app.features.spec import FeatureSpec
 from app.features.vocabulary import SlotVocabulary, Texts, Vocabulary, arrange
 from model.config import TrainConfig
 from model.data.dataset import Dataset
-from model.export import first_cut, graph, quantize, serving_form, split
+from model.export import exporter, first_cut, graph, quantize, serving_form, split
 from model.export.golden import example
 from model.export.graph import write_graph
 from model.export.quantize import CALIBRATION_ROWS, with_int8_logits, write_int8
@@ -193,7 +193,7 @@ def write_untrained(
 def _sources() -> str:
     """Hash of the code that decides the files, so that no old graph is ever measured."""
     digest = hashlib.sha256()
-    exporting = (serving_form, graph, quantize, split, first_cut)
+    exporting = (serving_form, exporter, graph, quantize, split, first_cut)
     for module in (deepfm, mlp, network, *exporting, sys.modules[__name__]):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()
