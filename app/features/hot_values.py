@@ -15,9 +15,9 @@ from app.features.spec import Categorical, FeatureSpec, MultiCategorical
 from app.features.vocabulary import Integers, Texts, Vocabulary
 
 WHOLE_VALUES = 2_000_000
-"""Values of a vocabulary up to which memory holds all of them, in some 300 MB."""
+"""Values of a vocabulary up to which memory holds all of them, in some 400 MB."""
 KEPT_VALUES = 1_000_000
-"""Values of a larger vocabulary that memory holds, in at most 150 MB."""
+"""Values of a larger vocabulary that memory holds, in at most 200 MB."""
 KEPT_OF_SLOT = 2**16
 """Values of one slot that memory holds. By Zipf's law with an exponent of 1.1 these are 84 % of the
 look-ups of ten million values; four times as many would be 89 %."""

@@ -157,7 +157,11 @@ class _Known(NamedTuple):
         """Return those of an encoder that can be numbers."""
         known = encoder.lookup.known
         texts = [text for text in known if text is not None and _fits(text)]
-        return cls(texts, np.fromiter(map(known.__getitem__, texts), np.int32, len(texts)))
+        rows = np.empty(len(texts), np.int32)
+        for start in range(0, len(texts), PART):
+            part = texts[start : start + PART]
+            rows[start : start + PART] = [*map(known.__getitem__, part)]
+        return cls(texts, rows)
 
     def put_into(self, table: _Table, field: int) -> _Known:
         """Put the texts into a table; return those for which it has no place."""
@@ -204,15 +208,28 @@ class TextRows:
         try:
             rows = self._find(values, fields)
         except (TypeError, ValueError):
-            rows = self._find([each if _is_plain(each) else "" for each in values], fields)
-            absent = [place for place, each in enumerate(values) if each is None]
-            rows[[place for place, each in enumerate(values) if not _is_plain(each)]] = -1
-            rows[absent] = self._missing[fields[absent]]
+            rows = self._find_among_others(values, fields)
         for place in np.flatnonzero(rows < 0).tolist():
             try:
                 rows[place] = self.encoders[fields[place]].index(values[place], None)
             except ValueProblem as problem:
                 problems[place] = problem
+        return rows
+
+    def _find_among_others(self, values: Sequence[Any], fields: NDArray[np.intp]) -> Indices:
+        """Return the rows of values of which some are no texts: absent, as a rule."""
+        texts = [each if each.__class__ is str else "" for each in values]
+        others = [place for place, each in enumerate(values) if each.__class__ is not str]
+        try:
+            rows = self._find(texts, fields)
+        except ValueError:
+            others = [place for place, each in enumerate(values) if not _is_plain(each)]
+            for place in others:
+                texts[place] = ""
+            rows = self._find(texts, fields)
+        rows[others] = -1
+        absent = [place for place in others if values[place] is None]
+        rows[absent] = self._missing[fields[absent]]
         return rows
 
     def _find(self, texts: Sequence[str], fields: NDArray[np.intp]) -> Indices:
