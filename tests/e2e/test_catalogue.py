@@ -169,6 +169,46 @@ def test_item_parts_change_no_score(
         assert cut == pytest.approx(expected, rel=10 * TOLERANCE)
 
 
+def test_what_a_killed_service_leaves_is_removed(
+    start_service: StartService, store: str, sample: Sample, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """The successor of a worker holds all item parts again; so does the next start."""
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    settings = {"store": store, "parts_dir": parts, "workers": 2}
+    service = Service(tiny_bundle, tmp_path / "log", **settings)
+    service.wait_ready()
+    (file,) = parts.glob("*.parts")
+    os.kill(workers_of(service)[0], signal.SIGKILL)
+    service.client.headers["connection"] = "close"
+    body = {"context": context_of(sample.rows[0]), "candidates": {"all": True, "prefilter": 20}}
+
+    def all_answer() -> bool:
+        try:
+            return all(len(rank(service, body)["ranking"]) == 20 for _ in range(12))
+        except httpx.TransportError:
+            # The connection was given to the worker that was killed.
+            return False
+
+    wait_until(lambda: len(workers_of(service)) == 2, "the worker has a successor")
+    wait_until(all_answer, "the successor answers")
+    assert list(parts.glob("*.parts")) == [file]
+    # Stopped first, because workers whose supervisor has gone end in order.
+    processes = [*workers_of(service), service.process.pid]
+    for each in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in processes:
+            os.kill(pid, each)
+    service.process.wait()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes), "all ended")
+    assert file.exists()
+    other = start_service(**settings)
+    assert len(rank(other, body)["ranking"]) == 20
+    assert not file.exists()
+    assert len(list(parts.glob("*.parts"))) == 1
+    assert other.stop() == 0
+    assert list(parts.iterdir()) == []
+
+
 def test_a_first_cut_is_made_of_what_other_conditions_leave(
     service: Service, items: dict[int, dict[str, Any]], sample: Sample
 ) -> None:
