@@ -9,7 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from app.features.spec import Categorical, FeatureSpec
+from app.errors import ValueProblem
+from app.features.canonical import integer_key
+from app.features.spec import Categorical, FeatureSpec, MultiCategorical
 from app.store.opening import open_store
 from app.store.store import Item
 from model.data.log_files import DataError
@@ -48,14 +50,31 @@ def put_stored(spec_path: Path, files: StoredFiles, url: str, max_bad_lines: flo
 
 
 def _entries(spec: FeatureSpec, stored: StoredValues) -> Iterator[Item]:
-    integer = any(
-        isinstance(field, Categorical) and field.dtype == "integer"
+    integers = {
+        field.name
         for field in spec.fields
-        if field.name == stored.files.key
-    )
+        if isinstance(field, Categorical | MultiCategorical) and field.dtype == "integer"
+    }
     for key, values in stored.each():
-        raw = {name: msgspec.Raw(value) for name, value in values.items()}
-        yield Item(int(key) if integer else key, raw)
+        raw = {
+            name: msgspec.Raw(_as_integers(value) if name in integers else value)
+            for name, value in values.items()
+        }
+        yield Item(int(key) if stored.files.key in integers else key, raw)
+
+
+def _as_integers(value: bytes) -> bytes:
+    """Return the JSON of integers that text files have as text; a text that is none stays."""
+    if b'"' not in value:
+        return value
+    decoded = msgspec.json.decode(value)
+    try:
+        if isinstance(decoded, list):
+            return msgspec.json.encode([integer_key(each) for each in decoded])
+        return msgspec.json.encode(integer_key(decoded))
+    except ValueProblem:
+        # One of the spec's null values.
+        return value
 
 
 def _counted(entries: Iterator[Item], update: Callable[[int], object]) -> Iterator[Item]:
