@@ -48,7 +48,7 @@ from app.web.connections import Connections, most_connections
 from app.web.docs_page import page
 from app.web.endpoints import REQUEST_ID, ScoringEndpoints
 from app.web.error_responses import answer_errors
-from app.web.openapi import complete
+from app.web.openapi import Stored, complete
 from app.web.operations import build_router
 from app.web.server import AdminServer, ServiceServer
 from app.web.slow_requests import SlowRequests
@@ -74,11 +74,11 @@ class Service(FastAPI):
         activation: Activation,
         request_metrics: RequestMetrics,
         access_log: AccessLog,
-        catalogue: bool,
+        stored: Stored,
         **fastapis: Any,
     ) -> None:
-        """``request_metrics`` count what does not score; ``catalogue``: requests may name items."""
-        self._catalogue = catalogue
+        """``request_metrics`` count what does not score; what is ``stored`` need not be sent."""
+        self._stored = stored
         self.endpoints = endpoints
         self.serving = state
         self.activation = activation
@@ -103,7 +103,7 @@ class Service(FastAPI):
 
     def document(self, bundle: Bundle | None) -> dict[str, Any]:
         """The OpenAPI document for a bundle."""
-        return complete(super().openapi(), bundle, self.endpoints.limits, self._catalogue)
+        return complete(super().openapi(), bundle, self.endpoints.limits, self._stored)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -298,7 +298,7 @@ def build_service(
         Activation(state, swapper, agreement),
         metrics.for_route(OPERATION),
         access_log,
-        settings.store is not None,
+        Stored(settings.store is not None, settings.item_key, settings.profile_key),
         lifespan=lifespan,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic.json_schema import models_json_schema
 
@@ -42,18 +42,31 @@ _RETRY_AFTER: dict[str, Any] = {
 }
 
 
+class Stored(NamedTuple):
+    """The things that requests may name or leave out because a store has them."""
+
+    catalogue: bool = False
+    """Items may be named."""
+    item_key: str | None = None
+    """The field of an instance with the id of an item."""
+    profile_key: str | None = None
+    """The field of a context, or instance, with the key of a profile."""
+
+
 def complete(
-    document: dict[str, Any], bundle: Bundle | None, limits: Limits, catalogue: bool
+    document: dict[str, Any], bundle: Bundle | None, limits: Limits, stored: Stored
 ) -> dict[str, Any]:
     """Return a copy of the document with the scoring endpoints' headers, bodies and examples.
 
-    Without a ``catalogue`` no request may name items.
+    What is ``stored`` need not be sent.
     """
     document = deepcopy(document)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(_schemas(bundle, limits))
-    if not catalogue:
+    if not stored.catalogue:
         _without_items(schemas)
+    if bundle is not None:
+        _without_stored(schemas, stored)
     for route in ROUTES:
         example = None
         if bundle is not None:
@@ -140,6 +153,17 @@ def _schemas(bundle: Bundle | None, limits: Limits) -> dict[str, Any]:
         own = schemas["ItemsModel"]["properties"]
         own["features"] = {"$ref": "#/components/schemas/CandidateColumns"}
     return schemas
+
+
+def _without_stored(schemas: dict[str, Any], stored: Stored) -> None:
+    """Let contexts and instances have their keys, and lack what the store may have."""
+    filled = {"Context": [stored.profile_key], "Instance": [stored.profile_key, stored.item_key]}
+    for name, keys in filled.items():
+        for key in keys:
+            if key is not None:
+                # A field of the spec stays as it is.
+                schemas[name]["properties"].setdefault(key, {"type": ["integer", "string"]})
+                schemas[name].pop("required", None)
 
 
 def _without_items(schemas: dict[str, Any]) -> None:

@@ -145,6 +145,23 @@ def test_only_those_who_ask_get_stored_values(
     assert whole != pytest.approx(without, rel=TOLERANCE)
 
 
+def test_the_document_lets_out_what_is_stored(service: Service, plain: Service) -> None:
+    """Keys are members of contexts and instances; what is required may come from the store."""
+
+    def schemas(each: Service) -> Any:
+        return each.client.get("/openapi.json").json()["components"]["schemas"]
+
+    mine, without = schemas(service), schemas(plain)
+    assert without["Context"]["required"] == without["Instance"]["required"] == ["placement"]
+    assert "required" not in mine["Context"] | mine["Instance"]
+    assert mine["Instance"]["properties"].keys() - without["Instance"]["properties"].keys() == {
+        "sku", "visitor",
+    }  # fmt: skip
+    assert "visitor" in mine["Context"]["properties"]
+    assert "stored" in mine["PredictRequest"]["properties"]
+    assert "stored" not in without["PredictRequest"]["properties"]
+
+
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [

@@ -1,4 +1,4 @@
-"""What a profile that is not sent costs: rows of ``scripts/bench --catalogue``."""
+"""The cost of a profile that is not sent: rows of ``scripts/bench --catalogue``."""
 
 from __future__ import annotations
 
