@@ -218,17 +218,16 @@ class TextRows:
 
     def _find_among_others(self, values: Sequence[Any], fields: NDArray[np.intp]) -> Indices:
         """Return the rows of values of which some are no texts: absent, as a rule."""
-        texts = [each if each.__class__ is str else "" for each in values]
-        others = [place for place, each in enumerate(values) if each.__class__ is not str]
+        absent = [place for place, each in enumerate(values) if each is None]
+        texts = ["" if each is None else each for each in values]
         try:
             rows = self._find(texts, fields)
-        except ValueError:
-            others = [place for place, each in enumerate(values) if not _is_plain(each)]
-            for place in others:
+        except (TypeError, ValueError):
+            strange = [place for place, each in enumerate(texts) if not _is_plain(each)]
+            for place in strange:
                 texts[place] = ""
             rows = self._find(texts, fields)
-        rows[others] = -1
-        absent = [place for place in others if values[place] is None]
+            rows[strange] = -1
         rows[absent] = self._missing[fields[absent]]
         return rows
 
@@ -300,6 +299,8 @@ def _is_plain(value: Any) -> bool:
     """Tell whether a value is a text that can be a number."""
     if value.__class__ is not str or _SEPARATOR in value:
         return False
+    if value.isascii():
+        return True
     try:
         value.encode()
     except UnicodeEncodeError:
