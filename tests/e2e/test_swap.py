@@ -183,7 +183,7 @@ def test_a_publisher_that_is_killed_changes_nothing(
         traffic.wait_answers()
         assert version_of(service) == tiny_bundle.name
         publish_now(valkey.url, other_bundle)
-        wait_until(serves(service, other_bundle), "the new bundle is served", 60)
+        traffic.wait_for(other_bundle)
     assert traffic.problems == []
     assert set(traffic.seen) == {tiny_bundle.name, other_bundle.name}
 

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 
 import pytest
 import torch
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from tests.support import samples
 from tests.support.samples import Sample
 from tests.support.templates import keep_templates
 from tests.support.trained import template_directory
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_operator_table() -> Iterator[None]:
-    """Each export makes torch's table of ONNX operators, in an eighth of its time, and only reads
-    it; all exports of tests read one."""
-    with pytest.MonkeyPatch.context() as patch:
-        made_once = staticmethod(cache(ONNXRegistry.from_torchlib))
-        patch.setattr(ONNXRegistry, "from_torchlib", made_once)
-        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,19 @@ from app.scoring.engine import Engine
 from model.networks.network import Network
 from tests.support.graphs import CASES, CONFIG, LAYOUTS, Case, engine_of, exported_once
 from tests.support.networks import trained
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_operator_table() -> Iterator[None]:
+    """Each export makes torch's table of ONNX operators, in an eighth of its time, and only reads
+    it; all exports of tests read one."""
+    # Here, as it loads sympy, which few tests need: three seconds for each process of a quick run.
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        made_once = staticmethod(cache(ONNXRegistry.from_torchlib))
+        patch.setattr(ONNXRegistry, "from_torchlib", made_once)
+        yield
 
 
 @pytest.fixture(scope="session", params=CASES, ids="-".join)
