@@ -56,8 +56,8 @@ def main() -> int:
         if settings.gate is not None:
             Gate.load(settings.gate)
     except CtrError as error:
-        log.error("cannot serve: %s", error)
-        return 1
+        log.error("setting gate: %s", error)
+        return 2
     try:
         admin = bind_admin(settings)
     except (CtrError, OSError) as error:

@@ -14,6 +14,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SecretStr,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_core import PydanticCustomError, PydanticUndefined
@@ -316,6 +317,25 @@ class Settings(BaseSettings):
         "File with the SHA-256 of each key of the admin endpoints, one per line; needed with"
         " --admin-port",
     )
+
+    @field_validator("store")
+    @classmethod
+    def _is_a_url(cls, value: SecretStr | None) -> SecretStr | None:
+        """Refuse what no store can have as its URL."""
+        url = "" if value is None else value.get_secret_value()
+        scheme, separator, path = url.partition("://")
+        if value is not None and (not separator or (scheme == "sqlite" and path[:1] != "/")):
+            # No more of it: it may hold a password.
+            raise PydanticCustomError("store", "give sqlite:///absolute/path or redis://host")
+        return value
+
+    @field_validator("item_key", "profile_key")
+    @classmethod
+    def _has_a_store(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """Refuse a key by which nothing can be looked up."""
+        if value is not None and info.data.get("store") is None:
+            raise PydanticCustomError("needs_store", "needs the setting store")
+        return value
 
     @field_validator("port", "admin_port", mode="before")
     @classmethod

@@ -113,6 +113,8 @@ def _create(given: Any) -> int:
 
 def _put(given: Any) -> int:
     for path in given.files:
+        if not path.exists():
+            return _say(f"{path}: there is no such file")
         if not path.is_file():
             # A pipe can be read once only.
             return _say(f"{path} is not an ordinary file, which put reads twice")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.bundle.bundle import Bundle
-from app.errors import BundleError, StoreError
+from app.errors import BundleError
 from app.features.encoder import Encoder
 from app.features.keys import TextKey, text_key
 from app.metrics.registry import Metrics
@@ -15,14 +15,11 @@ def item_key(settings: Settings, bundle: Bundle, encoder: Encoder) -> tuple[str,
     """Return the field of an instance that has an item's id, and how its values are read.
 
     Raises:
-        StoreError: there is no store.
         BundleError: the field is a context field of the bundle.
     """
     field = settings.item_key
     if field is None:
         return None
-    if settings.store is None:
-        raise StoreError("setting item_key needs store")
     if field in encoder.context.fields:
         raise BundleError(f"setting item_key: {field!r} is a context field of {bundle.path}")
     return field, text_key(bundle.spec, field)
@@ -34,14 +31,12 @@ def stored_profiles(
     """Prepare to look up profiles, where the settings say by which field; nothing is asked yet.
 
     Raises:
-        StoreError: there is no store.
         BundleError: the field is a candidate field of the bundle.
     """
     field = settings.profile_key
     if field is None:
         return None
-    if settings.store is None:
-        raise StoreError("setting profile_key needs store")
+    assert settings.store is not None, "the settings see to that"
     if field in encoder.candidate.fields:
         raise BundleError(f"setting profile_key: {field!r} is a candidate field of {bundle.path}")
     return StoredProfiles(

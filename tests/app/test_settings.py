@@ -57,6 +57,9 @@ NO_DEFAULT = (
 )
 
 
+NEED_A_STORE = ("item_key", "profile_key")
+
+
 def other(name: str) -> tuple[str, Any]:
     """A value that differs from the default: as text, and as the setting holds it."""
     if name in OTHER:
@@ -81,6 +84,8 @@ def test_environment_and_flag_both_work(name: str, monkeypatch: pytest.MonkeyPat
     """Each setting has a variable and a flag, and the flag wins."""
     text, value = other(name)
     monkeypatch.setenv("CTR_BUNDLE", "somewhere")
+    if name in NEED_A_STORE:
+        monkeypatch.setenv("CTR_STORE", "sqlite:///store.db")
     default = getattr(read(), name)
     assert default != value
     assert getattr(read(f"--{name.replace('_', '-')}", text), name) == value
@@ -101,6 +106,10 @@ def test_settings_are_frozen() -> None:
     ("name", "value"),
     [
         ("port", "65536"),
+        ("store", "sqlite://relative.db"),
+        ("store", "/no/url"),
+        ("item_key", "sku"),
+        ("profile_key", "user_id"),
         ("port", "-1"),
         ("admin_port", "0"),
         ("workers", "0"),

@@ -387,6 +387,6 @@ def test_a_service_of_one_bundle_follows_no_other(
 def test_a_gate_that_cannot_be_used_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "gate.toml").write_text("[test]\nmin_acu = 0.6\n")
     ended = run_to_end(tiny_bundle, env={"CTR_GATE": str(tmp_path / "gate.toml")})
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "min_acu" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -191,7 +191,7 @@ def test_without_the_store_requests_are_scored_and_told(
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"profile_key": "user_id"}, "setting profile_key needs store"),
+        ({"profile_key": "user_id"}, "setting profile_key: needs the setting store"),
         ({"profile_key": "item_id", "store": None}, "'item_id' is a candidate field"),
     ],
 )

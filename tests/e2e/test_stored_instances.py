@@ -165,7 +165,7 @@ def test_the_document_lets_out_what_is_stored(service: Service, plain: Service) 
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"item_key": "sku"}, "setting item_key needs store"),
+        ({"item_key": "sku"}, "setting item_key: needs the setting store"),
         ({"item_key": "user_id", "store": None}, "'user_id' is a context field"),
     ],
 )
