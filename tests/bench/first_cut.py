@@ -42,6 +42,10 @@ def first_cut_figures(data: Path, scratch: Path) -> dict[str, float]:
     random = chosen.random(logits.shape)
     return {
         "recall_prefilter": float(_recall(best, cuts).mean()),
+        **{
+            f"recall_prefilter_{left}": float(_recall(best, cuts, left).mean())
+            for left in (50, 100, 400)
+        },
         "recall_prefilter_least": float(_recall(best, cuts).min()),
         "recall_of_fm_alone": float(_recall(best, others).mean()),
         "recall_of_random": float(_recall(best, random).mean()),
@@ -86,7 +90,10 @@ def _of_side(row: dict[str, object], encoder: Encoder, context: bool) -> dict[st
     return {name: value for name, value in row.items() if name in fields}
 
 
-def _recall(best: NDArray[np.int64], order: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the share [people] of the best that are among the first ``LEFT`` of an order."""
-    left = np.argsort(-order, axis=1)[:, :LEFT]
-    return np.array([np.isin(mine, theirs).mean() for mine, theirs in zip(best, left, strict=True)])
+def _recall(
+    best: NDArray[np.int64], order: NDArray[np.float32], left: int = LEFT
+) -> NDArray[np.float64]:
+    """Return the share [people] of the best that are among the first of an order."""
+    first = np.argsort(-order, axis=1)[:, :left]
+    pairs = zip(best, first, strict=True)
+    return np.array([np.isin(mine, theirs).mean() for mine, theirs in pairs])
