@@ -82,7 +82,7 @@ class MicroBatcher:
         self._large: deque[Job] = deque()
         self._running: Sequence[Piece] = ()
         self._run_ends = 0.0
-        self._closing: Closed = "alone"
+        self._closed_by: Closed = "alone"
         self._scheduled = False
         self._owes_large = False
         self.company = 1
@@ -193,7 +193,7 @@ class MicroBatcher:
                 self._now_taken = True
                 self._loop.call_soon(self._end_turn)
                 pieces = [(job, 0, job.rows)]
-                self._closing = "alone"
+                self._closed_by = "alone"
                 self._finish(self._runs.run(pieces))
                 return
             job.admitted = True
@@ -319,7 +319,7 @@ class MicroBatcher:
             room = self._fill(queue, pieces, most)
             if pieces:
                 limit: Closed = "full" if most == self._max_rows else "shared"
-                self._closing = "drained" if room else limit
+                self._closed_by = "drained" if room else limit
                 self._owes_large = queue is self._small and bool(self._large)
                 break
         return pieces
@@ -395,7 +395,7 @@ class MicroBatcher:
             self.cost.observe(row, run.ended - run.begun)
             if self._loop_cost is not self.cost:
                 self._loop_cost.observe(row, run.work)
-            self._observe(run.batch, outcome, run.ended - run.begun, self._closing)
+            self._observe(run.batch, outcome, run.ended - run.begun, self._closed_by)
         if (self._small or self._large) and not self._closed:
             self._schedule()
 

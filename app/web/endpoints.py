@@ -31,9 +31,9 @@ from app.scoring.limits import Limits
 from app.scoring.scorer import Scorer
 from app.scoring.steps import Steps, Wait
 from app.web.access_log import AccessLog
+from app.web.answer_bodies import prediction, predictions, ranking, ranking_of_one
 from app.web.exchange import Endpoint, Exchange, Header, Route
 from app.web.known_heads import KnownHead
-from app.web.responses import prediction, predictions, ranking, ranking_of_one
 from app.web.schemas import PredictRequest, PredictResponse, RankRequest, RankResponse
 from app.web.slow_requests import SlowRequests
 
