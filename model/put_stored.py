@@ -12,7 +12,7 @@ import msgspec
 from app.errors import ValueProblem
 from app.features.canonical import integer_key
 from app.features.spec import Categorical, FeatureSpec, MultiCategorical
-from app.store.opening import open_store
+from app.store.opening import open_to_put
 from app.store.store import Item
 from model.data.log_files import DataError
 from model.data.stored_files import StoredFiles
@@ -20,11 +20,14 @@ from model.data.stored_values import StoredValues, read_stored
 from model.progress import progress_bar, say
 
 
-def put_stored(spec_path: Path, files: StoredFiles, url: str, max_bad_lines: float) -> int:
+def put_stored(
+    spec_path: Path, files: StoredFiles, url: str, max_bad_lines: float, create: bool = False
+) -> int:
     """Store the entries of files, in the place of those with the same ids; return how many.
 
     Nothing is stored unless all files can be used. Values are those of the spec's fields, as a
     request would have them; of several entries with one id the last one counts.
+    ``create`` makes a store in Redis where there is none.
 
     Raises:
         DataError: a file cannot be used, the share of its bad lines is too high, or an item lacks
@@ -36,11 +39,13 @@ def put_stored(spec_path: Path, files: StoredFiles, url: str, max_bad_lines: flo
     _require(spec, stored)
     began = time.monotonic()
     with (
-        closing(open_store(url, create=True)) as store,
+        closing(open_to_put(url, create)) as store,
         progress_bar("storing", stored.entries.height, "entries", True) as shown,
     ):
         target = store if files.kind == "item" else store.profiles
         count = target.put(_counted(_entries(spec, stored), shown.update))
+        if count and files.kind == "item":
+            store.declare_whole()
     say(f"stored {count:,} {files.kind}s in {time.monotonic() - began:.1f} s")
     if stored.bad.count:
         say(f"left out: {stored.bad.report()}")

@@ -19,12 +19,12 @@ import msgspec
 from app.bundle.bundle import Bundle
 from app.bundle.directory import newest
 from app.catalogue.item_lines import BadLine, open_lines, read_lines
-from app.catalogue.kinds import Kind
+from app.catalogue.kinds import ITEMS, Kind
 from app.errors import CtrError
 from app.features.encoder import Encoder
 from app.features.hot_values import serving_encoder
 from app.files import write_file
-from app.store.opening import open_store
+from app.store.opening import open_store, open_to_put
 from app.store.store import Item
 
 MOST_TOLD = 20
@@ -88,6 +88,9 @@ def _parser(kind: Kind) -> ArgumentParser:
         metavar="SHARE",
         help="share of lines that may be wrong and are left out (default: 0)",
     )
+    put.add_argument(
+        "--create", action="store_true", help="make the store in Redis where there is none"
+    )
     get = command("get", _get, f"Print one {name}.")
     get.add_argument("id", metavar="ID", type=_identity)
     delete = command("delete", _delete, f"Delete {name}s.")
@@ -136,8 +139,10 @@ def _put(given: Any) -> int:
     if bad > given.max_bad_lines * lines:
         return _say(f"{bad:,} of {lines:,} lines are wrong; nothing is stored")
     began = time.monotonic()
-    with closing(open_store(given.store, create=True)) as store:
+    with closing(open_to_put(given.store, given.create)) as store:
         stored = given.kind.of(store).put(_told(_good(encoder, given), given.kind))
+        if stored and given.kind is ITEMS:
+            store.declare_whole()
     seconds = time.monotonic() - began
     _say(f"stored {len(ids):,} {given.kind.name}s in {seconds:.1f} s; {bad:,} lines left out")
     if stored > len(ids):

@@ -40,6 +40,8 @@ HANGING_SECONDS = 10.0
 """Time after which a store that does not answer counts as one that is down."""
 LOGGED_REFUSALS = 5
 """Refused items that the log names after a read."""
+LARGE_LOSS = 0.5
+"""Share of a catalogue that is told of when a store has less than it."""
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
@@ -187,6 +189,10 @@ class Follower:
             try:
                 reached, changes = await self._answer(partial(store.changes, position, READ_ROWS))
             except FellBehind:
+                if await self._answer(store.filling) not in (None, position.epoch):
+                    raise StoreError(
+                        "the store is a new one, whose first put has not ended"
+                    ) from None
                 await self._read_all()
                 return
             for start in range(0, len(changes), CHANGE_ROWS):
@@ -215,7 +221,11 @@ class Follower:
             for start in range(0, len(batch), SLICE_ROWS):
                 await self._apply([Change(0, *item) for item in batch[start : start + SLICE_ROWS]])
             present.update(str(item.id) for item in batch)
+        before = len(self.catalogue)
         self.catalogue.keep_only(present)
+        if len(self.catalogue) < before * LARGE_LOSS:
+            text = "the store has %d items of what were %d: is it whole?"
+            log.warning(text, len(self.catalogue), before)
         self._position = position
 
     async def _settled(self, packed: bytes, misses: Misses | None) -> Indices:

@@ -28,3 +28,15 @@ def open_store(url: str, create: bool = False) -> Store:
         # No more of it: it may hold a password.
         raise StoreError("the URL of the store: give sqlite:///absolute/path or redis://host")
     return RedisStore(url, create)
+
+
+def open_to_put(url: str, create: bool) -> Store:
+    """Open the store of a URL for a command that puts; a SQLite file that is absent is made.
+
+    A Redis that has no store may be one that was emptied, where a put of some items would be taken
+    for the whole: a store is made there only if the caller says ``create``.
+
+    Raises:
+        StoreError: there is none, or it cannot be used.
+    """
+    return open_store(url, create or url.startswith(f"{_SQLITE}://"))

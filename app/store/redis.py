@@ -19,6 +19,7 @@ from app.store.redis_connection import (
     BATCH_ROWS,
     CHANGES,
     EPOCH,
+    FILLING,
     ITEMS,
     PROFILES,
     RedisConnection,
@@ -65,7 +66,7 @@ end
 {_CUT}
 return deleted
 """
-# KEYS: items, changes, profiles; ARGV: mark, epoch. What part of a store is left stays.
+# KEYS: items, changes, profiles, filling; ARGV: mark, epoch. What part of a store is left stays.
 _CREATE = """
 local epoch = redis.call('HGET', KEYS[1], 'epoch')
 if not epoch or redis.call('XLEN', KEYS[2]) == 0 then
@@ -73,6 +74,7 @@ if not epoch or redis.call('XLEN', KEYS[2]) == 0 then
   redis.call('HSET', KEYS[1], 'epoch', epoch)
   redis.call('DEL', KEYS[2])
   redis.call('XADD', KEYS[2], '0-' .. ARGV[1], 'epoch', epoch)
+  redis.call('HSET', KEYS[4], 'epoch', epoch)
 end
 redis.call('HSET', KEYS[3], 'epoch', epoch)
 return 1
@@ -92,7 +94,7 @@ class RedisStore:
         self.profiles = RedisProfiles(self._redis)
         try:
             if create:
-                keys = [ITEMS, CHANGES, PROFILES]
+                keys = [ITEMS, CHANGES, PROFILES, FILLING]
                 self._redis.script(_CREATE, keys, _mark(), uuid.uuid4().hex)
             self._head()
         except BaseException:
@@ -156,6 +158,13 @@ class RedisStore:
 
     def count(self) -> int:
         return self._redis.count(ITEMS)
+
+    def filling(self) -> str | None:
+        [epoch] = self._redis.ask(("HGET", FILLING, EPOCH))
+        return None if epoch is None else str(epoch.decode())
+
+    def declare_whole(self) -> None:
+        self._redis.ask(("HDEL", FILLING, EPOCH))
 
     def holds(self, path: Path) -> bool:
         return False

@@ -22,6 +22,8 @@ ASK_SECONDS = 5.0
 BATCH_ROWS, BATCH_BYTES = 1_000, 2**20
 """Entries that one script stores, and about how many bytes: Redis does nothing else meanwhile."""
 ITEMS, CHANGES, PROFILES = "ctr:{store}:items", "ctr:{store}:changes", "ctr:{store}:profiles"
+FILLING = "ctr:{store}:filling"
+"""A hash that has the epoch of a store as long as its items are not declared whole."""
 EPOCH = b"epoch"
 """The field of a hash that names the store; the names of entries' fields begin with a colon."""
 _decode = msgspec.json.Decoder(dict[str, object]).decode

@@ -68,6 +68,8 @@ class SqliteStore:
                 self._file.execute(statement)
             if self._file.execute("SELECT 1 FROM store").fetchone() is None:
                 self._file.execute("INSERT INTO store VALUES (?, 0, 0)", [uuid.uuid4().hex])
+                # A number that SQLite keeps for applications: 1 as long as the store is filling.
+                self._file.execute("PRAGMA user_version = 1")
 
     def _head(self) -> tuple[str, int, int]:
         """Return the epoch, the number of the last change, and that of the last trimmed one."""
@@ -173,6 +175,15 @@ class SqliteStore:
                 "SELECT count(*) FROM items WHERE features IS NOT NULL"
             ).fetchone()
         return int(found)
+
+    def filling(self) -> str | None:
+        with self._file.turn():
+            (filling,) = self._file.execute("PRAGMA user_version").fetchone()
+            return self._head()[0] if filling else None
+
+    def declare_whole(self) -> None:
+        with self._file.turn():
+            self._file.execute("PRAGMA user_version = 0")
 
     def holds(self, path: Path) -> bool:
         return self._file.holds(path)

@@ -111,6 +111,14 @@ class Store(Entries, Protocol):
         """
         ...
 
+    def filling(self) -> str | None:
+        """Return the epoch of a store that was made and not declared whole since; or None."""
+        ...
+
+    def declare_whole(self) -> None:
+        """Note that the items of a store that was made are all there, as far as anyone knows."""
+        ...
+
     def holds(self, path: Path) -> bool:
         """Tell whether a file is one of the store's own."""
         ...

@@ -15,6 +15,9 @@ from model.options import (
     StoreUrl,
 )
 
+Create = Annotated[
+    bool, typer.Option("--create", help="Make the store in Redis where there is none.")
+]
 items_cli = typer.Typer(no_args_is_help=True, help="Items of a store: see put.")
 profiles_cli = typer.Typer(no_args_is_help=True, help="Profiles of a store: see put.")
 
@@ -32,9 +35,10 @@ def put_items_command(
     spec: SpecOption,
     store: StoreUrl,
     max_bad_lines: BadLines = 0.0,
+    create: Create = False,
 ) -> None:
     """Store items, in the place of those with the same ids."""
-    _put(StoredFiles("item", files, item_id), spec, store, max_bad_lines)
+    _put(StoredFiles("item", files, item_id), spec, store, max_bad_lines, create)
 
 
 @profiles_cli.command("put")
@@ -44,12 +48,13 @@ def put_profiles_command(
     spec: SpecOption,
     store: StoreUrl,
     max_bad_lines: BadLines = 0.0,
+    create: Create = False,
 ) -> None:
     """Store profiles, in the place of those with the same keys."""
-    _put(StoredFiles("profile", files, key), spec, store, max_bad_lines)
+    _put(StoredFiles("profile", files, key), spec, store, max_bad_lines, create)
 
 
-def _put(files: StoredFiles, spec: Path, store: str, max_bad_lines: float) -> None:
+def _put(files: StoredFiles, spec: Path, store: str, max_bad_lines: float, create: bool) -> None:
     from model.put_stored import put_stored
 
-    put_stored(spec, files, store, max_bad_lines)
+    put_stored(spec, files, store, max_bad_lines, create)

@@ -87,6 +87,7 @@ def test_a_change_reaches_every_service(
         assert [len(ranked(each, sample)) for each in both] == [19, 19]
     with closing(open_store(valkey.url, create=True)) as store:
         store.put(each for each in items if each.id != 3)
+        store.declare_whole()
     wait_until(lambda: not any(problem(each) for each in both), "the store is followed again")
     wait_until(lambda: all(len(ranked(each, sample)) == 18 for each in both), "and was read")
 

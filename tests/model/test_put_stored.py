@@ -137,7 +137,10 @@ def test_profiles_need_not_be_complete(spec: Path, tmp_path: Path, valkey: Redis
     """A request may have what they lack; Redis takes them too."""
     path = tmp_path / "users.jsonl"
     path.write_text('{"user": "ann", "age": 30}\n{"user": "bob"}\n')
-    assert put_stored(spec, StoredFiles("profile", [path], "user"), valkey.url, 0.0) == 2
+    files = StoredFiles("profile", [path], "user")
+    with pytest.raises(StoreError, match="there is no store in Redis, or it was emptied"):
+        put_stored(spec, files, valkey.url, 0.0)
+    assert put_stored(spec, files, valkey.url, 0.0, create=True) == 2
     assert stored(valkey.url, "profile") == {
         "ann": {"user": "ann", "age": 30},
         "bob": {"user": "bob"},

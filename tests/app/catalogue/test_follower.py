@@ -113,6 +113,9 @@ async def test_the_last_catalogue_serves_while_the_store_is_gone(
     await reached(lambda: "there is no store" in str(following.problem))
     other = open_store(f"sqlite://{path}", create=True)
     other.put([Item("b", {}), Item("c", {}), Item("d", {})])
+    await reached(lambda: "first put has not ended" in str(following.problem))
+    assert len(following.catalogue) == 2
+    other.declare_whole()
     await reached(lambda: following.problem is None)
     await reached(lambda: len(following.catalogue) == 3)
     assert set(following.catalogue.ids(following.catalogue.all())) == {"b", "c", "d"}

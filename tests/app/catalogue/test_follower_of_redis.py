@@ -61,6 +61,17 @@ async def changed(server: RedisServer, work: Callable[[Store], int]) -> None:
     await asyncio.to_thread(change)
 
 
+def whole_with(item: Item) -> Callable[[Store], int]:
+    """Put an item, the last one that there is, as the command does."""
+
+    def work(store: Store) -> int:
+        stored = store.put([item])
+        store.declare_whole()
+        return stored
+
+    return work
+
+
 def ids(follower: Follower) -> set[str]:
     catalogue = follower.catalogue
     return {str(identity) for identity in catalogue.ids(catalogue.all())}
@@ -105,8 +116,23 @@ async def test_the_last_catalogue_serves_while_redis_is_away(
         valkey.command("FLUSHALL")
     await reached(lambda: "was emptied" in str(following.problem))
     assert ids(following) == {"a", "b"}
-    await changed(valkey, lambda store: store.put([Item("b", {}), Item("c", {})]))
+    await changed(valkey, lambda store: store.put([Item("b", {})]))
+    await reached(lambda: "first put has not ended" in str(following.problem))
+    assert ids(following) == {"a", "b"}
+    await changed(valkey, whole_with(Item("c", {})))
     await reached(lambda: following.problem is None and ids(following) == {"b", "c"})
+
+
+async def test_a_large_loss_is_told_of(
+    following: Follower, valkey: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store may be made anew, and be whole with few items."""
+    await changed(valkey, lambda store: store.put(Item(number, {}) for number in range(9)))
+    await reached(lambda: len(following.catalogue) == 9)
+    valkey.command("FLUSHALL")
+    await changed(valkey, whole_with(Item(0, {})))
+    await reached(lambda: ids(following) == {"0"})
+    assert "the store has 1 items of what were 9: is it whole?" in caplog.text
 
 
 async def test_a_failover_that_went_backwards_is_read_again(
