@@ -111,7 +111,8 @@ def test_a_tenth_of_the_negatives_teaches_the_true_rate(
         true = part.label.mean(dtype=np.float64)
         assert 0.03 < true < 0.08
         assert sigmoid(predict(result.network, part)).mean() == pytest.approx(true, rel=0.05)
-    # Two trainings differ: by 0.0105 for PNN* under kernels without AVX, by less under others.
+    # Over six seeds the AUC with all rows has a standard deviation of 0.005 (PNN*; 0.003 DeepFM),
+    # and that with a tenth lies 0.005 above its mean: this and three deviations.
     assert auc(test.label, predict(result.network, test)) == pytest.approx(full.auc, abs=0.02)
     # What is said of the validation part is true of all its rows, those left out included.
     told = log_loss(parts[1].label, predict(result.network, parts[1]))
