@@ -25,7 +25,7 @@ from app.features.encoder import Encoder
 from app.features.hot_values import serving_encoder
 from app.files import write_file
 from app.store.opening import open_store, open_to_put
-from app.store.store import Item
+from app.store.store import Damaged, Item
 
 MOST_TOLD = 20
 """Bad lines that are named."""
@@ -193,14 +193,19 @@ def _export(given: Any) -> int:
         if store.holds(path):
             return _say(f"{path} is the store, and must stay")
         # An entry that changes meanwhile may come twice.
-        lines = {
-            str(each.id): msgspec.json.encode({"id": each.id, "features": each.values})
-            for each in given.kind.of(store).each()
-        }
+        lines: dict[str, bytes] = {}
+        damaged = 0
+        for each in given.kind.of(store).each():
+            if isinstance(each.values, Damaged):
+                damaged += 1
+                if damaged <= MOST_TOLD:
+                    _say(f"{given.kind.name} {each.id!r} is left out: {each.values.reason}")
+                continue
+            lines[str(each.id)] = msgspec.json.encode({"id": each.id, "features": each.values})
     content = b"\n".join([*lines.values(), b""])
     write_file(path, gzip.compress(content) if path.suffix == ".gz" else content)
     _say(f"wrote {len(lines):,} {given.kind.name}s to {path}")
-    return 0
+    return 1 if damaged else 0
 
 
 def _count(given: Any) -> int:

@@ -24,7 +24,7 @@ from app.logs import LogLimit
 from app.off_loop import run_off_loop
 from app.scoring.scorer import VocabularySource
 from app.store.opening import open_store
-from app.store.store import Change, Position, Store
+from app.store.store import Change, Damaged, Position, Store
 
 POLL_SECONDS = 0.2
 """Time between two looks for changes."""
@@ -39,7 +39,8 @@ FETCH_SECONDS = 10.0
 HANGING_SECONDS = 10.0
 """Time after which a store that does not answer counts as one that is down."""
 LOGGED_REFUSALS = 5
-"""Refused items that the log names after a read."""
+"""Refused items that the log names after the first read, and then within ten seconds."""
+_LEFT_OUT = "item %r is left out: %s"
 LARGE_LOSS = 0.5
 """Share of a catalogue that is told of when a store has less than it."""
 Result = TypeVar("Result")
@@ -75,6 +76,7 @@ class Follower:
         self._position = Position("", 0)
         self._backoff = Backoff(POLL_SECONDS, 5.0)
         self._limit = LogLimit(10.0)
+        self._refusals = LogLimit(10.0, lines=LOGGED_REFUSALS)
         self._task: asyncio.Task[None] | None = None
         self._caught_up = monotonic()
 
@@ -107,7 +109,7 @@ class Follower:
         self._caught_up = monotonic()
         refused = self.catalogue.refused
         for identity, reason in islice(refused.items(), LOGGED_REFUSALS):
-            log.warning("item %r is left out: %s", identity[:64], reason)
+            log.warning(_LEFT_OUT, identity[:64], reason)
         log.info("catalogue: %d items, %d left out", len(self.catalogue), len(refused))
 
     def start(self) -> None:
@@ -249,6 +251,9 @@ class Follower:
         for place, change in enumerate(changes):
             if change.values is None:
                 continue
+            if isinstance(change.values, Damaged):
+                refused[place] = change.values.reason
+                continue
             try:
                 packed.append(self._candidate.row(change.values, misses))
             except ValueProblem:
@@ -261,6 +266,10 @@ class Follower:
                 self.catalogue.drop(change.id)
             elif place in refused:
                 self.catalogue.refuse(change.id, refused[place])
+                if self._task is not None:
+                    self._refusals.log(
+                        log, logging.WARNING, _LEFT_OUT, str(change.id)[:64], refused[place]
+                    )
             else:
                 self.catalogue.put(change.id, next(rows), change.values)
         await asyncio.sleep(0)

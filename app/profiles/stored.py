@@ -172,10 +172,19 @@ class StoredProfiles:
             raise
         return store
 
-    def _usable(self, key: str, values: bytes) -> bytes:
-        """Return a profile without the fields that the bundle's spec does not have or refuses."""
+    def _usable(self, key: str, values: bytes) -> bytes | None:
+        """Return a profile without the fields that the bundle's spec does not have or refuses.
+
+        One that cannot be read counts as absent.
+        """
+        try:
+            given = _decode(values)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError) as error:
+            text = "profile %r is left out: the stored value is damaged: %s"
+            self._limit.log(log, logging.WARNING, text, key[:64], error)
+            return None
         kept: dict[str, Any] = {}
-        for name, value in _decode(values).items():
+        for name, value in given.items():
             encoder = self._encoders.get(name)
             if encoder is None:
                 continue

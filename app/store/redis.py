@@ -28,7 +28,7 @@ from app.store.redis_connection import (
     unpacked,
 )
 from app.store.redis_profiles import RedisProfiles
-from app.store.store import Change, Item, Position
+from app.store.store import Change, Item, Position, whole
 
 KEPT_CHANGES = 500_000
 """Changes that followers can still read, of some 18 bytes each."""
@@ -125,7 +125,7 @@ class RedisStore:
     def get(self, identity: int | str) -> Item | None:
         field = field_of(identity)
         [value] = self._redis.values(ITEMS, [field])
-        return None if value is None else unpacked(field, value)
+        return None if value is None else whole(unpacked(field, value))
 
     def items(self) -> tuple[Position, Iterator[Item]]:
         return self._head(), self.each()
@@ -179,7 +179,7 @@ def _mark() -> int:
 
 def _change(number: int, field: bytes, value: bytes | None) -> Change:
     if value is None:
-        return Change(number, field[1:].decode(), None)
+        return Change(number, field[1:].decode(errors="replace"), None)
     return Change(number, *unpacked(field, value))
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from time import monotonic
 
 import msgspec
 
 from app.errors import AddressError, FellBehind, LinkError, Problem, StoreError
 from app.remote.address import Address
 from app.remote.link import Command, ErrorReply, Reply, open_link
-from app.store.store import Item
+from app.store.store import Damaged, Item, read_entry
 
 ASK_SECONDS = 5.0
 """Time limit of one round trip, connecting included."""
@@ -26,7 +27,6 @@ FILLING = "ctr:{store}:filling"
 """A hash that has the epoch of a store as long as its items are not declared whole."""
 EPOCH = b"epoch"
 """The field of a hash that names the store; the names of entries' fields begin with a colon."""
-_decode = msgspec.json.Decoder(dict[str, object]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -42,8 +42,10 @@ def packed(entry: Item) -> bytes:
 
 def unpacked(field: bytes, value: bytes) -> Item:
     """Return the entry of a field."""
-    text = field[1:].decode()
-    return Item(int(text) if value[:1] == b"i" else text, _decode(value[1:]))
+    text = field[1:].decode(errors="replace")
+    if not field.startswith(b":") or value[:1] not in (b"i", b"t"):
+        return Item(text, Damaged("no service wrote it"))
+    return read_entry(text, value[:1] == b"i", value[1:])
 
 
 def batches(entries: Iterable[Item]) -> Iterator[list[bytes]]:
@@ -82,18 +84,31 @@ class RedisConnection:
     def ask(self, *commands: Command) -> list[Reply]:
         """Return the replies to commands that are sent together.
 
+        Between two questions nobody sees that Redis closed the connection, so questions that only
+        read are asked once more, over a new one, within the same time.
+
         Raises:
             StoreError: Redis does not answer, or refuses one of them.
         """
         try:
             with self._lock:
-                replies = self._loop.run_until_complete(self._link.ask(commands, ASK_SECONDS))
+                replies = self._loop.run_until_complete(self._asked(commands))
         except LinkError as error:
             raise self._error(error.problem) from None
         for reply in replies:
             if isinstance(reply, ErrorReply):
                 raise self._error(reply.problem)
         return replies
+
+    async def _asked(self, commands: Sequence[Command]) -> list[Reply]:
+        end = monotonic() + ASK_SECONDS
+        try:
+            return await self._link.ask(commands, ASK_SECONDS)
+        except LinkError as error:
+            # A script may have been carried out.
+            if error.reason != "connection" or any(each[0] == "EVAL" for each in commands):
+                raise
+        return await self._link.ask(commands, end - monotonic())
 
     def _error(self, problem: Problem) -> StoreError:
         return StoreError(problem.shown, f"{self._address}: {problem.detail}")

@@ -12,7 +12,7 @@ from app.store.redis_connection import (
     field_of,
     unpacked,
 )
-from app.store.store import Item
+from app.store.store import Item, whole
 
 # KEYS: profiles. Both return false where Redis has no store.
 _PRESENT = "if redis.call('HEXISTS', KEYS[1], 'epoch') == 0 then return false end"
@@ -47,7 +47,7 @@ class RedisProfiles:
     def get(self, identity: int | str) -> Item | None:
         field = field_of(identity)
         [value] = self._redis.values(PROFILES, [field])
-        return None if value is None else unpacked(field, value)
+        return None if value is None else whole(unpacked(field, value))
 
     def find(self, ids: Sequence[str]) -> list[bytes | None]:
         values = self._redis.values(PROFILES, [field_of(key) for key in ids])

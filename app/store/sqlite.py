@@ -17,7 +17,7 @@ import msgspec
 from app.errors import FellBehind, StoreError
 from app.store.sqlite_file import SqliteFile
 from app.store.sqlite_profiles import SqliteProfiles
-from app.store.store import Change, Item, Position
+from app.store.store import Change, Item, Position, read_entry, whole
 
 BATCH_ROWS = 1_000
 """Items that one transaction stores: other writers and readers come in between."""
@@ -33,17 +33,12 @@ CREATE INDEX IF NOT EXISTS deletions ON items (number) WHERE features IS NULL;
 CREATE TABLE IF NOT EXISTS profiles (id TEXT PRIMARY KEY, integer INTEGER NOT NULL,
     features BLOB NOT NULL) WITHOUT ROWID;
 """
-_decode = msgspec.json.Decoder(dict[str, object]).decode
 _encode = msgspec.json.Encoder().encode
 
 
 def _told_apart(identity: int | str) -> tuple[str, bool]:
     """Return an id's text, and whether it is an integer."""
     return str(identity), isinstance(identity, int)
-
-
-def _item(text: str, integer: int, features: bytes) -> Item:
-    return Item(int(text) if integer else text, _decode(features))
 
 
 class SqliteStore:
@@ -127,7 +122,7 @@ class SqliteStore:
                 "SELECT id, integer, features FROM items WHERE id = ? AND features IS NOT NULL",
                 [str(identity)],
             ).fetchone()
-        return None if row is None else _item(*row)
+        return None if row is None else whole(read_entry(*row))
 
     def items(self) -> tuple[Position, Iterator[Item]]:
         with self._file.turn():
@@ -146,7 +141,7 @@ class SqliteStore:
             if not rows:
                 return
             for row in rows:
-                yield _item(*row)
+                yield read_entry(*row)
             after = rows[-1][0]
 
     def changes(self, after: Position, most: int) -> tuple[Position, Sequence[Change]]:
@@ -163,7 +158,9 @@ class SqliteStore:
                 [after.number, most],
             ).fetchall()
         changes = [
-            Change(number, int(key) if integer else key, None if text is None else _decode(text))
+            Change(number, key, None)
+            if text is None
+            else Change(number, *read_entry(key, integer, text))
             for number, key, integer, text in rows
         ]
         return after._replace(number=changes[-1].number) if changes else after, changes

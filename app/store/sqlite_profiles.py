@@ -9,11 +9,10 @@ import msgspec
 
 from app.errors import StoreError
 from app.store.sqlite_file import SqliteFile
-from app.store.store import Item
+from app.store.store import Item, read_entry, whole
 
 BATCH_ROWS = 1_000
 """Profiles that one transaction stores, or one read takes."""
-_decode = msgspec.json.Decoder(dict[str, object]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -51,7 +50,7 @@ class SqliteProfiles:
             row = self._file.execute(
                 "SELECT id, integer, features FROM profiles WHERE id = ?", [str(identity)]
             ).fetchone()
-        return None if row is None else _profile(*row)
+        return None if row is None else whole(read_entry(*row))
 
     def find(self, ids: Sequence[str]) -> list[bytes | None]:
         self._file.check_present()
@@ -76,14 +75,10 @@ class SqliteProfiles:
             if not rows:
                 return
             for row in rows:
-                yield _profile(*row)
+                yield read_entry(*row)
             after = rows[-1][0]
 
     def count(self) -> int:
         with self._file.turn():
             (found,) = self._file.execute("SELECT count(*) FROM profiles").fetchone()
         return int(found)
-
-
-def _profile(text: str, integer: int, features: bytes) -> Item:
-    return Item(int(text) if integer else text, _decode(features))

@@ -11,8 +11,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
+
+from app.errors import StoreError
+
+_decode = msgspec.json.Decoder(dict[str, object]).decode
 Values = Mapping[str, Any]
 """Raw values by field, as a request would have them."""
+
+
+class Damaged(dict[str, Any]):
+    """Values that a store has and nobody can read: it has no fields, and a reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = f"the stored value is damaged: {reason}"
 
 
 class Item(NamedTuple):
@@ -28,6 +41,25 @@ class Change(NamedTuple):
     number: int
     id: int | str
     values: Values | None
+
+
+def read_entry(text: str, integer: bool, values: Any) -> Item:
+    """Return the entry of an id's text and of values as JSON; damaged ones are no error."""
+    try:
+        return Item(int(text) if integer else text, _decode(values))
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+        return Item(text, Damaged(str(error)))
+
+
+def whole(entry: Item) -> Item:
+    """Return an entry that can be read.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    if isinstance(entry.values, Damaged):
+        raise StoreError(f"{entry.id!r}: {entry.values.reason}")
+    return entry
 
 
 class Position(NamedTuple):
@@ -60,13 +92,14 @@ class Entries(Protocol):
         ...
 
     def get(self, identity: int | str) -> Item | None:
-        """Return an entry, or None."""
+        """Return an entry, or None. One that is damaged is an error."""
         ...
 
     def each(self) -> Iterator[Item]:
         """Yield all entries, in parts between which others may write.
 
-        An entry that changes meanwhile may come twice.
+        An entry that changes meanwhile may come twice. Values that cannot be read are
+        :class:`Damaged`.
         """
         ...
 

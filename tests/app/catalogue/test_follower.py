@@ -90,6 +90,7 @@ async def test_an_item_that_the_spec_refuses_is_left_out(
     store.put([Item("a", {"price": "dear"}), Item("c", {})])
     await reached(lambda: len(following.catalogue.refused) == 1)
     assert following.catalogue.refused == {"a": "price: expected a number, got text"}
+    assert "item 'a' is left out: price: expected a number, got text" in caplog.text
     assert set(following.catalogue.ids(following.catalogue.all())) == {"b", "c"}
     store.put([Item("a", {"price": 1})])
     await reached(lambda: len(following.catalogue) == 3)

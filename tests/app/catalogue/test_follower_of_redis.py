@@ -14,7 +14,7 @@ from app.catalogue.follower import Follower
 from app.features.encoder import Encoder
 from app.store import redis, redis_connection
 from app.store.opening import open_store
-from app.store.redis_connection import CHANGES
+from app.store.redis_connection import CHANGES, ITEMS
 from app.store.store import Item, Store
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
@@ -133,6 +133,29 @@ async def test_a_large_loss_is_told_of(
     await changed(valkey, whole_with(Item(0, {})))
     await reached(lambda: ids(following) == {"0"})
     assert "the store has 1 items of what were 9: is it whole?" in caplog.text
+
+
+async def test_an_item_that_cannot_be_read_is_refused(
+    following: Follower, valkey: RedisServer, tiny_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the first read and as a change; it holds nothing up, and the log names it."""
+    damaged = {":1": "garbage", ":2": "t{", ":x": "i{}", "4": "t{}"}
+    for number, (field, value) in enumerate(damaged.items(), 1):
+        valkey.command("HSET", ITEMS, field, value)
+        valkey.command("XADD", CHANGES, f"{number}-1", "id", field)
+    await changed(valkey, lambda store: store.put([Item("whole", {})]))
+    await reached(lambda: ids(following) == {"whole"})
+    refused = following.catalogue.refused
+    assert len(refused) == len(damaged)
+    assert all("the stored value is damaged" in reason for reason in refused.values())
+    assert "item 'x' is left out: the stored value is damaged" in caplog.text
+    assert following.problem is None
+    spec = Bundle.open(tiny_bundle).spec
+    again = Follower(valkey.url, spec, following._candidate, None)
+    await again.fill()
+    assert ids(again) == {"whole"}
+    assert again.catalogue.refused == refused
+    await again.close()
 
 
 async def test_a_failover_that_went_backwards_is_read_again(

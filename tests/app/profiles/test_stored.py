@@ -19,6 +19,7 @@ from app.metrics.profiles import ProfileMetrics
 from app.off_loop import run_off_loop
 from app.profiles.stored import StoredProfiles
 from app.store.opening import open_store
+from app.store.redis_connection import PROFILES as STORED_PROFILES
 from app.store.sqlite import SqliteStore
 from app.store.store import Item
 from app.workers.shared_numbers import SharedNumbers
@@ -145,6 +146,27 @@ async def test_no_request_waits_past_its_deadline(profiles: StoredProfiles) -> N
         late = asyncio.create_task(profiles.fetch(["1"], LATER))
         assert await profiles.fetch(["1"], now + 0.01) == {}
     assert list(await late) == ["1"]
+
+
+async def test_a_redis_that_restarted_is_asked_over_a_new_connection(
+    bundle: Bundle, metrics: ProfileMetrics, valkey: RedisServer
+) -> None:
+    """The first request after it gets its profile; one that is damaged counts as absent."""
+    store = await run_off_loop(lambda: open_store(valkey.url, create=True))
+    await run_off_loop(lambda: store.profiles.put(Item(*each) for each in PROFILES.items()))
+    await run_off_loop(store.close)
+    valkey.command("HSET", STORED_PROFILES, ":9", "garbage")
+    context = Encoder(bundle.spec, bundle.vocabulary).context
+    made = StoredProfiles(valkey.url, "user_id", bundle.spec, context, 5.0, 0.0, metrics)
+    await made.reach()
+    try:
+        for _ in range(2):
+            assert await fetch(made, "1", "9") == {"1": PROFILES[1], "9": None}
+            valkey.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        assert await fetch(made, "1") == {"1": PROFILES[1]}
+        assert metrics.errors["failed"] + metrics.errors["timeout"] == 0
+    finally:
+        await made.close()
 
 
 async def test_a_redis_that_falls_silent_is_waited_for_once(
