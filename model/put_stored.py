@@ -8,12 +8,13 @@ from contextlib import closing
 from pathlib import Path
 
 import msgspec
+import polars as pl
 
 from app.errors import ValueProblem
 from app.features.canonical import integer_key
 from app.features.spec import Categorical, FeatureSpec, MultiCategorical
 from app.store.opening import open_to_put
-from app.store.store import Item
+from app.store.store import MOST_ID_BYTES, MOST_VALUE_BYTES, Item
 from model.data.log_files import DataError
 from model.data.stored_files import StoredFiles
 from model.data.stored_values import StoredValues, read_stored
@@ -37,6 +38,7 @@ def put_stored(
     spec = FeatureSpec.load(spec_path)
     stored = read_stored(spec, files, max_bad_lines)
     _require(spec, stored)
+    _check_sizes(stored)
     began = time.monotonic()
     with (
         closing(open_to_put(url, create)) as store,
@@ -80,6 +82,26 @@ def _as_integers(value: bytes) -> bytes:
     except ValueProblem:
         # One of the spec's null values.
         return value
+
+
+def _check_sizes(stored: StoredValues) -> None:
+    """Refuse entries that the store does not take, by their id."""
+    keys, *columns = stored.entries.get_columns()
+    lengths = keys.str.len_bytes()
+    sizes = sum(
+        ((each.bin.size() + len(f',"{each.name}":')).fill_null(0) for each in columns),
+        start=pl.zeros(len(keys), pl.Int64, eager=True) + len("}"),
+    )
+    for wrong, told in (
+        ((lengths == 0) | (lengths > MOST_ID_BYTES), f"an id is 1 to {MOST_ID_BYTES} bytes"),
+        (sizes > MOST_VALUE_BYTES, f"values are at most {MOST_VALUE_BYTES} bytes of JSON"),
+    ):
+        if wrong.any():
+            first = keys[int(wrong.arg_max() or 0)]
+            raise DataError(
+                f"{wrong.sum():,} {stored.files.kind}s are too large or have no id ({told}), the"
+                f" first of them {first[:64]!r}; nothing is stored"
+            )
 
 
 def _counted(entries: Iterator[Item], update: Callable[[int], object]) -> Iterator[Item]:

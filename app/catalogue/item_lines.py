@@ -12,7 +12,7 @@ import msgspec
 from app.catalogue.kinds import ITEMS, Kind
 from app.errors import ValueProblem
 from app.features.encoder import Encoder, SideEncoder
-from app.store.store import Item, Values
+from app.store.store import MOST_ID_BYTES, MOST_VALUE_BYTES, Item, Values
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -23,6 +23,7 @@ class _Line(msgspec.Struct):
 
 
 _line_decoder = msgspec.json.Decoder(_Line)
+_encode = msgspec.json.Encoder().encode
 _object_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -71,6 +72,8 @@ def _entry(
         identity = values.get(id_field)  # type: ignore[assignment]
         if type(identity) not in (int, str):
             return BadLine(number, id_field, f"expected the {kind.name}'s id, an integer or text")
+    if (wrong := _out_of_bounds(identity, values, text)) is not None:
+        return BadLine(number, "", wrong)
     own, other = encoder.candidate, encoder.context
     if kind.side == "context":
         own, other = other, own
@@ -81,6 +84,16 @@ def _entry(
         place = "" if problem.position is None else f"[{problem.position}]"
         return BadLine(number, f"{name}{place}", problem.problem)
     return Item(identity, values)
+
+
+def _out_of_bounds(identity: int | str, values: Values, text: bytes) -> str | None:
+    """Return the bound that an entry breaks."""
+    if not 0 < len(str(identity).encode()) <= MOST_ID_BYTES:
+        return f"expected an id of 1 to {MOST_ID_BYTES} bytes"
+    # Few lines are that long; the spaces of one do not count.
+    if len(text) > MOST_VALUE_BYTES and len(_encode(values)) > MOST_VALUE_BYTES:
+        return f"the values are over {MOST_VALUE_BYTES} bytes of JSON"
+    return None
 
 
 def _other(kind: Kind) -> str:

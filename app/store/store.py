@@ -20,6 +20,10 @@ Values = Mapping[str, Any]
 """Raw values by field, as a request would have them."""
 
 
+MOST_ID_BYTES, MOST_VALUE_BYTES = 512, 64 * 2**10
+"""Bytes that an entry's id may have as text, and its values as JSON: larger ones are not put."""
+
+
 class Damaged(dict[str, Any]):
     """Values that a store has and nobody can read: it has no fields, and a reason."""
 

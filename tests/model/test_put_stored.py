@@ -133,6 +133,19 @@ def test_an_item_without_a_required_field_is_refused(spec: Path, url: str, tmp_p
         put_stored(spec, StoredFiles("item", [path], "item"), url, 0.0)
 
 
+def test_what_is_too_large_is_not_stored(spec: Path, url: str, tmp_path: Path) -> None:
+    """Told by the first id, before anything is stored."""
+    users, items = tmp_path / "users.csv", tmp_path / "items.csv"
+    users.write_text(f"user,age\nann,3\n{'x' * 513},1\n")
+    with pytest.raises(DataError, match=r"^1 profiles .*an id is 1 to 512 bytes.*'xxx"):
+        put_stored(spec, StoredFiles("profile", [users], "user"), url, 0.0)
+    items.write_text(f"item,genres,price\n1,a,2\n2,{'b' * 2**16},2\n")
+    with pytest.raises(DataError, match=r"^1 items .*at most 65536 bytes of JSON.*'2'; nothing"):
+        put_stored(spec, StoredFiles("item", [items], "item"), url, 0.0)
+    with pytest.raises(StoreError):
+        stored(url)
+
+
 def test_profiles_need_not_be_complete(spec: Path, tmp_path: Path, valkey: RedisServer) -> None:
     """A request may have what they lack; Redis takes them too."""
     path = tmp_path / "users.jsonl"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 from pathlib import Path
 
@@ -41,6 +42,9 @@ def test_lines_of_both_forms_are_items(encoder: Encoder) -> None:
         (b'{"item_id": 1, "tags": [1, null]}', r"tags\[1\]", "null inside a list"),
         (b'{"item_id": 1, "price": "dear"}', "price", "expected a number"),
         (b'{"item_id": 1, "price": NaN}', "", "malformed|invalid"),
+        (b'{"item_id": ""}', "", "an id of 1 to 512 bytes"),
+        (b'{"item_id": "%s"}' % (b"x" * 513), "", "an id of 1 to 512 bytes"),
+        (b'{"item_id": 1, "x": "%s"}' % (b"y" * 2**16), "", "over 65536 bytes of JSON"),
         (b'{"item_id": 1, "age": 3}', "age", "this is a context field"),
         (rb'{"item_id": "\ud800"}', "", "truncated"),
         (b'{"item_id": 1}\r{"item_id": 2}\r', "", r"trailing.*a line ends in \\n or \\r\\n"),
@@ -55,6 +59,14 @@ def test_a_wrong_line_is_named(encoder: Encoder, line: bytes, field: str, proble
     assert bad.number == 2
     assert re.fullmatch(field, bad.field)
     assert re.search(problem, bad.problem)
+
+
+def test_what_just_fits_is_an_item(encoder: Encoder) -> None:
+    """Bytes of the id as UTF-8, and of the values without the spaces of their line."""
+    longest = "é" * 256
+    rest = "y" * (2**16 - len('{"x":""}'))
+    line = json.dumps({"id": longest, "features": {"x": rest}}, ensure_ascii=False).encode()
+    assert list(read_lines([line.replace(b":", b":  ")], encoder)) == [(longest, {"x": rest})]
 
 
 def test_a_compressed_file_is_read(tmp_path: Path) -> None:
