@@ -122,6 +122,9 @@ class Follower:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+            # Its error refers to its frame, and that to this: a cycle, which is never freed, as
+            # the collector leaves alone what was in use.
+            self._task = None
         self._forget_store()
         if self.catalogue.parts is not None:
             await self.catalogue.parts.close()

@@ -205,6 +205,8 @@ class ItemParts:
             await asyncio.gather(self._task, return_exceptions=True)
         if self._call is not None:
             await asyncio.gather(self._call, return_exceptions=True)
+        # Their errors refer to this by their frames: see Follower.close.
+        self._task = self._call = None
         await run_off_loop(self._file.close)
 
 

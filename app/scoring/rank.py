@@ -80,19 +80,21 @@ class RankReader:
         limits: Limits,
         names: FieldNames,
         item_lists: ItemLists,
-        settle: SettleContext,
         profiles: ProfileFiller | None = None,
     ) -> None:
         self._encoder = encoder
         self._names = names
         self._item_lists = item_lists
-        self._settle = settle
         self._profiles = profiles
         self._max_candidates = limits.max_candidates
         self._max_row_bytes = limits.max_row_bytes
 
-    def read(self, body: bytes, request: ScoringRequest, misses: Misses | None) -> Steps[Ranking]:
+    def read(
+        self, body: bytes, request: ScoringRequest, misses: Misses | None, settle: SettleContext
+    ) -> Steps[Ranking]:
         """Encode the context; tell the request what its answer needs of the body.
+
+        ``settle`` completes the context where it is needed before the candidates are known.
 
         Raises:
             ServiceError: the body is refused.
@@ -118,7 +120,7 @@ class RankReader:
                     body,
                     decoded.on_unknown,
                     request,
-                    partial(self._settled_context, context, request, problems, misses),
+                    partial(self._settled_context, context, request, problems, misses, settle),
                 )
                 rows = len(found.rows)
                 own = yield from self._own_values(candidates, body, problems)
@@ -144,7 +146,12 @@ class RankReader:
         return Ranking(context, rows, encode, problems, slots, decoded.partial, at_once, part_rows)
 
     def _settled_context(
-        self, context: bytes, request: ScoringRequest, problems: Problems, misses: Misses | None
+        self,
+        context: bytes,
+        request: ScoringRequest,
+        problems: Problems,
+        misses: Misses | None,
+        settle: SettleContext,
     ) -> Steps[Indices]:
         """Return the encoded context [1, width] with the rows of all its values.
 
@@ -154,7 +161,7 @@ class RankReader:
         """
         problems.raise_if_any()
         if misses:
-            context = yield from self._settle(context, request, misses)
+            context = yield from settle(context, request, misses)
         return np.frombuffer(context, np.int32).reshape(1, -1)
 
     def _own_values(

@@ -113,7 +113,7 @@ class Scorer:
             known = KnownItems(items, *item_key, on_unknown, count_items)
         self._predict = PredictReader(encoder, limits, names, filler, known)
         item_lists = ItemLists(items, encoder.candidate, limits, on_unknown, count_items)
-        self._rank = RankReader(encoder, limits, names, item_lists, self._settle_context, filler)
+        self._rank = RankReader(encoder, limits, names, item_lists, filler)
         self.reading = 0
         """Requests that are being decoded, encoded or completed from Redis."""
         self._gathered: list[tuple[bytes, Sequence[Any], ScoringRequest]] = []
@@ -197,7 +197,8 @@ class Scorer:
         self.reading += 1
         try:
             misses = self._misses()
-            ranking = yield from self._rank.read(body, request, misses)
+            # A reader that kept the way back would be in a cycle with this: see EngineRuns.stop.
+            ranking = yield from self._rank.read(body, request, misses, self._settle_context)
             yield from self._score(request, ranking, misses)
         finally:
             self.reading -= 1

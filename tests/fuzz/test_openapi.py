@@ -44,5 +44,5 @@ def test_the_document_and_the_service_agree(
     assert counts, ended.stdout[-SHOWN:]
     assert counts[1] == counts[2]
     assert int(counts[1]) > 500
-    assert "Operations:       8 selected / 8 total" in ended.stdout
+    assert "Operations:       9 selected / 9 total" in ended.stdout
     assert not [event for event in service.events() if event["level"] == "error"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import shutil
+import weakref
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,8 @@ from app.bundle.directory import CURRENT
 from app.rollout.state_file import read_rollout
 from app.serving.agreement import Agreement
 from app.serving.swap import MAX_RETIRING, RETIRE_CHECK_SECONDS
+from app.store.opening import open_store
+from app.store.store import Item
 from app.workers.shared_numbers import SharedNumbers
 from tests.support.serving_parts import parts
 
@@ -40,6 +45,46 @@ async def test_a_later_bundle_is_put_in_use_and_the_earlier_one_retired(
         assert worker.state.loaded.bundle.path.name == other_bundle.name
         assert first is not None
         assert first in worker.builder._open, "its requests may still be under way"
+
+
+@pytest.mark.parametrize("stored", [False, True])
+async def test_a_replaced_bundle_is_freed_without_the_collector(
+    bundles: Path, tiny_bundle: Path, tmp_path: Path, stored: bool
+) -> None:
+    """What is in use is frozen, so nothing of it may be in a cycle; with a catalogue neither."""
+    settings: dict[str, str] = {}
+    if stored:
+        url = f"sqlite://{tmp_path}/store.db"
+        with closing(open_store(url, create=True)) as store:
+            store.put([Item(f"item{number}", {"price": 1.0}) for number in range(20)])
+        settings = {"store": url, "profile_key": "user_id", "item_key": "item_id"}
+    async with parts(bundles, deadline_ms=1, **settings) as worker, AsyncExitStack() as undo:
+        kept: list[weakref.ref[object]] = []
+        for _ in range(2):
+            loaded = await worker.loader.load(bundles / tiny_bundle.name)
+            await loaded.read_items(undo)
+            undo.pop_all()
+            await worker.swapper.put_in_use(loaded)
+            if not kept:
+                in_use = worker.state.in_use
+                assert in_use is not None
+                things = [loaded.engine, loaded.encoder, in_use.scorer, in_use.batcher]
+                if loaded.items is not None and loaded.profiles is not None:
+                    things += [loaded.items, loaded.items.catalogue, loaded.profiles]
+                kept = [weakref.ref(thing) for thing in things]
+                assert len(kept) == (7 if stored else 4)
+                del in_use, things
+            del loaded
+        gc.disable()
+        try:
+            async with asyncio.timeout(30):
+                while any(each() is not None for each in kept):  # noqa: ASYNC110
+                    await asyncio.sleep(RETIRE_CHECK_SECONDS)
+        except TimeoutError:
+            pass
+        finally:
+            gc.enable()
+        assert [type(found).__name__ for each in kept if (found := each()) is not None] == []
 
 
 async def test_a_bundle_that_cannot_be_loaded_is_refused_once(
