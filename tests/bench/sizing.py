@@ -63,7 +63,7 @@ def make(config: TrainConfig, directory: Path) -> Path:
             example(encoder, network, draws.side(True), [draws.side(False)]) for _ in range(GOLDEN)
         ]
 
-    return write_untrained(directory, spec_text(), vocabulary, network, golden)
+    return write_untrained(directory, spec_text(), vocabulary, network, golden, config.network)
 
 
 def predict_bodies() -> list[bytes]:

@@ -167,12 +167,13 @@ def write_untrained(
     vocabulary: Vocabulary,
     network: Network,
     finish: Callable[[Path], list[Example]],
+    name: str = "deepfm",
 ) -> Path:
-    """Write a bundle with a network's first weights below ``directory``.
+    """Write a bundle with the first weights of a network, of this name, below ``directory``.
 
     ``finish`` adds what else belongs to it and returns its golden requests.
     """
-    described: dict[str, Any] = {"network": "deepfm", "metrics": {}, "data": [], "statistics": {},
+    described: dict[str, Any] = {"network": name, "metrics": {}, "data": [], "statistics": {},
                  "training": {"parity": {"worst_logit_difference": 0.0}}}  # fmt: skip
     with new_bundle(directory) as bundle:
         path = bundle.directory
@@ -185,7 +186,7 @@ def write_untrained(
         for precision, (candidate, combine) in SPLIT_GRAPHS.items():
             if graphs[precision].exists():
                 described["parts"] = write_split(
-                    graphs[precision], "deepfm", vocabulary.layout, path / candidate, path / combine
+                    graphs[precision], name, vocabulary.layout, path / candidate, path / combine
                 )
         return bundle.finish(described)
 
