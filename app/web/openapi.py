@@ -73,7 +73,7 @@ def complete(
             example = _EXAMPLES[route.name](bundle.examples[0], bundle.version)
         for path in route.paths:
             _complete(document["paths"][path]["post"], route.request.__name__, example)
-    _drop_null_defaults(document["components"])
+    _drop_empty_defaults(document["components"])
     _drop_validation_errors(document)
     return document
 
@@ -88,16 +88,17 @@ def _drop_validation_errors(document: dict[str, Any]) -> None:
                 del operation["responses"]["422"]
 
 
-def _drop_null_defaults(node: Any) -> None:
-    """Remove every ``default: null``: it makes generators take a property for one that is there."""
+def _drop_empty_defaults(node: Any) -> None:
+    """Remove defaults that are null, false or empty: generators take such a property for one that
+    is there, and have callers write it."""
     if isinstance(node, dict):
-        if "default" in node and node["default"] is None:
+        if "default" in node and not node["default"]:
             del node["default"]
         for each in node.values():
-            _drop_null_defaults(each)
+            _drop_empty_defaults(each)
     elif isinstance(node, list):
         for each in node:
-            _drop_null_defaults(each)
+            _drop_empty_defaults(each)
 
 
 def _complete(
