@@ -36,8 +36,8 @@ sys.exit(Supervisor(listeners.of_worker, shared, work, drain_seconds=0.1).run())
 """
 SLEEP = """
     worker.shared.set_ready()
-    print(worker.number, os.getpid(), flush=True)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    print(worker.number, os.getpid(), flush=True)
     time.sleep(60)
     return 0
 """
