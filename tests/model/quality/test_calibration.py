@@ -44,6 +44,9 @@ QUICK = TrainConfig(
     embedding_size=4, hidden=(16,), batch_size=256, epochs=3, learning_rate=0.02, threads=1,
 )  # fmt: skip
 
+FLAT = replace(QUICK, epochs=1, learning_rate=0.005)
+"""Ends before its scores are as far apart as the click rates: calibration gains 0.01."""
+
 
 def rows_of(label: NDArray[np.uint8]) -> Dataset:
     """Rows of which only the labels matter."""
@@ -204,7 +207,7 @@ def bundle_of(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> MakeB
 
     def make(method: str) -> Path:
         if method not in made:
-            config = replace(QUICK, calibration=method)
+            config = replace(FLAT, calibration=method)
             out = tmp_path_factory.mktemp(method)
             made[method] = trained(sample.spec, sample.data, config, out, int8=True)
         return made[method]
@@ -214,11 +217,7 @@ def bundle_of(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> MakeB
 
 @pytest.mark.parametrize("method", METHODS)
 def test_only_the_score_is_calibrated(bundle_of: MakeBundle, method: str, sample: Sample) -> None:
-    """Logits and AUC are those without; the validation part's score has its click rate.
-
-    The trained network's own rate is right already, so there is little loss to win: what may be
-    lost to bins is bounded. Logits that are wrong are put right in the tests above.
-    """
+    """Logits and AUC are those without; the validation part's score has its click rate."""
     plain, found = Bundle.open(bundle_of("none")), Offline.open(bundle_of(method))
     manifest = found.bundle.manifest
     assert [each.logits for each in plain.examples] == [
@@ -231,7 +230,7 @@ def test_only_the_score_is_calibrated(bundle_of: MakeBundle, method: str, sample
     assert manifest.metrics["validation"]["calibration"] == pytest.approx(1, abs=0.02)
     assert (
         manifest.metrics["validation"]["log_loss"]
-        < plain.manifest.metrics["validation"]["log_loss"] + 1e-4
+        < plain.manifest.metrics["validation"]["log_loss"]
     )
     assert manifest.training["calibration"]["method"] == method
     assert plain.manifest.training["calibration"] is None

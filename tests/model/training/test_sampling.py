@@ -77,8 +77,13 @@ def settings(name: str) -> TrainConfig:
     return replace(CONFIG, network=name, learning_rate=rate, embedding_l2=l2)
 
 
+SEEDS = 3
+"""Trainings of which the best is compared: one alone may end 0.01 of AUC below what its network
+can learn (PNN*: a standard deviation of 0.005)."""
+
+
 class Full(NamedTuple):
-    """A network that has learnt from all rows, and its AUC on the test rows."""
+    """A network that has learnt from all rows, and the best AUC of its seeds on the test rows."""
 
     name: str
     auc: float
@@ -87,11 +92,15 @@ class Full(NamedTuple):
 @pytest.fixture(scope="module", params=NETWORKS)
 def full(request: pytest.FixtureRequest, parts: tuple[Dataset, Dataset, Dataset]) -> Full:
     train, validation, test = parts
-    result = fit(LAYOUT, train, validation, settings(request.param), progress=False)
-    area = auc(test.label, predict(result.network, test))
-    assert area is not None
-    assert area > 0.65, "nothing was learnt"
-    return Full(request.param, area)
+    areas = []
+    for seed in range(SEEDS):
+        config = replace(settings(request.param), seed=seed)
+        result = fit(LAYOUT, train, validation, config, progress=False)
+        area = auc(test.label, predict(result.network, test))
+        assert area is not None
+        assert area > 0.65, "nothing was learnt"
+        areas.append(area)
+    return Full(request.param, max(areas))
 
 
 @pytest.mark.parametrize("where", ["in training", "in the files"])
@@ -111,9 +120,11 @@ def test_a_tenth_of_the_negatives_teaches_the_true_rate(
         true = part.label.mean(dtype=np.float64)
         assert 0.03 < true < 0.08
         assert sigmoid(predict(result.network, part)).mean() == pytest.approx(true, rel=0.05)
-    # Over six seeds the AUC with all rows has a standard deviation of 0.005 (PNN*; 0.003 DeepFM),
-    # and that with a tenth lies 0.005 above its mean: this and three deviations.
-    assert auc(test.label, predict(result.network, test)) == pytest.approx(full.auc, abs=0.02)
+    areas = [auc(test.label, predict(result.network, test))]
+    for seed in range(1, SEEDS):
+        other = fit(LAYOUT, train, validation, replace(config, seed=seed), progress=False)
+        areas.append(auc(test.label, predict(other.network, test)))
+    assert max(filter(None, areas)) == pytest.approx(full.auc, abs=0.01)
     # What is said of the validation part is true of all its rows, those left out included.
     told = log_loss(parts[1].label, predict(result.network, parts[1]))
     assert result.best.log_loss == pytest.approx(told, rel=0.03)
