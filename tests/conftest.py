@@ -13,12 +13,14 @@ import pytest
 
 from app.workers.cpus import cpu_quota
 from model.threads import bound_spinning
+from tests.support.bytecode import keep_bytecode
 from tests.support.redis_server import RedisServer, binaries
 from tests.support.samples import Sample, train_other, train_tiny
 from tests.support.serving import APP, Service
 
-# Both before a test imports torch. Tests run beside each other: each trains on one thread, whatever
+# All before a test imports torch. Tests run beside each other: each trains on one thread, whatever
 # number the trainer asks for. A second one would spin where the CPUs have other tests to run.
+keep_bytecode()
 bound_spinning()
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

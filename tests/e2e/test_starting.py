@@ -97,3 +97,31 @@ def test_a_forked_program_is_a_process_like_others(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     assert process.wait(30) == process.poll() == -signal.SIGKILL
     process.kill()
+
+
+def test_bytecode_is_kept_where_the_environment_says_to_write_none(tmp_path: Path) -> None:
+    """Nothing is written beside the source; a process that is started then finds what is kept."""
+    (tmp_path / "compiled.py").write_text("found = __cached__\n")
+    program = """\
+import subprocess, sys
+from pathlib import Path
+from tests.support import bytecode
+
+bytecode.PLACE = Path(sys.argv[1]) / "kept"
+bytecode.keep_bytecode()
+import compiled
+
+print(compiled.found)
+subprocess.run([sys.executable, "-v", "-c", "import compiled"], check=True)
+"""
+    env = environment({"PYTHONPATH": f"{ROOT}:{tmp_path}", "PYTHONDONTWRITEBYTECODE": "1"})
+    env.pop("PYTHONPYCACHEPREFIX", None)
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path],
+        cwd=tmp_path, env=env, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    kept = Path(done.stdout.strip())
+    assert kept.is_relative_to(tmp_path / "kept")
+    assert kept.is_file()
+    assert f"matches {tmp_path / 'compiled.py'}" in done.stderr
+    assert not (tmp_path / "__pycache__").exists()
