@@ -42,6 +42,7 @@ from model.export.quantize import (
     with_int8_logits,
     write_int8,
 )
+from model.export.serving_form import splits_dynamic
 from model.export.split import write_split
 from model.fingerprint import fingerprint_of
 from model.group import ALONE, Group
@@ -330,8 +331,10 @@ def write_int8_graph(
     return None
 
 
-def write_split_graphs(trained: Trained, bundle: NewBundle, engine: Engine) -> ItemParts:
+def write_split_graphs(trained: Trained, bundle: NewBundle, engine: Engine) -> ItemParts | None:
     """Cut the graph of an engine into that of the item part and that of the rest.
+
+    Returns None where dynamic fields leave nothing to gain by it.
 
     Raises:
         ExportError: the two do not give what the whole graph gives.
@@ -340,7 +343,13 @@ def write_split_graphs(trained: Trained, bundle: NewBundle, engine: Engine) -> I
     graph = bundle.directory / (GRAPH if precision == "float32" else INT8_GRAPH)
     candidate, combine = (bundle.directory / name for name in SPLIT_GRAPHS[precision])
     layout = prepared.vocabulary.layout
-    parts = write_split(graph, trained.config.network, layout, candidate, combine)
+    network = trained.config.network
+    if layout.has_dynamic and not splits_dynamic(trained.result.network, layout):
+        if precision == "float32":
+            say(f"items are scored from their indices: an {network} gains nothing beside dynamic"
+                " fields from what could be computed before")  # fmt: skip
+        return None
+    parts = write_split(graph, network, layout, candidate, combine)
     shapes = prepared.encoder.context.shape, prepared.encoder.candidate.shape
     split = SplitEngine(engine, (candidate, combine), parts, *shapes)
     check_split(engine, ThroughParts(split), prepared.data["test"])

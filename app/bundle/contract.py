@@ -32,6 +32,8 @@ def _changes(before: Field, now: Field) -> list[str]:
         changes.append(f"belongs to the {now.side} instead of the {before.side}")
     if now.required and not before.required:
         changes.append("is required")
+    if before.dynamic != now.dynamic:
+        changes.append("is dynamic" if now.dynamic else "is no longer dynamic")
     if set(before.null_values or ()) != set(now.null_values or ()):
         changes.append(f"has the null values {_listed(now)} instead of {_listed(before)}")
     match before, now:

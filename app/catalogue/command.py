@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -126,6 +127,7 @@ def _put(given: Any) -> int:
     bundle = Bundle.open(newest(Path(given.bundle)), mapped=True)
     encoder = serving_encoder(bundle.spec, bundle.vocabulary)
     ids: set[str] = set()
+    dynamic: Counter[str] = Counter()
     bad = lines = 0
     for path in given.files:
         for found in _read(path, encoder, given):
@@ -136,6 +138,7 @@ def _put(given: Any) -> int:
                     _say(f"{path}:{found.number}: {found}")
             else:
                 ids.add(str(found.id))
+                dynamic.update(encoder.candidate.dynamic.intersection(found.values))
     if bad > given.max_bad_lines * lines:
         return _say(f"{bad:,} of {lines:,} lines are wrong; nothing is stored")
     began = time.monotonic()
@@ -147,6 +150,8 @@ def _put(given: Any) -> int:
     _say(f"stored {len(ids):,} {given.kind.name}s in {seconds:.1f} s; {bad:,} lines left out")
     if stored > len(ids):
         _say(f"{stored - len(ids):,} lines have the id of a later one, which counts")
+    for name, count in sorted(dynamic.items()):
+        _say(f"{count:,} lines have a value of {name!r}, which is not used: the field is dynamic")
     return 0
 
 

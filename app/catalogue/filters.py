@@ -94,18 +94,23 @@ class Keys:
 
 
 class Filters:
-    """A column for each field of the candidate's side that can be filtered: all but times."""
+    """A column for each field of the candidate's side that can be filtered.
+
+    Those are all but times, and dynamic fields, of which no item has a value.
+    """
 
     def __init__(self, fields: Iterable[Field]) -> None:
-        self._times: set[str] = set()
+        self._refused: dict[str, str] = {}
         self._columns: dict[str, Numbers | Keys] = {}
         for field in fields:
-            if isinstance(field, Numeric):
+            if field.dynamic:
+                self._refused[field.name] = "a dynamic field has no stored values to filter by"
+            elif isinstance(field, Numeric):
                 self._columns[field.name] = Numbers(field)
             elif isinstance(field, Categorical | MultiCategorical):
                 self._columns[field.name] = Keys(field)
             else:
-                self._times.add(field.name)
+                self._refused[field.name] = "a time cannot be filtered"
 
     def put(self, place: int, values: Mapping[str, Any]) -> None:
         """Hold the values of the item at a place; the encoder has taken them."""
@@ -120,6 +125,5 @@ class Filters:
         """
         column = self._columns.get(name)
         if column is None:
-            time = name in self._times
-            raise ValueProblem("a time cannot be filtered" if time else "no candidate field")
+            raise ValueProblem(self._refused.get(name, "no candidate field"))
         return column.matches(condition)

@@ -257,10 +257,11 @@ class Follower:
             if isinstance(change.values, Damaged):
                 refused[place] = change.values.reason
                 continue
+            values = self._candidate.stored(change.values)
             try:
-                packed.append(self._candidate.row(change.values, misses))
+                packed.append(self._candidate.row(values, misses))
             except ValueProblem:
-                name, problem = next(iter(self._candidate.problems(change.values)))
+                name, problem = next(iter(self._candidate.problems(values)))
                 refused[place] = f"{name}: {problem.problem}"
         joined = await self._settled(b"".join(packed), misses)
         rows: Iterator[Indices] = iter(joined)

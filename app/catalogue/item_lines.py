@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -79,7 +79,7 @@ def _entry(
         own, other = other, own
     if misplaced := values.keys() & other.fields:
         return BadLine(number, min(misplaced), f"this is a {_other(kind)} field")
-    if (found := _problem(own, values, kind)) is not None:
+    if (found := _problem(own, own.stored(values), kind)) is not None:
         name, problem = found
         place = "" if problem.position is None else f"[{problem.position}]"
         return BadLine(number, f"{name}{place}", problem.problem)
@@ -100,7 +100,9 @@ def _other(kind: Kind) -> str:
     return "context" if kind.side == "candidate" else "candidate"
 
 
-def _problem(side: SideEncoder, values: Values, kind: Kind) -> tuple[str, ValueProblem] | None:
+def _problem(
+    side: SideEncoder, values: Mapping[str, Any], kind: Kind
+) -> tuple[str, ValueProblem] | None:
     """Return the first field whose value breaks a rule, with the problem."""
     if kind is ITEMS:
         try:

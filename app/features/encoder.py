@@ -111,10 +111,18 @@ class SideEncoder:
         encoders.sort(key=group)
         self.encoders: tuple[FieldEncoder, ...] = tuple(encoders)
         self.fields = frozenset(encoder.name for encoder in encoders)
+        self.dynamic = frozenset(field.name for field in spec.side(side) if field.dynamic)
+        """Fields whose values come with a request."""
         self.shape = row_shape(encoders)
         self.places = tuple(row_places(encoders, self.shape))
         self.row: EncodeRow = compile_row(encoders, self.shape)
         self.texts: TextRows | None = None
+
+    def stored(self, values: Row) -> Row:
+        """Return stored values without those of dynamic fields."""
+        if self.dynamic.isdisjoint(values):
+            return values
+        return {name: value for name, value in values.items() if name not in self.dynamic}
 
     def problems(self, row: Row) -> Iterable[tuple[str, ValueProblem]]:
         """Yield each field of a row whose value breaks a rule, with the problem."""

@@ -123,7 +123,8 @@ def _described(field: Field) -> str:
              "numeric": "A number", "time": "Seconds since 1970, or ISO 8601"}  # fmt: skip
     nulls = "".join(f", {text!r}" for text in field.null_values or ())
     absent = "required" if field.required else f"null{nulls} or absent counts as missing"
-    return f"{words[str(kind)]}; {absent}."
+    dynamic = " It comes with each request, by id too." if field.dynamic else ""
+    return f"{words[str(kind)]}; {absent}.{dynamic}"
 
 
 def _elsewhere(spec: FeatureSpec, side: Side) -> list[str]:

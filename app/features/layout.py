@@ -29,6 +29,8 @@ class Slot:
     """True if the row that an index names is multiplied by the feature's value."""
     mean: int | None = None
     """Row of the slot's mean; None in bundles of format 1, which have none."""
+    dynamic: bool = False
+    """True if its values come with a request, so that nothing can be computed from them before."""
 
     @property
     def ranges(self) -> tuple[slice, ...]:
@@ -82,6 +84,16 @@ class Layout:
     def slots(self) -> tuple[Slot, ...]:
         """Every slot, single-valued ones first."""
         return self.context + self.candidate + self.context_lists + self.candidate_lists
+
+    @property
+    def has_dynamic(self) -> bool:
+        """True if a candidate has dynamic slots."""
+        return any(slot.dynamic for slot in self.candidate + self.candidate_lists)
+
+    @property
+    def has_both(self) -> bool:
+        """True if a candidate has dynamic slots beside those of stored values."""
+        return len({slot.dynamic for slot in self.candidate + self.candidate_lists}) == 2
 
     @property
     def context_values(self) -> int:

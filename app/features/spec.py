@@ -32,6 +32,8 @@ class _Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     required: bool = False
     null_values: tuple[str, ...] | None = None
     """Texts that count as missing; None stands for those of the whole spec."""
+    dynamic: bool = False
+    """The value depends on the moment: it comes with a request, and a stored one is not used."""
 
     @property
     def slot_names(self) -> tuple[str, ...]:
@@ -263,6 +265,11 @@ def _read_field(entry: Mapping[str, Any], place: str, tables: SpecTables) -> dic
         return None
 
     values = tables.read(kind, entry, place, FIELD_RULES, elsewhere=elsewhere)
+    if values.get("dynamic"):
+        if values.get("side") == "context":
+            tables.add(place, '`dynamic` is for fields with side = "candidate"')
+        if values.get("required"):
+            tables.add(place, "`dynamic` excludes `required`: no stored item has a value")
     # Judged where both are right, or absent.
     judged = kind is Numeric and not (entry.keys() - values.keys()) & {"encoding", "edges"}
     if judged and (values.get("encoding") == "edges") != bool(values.get("edges")):

@@ -380,7 +380,7 @@ def _layout(spec: FeatureSpec, slots: Mapping[str, Slot]) -> Layout:
     def names(side: Side, lists: bool) -> tuple[Slot, ...]:
         fields = [f for f in spec.side(side) if isinstance(f, MultiCategorical) == lists]
         return tuple(
-            replace(slots[name], scaled=is_scaled(field))
+            replace(slots[name], scaled=is_scaled(field), dynamic=field.dynamic)
             for field in sorted(fields, key=is_scaled)
             for name in field.slot_names
         )

@@ -125,7 +125,9 @@ class RankReader:
                 rows = len(found.rows)
                 own = yield from self._own_values(candidates, body, problems)
                 at_once = not own
-                slots = found.slots if at_once else None
+                # What is computed of an item before does not depend on its dynamic fields.
+                stored = self._encoder.candidate.dynamic.issuperset(own)
+                slots = found.slots if stored else None
                 encode = partial(self._item_lists.encode, found, own, problems, misses)
             else:
                 # Without ids there are features: the type of the body says so.

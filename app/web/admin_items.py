@@ -39,8 +39,11 @@ def build_entries_router(
     router = APIRouter(prefix=f"/{kind.name}s")
 
     @router.put("")
-    async def put(request: Request) -> dict[str, int]:
-        """Store entries, one JSON object a line; all or, if a line is wrong, none of them."""
+    async def put(request: Request) -> dict[str, Any]:
+        """Store entries, one JSON object a line; all or, if a line is wrong, none of them.
+
+        ``not_used`` names dynamic fields of which entries have values.
+        """
         body = bytearray()
         async for part in request.stream():
             body += part
@@ -48,7 +51,7 @@ def build_entries_router(
                 raise TooLarge(f"the body is over {max_bytes} bytes")
         encoder = _encoder(state)
         url = _url(store_url)
-        return {"stored": await _asked(lambda: _put(kind, url, bytes(body), encoder))}
+        return await _asked(lambda: _put(kind, url, bytes(body), encoder))
 
     @router.get("/{identity:path}")
     async def get(identity: str) -> dict[str, Any]:
@@ -62,13 +65,14 @@ def build_entries_router(
         shown: dict[str, Any] = {"id": found.id, "features": found.values}
         # What a profile lacks a request may have.
         whole = kind.side == "candidate"
-        given = [each for each in side.encoders if whole or each.name in found.values]
+        values = side.stored(found.values)
+        given = [each for each in side.encoders if whole or each.name in values]
         try:
-            shown["indices"] = {each.name: each.one(found.values.get(each.name)) for each in given}
+            shown["indices"] = {each.name: each.one(values.get(each.name)) for each in given}
         except ValueProblem:
-            problems = side.problems(found.values)
+            problems = side.problems(values)
             shown["refused"] = {
-                name: str(problem) for name, problem in problems if whole or name in found.values
+                name: str(problem) for name, problem in problems if whole or name in values
             }
         return shown
 
@@ -101,7 +105,7 @@ async def _asked(work: Callable[[], Result]) -> Result:
         raise StoreUnavailable(str(error)) from error
 
 
-def _put(kind: Kind, url: str, body: bytes, encoder: Encoder) -> int:
+def _put(kind: Kind, url: str, body: bytes, encoder: Encoder) -> dict[str, Any]:
     found = list(read_lines(body.split(b"\n"), encoder, kind))
     wrong = [each for each in found if isinstance(each, BadLine)]
     if wrong:
@@ -110,8 +114,13 @@ def _put(kind: Kind, url: str, body: bytes, encoder: Encoder) -> int:
             for each in islice(wrong, MOST_DETAILS)
         ]
         raise Invalid("lines are wrong; nothing is stored", details, len(wrong))
+    entries = [each for each in found if isinstance(each, Item)]
     with closing(open_store(url)) as store:
-        return kind.of(store).put(each for each in found if isinstance(each, Item))
+        answer: dict[str, Any] = {"stored": kind.of(store).put(iter(entries))}
+    dynamic = encoder.candidate.dynamic
+    if not_used := {name for each in entries for name in dynamic.intersection(each.values)}:
+        answer["not_used"] = sorted(not_used)
+    return answer
 
 
 def _get(kind: Kind, url: str, identity: str) -> Item:

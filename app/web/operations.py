@@ -180,7 +180,8 @@ def build_router(
             "golden_examples_worst_difference": loaded.worst_difference,
             "fields": [
                 {"name": f.name, "kind": type(f).__struct_config__.tag, "side": f.side,
-                 "required": f.required, "dtype": getattr(f, "dtype", None)}
+                 "required": f.required, "dynamic": f.dynamic,
+                 "dtype": getattr(f, "dtype", None)}
                 for f in spec.fields
             ],
             "metrics": manifest.metrics,

@@ -65,7 +65,8 @@ class _Reading:
         self.bad = BadLines()
         self._spec, self._files = spec, files
         vocabulary = unlearned(spec)
-        fields = spec.side(_SIDES[files.kind])
+        # A dynamic field's value is one of the moment: only the log has it.
+        fields = (field for field in spec.side(_SIDES[files.kind]) if not field.dynamic)
         self._encoders = {field.name: (field, field_encoder(field, vocabulary)) for field in fields}
         schema = {_KEY: pl.String(), **dict.fromkeys(self._encoders, pl.Binary())}
         self.frames = [pl.DataFrame(schema=schema)]

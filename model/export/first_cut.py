@@ -10,6 +10,9 @@ So the order of items by <(1, s), (number, S)> is exactly that of FM's and FFM's
 everything else is a sum over one side. A DeepFM's hidden layers are those of the average context.
 Other networks have either no such term or, in their first order, one that gives every user the same
 order.
+
+Of dynamic fields, which no item of a catalogue has a value of, the vectors hold what they are if
+they are missing: that is how such a ranking is scored.
 """
 
 from __future__ import annotations
@@ -131,6 +134,10 @@ def _pair(
     """
     gathered = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Gather"}
     weighed = {name for node in graph.node if then in node.input for name in node.input}
+    for node in reversed(graph.node):
+        # What dynamic fields add comes between.
+        if node.op_type == operator == "Add" and node.output[0] in weighed:
+            weighed.update(node.input)
     for node in graph.node:
         if node.op_type != operator or (then is not None and node.output[0] not in weighed):
             continue

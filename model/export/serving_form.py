@@ -9,6 +9,9 @@ The pairwise term of FM (Rendle 2010),
 needs nothing else: the last sum is one number for each row of the table and joins the row's
 first-order weight. Only a list's mean and a scaled row are known too late for that; their
 squares are taken off in the graph.
+
+Dynamic fields of the candidate are looked up apart and come last in the first layer, so that the
+rest of the candidate's part can be computed before a request.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from torch.nn import functional
 
 from app.features.layout import Layout
 from model.networks.deepfm import DeepFM
+from model.networks.dynamic import DynamicFields, dynamic_last
 from model.networks.mlp import Mlp
 from model.networks.network import (
     Network,
@@ -42,14 +46,50 @@ def serving_form(network: Network, layout: Layout) -> nn.Module:
         return ServingDeepFM(network, layout)
     folded = network.folded()
     del folded.learned
+    apart = splits_dynamic(network, layout)
+    if apart:
+        folded.dynamic = DynamicFields(layout)
     for name, module in folded.named_children():
         if isinstance(module, Mlp):
-            setattr(folded, name, ServingMlp(module))
+            setattr(folded, name, ServingMlp(_dynamic_beside(module, layout) if apart else module))
     return folded
 
 
-def trained_mlp(serving: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a network's own weights by name from those of its serving form."""
+def splits_dynamic(network: Network, layout: Layout) -> bool:
+    """Tell whether the graph computes the part of dynamic fields apart."""
+    return layout.has_both and network.takes_dynamic
+
+
+def _dynamic_beside(mlp: Mlp, layout: Layout) -> Mlp:
+    """Move the inputs of dynamic fields to the end of a folded ``Mlp``'s first layer."""
+    order = dynamic_last(layout)
+    weight_HX = mlp.first.weight.detach()
+    row_HX = _in_order(weight_HX[:, mlp.split :], order)
+    mlp.first.weight = nn.Parameter(torch.cat([weight_HX[:, : mlp.split], row_HX], 1))
+    slots = layout.candidate + layout.candidate_lists
+    mlp.beside = row_HX.shape[1] // len(order) * sum(slot.dynamic for slot in slots)
+    return mlp
+
+
+def _in_order(weight_HX: Tensor, order: Sequence[int]) -> Tensor:
+    """Return the weights of fields [H, F * C] in another order."""
+    hidden, width = weight_HX.shape
+    return weight_HX.reshape(hidden, len(order), width // len(order))[:, order].flatten(1)
+
+
+def _back_in_order(weight_HX: Tensor, layout: Layout) -> Tensor:
+    """Return a candidate's weights as training has them from those whose dynamic fields come
+    last.
+    """
+    order = dynamic_last(layout)
+    return _in_order(weight_HX, sorted(range(len(order)), key=order.__getitem__))
+
+
+def trained_mlp(serving: Mapping[str, Tensor], layout: Layout, apart: bool) -> dict[str, Tensor]:
+    """Return a network's own weights by name from those of its serving form.
+
+    ``apart`` says that the graph computes the part of dynamic fields apart.
+    """
     trained = dict(serving)
     pieces = [
         trained.pop(f"mlp.{name}_weight")
@@ -57,6 +97,8 @@ def trained_mlp(serving: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if f"mlp.{name}_weight" in trained
     ]
     if pieces:
+        if apart:
+            pieces[1:] = [_back_in_order(torch.cat(pieces[1:], 1), layout)]
         trained["mlp.first.weight"] = torch.cat(pieces, 1)
         trained["mlp.first.bias"] = trained.pop("mlp.hidden_bias")
     return trained
@@ -70,9 +112,13 @@ def trained_deepfm(serving: Mapping[str, Tensor], layout: Layout) -> dict[str, T
         for place in () if slot.scaled else slot.ranges:
             rows = table[place]
             rows[:, 0] += 0.5 * rows[:, 1:].square().sum(1)
+    candidate = serving["candidate_weight"]
+    if "dynamic_weight" in serving:
+        candidate = torch.cat([candidate, serving["dynamic_weight"]], 1)
+        candidate = _back_in_order(candidate, layout)
     halves = [
-        serving[name].reshape(len(serving[name]), -1, table.shape[1])[:, :, 1:].flatten(1)
-        for name in ("context_weight", "candidate_weight")
+        weight.reshape(len(weight), -1, table.shape[1])[:, :, 1:].flatten(1)
+        for weight in (serving["context_weight"], candidate)
     ]
     return {
         "table": table,
@@ -130,6 +176,7 @@ class ServingDeepFM(nn.Module):
     table: Tensor
     context_weight: Tensor
     candidate_weight: Tensor
+    dynamic_weight: Tensor
     bias: Tensor
     hidden_bias: Tensor
     first_order: Tensor
@@ -160,7 +207,15 @@ class ServingDeepFM(nn.Module):
             pairwise[0] = 0
         self.register_buffer("table", table)
         self.register_buffer("context_weight", self._widened(weight[:, : mlp.split], size))
-        self.register_buffer("candidate_weight", self._widened(weight[:, mlp.split :], size))
+        candidate = self._widened(weight[:, mlp.split :], size)
+        self.dynamic = DynamicFields(layout) if splits_dynamic(network, layout) else None
+        if self.dynamic is not None:
+            slots = layout.candidate + layout.candidate_lists
+            stored = sum(not slot.dynamic for slot in slots) * (1 + size)
+            candidate = _in_order(candidate, dynamic_last(layout))
+            self.register_buffer("dynamic_weight", candidate[:, stored:].contiguous())
+            candidate = candidate[:, :stored].contiguous()
+        self.register_buffer("candidate_weight", candidate)
         self.register_buffer("first_order", first_order)
         self.register_buffer("scale", first_order[:1].clone())
         self.register_buffer("pairwise", pairwise)
@@ -184,17 +239,19 @@ class ServingDeepFM(nn.Module):
             self.context_weight,
             self.hidden_bias,
         )
-        candidate_NH, candidate_NK = self._side(
-            inputs.candidate,
-            inputs.candidate_lists,
-            inputs.candidate_value,
-            self.candidate_weight,
-            None,
-        )
-        hidden_NH = functional.relu(of_rows(context_UH, inputs.row_context) + candidate_NH)
+        candidate = inputs.candidate, inputs.candidate_lists, inputs.candidate_value
+        groups = [(candidate, self.candidate_weight)]
+        if self.dynamic is not None:
+            stored, dynamic = self.dynamic(*candidate)
+            groups = [(stored, self.candidate_weight), (dynamic, self.dynamic_weight)]
+        hidden_NH = of_rows(context_UH, inputs.row_context)
+        total_NK = of_rows(context_UK, inputs.row_context)
+        for group, weight_HX in groups:
+            group_NH, group_NK = self._side(*group, weight_HX, None)
+            hidden_NH, total_NK = hidden_NH + group_NH, total_NK + group_NK
+        hidden_NH = functional.relu(hidden_NH)
         for linear in self.deeper:
             hidden_NH = functional.relu(linear(hidden_NH))
-        total_NK = of_rows(context_UK, inputs.row_context) + candidate_NK
         fm_N = sum_of_rest(total_NK * (total_NK * self.pairwise + self.first_order))
         logit_N: Tensor = self.output(hidden_NH).squeeze(1) + fm_N + self.bias
         return logit_N

@@ -1,6 +1,7 @@
 """An exported graph in two: what depends on a candidate alone, and the rest.
 
-A value of the graph depends on the context's inputs, on the candidate's, or on both. The last ones
+A value of the graph depends on the context's inputs, on the candidate's, or on both; dynamic fields
+of the candidate, whose values come with a request, count as a side of their own. The last values
 that depend on the candidate alone, before they meet those of the context, are the *item part*: a
 service computes it once for each item of its catalogue. ``candidate.onnx`` gives it, and
 ``combine.onnx`` takes it in the place of the candidate's inputs. Both consist of nodes of the whole
@@ -9,11 +10,12 @@ graph, quantised or not, so together they give its scores; weights in ``weights.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 
 import onnx
+import onnx.numpy_helper
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from app.bundle.manifest import ItemParts
@@ -22,6 +24,7 @@ from app.features.layout import Layout
 from model.export.exporter import ExportError
 from model.export.first_cut import FirstCut, first_cut
 
+_DYNAMIC = "dynamic"
 _REPEATS = {"Expand", "Tile"}
 """Operators whose output holds its input several times: they stay behind the cut."""
 _MOVES = {*_REPEATS, "Transpose", "Reshape", "Squeeze", "Unsqueeze"}
@@ -37,7 +40,7 @@ def write_split(
         ExportError: nothing of the graph depends on the candidate alone.
     """
     model = onnx.load(graph, load_external_data=False)
-    whole = Whole(onnx.shape_inference.infer_shapes(model).graph)
+    whole = Whole(onnx.shape_inference.infer_shapes(model).graph, layout)
     parts = whole.item_part()
     if not parts:
         raise ExportError("nothing of the graph depends on the candidate alone")
@@ -64,7 +67,7 @@ def _write(model: ModelProto, graph: GraphProto, path: Path) -> None:
 class Whole:
     """An exported graph, with the side or sides that each of its values depends on."""
 
-    def __init__(self, graph: GraphProto) -> None:
+    def __init__(self, graph: GraphProto, layout: Layout) -> None:
         self._graph = graph
         self._described = {
             value.name: value for value in (*graph.value_info, *graph.input, *graph.output)
@@ -73,9 +76,38 @@ class Whole:
         self._sides: dict[str, set[str]] = {
             value.name: {value.name.partition("_")[0]} for value in graph.input
         }
+        lists = (slot.dynamic for slot in layout.candidate_lists)
+        for number, dynamic in enumerate(lists):
+            if dynamic:
+                self._sides[f"candidate_list_{number}"] = {_DYNAMIC}
+        self._columns = {
+            "candidate": [slot.dynamic for slot in layout.candidate],
+            "candidate_value": [slot.dynamic for slot in layout.candidate if slot.scaled],
+        }
+        self._constants = {each.name: each for each in graph.initializer}
         for node in graph.node:
-            found = set().union(*(self._sides.get(name, set()) for name in node.input))
+            found = set().union(*(self._sides_of(name, node) for name in node.input))
             self._sides.update((name, found) for name in node.output)
+
+    def _sides_of(self, value: str, node: NodeProto) -> set[str]:
+        """Return the sides that a node depends on by one of its inputs."""
+        columns = self._columns.get(value)
+        if not columns or not any(columns):
+            return self._sides.get(value, set())
+        return {_DYNAMIC if columns[place] else "candidate" for place in self._read(node, columns)}
+
+    def _read(self, node: NodeProto, columns: Sequence[bool]) -> Iterable[int]:
+        """Return the columns that a node reads of its first input."""
+        every = range(len(columns))
+        given = [self._constants.get(name) for name in node.input[1:]]
+        if None in given:
+            return every
+        numbers = [onnx.numpy_helper.to_array(each).ravel().tolist() for each in given if each]
+        if node.op_type == "Gather" and node.attribute[0].i == 1:
+            return numbers[0]
+        if node.op_type == "Slice" and numbers[2] == [1]:
+            return every[numbers[0][0] : numbers[1][0]]
+        return every
 
     def width(self, value: str) -> int:
         """Return how many numbers a row of a value has."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from app.features.layout import Layout
 from model.export.serving_form import trained_deepfm, trained_mlp
+from model.networks import FAMILY
 
 _CUT = "slice_"
 """Prefix of a part of a parameter, in graphs of bundles in which the exporter cut it."""
@@ -36,4 +37,4 @@ def read_weights(graph: Path, network: str, layout: Layout) -> dict[str, Tensor]
         return trained_deepfm(found, layout)
     if pieces:
         found["mlp.first.weight"] = torch.cat([pieces[number] for number in sorted(pieces)], 1)
-    return trained_mlp(found)
+    return trained_mlp(found, layout, FAMILY[network].takes_dynamic and layout.has_both)

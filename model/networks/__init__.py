@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 
@@ -20,7 +21,21 @@ from model.networks.opnn import OPNN
 from model.networks.pnn_star import PNNStar
 from model.networks.wide_deep import WideDeep
 
-FAMILY: Mapping[str, Callable[[Layout, TrainConfig, float], Network]] = {
+
+class Kind(Protocol):
+    """A network's class."""
+
+    @property
+    def takes_dynamic(self) -> bool:
+        """True if a graph computes the part of dynamic fields apart."""
+        ...
+
+    def __call__(self, layout: Layout, config: TrainConfig, base_rate: float = ...) -> Network:
+        """Return a network with new weights."""
+        ...
+
+
+FAMILY: Mapping[str, Kind] = {
     "lr": LR,
     "fm": FM,
     "ffm": FFM,

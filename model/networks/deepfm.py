@@ -27,6 +27,8 @@ class DeepFM(Network):
     rearranged, see ``model.export.serving_form``.
     """
 
+    takes_dynamic = True
+
     def __init__(self, layout: Layout, config: TrainConfig, base_rate: float = 0.5) -> None:
         """Start from small random embeddings, zero first-order weights and the base rate."""
         size = config.embedding_size
@@ -62,8 +64,14 @@ class DeepFM(Network):
         return self.bias + weight_NF.sum(1) + pairs_within(vector_NFK) + deep_N
 
     def combine(
-        self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: RowContext
+        self,
+        context_UFC: Tensor,
+        candidate_NFC: Tensor,
+        row_context_N: RowContext,
+        dynamic_NFC: Tensor | None = None,
     ) -> Tensor:
+        # In the graph it has another form, which takes them.
+        assert dynamic_NFC is None
         context_UF, context_UFK = weights_and_vectors(context_UFC)
         candidate_NF, candidate_NFK = weights_and_vectors(candidate_NFC)
         first_order_N = first_order(context_UF, candidate_NF, row_context_N)

@@ -39,8 +39,13 @@ class FFM(Network):
         self.register_buffer("candidate_places", _places(candidates), persistent=False)
 
     def combine(
-        self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: RowContext
+        self,
+        context_UFC: Tensor,
+        candidate_NFC: Tensor,
+        row_context_N: RowContext,
+        dynamic_NFC: Tensor | None = None,
     ) -> Tensor:
+        assert dynamic_NFC is None
         contexts = context_UFC.shape[1]
         context_UF, context_UFX = weights_and_vectors(context_UFC)
         candidate_NF, candidate_NFX = weights_and_vectors(candidate_NFC)

@@ -27,30 +27,52 @@ class FM(Network):
     A row of the table is (w, v).
     """
 
+    takes_dynamic = True
+
     def __init__(self, layout: Layout, config: TrainConfig, base_rate: float = 0.5) -> None:
         super().__init__(new_table(layout, config, 1, config.embedding_size), base_rate)
 
     def combine(
-        self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: RowContext
+        self,
+        context_UFC: Tensor,
+        candidate_NFC: Tensor,
+        row_context_N: RowContext,
+        dynamic_NFC: Tensor | None = None,
     ) -> Tensor:
         context_UF, context_UFK = weights_and_vectors(context_UFC)
         candidate_NF, candidate_NFK = weights_and_vectors(candidate_NFC)
-        first_order_N = first_order(context_UF, candidate_NF, row_context_N)
-        return self.bias + first_order_N + pairwise(context_UFK, candidate_NFK, row_context_N)
+        dynamic_NF = dynamic_NFK = None
+        if dynamic_NFC is not None:
+            dynamic_NF, dynamic_NFK = weights_and_vectors(dynamic_NFC)
+        first_order_N = first_order(context_UF, candidate_NF, row_context_N, dynamic_NF)
+        pairwise_N = pairwise(context_UFK, candidate_NFK, row_context_N, dynamic_NFK)
+        return self.bias + first_order_N + pairwise_N
 
 
-def pairwise(context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: RowContext) -> Tensor:
-    """Return sum_{i<j} <v_i, v_j> [N] over the fields of both sides.
+def pairwise(
+    context_UFK: Tensor,
+    candidate_NFK: Tensor,
+    row_context_N: RowContext,
+    dynamic_NFK: Tensor | None = None,
+) -> Tensor:
+    """Return sum_{i<j} <v_i, v_j> [N] over the fields of both sides, dynamic ones too.
 
     Pairs within the context are summed once for each context; those across are one product
-    of the sides' sums, sum_{i in U, j in I} <v_i, v_j> = <S_U, S_I>.
+    of the sides' sums, sum_{i in U, j in I} <v_i, v_j> = <S_U, S_I>. Dynamic fields add their own
+    pairs and <S_U + S_I, S_D>.
     """
     context_UK, candidate_NK = sum_of_fields(context_UFK), sum_of_fields(candidate_NFK)
-    return (
+    context_NK = of_rows(context_UK, row_context_N)
+    pairwise_N = (
         of_rows(_within(context_UFK, context_UK), row_context_N)
         + _within(candidate_NFK, candidate_NK)
-        + sum_of_rest(of_rows(context_UK, row_context_N) * candidate_NK)
+        + sum_of_rest(context_NK * candidate_NK)
     )
+    if dynamic_NFK is None:
+        return pairwise_N
+    dynamic_NK = sum_of_fields(dynamic_NFK)
+    across_N = sum_of_rest((context_NK + candidate_NK) * dynamic_NK)
+    return pairwise_N + _within(dynamic_NFK, dynamic_NK) + across_N
 
 
 def _within(fields_RFK: Tensor, total_RK: Tensor) -> Tensor:

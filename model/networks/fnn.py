@@ -20,6 +20,8 @@ class FNN(Network):
     table is (w, v). Left out is the paper's optional pre-training of the hidden layers.
     """
 
+    takes_dynamic = True
+
     def __init__(self, layout: Layout, config: TrainConfig, base_rate: float = 0.5) -> None:
         size = 1 + config.embedding_size
         super().__init__(new_table(layout, config, 1, config.embedding_size), base_rate)
@@ -28,9 +30,14 @@ class FNN(Network):
         self.mlp = Mlp(1 + size * contexts, size * candidates, config, activation=torch.tanh)
 
     def combine(
-        self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: RowContext
+        self,
+        context_UFC: Tensor,
+        candidate_NFC: Tensor,
+        row_context_N: RowContext,
+        dynamic_NFC: Tensor | None = None,
     ) -> Tensor:
         weight_U1 = self.global_weight.expand(len(context_UFC), 1)
         context_UX = torch.cat([weight_U1, context_UFC.flatten(1)], 1)
-        deep_N: Tensor = self.mlp(context_UX, candidate_NFC.flatten(1), row_context_N)
+        dynamic_NX = None if dynamic_NFC is None else dynamic_NFC.flatten(1)
+        deep_N: Tensor = self.mlp(context_UX, candidate_NFC.flatten(1), row_context_N, dynamic_NX)
         return self.bias + deep_N

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from app.features.layout import PADDING, Layout
 from model.config import TrainConfig
+from model.networks.dynamic import DynamicFields
 from model.networks.mlp import Mlp
 from model.networks.rows import RowContext
 
@@ -50,6 +51,9 @@ class Network(nn.Module):
     has named; the others are as they started.
     """
 
+    takes_dynamic = False
+    """True if its formula has a part of the candidate's dynamic fields that can be computed apart
+    at little cost. Of other networks nothing is computed before a request if there are any."""
     table: nn.Parameter
     bias: nn.Parameter
     learned: Tensor
@@ -61,11 +65,21 @@ class Network(nn.Module):
         # A buffer, so that it is kept with the weights that it is about.
         self.register_buffer("learned", torch.zeros(len(table), dtype=torch.bool))
         self.bias = nn.Parameter(torch.tensor(math.log(base_rate) - math.log1p(-base_rate)))
+        self.dynamic: DynamicFields | None = None
+        """The dynamic fields, where an exported graph computes their part apart."""
 
     def combine(
-        self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: RowContext
+        self,
+        context_UFC: Tensor,
+        candidate_NFC: Tensor,
+        row_context_N: RowContext,
+        dynamic_NFC: Tensor | None = None,
     ) -> Tensor:
-        """Return the logit [N] of fields that have been looked up: the network's formula."""
+        """Return the logit [N] of fields that have been looked up: the network's formula.
+
+        ``dynamic_NFC`` are the candidate's dynamic fields, where they are not among the others;
+        only networks with ``takes_dynamic`` are given them.
+        """
         raise NotImplementedError
 
     def forward(self, inputs: NetworkInputs) -> Tensor:
@@ -78,11 +92,13 @@ class Network(nn.Module):
         Training passes the few rows that its batch names and where they are among those.
         ``inputs`` remain the indices into the whole table, as they tell values apart.
         """
-        return self.combine(
-            look_up(table_TC, place.context, place.context_lists, place.context_value),
-            look_up(table_TC, place.candidate, place.candidate_lists, place.candidate_value),
-            place.row_context,
-        )
+        context_UFC = look_up(table_TC, place.context, place.context_lists, place.context_value)
+        candidate = place.candidate, place.candidate_lists, place.candidate_value
+        if self.dynamic is None:
+            return self.combine(context_UFC, look_up(table_TC, *candidate), place.row_context)
+        groups = self.dynamic(*candidate)
+        stored_NFC, dynamic_NFC = (look_up(table_TC, *group) for group in groups)
+        return self.combine(context_UFC, stored_NFC, place.row_context, dynamic_NFC)
 
     def dense_parameters(self) -> Iterator[nn.Parameter]:
         """Yield every parameter but the table."""

@@ -134,8 +134,13 @@ class ProductNetwork(Network):
         )
 
     def combine(
-        self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: RowContext
+        self,
+        context_UFC: Tensor,
+        candidate_NFC: Tensor,
+        row_context_N: RowContext,
+        dynamic_NFC: Tensor | None = None,
     ) -> Tensor:
+        assert dynamic_NFC is None
         context, row = [context_UFC.flatten(1)], [candidate_NFC.flatten(1)]
         for product in self.products:
             context_UP, within_NP, across_NP = product(context_UFC, candidate_NFC, row_context_N)

@@ -30,6 +30,8 @@ class WideDeep(Network):
     has two.
     """
 
+    takes_dynamic = True
+
     def __init__(
         self,
         layout: Layout,
@@ -53,10 +55,20 @@ class WideDeep(Network):
         return logit_N
 
     def combine(
-        self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: RowContext
+        self,
+        context_UFC: Tensor,
+        candidate_NFC: Tensor,
+        row_context_N: RowContext,
+        dynamic_NFC: Tensor | None = None,
     ) -> Tensor:
         context_UF, context_UFK = weights_and_vectors(context_UFC)
         candidate_NF, candidate_NFK = weights_and_vectors(candidate_NFC)
-        wide_N = first_order(context_UF, candidate_NF, row_context_N)
-        deep_N: Tensor = self.mlp(context_UFK.flatten(1), candidate_NFK.flatten(1), row_context_N)
+        dynamic_NF = dynamic_NX = None
+        if dynamic_NFC is not None:
+            dynamic_NF, dynamic_NFK = weights_and_vectors(dynamic_NFC)
+            dynamic_NX = dynamic_NFK.flatten(1)
+        wide_N = first_order(context_UF, candidate_NF, row_context_N, dynamic_NF)
+        deep_N: Tensor = self.mlp(
+            context_UFK.flatten(1), candidate_NFK.flatten(1), row_context_N, dynamic_NX
+        )
         return self.bias + wide_N + deep_N

@@ -133,6 +133,14 @@ def test_an_item_without_a_required_field_is_refused(spec: Path, url: str, tmp_p
         put_stored(spec, StoredFiles("item", [path], "item"), url, 0.0)
 
 
+def test_values_of_dynamic_fields_are_not_stored(spec: Path, url: str, tmp_path: Path) -> None:
+    """They come with a request."""
+    spec.write_text(SPEC + "dynamic = true\n")
+    path = write(TABLE, tmp_path / "items.parquet")
+    assert put_stored(spec, StoredFiles("item", [path], "item"), url, 0.0) == 2
+    assert not any("price" in values for values in stored(url).values())
+
+
 def test_what_is_too_large_is_not_stored(spec: Path, url: str, tmp_path: Path) -> None:
     """Told by the first id, before anything is stored."""
     users, items = tmp_path / "users.csv", tmp_path / "items.csv"

@@ -46,7 +46,32 @@ FLAT_NUMBERS = with_means(
     )
 )
 LAYOUT, FLAT = with_means(_LISTS), with_means(_FLAT)
-LAYOUTS = {"lists": LAYOUT, "flat": FLAT, "numbers": NUMBERS, "flat_numbers": FLAT_NUMBERS}
+DYNAMIC = replace(
+    NUMBERS,
+    candidate=(
+        NUMBERS.candidate[0],
+        replace(NUMBERS.candidate[1], dynamic=True),
+        replace(NUMBERS.candidate[2], dynamic=True),
+    ),
+    candidate_lists=(
+        replace(NUMBERS.candidate_lists[0], dynamic=True), NUMBERS.candidate_lists[1],
+    ),
+)  # fmt: skip
+"""A dynamic field of each kind, before one that is not."""
+FLAT_DYNAMIC = replace(
+    FLAT_NUMBERS,
+    candidate=(*FLAT_NUMBERS.candidate[:2], replace(FLAT_NUMBERS.candidate[2], dynamic=True)),
+)
+LAYOUTS = {
+    "lists": LAYOUT,
+    "flat": FLAT,
+    "numbers": NUMBERS,
+    "flat_numbers": FLAT_NUMBERS,
+    "dynamic": DYNAMIC,
+    "flat_dynamic": FLAT_DYNAMIC,
+}
+SPLIT_DYNAMIC = ("lr", "fm", "fnn", "wide_deep", "deepfm")
+"""Networks whose graph computes the part of dynamic fields apart."""
 PLACES = 3
 """Length of every list in these tests."""
 
@@ -114,6 +139,7 @@ def dataset(layout: Layout, rows: int, seed: int = 2) -> Dataset:
 CASES = [
     *((name, layout) for layout in ("lists", "numbers") for name in NETWORKS),
     *((name, "flat") for name in NETWORKS), ("deepfm", "flat_numbers"),
+    *((name, "dynamic") for name in SPLIT_DYNAMIC), *((n, "flat_dynamic") for n in ("fm", "fnn")),
 ]  # fmt: skip
 """Networks and layouts; without lists, or pairs within a side, some take other ways."""
 Case = tuple[str, Layout]

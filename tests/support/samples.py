@@ -94,6 +94,12 @@ def with_scaled_numbers() -> str:
     return scaled.replace('encoding = "quantile"\nbuckets = 16', 'encoding = "scaled"')
 
 
+def with_dynamic_fields() -> str:
+    """The spec with a list and a number whose values come with a request."""
+    listed = SPEC.replace("max_values = 4\n", "max_values = 4\ndynamic = true\n")
+    return listed.replace("buckets = 16\n", "buckets = 16\ndynamic = true\n")
+
+
 def write_log(path: Path, rows: int, seed: int = 7) -> None:
     """Write ``rows`` impressions as CSV.
 

@@ -63,6 +63,7 @@ FIRST = '[[fields]]\nname = "user'
         (FIRST, f"{NEW}required = true\n{FIRST}", "field 'new' is new and required"),
         ('["hour"]', '["hour"]\nformat = "%d.%m.%Y"', "has the format '%d.%m.%Y' instead of"),
         ('["hour"]', '["hour"]\ntimezone = "Europe/Rome"', "has the time zone Europe/Rome"),
+        ('"tags"', '"tags"\ndynamic = true', "field 'tags' is dynamic"),
         (
             '"tags"',
             '"tags"\nnull_values = ["NA"]',
@@ -73,7 +74,7 @@ FIRST = '[[fields]]\nname = "user'
 def test_a_request_that_would_fail_or_mean_something_else_is_told(
     before: str, after: str, difference: str
 ) -> None:
-    """Fields that are gone, of another kind, dtype or side, required or read otherwise."""
+    """Fields that are gone, of another kind, dtype or side, required, dynamic or read otherwise."""
     [found] = differences(spec(), spec((before, after)))
     assert difference in found
 

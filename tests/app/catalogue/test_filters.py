@@ -19,6 +19,7 @@ FIELDS = (
     MultiCategorical(name="genres", side="candidate", max_values=3),
     Numeric(name="price", side="candidate"),
     Time(name="made", side="candidate", parts=("hour",)),
+    Numeric(name="age", side="candidate", dynamic=True),
 )
 BRANDS = ["a", "b", "", "none", "7", None]
 GENRES = ["x", "y", "z", "", "w"]
@@ -73,7 +74,8 @@ def test_conditions_choose_what_a_loop_chooses() -> None:
     ("name", "condition", "problem"),
     [
         ("made", [0], "a time cannot be filtered"),
-        ("age", [0], "no candidate field"),
+        ("age", [0], "a dynamic field has no stored values"),
+        ("user", [0], "no candidate field"),
         ("brand", Range(min=1), "a range needs"),
         ("genres", Range(min=1), "a range needs"),
         ("brand", [None], "expected text, got null"),

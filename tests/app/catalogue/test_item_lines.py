@@ -12,6 +12,8 @@ import pytest
 from app.bundle.bundle import Bundle
 from app.catalogue.item_lines import BadLine, open_lines, read_lines
 from app.features.encoder import Encoder
+from app.features.spec import FeatureSpec
+from tests.support.samples import with_dynamic_fields
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,18 @@ def test_what_just_fits_is_an_item(encoder: Encoder) -> None:
     rest = "y" * (2**16 - len('{"x":""}'))
     line = json.dumps({"id": longest, "features": {"x": rest}}, ensure_ascii=False).encode()
     assert list(read_lines([line.replace(b":", b":  ")], encoder)) == [(longest, {"x": rest})]
+
+
+def test_a_value_of_a_dynamic_field_is_not_judged(tiny_bundle: Path) -> None:
+    """It is not used; a wrong one is no reason to refuse the item."""
+    spec = FeatureSpec.parse(with_dynamic_fields())
+    made = Encoder(spec, Bundle.open(tiny_bundle).vocabulary)
+    line = b'{"id": 7, "features": {"item_id": 7, "price": "dear", "quality": "x"}}'
+    [found] = read_lines([line], made)
+    assert isinstance(found, BadLine)
+    assert found.field == "quality"
+    line = line.replace(b', "quality": "x"', b"")
+    assert list(read_lines([line], made)) == [(7, {"item_id": 7, "price": "dear"})]
 
 
 def test_a_compressed_file_is_read(tmp_path: Path) -> None:

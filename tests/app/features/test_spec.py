@@ -159,6 +159,13 @@ BROKEN = {
     "cross of an unknown field": (
         crossed('fields = ["user", "itme"]\n'), "cross 'user x itme'.*'itme'.*mean 'item'",
     ),
+    "dynamic context": (
+        HEAD + USER + "dynamic = true\n" + ITEM, "field 'user'.*`dynamic` is for.*candidate",
+    ),
+    "dynamic and required": (
+        HEAD + USER + ITEM + "dynamic = true\nrequired = true\n",
+        "field 'item'.*`dynamic` excludes `required`",
+    ),
     "cross of a whole time": (
         crossed('fields = ["user", "when"]\n'), "cross 'user x when'.*its parts: 'when.hour'",
     ),
@@ -338,6 +345,7 @@ kind = "multi_categorical"
 side = "candidate"
 separator = "|"
 max_values = 3
+dynamic = true
 [[fields]]
 name = "price"
 kind = "numeric"

@@ -193,6 +193,28 @@ def test_a_row_of_an_unknown_item_is_left_out_and_told(tmp_path: Path) -> None:
     assert [line for _, line, _ in reader.bad.lines] == [3, 4]
 
 
+def test_a_dynamic_field_is_the_logs_own(tmp_path: Path) -> None:
+    """A stored value is one of another moment, as it is in serving."""
+    fields = (
+        Categorical(name="user", side="context"),
+        Categorical(name="item", side="candidate"),
+        Numeric(name="age", side="candidate", dynamic=True),
+        Numeric(name="price", side="candidate"),
+    )
+    spec = FeatureSpec(label="click", fields=fields)
+    path = tmp_path / "items.jsonl"
+    items = write_json(path, [{"item": "a", "age": 1, "price": 2}])
+    log = write_json(tmp_path / "log.jsonl", [
+        {"user": "u", "item": "a", "click": 1}, {"user": "u", "item": "a", "age": 5, "click": 0},
+    ])  # fmt: skip
+    files = StoredFiles("item", [items], "item")
+    [frame] = Reader(spec, [log], stored=[read_stored(spec, files, 0.0)]).frames()
+    assert json_rows(spec, frame) == [
+        {"user": "u", "item": "a", "price": 2.0},
+        {"user": "u", "item": "a", "age": 5.0, "price": 2.0},
+    ]
+
+
 def test_a_stored_value_is_checked_where_it_is_stored(tmp_path: Path, users: StoredFiles) -> None:
     """By file, line and field; what the spec requires may be absent."""
     log = write_json(tmp_path / "log.jsonl", [{**GOOD, "user_id": 7}])

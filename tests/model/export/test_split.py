@@ -21,14 +21,17 @@ from app.scoring.engine import Engine
 from app.scoring.split_engine import SplitEngine, ThroughParts
 from app.serving.golden import verify_examples
 from model.export.exporter import ExportError
-from model.export.parity import check_parity, check_split
+from model.export.parity import check_parity, check_split, network_logits
 from model.export.split import write_split
 from model.networks.deepfm import DeepFM
 from model.networks.network import Network
 from tests.support.graphs import (
     CONFIG,
+    DYNAMIC,
+    FLAT,
     LAYOUT,
     NUMBERS,
+    SPLIT_DYNAMIC,
     Case,
     dataset,
     engine_of,
@@ -71,28 +74,81 @@ def test_both_graphs_score_as_the_network(
     fields = [len(side) for side in (layout.context, layout.candidate)]
     lists = [len(side) for side in (layout.context_lists, layout.candidate_lists)]
     assert set(parts.widths) == WIDTHS[case[0]](*map(sum, zip(fields, lists, strict=True)))
-    assert parts.takes == ()
+    dynamic = [slot.dynamic for slot in (*layout.candidate, *layout.candidate_lists)]
+    assert bool(parts.takes) is any(dynamic)
     assert parts.context > 0
 
 
-@pytest.mark.parametrize("network", ["fm", "ffm", "deepfm"])
-def test_the_first_cut_is_exact(network: str, tmp_path: Path) -> None:
-    """FM and FFM order items as the inner product does, and a DeepFM whose hidden layers give all
-    contexts the same.
+def dynamic_columns(layout: Layout) -> list[int]:
+    """The words of a candidate's row that are of dynamic slots."""
+    rows = shape(layout.candidate, layout.candidate_lists)
+    numbers = [slot for slot in layout.candidate if slot.scaled]
+    return [
+        *(place for place, slot in enumerate(layout.candidate) if slot.dynamic),
+        *(
+            place
+            for slot, (start, stop) in zip(layout.candidate_lists, rows.lists, strict=True)
+            for place in (range(start, stop) if slot.dynamic else ())
+        ),
+        *(rows.indices + place for place, slot in enumerate(numbers) if slot.dynamic),
+    ]
+
+
+@pytest.mark.parametrize("network", SPLIT_DYNAMIC)
+def test_an_item_part_does_not_depend_on_dynamic_fields(network: str, tmp_path: Path) -> None:
+    """A row whose dynamic values come later scores as the network says, by the part that the item
+    had without them.
     """
-    made = trained(network, LAYOUT, CONFIG)
+    made, path = exported_once(trained(network, DYNAMIC, CONFIG), DYNAMIC, tmp_path / "made")
+    engine, parts = split(path, DYNAMIC, network)
+    data = dataset(DYNAMIC, 40)
+    stored = data.candidate_rows.copy()
+    stored[:, dynamic_columns(DYNAMIC)] = 0
+    held = engine.item_parts(stored)[: len(parts.widths)]
+    for mine, other in zip(held, engine.item_parts(data.candidate_rows), strict=False):
+        assert np.array_equal(mine, other)
+    owners = np.arange(40, dtype=np.int32)
+    found = engine.score(Batch(data.context_rows, data.candidate_rows, owners), held)
+    assert np.abs(found.logit - network_logits(made, data, owners)).max() <= 2e-5
+    without = engine.score(Batch(data.context_rows, stored, owners), held)
+    assert np.abs(found.logit - without.logit).max() > 0.1
+
+
+def test_a_candidate_of_dynamic_fields_alone_has_no_item_part(tmp_path: Path) -> None:
+    """Nothing of the graph depends on stored values."""
+    candidate = tuple(replace(slot, dynamic=True) for slot in FLAT.candidate)
+    layout = replace(FLAT, candidate=candidate)
+    _, path = exported_once(trained("fm", layout, CONFIG), layout, tmp_path / "made")
+    with pytest.raises(ExportError, match="depends on the candidate alone"):
+        split(path, layout, "fm")
+
+
+@pytest.mark.parametrize(
+    ("network", "layout"),
+    [
+        *((network, LAYOUT) for network in ("fm", "ffm", "deepfm")),
+        *((network, DYNAMIC) for network in ("fm", "deepfm")),
+    ],
+)
+def test_the_first_cut_is_exact(network: str, layout: Layout, tmp_path: Path) -> None:
+    """FM and FFM order items as the inner product does, and a DeepFM whose hidden layers give all
+    contexts the same; dynamic fields are missing in every item.
+    """
+    made = trained(network, layout, CONFIG)
     if isinstance(made, DeepFM):
         with torch.no_grad():
             made.mlp.first.weight[:, : made.mlp.split] = 0
-    _, path = exported_once(made, LAYOUT, tmp_path / "made")
-    engine, parts = split(path, LAYOUT, network)
-    data = dataset(LAYOUT, 60)
-    vectors = engine.item_parts(data.candidate_rows)[-1]
+    _, path = exported_once(made, layout, tmp_path / "made")
+    engine, parts = split(path, layout, network)
+    data = dataset(layout, 60)
+    rows = data.candidate_rows
+    rows[:, dynamic_columns(layout)] = rows[0, dynamic_columns(layout)]
+    vectors = engine.item_parts(rows)[-1]
     assert vectors.shape == (60, parts.first_cut)
     for row in range(3):
         context = data.context_rows[row : row + 1]
-        whole = Batch(context, data.candidate_rows, np.zeros(60, np.int32))
-        expected = engine_of(path, LAYOUT).score(whole).logit
+        whole = Batch(context, rows, np.zeros(60, np.int32))
+        expected = engine_of(path, layout).score(whole).logit
         away = vectors @ engine.vector(context) - expected
         assert np.ptp(away) <= 2e-5
         assert np.ptp(expected) > 0.3
