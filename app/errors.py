@@ -20,6 +20,7 @@ CtrError
 │   ├── Undecodable 400, TooLarge 413, WrongMediaType 415, Invalid 422, HeadTooLarge 431
 │   ├── NotFound 404, MethodNotAllowed 405
 │   ├── Unauthorized 401, ActivationRefused 409: on the admin port only
+│   ├── WrongOrigin 403: on the pages and the admin port only
 │   ├── Overloaded 429
 │   └── NotReady 503, EngineFailed 503, VocabularyUnavailable 503, DeadlinePassed 504
 │   └── StoreUnavailable 503: on the admin port only
@@ -190,6 +191,12 @@ class Unauthorized(ServiceError):
 
     status, code = 401, "unauthorized"
     headers: Mapping[str, str] = {"www-authenticate": "Bearer"}
+
+
+class WrongOrigin(ServiceError):
+    """The request is a browser's, for a page of elsewhere or under a name that is not known."""
+
+    status, code = 403, "wrong_origin"
 
 
 class ActivationRefused(ServiceError):

@@ -14,8 +14,7 @@ from contextlib import asynccontextmanager
 from time import perf_counter
 from typing import Any
 
-from fastapi import FastAPI
-from fastapi.responses import HTMLResponse
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from app import __version__
@@ -25,7 +24,7 @@ from app.catalogue.kinds import ITEMS, PROFILES
 from app.command_line import read_settings
 from app.errors import CtrError
 from app.metrics.registry import Metrics
-from app.metrics.requests import OPERATION, RequestMetrics
+from app.metrics.requests import OPERATION
 from app.rollout.gate import Gate
 from app.scoring.limits import Limits
 from app.serving.activation import Activation
@@ -45,14 +44,23 @@ from app.web.admin import create_admin
 from app.web.admin_items import build_entries_router
 from app.web.admin_keys import Keys
 from app.web.connections import Connections, most_connections
-from app.web.docs_page import page
 from app.web.endpoints import REQUEST_ID, ScoringEndpoints
 from app.web.error_responses import answer_errors
 from app.web.openapi import Stored, complete
 from app.web.operations import build_router
+from app.web.own_pages import OwnPages
+from app.web.pages import (
+    DOCS,
+    DOCS_POLICY,
+    answer_file,
+    build_admin_data,
+    build_pages,
+    build_scoring,
+    build_shared_data,
+)
 from app.web.server import AdminServer, ServiceServer
 from app.web.slow_requests import SlowRequests
-from app.workers.listeners import name_of
+from app.workers.listeners import name_of, port_of
 from app.workers.shared_numbers import SharedNumbers
 from app.workers.supervisor import WorkerResources
 
@@ -72,17 +80,18 @@ class Service(FastAPI):
         endpoints: ScoringEndpoints,
         state: ServingState,
         activation: Activation,
-        request_metrics: RequestMetrics,
+        metrics: Metrics,
         access_log: AccessLog,
         stored: Stored,
         **fastapis: Any,
     ) -> None:
-        """``request_metrics`` count what does not score; what is ``stored`` need not be sent."""
+        """Values that are ``stored`` need not be sent."""
         self._stored = stored
         self.endpoints = endpoints
         self.serving = state
         self.activation = activation
-        self._request_metrics = request_metrics
+        self.metrics = metrics
+        self._request_metrics = metrics.for_route(OPERATION)
         self._access_log = access_log
         super().__init__(
             title="deepfm-serving",
@@ -189,11 +198,18 @@ def build_server(
             build_entries_router(kind, store_url, service.serving, settings.max_body_bytes)
             for kind in (ITEMS, PROFILES)
         ]
-        admin_app = create_admin(service.activation, entries, Keys(settings.admin_key_file))
+        data = [
+            build_shared_data(service.serving, service.metrics, public=False),
+            build_scoring(service.endpoints),
+            build_admin_data(service.activation, store_url),
+        ]
+        own, keys = own_pages(settings), Keys(settings.admin_key_file)
+        admin_app = create_admin(service.activation, entries, data, own, keys, port_of(listeners))
         admin = AdminServer(
             admin_app, admin_listeners, settings.receive_seconds, settings.max_body_bytes
         )
-        log.info("admin endpoints on %s", ", ".join(map(name_of, admin_listeners)))
+        names = ", ".join(map(name_of, admin_listeners))
+        log.info("admin endpoints on %s, pages at /pages/", names)
     return ServiceServer(
         service,
         service.endpoints,
@@ -296,17 +312,27 @@ def build_service(
         endpoints,
         state,
         Activation(state, swapper, agreement),
-        metrics.for_route(OPERATION),
+        metrics,
         access_log,
         Stored(settings.store is not None, settings.item_key, settings.profile_key),
         lifespan=lifespan,
     )
 
     @service.get("/docs", include_in_schema=False)
-    def docs() -> HTMLResponse:
-        return HTMLResponse(page(service.openapi()))
+    async def docs(request: Request) -> Response:
+        return answer_file(request, DOCS, DOCS_POLICY)
+
+    @service.get("/docs/{name:path}", include_in_schema=False)
+    async def docs_file(request: Request, name: str) -> Response:
+        return answer_file(request, f"docs/{name}")
 
     service.include_router(build_router(state, endpoints, metrics, versions))
+    if settings.pages == "on":
+        own = own_pages(settings)
+        data = APIRouter(prefix="/pages/data", dependencies=[Depends(own.check)])
+        data.include_router(build_shared_data(state, metrics, public=True))
+        service.include_router(data)
+        service.include_router(build_pages(own, admin=False))
     answer_errors(service)
     return service
 
@@ -329,6 +355,11 @@ async def _loaded_soon(starting: asyncio.Task[None], state: ServingState, second
         starting.done() or state.lacks_vocabulary or state.draining
     ):
         await asyncio.wait([starting], timeout=LOOK_SECONDS)
+
+
+def own_pages(settings: Settings) -> OwnPages:
+    """The names under which the pages are asked for, out of the settings."""
+    return OwnPages([settings.host, settings.admin_host, *(settings.pages_hosts or "").split(",")])
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -30,6 +30,7 @@ Group = Literal[
     "Catalogue",
     "Metrics and logs",
     "Admin",
+    "Pages",
 ]
 PREFIX = "CTR_"
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)")
@@ -316,6 +317,19 @@ class Settings(BaseSettings):
         None,
         "File with the SHA-256 of each key of the admin endpoints, one per line; needed with"
         " --admin-port",
+    )
+
+    pages: Literal["off", "on"] = _setting(
+        "Pages",
+        "off",
+        "on shows the pages Try, Why and Now on the public port, without known values of context"
+        " fields and without any action; the admin port always has all pages",
+    )
+    pages_hosts: str | None = _setting(
+        "Pages",
+        None,
+        "Names, with commas between them, under which browsers may ask for pages, beside localhost"
+        " and addresses in numbers: a name that is not known is refused",
     )
 
     @field_validator("store")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -29,7 +30,8 @@ def write_report(
     remark: str = "",
     data_warnings: Sequence[str] = (),
 ) -> Path:
-    """Write ``report.md`` and its two PNGs into ``directory``, and return the Markdown's path.
+    """Write ``report.md``, its two PNGs and their numbers, ``figures.json``, into ``directory``;
+    return the Markdown's path.
 
     ``metrics`` holds each part's figures by the part's name; ``data`` and its ``logit`` [R]
     are the rows of the reliability diagram; ``remark`` is a sentence to be added;
@@ -39,6 +41,12 @@ def write_report(
     # Figures made without pyplot need no display and are never left open.
     learning_curve(result).savefig(directory / "learning-curve.png")
     reliability_diagram(data, logit).savefig(directory / "reliability.png")
+    figures = {
+        "history": [each.to_dict() for each in result.history],
+        "best": result.best.to_dict(),
+        "reliability": reliability(data.label, logit, kept=data.kept).to_dict(),
+    }
+    (directory / "figures.json").write_bytes(msgspec.json.encode(figures))
     path = directory / "report.md"
     page = markdown(title, config, result, metrics, remark, data_warnings)
     path.write_text(page, encoding="utf-8")

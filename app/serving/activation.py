@@ -131,6 +131,11 @@ class Activation:
             reason=reason,
         )
 
+    def path_of(self, version: str) -> Path:
+        """The directory of a bundle that :meth:`list` names."""
+        directory = self._directory
+        return (directory.resolve().parent if is_bundle(directory) else directory) / version
+
     async def activate(self, version: str) -> Activated:
         """Serve a bundle, and keep to it; return when all workers do.
 

@@ -14,12 +14,24 @@ from app.off_loop import run_off_loop
 from app.serving.activation import Activated, Activation, Listing
 from app.web.admin_keys import Keys
 from app.web.error_responses import answer_errors
+from app.web.own_pages import OwnPages
+from app.web.pages import build_pages
 
 log = logging.getLogger(__name__)
 
 
-def create_admin(activation: Activation, entries: Iterable[APIRouter], keys: Keys) -> FastAPI:
-    """Build the application over the state of the service that runs beside it."""
+def create_admin(
+    activation: Activation,
+    entries: Iterable[APIRouter],
+    data: Iterable[APIRouter],
+    own: OwnPages,
+    keys: Keys,
+    public_port: int | None,
+) -> FastAPI:
+    """Build the application over the state of the service that runs beside it.
+
+    ``data`` are the routes below ``/admin/pages``; ``public_port`` is the service's, if it has one.
+    """
     limit = LogLimit()
 
     async def authorize(authorization: Annotated[str, Header()] = "") -> None:
@@ -34,7 +46,9 @@ def create_admin(activation: Activation, entries: Iterable[APIRouter], keys: Key
         limit.log(log, logging.WARNING, "admin request refused: %s", problem)
         raise Unauthorized("this takes a valid key: Authorization: Bearer …")
 
-    router = APIRouter(prefix="/admin", dependencies=[Depends(authorize)])
+    router = APIRouter(
+        prefix="/admin", dependencies=[Depends(own.check_origin), Depends(authorize)]
+    )
 
     @router.get("/bundles")
     async def bundles() -> Listing:
@@ -55,6 +69,9 @@ def create_admin(activation: Activation, entries: Iterable[APIRouter], keys: Key
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     for each in entries:
         router.include_router(each)
+    for each in data:
+        router.include_router(each, prefix="/pages")
     app.include_router(router)
+    app.include_router(build_pages(own, admin=True, public_port=public_port))
     answer_errors(app)
     return app

@@ -49,8 +49,8 @@ class _ScoringResponse(Response):
         await asgi.serve(self._endpoints, self._endpoint, scope, receive, send)
 
 
-def _scoring(endpoints: ScoringEndpoints, path: str) -> Callable[..., Awaitable[Response]]:
-    """The function behind a scoring path of the router."""
+def scoring(endpoints: ScoringEndpoints, path: str) -> Callable[..., Awaitable[Response]]:
+    """Return the function behind a scoring path of a router."""
     endpoint = endpoints.find(path.replace("{name}", "name"))
     assert endpoint is not None
 
@@ -111,7 +111,7 @@ def build_router(
         for path, documentation in route.paths.items():
             router.add_api_route(
                 path,
-                _scoring(endpoints, path),
+                scoring(endpoints, path),
                 methods=["POST"],
                 name=f"kserve_{route.name}" if "{name}" in path else route.name,
                 description=documentation,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -172,3 +172,9 @@ def name_of(listener: socket.socket) -> str:
         return f"{UNIX}{address}"
     host = f"[{address[0]}]" if listener.family == socket.AF_INET6 else address[0]
     return f"http://{host}:{address[1]}"
+
+
+def port_of(listeners: Sequence[socket.socket]) -> int | None:
+    """The port of the first socket that has one; a Unix socket has none."""
+    ports = (each.getsockname()[1] for each in listeners if each.family != socket.AF_UNIX)
+    return next(ports, None)

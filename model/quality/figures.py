@@ -110,6 +110,14 @@ class Reliability:
     count: Floats
     """Rows that each bin represents."""
 
+    def to_dict(self) -> dict[str, list[float]]:
+        """Return the arrays by name, as JSON can hold them."""
+        return {
+            "predicted": self.predicted.tolist(),
+            "observed": self.observed.tolist(),
+            "count": self.count.tolist(),
+        }
+
 
 def evaluate_scores(label: Labels, logit: NDArray[np.floating[Any]], kept: float = 1.0) -> Quality:
     """Return every figure for labels [R] in {0, 1} and logits [R], R being 1 or more."""

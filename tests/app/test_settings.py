@@ -27,6 +27,8 @@ OTHER: dict[str, tuple[str, Any]] = {
     "metrics": ("off", "off"),
     "access_log": ("all", "all"),
     "admin_port": ("17", 17),
+    "pages": ("on", "on"),
+    "pages_hosts": ("ctr.example", "ctr.example"),
     "admin_host": ("0.0.0.0", "0.0.0.0"),
     "verified_files": ("/var/cache/ctr/verified.json", Path("/var/cache/ctr/verified.json")),
     "admin_key_file": ("/run/secrets/admin", Path("/run/secrets/admin")),
@@ -54,6 +56,7 @@ NO_DEFAULT = (
     "store",
     "item_key",
     "profile_key",
+    "pages_hosts",
 )
 
 

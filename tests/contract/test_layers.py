@@ -25,6 +25,7 @@ SERVICE = CATALOGUE | {
     "app.workers", "app.metrics", "app.remote", "app.profiles", "app.rollout", "app.serving",
     "app.settings",
 }  # fmt: skip
+PAGES = SERVICE - {"app.settings", "app.remote"}
 DATA = {
     "model.array_files",
     "model.config",
@@ -61,7 +62,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.profiles": CATALOGUE - {"app.catalogue"} | {"app.metrics", "app.remote"},
     "app.rollout": ENGINE,
     "app.serving": SERVICE - {"app.serving"},
-    "app.web": SERVICE - {"app.settings", "app.remote"},
+    "app.pages": PAGES,
+    "app.web": PAGES | {"app.pages"},
     "app.check": SERVICE,
     "app.main": SERVICE | {"app.web", "app.command_line"},
     "app.__main__": SERVICE

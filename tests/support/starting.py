@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 IMPORTS = {
     "app": (
         "app.catalogue.follower", "app.command_line", "app.remote.vocabulary",
-        "app.scoring.batcher", "app.serving.versions", "app.store.opening", "app.web.docs_page",
+        "app.scoring.batcher", "app.serving.versions", "app.store.opening",
         "app.web.endpoints", "app.web.error_responses", "app.web.openapi", "app.web.protocol",
         "app.workers.supervisor", "fastapi.openapi.utils", "httptools", "uvloop",
     ),

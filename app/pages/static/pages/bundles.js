@@ -1,0 +1,2 @@
+import { html } from "./vendor/htm-preact.js";
+export const Bundles = () => html`<h1>Bundles</h1>`;
