@@ -29,6 +29,8 @@ from app.features.layout import RowShape
 from app.features.row_compiler import EncodeRow, Row, compile_row
 from app.features.row_places import group, row_places, row_shape
 from app.features.spec import FeatureSpec, Side
+from app.features.text_columns import TextColumns
+from app.features.text_numbers import Places
 from app.features.text_rows import TextRows
 from app.features.vocabulary import Vocabulary
 
@@ -67,7 +69,8 @@ class Encoder:
         self.shapes = self.context.shape, self.candidate.shape
         self.texts = _text_rows(encoders) if in_bulk else None
         """The texts of both sides, where they are looked up together."""
-        self.context.texts = self.candidate.texts = self.texts
+        for side in (self.context, self.candidate):
+            side.look_up_together(self.texts)
 
 
 def _text_rows(encoders: Sequence[FieldEncoder]) -> TextRows | None:
@@ -117,6 +120,23 @@ class SideEncoder:
         self.places = tuple(row_places(encoders, self.shape))
         self.row: EncodeRow = compile_row(encoders, self.shape)
         self.texts: TextRows | None = None
+        self.text_fields: Mapping[str, int] = {}
+        """The fields whose texts are looked up together, with their numbers among ``texts``."""
+        self._word_of = {
+            encoder.name: place.start
+            for encoder, place in zip(encoders, self.places, strict=True)
+            if isinstance(place, slice)
+        }
+
+    def look_up_together(self, texts: TextRows | None) -> None:
+        """Have the texts of many rows looked up together, where that is given."""
+        self.texts = texts
+        if texts is not None:
+            self.text_fields = {
+                each.name: number
+                for number, each in enumerate(texts.encoders)
+                if each.name in self.fields
+            }
 
     def stored(self, values: Row) -> Row:
         """Return stored values without those of dynamic fields."""
@@ -133,18 +153,28 @@ class SideEncoder:
                 yield encoder.name, problem
 
     def column_steps(
-        self, columns: Mapping[str, Sequence[Any]], rows: int, misses: Misses | None = None
+        self,
+        columns: Mapping[str, Sequence[Any]],
+        rows: int,
+        misses: Misses | None = None,
+        texts: Sequence[TextColumns] = (),
     ) -> Generator[None, None, Indices]:
         """Encode columns of ``rows`` values each, pausing after each field.
 
-        Returns the words [rows, width]. A field without a column is missing in every row.
+        ``texts`` are further columns, of ``text_fields``. Returns the words [rows, width]. A field
+        without a column is missing in every row.
 
         Raises:
             FieldProblems: values break a rule of their field.
         """
         result = np.empty((rows, self.shape.width), np.int32)
-        given = {encoder.name: columns.get(encoder.name) for encoder in self.encoders}
-        yield from self.replace_steps(result, given, misses)
+        elsewhere = {name for each in texts for name in each.names}
+        given = {
+            encoder.name: columns.get(encoder.name)
+            for encoder in self.encoders
+            if encoder.name not in elsewhere
+        }
+        yield from self.replace_steps(result, given, misses, texts)
         return result
 
     def replace_steps(
@@ -152,10 +182,12 @@ class SideEncoder:
         rows: Indices,
         columns: Mapping[str, Sequence[Any] | None],
         misses: Misses | None = None,
+        texts: Sequence[TextColumns] = (),
     ) -> Generator[None, None, None]:
         """Encode columns into the words of their fields in ``rows``, pausing after each field.
 
         A column that is None is missing in every row; fields that are not named keep their words.
+        ``texts`` are further columns, of ``text_fields``.
 
         Raises:
             FieldProblems: values break a rule of their field.
@@ -164,7 +196,7 @@ class SideEncoder:
         together: Container[str] = ()
         if self.texts is not None and misses is None:
             given = {name: values for name, values in columns.items() if values}
-            together = yield from self._replace_texts(self.texts, rows, given, problems)
+            together = yield from self._replace_texts(self.texts, rows, given, texts, problems)
         for encoder, places in zip(self.encoders, self.places, strict=True):
             if encoder.name not in columns or encoder.name in together:
                 continue
@@ -185,38 +217,55 @@ class SideEncoder:
 
     def _replace_texts(
         self,
-        texts: TextRows,
+        look_ups: TextRows,
         rows: Indices,
         columns: Mapping[str, Sequence[Any]],
+        texts: Sequence[TextColumns],
         problems: dict[str, ColumnProblem],
     ) -> Generator[None, None, Container[str]]:
         """Encode the columns of texts into their words, some columns in each step.
 
-        Returns their fields; adds the problems of their values.
+        Returns the fields of ``columns`` among them; adds the problems of values.
         """
-        own = {each.name: place for each, place in zip(self.encoders, self.places, strict=True)}
-        fields = [
-            (number, each.name)
-            for number, each in enumerate(texts.encoders)
-            if each.name in columns and each.name in own
-        ]
         count = len(rows)
         step = max(1, TEXTS_OF_STEP // max(count, 1))
+        for each in texts:
+            for start in range(0, len(each.names), step):
+                part = each.fields(start, start + step)
+                wrong: dict[int, ValueProblem] = {}
+                numbers = self._text_numbers(part.names, count)
+                found = look_ups.rows_of_columns(part, numbers, wrong)
+                self._put_texts(rows, part.names, found, wrong, problems)
+                yield
+        fields = [name for name in self.text_fields if name in columns]
         for start in range(0, len(fields), step):
             chosen = fields[start : start + step]
-            values = list(chain.from_iterable(columns[name] for _, name in chosen))
-            wrong: dict[int, ValueProblem] = {}
-            numbers = np.repeat([number for number, _ in chosen], count)
-            found = texts.rows(values, numbers, wrong).reshape(len(chosen), count)
-            for words, (_, name) in zip(found, chosen, strict=True):
-                rows[:, own[name]] = words[:, None]
-            by_field: dict[str, list[tuple[int, ValueProblem]]] = {}
-            for place, problem in wrong.items():
-                name = chosen[place // count][1]
-                by_field.setdefault(name, []).append((place % count, problem))
-            problems |= {name: ColumnProblem(each) for name, each in by_field.items()}
+            values = list(chain.from_iterable(columns[name] for name in chosen))
+            wrong = {}
+            found = look_ups.rows(values, self._text_numbers(chosen, count), wrong)
+            self._put_texts(rows, chosen, found, wrong, problems)
             yield
-        return {name for _, name in fields}
+        return fields
+
+    def _text_numbers(self, names: Sequence[str], count: int) -> Places:
+        """Return the number of the field of each text of columns with so many of them."""
+        return np.repeat([self.text_fields[name] for name in names], count)
+
+    def _put_texts(
+        self,
+        rows: Indices,
+        names: Sequence[str],
+        found: Indices,
+        wrong: Mapping[int, ValueProblem],
+        problems: dict[str, ColumnProblem],
+    ) -> None:
+        """Put the table rows that were found for columns into their words; add their problems."""
+        count = len(rows)
+        rows[:, [self._word_of[name] for name in names]] = found.reshape(len(names), count).T
+        by_field: dict[str, list[tuple[int, ValueProblem]]] = {}
+        for place, problem in wrong.items():
+            by_field.setdefault(names[place // count], []).append((place % count, problem))
+        problems |= {name: ColumnProblem(each) for name, each in by_field.items()}
 
 
 class Fetched(NamedTuple):

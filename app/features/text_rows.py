@@ -7,7 +7,7 @@ operation of numpy on all of them, so that the waits overlap.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,23 +16,25 @@ from numpy.typing import NDArray
 from app.errors import ValueProblem
 from app.features.arrays import Indices
 from app.features.field_encoders import CategoricalEncoder
+from app.features.text_columns import TextColumns
+from app.features.text_numbers import (
+    SEPARATOR,
+    TEXT_BYTES,
+    Places,
+    Texts,
+    Words,
+    as_numbers,
+    numbers_at,
+)
 
-TEXT_BYTES = 16
-"""Bytes of a text that a table can hold; longer ones stay in the dictionaries alone."""
 LOAD = 0.6
 """Texts of a table over its places. A place has one text, so of texts at random places a quarter
 finds its place taken and goes into the next table. What the last one cannot take, one or two of a
 hundred, is in the dictionaries alone."""
 PART = 16_384
 """Texts that are put into a table at a time, because a service may be answering meanwhile."""
-_SEPARATOR = "\0"
-_PADDING = bytes(TEXT_BYTES)
 _EMPTY = 2**64 - 1
 """Both words of an empty place: no text, because UTF-8 has no byte 0xFF."""
-_MASKS = np.array([2 ** (8 * count) - 1 for count in range(9)], np.uint64)
-_LENGTHS = np.arange(TEXT_BYTES + 1)
-_LOW_MASKS, _HIGH_MASKS = _MASKS[_LENGTHS.clip(0, 8)], _MASKS[(_LENGTHS - 8).clip(0, 8)]
-"""The bytes of a word that belong to a text, by its length."""
 _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 _TABLES = (
     np.uint64(0xD6E8FEB86659FD93),
@@ -41,49 +43,6 @@ _TABLES = (
 )
 """Odd numbers without a pattern; the last ones make the places of a text in the tables."""
 _HALF = np.uint64(32)
-
-Words = NDArray[np.uint64]
-
-
-class Texts(NamedTuple):
-    """Texts as numbers: their first and their second eight bytes; the places of longer ones."""
-
-    low: Words
-    high: Words
-    long: NDArray[np.intp] | None
-
-
-def as_numbers(texts: Sequence[str]) -> Texts:
-    """Return texts as numbers; two different ones of at most ``TEXT_BYTES`` bytes differ.
-
-    Raises:
-        TypeError: one of them is no text.
-        ValueError: one of them has a null character, or half of a surrogate pair.
-    """
-    joined = _SEPARATOR.join(texts).encode() + _PADDING
-    letters = np.frombuffer(joined, np.uint8)
-    ends = np.flatnonzero(letters[: len(letters) - TEXT_BYTES + 1] == 0)
-    if len(ends) != len(texts):
-        raise ValueError("a null character in a text")
-    starts = np.empty_like(ends)
-    starts[:1] = 0
-    np.add(ends[:-1], 1, out=starts[1:])
-    lengths = ends - starts
-    longest = int(lengths.max(initial=0))
-    long = np.flatnonzero(lengths > TEXT_BYTES) if longest > TEXT_BYTES else None
-    if long is not None:
-        np.minimum(lengths, TEXT_BYTES, out=lengths)
-    # The eight bytes from each byte on, as numbers; nothing is copied.
-    eight: Words = np.ndarray(len(joined) - 7, "<u8", joined, strides=(1,))
-    low = eight[starts]
-    low &= _LOW_MASKS.take(lengths)
-    if longest <= 8:
-        return Texts(low, np.zeros_like(low), None)
-    # Behind a text that ends earlier there may be fewer than 16 bytes: its mask is 0 then.
-    starts += 8
-    high = eight[np.minimum(starts, len(eight) - 1)]
-    high &= _HIGH_MASKS.take(lengths)
-    return Texts(low, high, long)
 
 
 def _mixed(texts: Texts) -> Words:
@@ -197,7 +156,7 @@ class TextRows:
         )
 
     def rows(
-        self, values: Sequence[Any], fields: NDArray[np.intp], problems: dict[int, ValueProblem]
+        self, values: Sequence[Any], fields: Places, problems: dict[int, ValueProblem]
     ) -> Indices:
         """Return the row of each value; ``fields`` has the number of its encoder.
 
@@ -209,14 +168,34 @@ class TextRows:
             rows = self._find(values, fields)
         except (TypeError, ValueError):
             rows = self._find_among_others(values, fields)
-        for place in np.flatnonzero(rows < 0).tolist():
-            try:
-                rows[place] = self.encoders[fields[place]].index(values[place], None)
-            except ValueProblem as problem:
-                problems[place] = problem
+        self._settle(rows, values.__getitem__, fields, problems)
         return rows
 
-    def _find_among_others(self, values: Sequence[Any], fields: NDArray[np.intp]) -> Indices:
+    def rows_of_columns(
+        self, columns: TextColumns, fields: Places, problems: dict[int, ValueProblem]
+    ) -> Indices:
+        """Return the rows of the values of columns, one column after the other, as :meth:`rows`."""
+        starts = columns.starts.ravel()
+        numbers = numbers_at(columns.content, starts, columns.ends.ravel() - starts)
+        rows, count = self._find_numbers(numbers, fields), columns.starts.shape[1]
+        self._settle(rows, lambda at: columns.text(*divmod(at, count)), fields, problems)
+        return rows
+
+    def _settle(
+        self,
+        rows: Indices,
+        value_at: Callable[[int], Any],
+        fields: Places,
+        problems: dict[int, ValueProblem],
+    ) -> None:
+        """Let the fields' own encoders say the rows that are not known yet."""
+        for place in np.flatnonzero(rows < 0).tolist():
+            try:
+                rows[place] = self.encoders[fields[place]].index(value_at(place), None)
+            except ValueProblem as problem:
+                problems[place] = problem
+
+    def _find_among_others(self, values: Sequence[Any], fields: Places) -> Indices:
         """Return the rows of values of which some are no texts: absent, as a rule."""
         absent = [place for place, each in enumerate(values) if each is None]
         texts = ["" if each is None else each for each in values]
@@ -231,13 +210,15 @@ class TextRows:
         rows[absent] = self._missing[fields[absent]]
         return rows
 
-    def _find(self, texts: Sequence[str], fields: NDArray[np.intp]) -> Indices:
+    def _find(self, texts: Sequence[str], fields: Places) -> Indices:
         """Return the row of each text; -1 where only the field's encoder knows it.
 
         Raises:
             TypeError, ValueError: as :func:`as_numbers`.
         """
-        numbers = as_numbers(texts)
+        return self._find_numbers(as_numbers(texts), fields)
+
+    def _find_numbers(self, numbers: Texts, fields: Places) -> Indices:
         mixed = _mixed(numbers)
         first = self._tables[0]
         places = first.places(mixed, first.first.take(fields), first.sizes.take(fields))
@@ -251,10 +232,10 @@ class TextRows:
 
     def _find_left(
         self,
-        left: NDArray[np.intp],
+        left: Places,
         numbers: Texts,
         mixed: Words,
-        fields: NDArray[np.intp],
+        fields: Places,
         rows: Indices,
     ) -> None:
         """Look texts up that have no place in the first table, and set their ``rows``."""
@@ -274,11 +255,11 @@ class TextRows:
 
     def _settle_unknown(
         self,
-        left: NDArray[np.intp],
+        left: Places,
         others: Indices,
-        fields: NDArray[np.intp],
+        fields: Places,
         rows: Indices,
-    ) -> NDArray[np.intp]:
+    ) -> Places:
         """Set the rows of texts whose place is free, so that they are unknown; return the rest."""
         free = others < 0
         if not free.any():
@@ -290,14 +271,14 @@ class TextRows:
 
 def _fits(text: str) -> bool:
     """Tell whether a table can hold a text."""
-    if len(text) > TEXT_BYTES or _SEPARATOR in text:
+    if len(text) > TEXT_BYTES or SEPARATOR in text:
         return False
     return text.isascii() or (_is_plain(text) and len(text.encode()) <= TEXT_BYTES)
 
 
 def _is_plain(value: Any) -> bool:
     """Tell whether a value is a text that can be a number."""
-    if value.__class__ is not str or _SEPARATOR in value:
+    if value.__class__ is not str or SEPARATOR in value:
         return False
     if value.isascii():
         return True
