@@ -61,15 +61,20 @@ def with_torchrun(processes: int, *words: object) -> Ended:
     return done.returncode, done.stdout, done.stderr
 
 
-def forked(processes: int, *words: object) -> Ended:
-    """Run the trainer's command in processes with the environment that ``torchrun`` gives them."""
-    group = {
+def variables(processes: int) -> dict[str, str]:
+    """What ``torchrun`` tells each of so many processes about the group, beside its number."""
+    return {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
     }
-    command = [sys.executable, "-m", "model", *map(str, words)]
+
+
+def forked(processes: int, *words: object, module: str = "model") -> Ended:
+    """Run a module, the trainer's command, in processes that are told what ``torchrun`` tells."""
+    group = variables(processes)
+    command = [sys.executable, "-m", module, *map(str, words)]
     with ExitStack() as stack:
         out, err = (stack.enter_context(tempfile.TemporaryFile("a+b")) for _ in range(2))
         running = []
@@ -120,9 +125,9 @@ assert not any("gloo" in name for name in threads()), threads()
 
 def test_no_thread_of_the_group_outlives_it() -> None:
     """A thread that frees a tensor while the interpreter ends would abort the process."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "1", "--no-python", sys.executable, "-c", LEFT]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    env = {**os.environ, **variables(1), "RANK": "0", "LOCAL_RANK": "0"}
+    command = [sys.executable, "-c", LEFT]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
 
@@ -152,9 +157,8 @@ def test_two_or_three_learn_what_one_does(network: str, sample: Sample, tmp_path
 @pytest.mark.e2e
 def test_what_is_exchanged_is_exact(tmp_path: Path) -> None:
     """Sums, arrays of different lengths, answers; a shared evaluation has all bits of one alone."""
-    command = torchrun(3, "-m", "tests.model.exchange", tmp_path)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    code, _, told = forked(3, tmp_path, module="tests.model.exchange")
+    assert code == 0, told
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
     assert found[0] == found[1] == found[2] == {
         "sum": [[3.0, 6.0], [9.0]],
@@ -208,12 +212,9 @@ def descendants(pid: int) -> list[int]:
 @pytest.mark.e2e
 def test_processes_need_a_cache(sample: Sample, tmp_path: Path) -> None:
     """Without a place for the encoded data that all can see, nothing is begun."""
-    words = ("-m", "model", "train", sample.spec, sample.data, "--out", tmp_path / "out")
-    done = subprocess.run(
-        torchrun(2, *words), cwd=ROOT, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode != 0
-    assert "error: several processes share the encoded data: give --cache" in done.stderr
+    code, _, told = forked(2, "train", sample.spec, sample.data, "--out", tmp_path / "out")
+    assert code != 0
+    assert "error: several processes share the encoded data: give --cache" in told
     assert not (tmp_path / "out").exists()
 
 

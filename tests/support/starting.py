@@ -164,12 +164,12 @@ def start(
 ) -> Process:
     """Start a program that ends with this process, at the latest; what has no file is dropped.
 
-    ``python -m app`` and ``python -m model`` are forked, and so are modules of tests around
-    ``app``; all others are started from nothing, and so are these where the environment decides how
+    ``python -m app`` and ``python -m model`` are forked, and so are modules of tests around them;
+    all others are started from nothing, and so are these where the environment decides how
     modules are loaded. ``file_bytes`` is the longest file that a forked program may write.
     """
     if list(words[:2]) == [sys.executable, "-m"] and hasattr(os, "pidfd_open"):
-        server = _server("model" if words[2] == "model" else "app")
+        server = _server("model" if "model" in words[2].split(".")[:2] else "app")
         if server.runs(env):
             with Path(os.devnull).open("r+b") as nothing:
                 streams = [(each or nothing).fileno() for each in (nothing, stdout, stderr)]
