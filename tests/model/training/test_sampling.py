@@ -89,7 +89,16 @@ class Full(NamedTuple):
     auc: float
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+AT_ONCE = ("fm", "deepfm")
+"""Networks of ``scripts/test``, a shallow one and a deep one: nine take half a minute."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=() if name in AT_ONCE else pytest.mark.long) for name in NETWORKS
+    ],
+)
 def full(request: pytest.FixtureRequest, parts: tuple[Dataset, Dataset, Dataset]) -> Full:
     train, validation, test = parts
     areas = []
