@@ -11,7 +11,7 @@ from app.bundle.manifest import GRAPH
 from app.features.encoder import Encoder
 from model.must_beat import MustBeat, NotBetterError
 from model.quality.offline_scoring import open_engine
-from tests.conftest import Sample
+from tests.support.samples import Sample
 from tests.support.starting import run
 
 SETTINGS = "embedding_size = 4\nhidden = [16]\nbatch_size = 256\nepochs = 1\nthreads = 1\n"
@@ -63,6 +63,7 @@ def test_what_is_not_better_is_not_written(
     assert [path for path in out.rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.slow
 def test_a_gate_needs_a_bundle(sample: Sample, tmp_path: Path) -> None:
     ended = run("model", "train", sample.spec, sample.data, "--gate", tmp_path / "gate.toml")
     assert ended.returncode == 2

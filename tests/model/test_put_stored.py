@@ -168,6 +168,7 @@ def test_profiles_need_not_be_complete(spec: Path, tmp_path: Path, valkey: Redis
     }
 
 
+@pytest.mark.slow
 def test_the_commands(spec: Path, url: str, tmp_path: Path) -> None:
     """Both kinds, with the options that the help names; errors are one line."""
     path = write(TABLE, tmp_path / "items.csv")
