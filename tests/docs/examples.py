@@ -24,8 +24,9 @@ from typing import Any
 from tests.support.markdown import ROOT, Block
 from tests.support.programs import installed
 from tests.support.serving import Service, environment, free_port
+from tests.support.starting import interpreter_that_forks, passed, run
 
-LINKED = ("app", "model", "scripts", "docker", "tests", "ctr", ".venv", "pyproject.toml",
+LINKED = ("app", "model", "scripts", "docker", "tests", "ctr", "pyproject.toml",
           "docker-compose.yml", "docker-compose.gpu.yml",
           "docker-compose.catalogue.yml")  # fmt: skip
 RUNNERS = {
@@ -51,6 +52,9 @@ class Reader:
         self._output = ""
         for name in LINKED:
             (directory / name).symlink_to(ROOT / name)
+        python = directory / ".venv" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        self._variables = interpreter_that_forks(python)
 
     def here(self, text: str) -> str:
         """Return a text with the documentation's ports replaced by free ones."""
@@ -83,11 +87,12 @@ class Reader:
 
     def _environment(self) -> dict[str, str]:
         # Keys that a page has made lie in the home directory.
-        return environment({"COLUMNS": "100", "HOME": str(self.directory)})
+        return environment({**self._variables, "COLUMNS": "100", "HOME": str(self.directory)})
 
     def _run(self, words: list[str]) -> str:
+        env = self._environment()
         done = subprocess.run(
-            words, cwd=self.directory, env=self._environment(),
+            words, cwd=self.directory, env=env, pass_fds=passed(env),
             capture_output=True, text=True, timeout=SECONDS,
         )  # fmt: skip
         assert done.returncode == 0, f"{words[-1]}\n{done.stdout}\n{done.stderr}"
@@ -182,12 +187,8 @@ def help_of(command: str) -> set[str]:
     """Return the options that a command of ``./ctr`` has."""
     if command in OF_APP:
         shown = [
-            subprocess.run(
-                [sys.executable, "-m", "app", *words, "--help"],
-                cwd=ROOT, capture_output=True, text=True, check=True,
-            ).stdout
-            for words in OF_APP[command]
-        ]  # fmt: skip
+            run("app", *words, "--help", env=environment()).stdout for words in OF_APP[command]
+        ]
         return set(re.findall(r"--[a-z][a-z-]*", "".join(shown)))
     from typer.main import get_command
 

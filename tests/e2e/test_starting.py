@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import starting
-from tests.support.serving import ROOT, environment, wait_until
+from tests.support.serving import ROOT, Service, environment, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -97,6 +98,43 @@ def test_a_forked_program_is_a_process_like_others(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     assert process.wait(30) == process.poll() == -signal.SIGKILL
     process.kill()
+
+
+def test_a_script_s_python_forks_and_is_a_process_like_others(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    """Output, input, directory and exit codes are its own; signals reach the program, which ends
+    with it."""
+    variables = starting.interpreter_that_forks(tmp_path / "python")
+    env = environment(variables)
+    python = str(tmp_path / "python")
+
+    def done(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [python, *words], cwd=tmp_path, env=env, pass_fds=starting.passed(env),
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+
+    assert done("-c", "import sys; print(sys.prefix)").stdout.strip() == sys.prefix
+    wrong = done("-m", "app", "--port", "none")
+    assert wrong.returncode == 2
+    assert "port" in wrong.stderr.lower()
+    (tmp_path / "bundle").symlink_to(tiny_bundle)
+    assert done("-m", "app", "--check", "bundle").returncode == 0
+
+    for number, code in ((signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)):
+        service = Service(tiny_bundle, tmp_path / "log", env, (python, "-m", "app"))
+        service.wait_ready()
+        service.process.send_signal(number)
+        assert service.process.wait(60) == code
+        wait_until(lambda port=service.port: not listens(port), "the program has ended", 30)
+        service.client.close()
+
+
+def listens(port: int) -> bool:
+    """Return whether a program of this machine takes connections at a port."""
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_bytecode_is_kept_where_the_environment_says_to_write_none(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """A process that imports modules, and forks into a program that needs them when it is asked to.
 
-``python -m tests.support.fork_server SOCKET MODULE...`` imports the modules, takes requests from
-the socket (a descriptor), and ends when its other side is closed. A forked process runs the program
-as ``python -m`` does, to the end of the interpreter. :mod:`tests.support.starting` is the other
-side.
+``python -m tests.support.fork_server SOCKET TEMPLATES MODULE...`` imports the modules, takes
+requests from the socket (a descriptor), and ends when its other side is closed. A forked process
+runs the program as ``python -m`` does, to the end of the interpreter, with templates of graphs from
+a directory, unless that is the empty text. :mod:`tests.support.starting` is the other side, and
+:mod:`tests.support.asking_python` is, for command lines of others.
 """
 
 from __future__ import annotations
@@ -37,23 +38,37 @@ def serve(requests: socket.socket) -> dict[str, Any]:
     selector.register(requests, selectors.EVENT_READ)
     while True:
         for key, _ in selector.select():
+            if selector.get_map().get(key.fileobj) is not key:
+                continue
             if key.fileobj is not requests:
-                selector.unregister(key.fileobj)
-                _tell_end(key.fd, *key.data)
+                pidfd, pid, told = key.data
+                if key.fileobj == told:
+                    # Whoever has asked is gone.
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    selector.unregister(told)
+                    continue
+                selector.unregister(pidfd)
+                if told in selector.get_map():
+                    selector.unregister(told)
+                _tell_end(pidfd, pid, told)
                 continue
             message, fds, _, _ = socket.recv_fds(requests, REQUEST_BYTES, FDS)
             if not message:
                 sys.exit(0)
             *streams, told = fds
+            request = dict(json.loads(message))
             server = os.getpid()
             if (pid := os.fork()) == 0:
                 selector.close()
                 requests.close()
                 os.close(told)
                 _settle(server, streams)
-                return dict(json.loads(message))
+                return request
             os.write(told, b"%d\n" % pid)
-            selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, told))
+            ended = os.pidfd_open(pid), pid, told
+            selector.register(ended[0], selectors.EVENT_READ, ended)
+            if request.get("with_asker"):
+                selector.register(told, selectors.EVENT_READ, ended)
             for stream in streams:
                 os.close(stream)
 
@@ -80,14 +95,16 @@ def _settle(server: int, streams: list[int]) -> None:
         signal.signal(number, default)
 
 
-def become(request: dict[str, Any]) -> None:
+def become(request: dict[str, Any], templates: str) -> None:
     """Run the program of a request, with its arguments and environment."""
     module, *arguments = request["words"]
     os.environ.clear()
     os.environ.update(request["env"])
-    if (limit := request["file_bytes"]) is not None:
+    if (limit := request.get("file_bytes")) is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    if (templates := request["templates"]) is not None:
+    if (directory := request.get("cwd")) is not None:
+        os.chdir(directory)
+    if templates:
         keep_templates(Path(templates))
     sys.argv[:] = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -96,8 +113,9 @@ def become(request: dict[str, Any]) -> None:
 if __name__ == "__main__":
     # Ctrl-C at a terminal is for those who ask, and for the programs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in sys.argv[2:]:
+    asked_at, kept_templates, *modules = sys.argv[1:]
+    for name in modules:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
-    become(serve(socket.socket(fileno=int(sys.argv[1]))))
+    become(serve(socket.socket(fileno=int(asked_at))), kept_templates)

@@ -24,6 +24,8 @@ from functools import cache
 from pathlib import Path
 from typing import IO
 
+from tests.support import asking_python
+from tests.support.asking_python import interpreter_variables
 from tests.support.children import ending_with_us
 from tests.support.trained import template_directory
 
@@ -44,8 +46,6 @@ IMPORTS = {
 """Modules that are imported before a program is forked; for a graph's export, also what torch
 leaves for then. The trainer's own look at the environment as they are imported, so it imports them
 itself. So are polars and onnxruntime: they start threads, which a fork would not have."""
-INTERPRETER = ("PYTHON", "LD_", "OMP_", "GOMP_", "MKL_", "OPENBLAS_", "ATEN_", "ONEDNN_")
-"""Beginnings of variables that decide what an interpreter or a library does as it is loaded."""
 
 
 class Forked:
@@ -113,19 +113,23 @@ class ForkServer:
 
     def __init__(self, program: str) -> None:
         self._asking, requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._variables = _interpreter_variables(os.environ)
+        self.variables = interpreter_variables(os.environ)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.fork_server", str(requests.fileno()),
-             *IMPORTS[program]],
+             str(template_directory()) if program == "model" else "", *IMPORTS[program]],
             cwd=ROOT, pass_fds=[requests.fileno()], stdin=subprocess.DEVNULL,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
         requests.close()
         atexit.register(self.close)
 
+    def fileno(self) -> int:
+        """Return the descriptor of the socket where it is asked."""
+        return self._asking.fileno()
+
     def runs(self, env: Mapping[str, str]) -> bool:
         """Return whether an environment has the same that is read as modules are loaded."""
-        return _interpreter_variables(env) == self._variables
+        return interpreter_variables(dict(env)) == self.variables
 
     def fork(
         self,
@@ -140,7 +144,6 @@ class ForkServer:
             "words": list(words),
             "env": dict(env),
             "file_bytes": file_bytes,
-            "templates": str(template_directory()) if words[0] == "model" else None,
         }
         with tell:
             socket.send_fds(self._asking, [json.dumps(request).encode()], [*streams, tell.fileno()])
@@ -177,8 +180,9 @@ def start(
     assert file_bytes is None, "only forked programs have this limit"
     nowhere = subprocess.DEVNULL
     return subprocess.Popen(
-        ending_with_us(words), cwd=ROOT, env=env, stdout=stdout or nowhere, stderr=stderr or nowhere
-    )
+        ending_with_us(words), cwd=ROOT, env=env, pass_fds=passed(env),
+        stdout=stdout or nowhere, stderr=stderr or nowhere,
+    )  # fmt: skip
 
 
 def run(
@@ -205,10 +209,31 @@ def run(
     return subprocess.CompletedProcess(words, code, *texts)
 
 
+def interpreter_that_forks(path: Path) -> dict[str, str]:
+    """Write a ``python`` that forks our programs, for the commands of pages and scripts.
+
+    Return variables that such a command needs, beside the descriptors of :func:`passed`.
+    """
+    code = str(Path(asking_python.__file__))
+    path.write_text(
+        f"#!{sys.executable} -IS\nasking = {{'__name__': 'asking_python'}}\n"
+        f"exec(compile(open({code!r}).read(), {code!r}, 'exec'), asking)\n"
+        f"asking['main']({sys.executable!r})\n"
+    )
+    path.chmod(0o755)
+    servers = {program: _server(program) for program in IMPORTS}
+    variables = servers["model"].variables
+    return {
+        asking_python.SERVERS: json.dumps({each: servers[each].fileno() for each in servers}),
+        asking_python.DECIDED: json.dumps(variables),
+    }
+
+
+def passed(env: Mapping[str, str]) -> list[int]:
+    """Return the descriptors that a command with these variables must have."""
+    return [*json.loads(env.get(asking_python.SERVERS, "{}")).values()]
+
+
 @cache
 def _server(program: str) -> ForkServer:
     return ForkServer(program)
-
-
-def _interpreter_variables(env: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name.startswith(INTERPRETER)}
