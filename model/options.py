@@ -149,13 +149,13 @@ def part_files(
     return {part: paths for part, paths in files.items() if paths} or None
 
 
-def column_names(given: Sequence[str]) -> list[str]:
+def column_names(given: Sequence[str], option: str = "--keep") -> list[str]:
     """Return the names of comma-separated lists; quotes surround a name that has a comma."""
     rows = csv.reader(given, skipinitialspace=True, strict=True)
     try:
         return [name.strip() for row in rows for name in row if name.strip()]
     except csv.Error as error:
-        raise typer.BadParameter(f"--keep: {error}") from error
+        raise typer.BadParameter(f"{option}: {error}") from error
 
 
 def stored_files(

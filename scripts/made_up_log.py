@@ -1,4 +1,8 @@
-"""Writes a made-up click log for any feature spec, as ``scripts/tiny-bundle`` trains on."""
+"""Writes a made-up click log for any feature spec, as ``scripts/tiny-bundle`` trains on.
+
+Without a spec it is the log of a shop, in which users have a country, and items have categories
+and a price.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app.errors import CtrError
-from app.features.spec import FeatureSpec, Field, MultiCategorical, Numeric, Time
+from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
 from model.result_places import reason_of, require_file
 
 ROWS = 3_000
 VALUES = 200
 """Distinct values of a categorical field: the integers from 1, or ``v1``, ``v2``, …"""
 FIRST_SECOND = 1_700_000_000
+SHOP = FeatureSpec(
+    label="click",
+    timestamp="time",
+    fields=(
+        Categorical(name="user_id", side="context", dtype="integer"),
+        Categorical(name="country", side="context"),
+        Time(name="time", side="context", parts=("hour",), format="%Y-%m-%dT%H:%M:%SZ"),
+        Categorical(name="item_id", side="candidate", dtype="integer"),
+        MultiCategorical(name="category", side="candidate"),
+        Numeric(name="price", side="candidate"),
+    ),
+)
+"""The log without a spec; ``KEYS`` names the columns that decide others."""
+KEYS = {"country": "user_id", "category": "item_id", "price": "item_id"}
 UNIT_SEPARATOR = "\x1f"
 """Stands for a delimiter of several characters, which ``csv`` does not write."""
 
@@ -63,7 +81,10 @@ def write(spec: FeatureSpec, path: Path) -> None:
             out.writerow(names)
         for number in range(ROWS):
             second = FIRST_SECOND + 300 * number
-            row = {name: cell(field, second, draw) for name, field in fields.items()}
+            row: dict[str, str] = {}
+            for name, field in fields.items():
+                key = KEYS.get(name) if spec is SHOP else None
+                row[name] = cell(field, second, random.Random(row[key]) if key else draw)
             if spec.timestamp is not None and spec.timestamp not in row:
                 row[spec.timestamp] = moment(second, spec.timestamp_format)
             item = next(row[field.name] for field in spec.fields if field.side == "candidate")
@@ -79,12 +100,12 @@ def hash_of(text: str) -> int:
 
 def main(words: Sequence[str]) -> None:
     """Run the command line; an error is one message and exit code 1."""
-    if len(words) != 2:
-        sys.exit("usage: made_up_log.py SPEC LOG")
-    spec, log = map(Path, words)
+    if len(words) not in (1, 2):
+        sys.exit("usage: made_up_log.py [SPEC] LOG")
+    *specs, log = map(Path, words)
     try:
-        require_file(log, [spec])
-        write(FeatureSpec.load(spec), log)
+        require_file(log, specs)
+        write(FeatureSpec.load(specs[0]) if specs else SHOP, log)
     except CtrError as error:
         sys.exit(f"error: {error}")
     except OSError as error:

@@ -52,9 +52,13 @@ def _is_date(text: str, text_format: str) -> bool:
 
 def date_hint(key: str, formats: Collection[str]) -> str:
     """Return what to write into the spec if digits are dates of one of these formats."""
-    # Of two that fit, four digits for the year are the usual way.
-    best = next((each for each in chain(*_DATES.values()) if each in formats), None)
+    best = best_date_format(formats)
     return f'; if these are dates, give `{key} = "{best}"`' if best else ""
+
+
+def best_date_format(formats: Collection[str]) -> str | None:
+    """Return the likeliest of formats: four digits for the year are the usual way."""
+    return next((each for each in chain(*_DATES.values()) if each in formats), None)
 
 
 class DoubtfulMoments:

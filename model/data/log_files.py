@@ -6,7 +6,7 @@ import csv
 import re
 import zlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -154,6 +154,31 @@ def require_columns(
             _Wanted(wanted, keep, optional).of(file, names)
 
 
+def column_names(spec: FeatureSpec, file: LogFile) -> list[str] | None:
+    """Return the names of a file's columns, None if it has no rows.
+
+    Those of JSON lines are the ones that its first lines have.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    with _errors_of_reading(file.path):
+        if is_json_lines(file.path):
+            return _json_names(file)
+        return _names(spec, file)
+
+
+def _json_names(file: LogFile) -> list[str] | None:
+    """Return the names of the first lines' values, in the order in which they come."""
+    names: dict[str, None] = {}
+    with open_text(file.path) as (_, opened):
+        for line in opened.readlines(_JSON_BYTES_AT_ONCE):
+            # Lines that are no objects are told when all are read.
+            with suppress(UnreadableLine):
+                names.update(dict.fromkeys(read_object(line)))
+    return list(names) or None
+
+
 def _names(spec: FeatureSpec, file: LogFile) -> list[str] | None:
     """Return the names of a file's columns, None if it has no rows, or its lines name them."""
     if is_parquet(file.path):
@@ -212,7 +237,9 @@ def _parquet(
             # Slices, not batches: those hold whole row groups, several at a time.
             found = lazy.select(cs.by_name(*names)).slice(start, ROWS_AT_ONCE).collect()
             frame = columns.plain(found.select(cs.by_name(*read)))
-            check_fit(spec, frame)
+            # A spec without fields is that of a first look, which takes what there is.
+            if spec.fields:
+                check_fit(spec, frame)
             frame = frame.with_columns(
                 columns.kept(found[name]).alias(KEPT + name) for name in wanted.keep
             )

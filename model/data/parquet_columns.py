@@ -66,6 +66,14 @@ class ParquetColumns:
         """
         return frame.select(self._plain(frame[name]) for name in frame.columns)
 
+    def unreadable(self) -> dict[str, pl.DataType]:
+        """Return the columns of types that no field can have."""
+        return {
+            name: dtype
+            for name, dtype in self.schema.items()
+            if _plain(_inner(dtype), pl.element(), False) is None
+        }
+
     def kept(self, column: pl.Series) -> pl.Series:
         """Return a column of this file as it is, but for the time zone that its type lacks."""
         if column.name in self.instants and _is_local(column.dtype):

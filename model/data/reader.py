@@ -107,7 +107,7 @@ class Reader:
         rows = 0
         for frame in self._read():
             if self._label:
-                _check_labels(self._spec, frame)
+                check_labels(self._spec, frame)
             good = self._good_rows(*self._joined(frame))
             if self._moment:
                 good = good.with_columns(
@@ -229,7 +229,12 @@ def _label(value: Any) -> bool:
     return bool(key)
 
 
-def _check_labels(spec: FeatureSpec, frame: pl.DataFrame) -> None:
+def check_labels(spec: FeatureSpec, frame: pl.DataFrame) -> None:
+    """Check that each label of a frame is 0 or 1.
+
+    Raises:
+        DataError: one is not; the message names its file and line.
+    """
     values, codes = distinct(frame[spec.label])
     wrong = []
     for code, value in enumerate(values):

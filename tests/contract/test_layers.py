@@ -84,6 +84,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.networks": FEATURES | {"model.config"},
     "model.data": BUNDLE | DATA,
     "model.quality": ENGINE | DATA | {"app.workers.cpus"},
+    "model.draft": FEATURES | DATA | {"model.quality"},
     "model.export": ENGINE | DATA | {"model.quality"},
     "model.training": BUNDLE | DATA | {"model.quality", "model.export"},
     "model.report": BUNDLE | DATA | {"model.quality", "model.training"},
@@ -99,7 +100,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.commands": BUNDLE
     | {"model.must_beat"}
     | TRAINER
-    | {"app.remote", "model.compare", "model.compare_report", "model.fetch", "model.publish"}
+    | {"app.remote", "model.compare", "model.compare_report", "model.draft", "model.fetch"}
+    | {"model.publish"}
     | {"model.options", "model.put_stored", "model.threads", "model.tune"},
     "model.__main__": {
         "app.errors",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from app.features.spec import FeatureSpec
@@ -85,6 +86,15 @@ def test_a_log_is_made_up_for_any_field(tmp_path: Path) -> None:
     assert reader.bad.count == 0
 
 
+def test_a_log_without_a_spec_is_that_of_a_shop(tmp_path: Path) -> None:
+    """A user has one country, an item one price, as the page about a first spec shows."""
+    made_up_log([str(tmp_path / "log.csv")])
+    rows = pl.read_csv(tmp_path / "log.csv")
+    assert rows.height == 3_000
+    for key, decided in (("user_id", "country"), ("item_id", "category"), ("item_id", "price")):
+        assert rows.select(key, decided).n_unique() == rows[key].n_unique()
+
+
 def test_what_is_wrong_with_a_made_up_log_is_one_line(tmp_path: Path) -> None:
     """A spec with an error, a place that cannot be written, a spec that would be written over."""
     spec = tmp_path / "spec.toml"
@@ -93,7 +103,7 @@ def test_what_is_wrong_with_a_made_up_log_is_one_line(tmp_path: Path) -> None:
         ([str(spec), str(tmp_path / "log.csv")], "error: spec.toml: 2 errors"),
         ([str(spec), str(spec)], f"error: {spec} is an input, and must stay"),
         ([str(spec), str(tmp_path)], f"error: {tmp_path} cannot be written: it is a directory"),
-        ([str(spec)], "usage: "),
+        ([], "usage: "),
     ):
         with pytest.raises(SystemExit, match=re.escape(wanted)):
             made_up_log(words)

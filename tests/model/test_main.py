@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from app.features.spec import FeatureSpec
 from model.__main__ import main
 from tests.conftest import Sample
 from tests.support.serving import ROOT
@@ -242,3 +243,40 @@ def test_files_of_items_and_users_are_an_option_of_all_that_read_data(
             code, error = run(*words, files, "wrong.jsonl")
             assert code == 2
             assert f"{files} and {key} go together" in error
+
+
+def test_a_spec_is_written_and_not_written_over(run: RunCommand) -> None:
+    """The file is the spec that the trainer reads; a second run needs --replace."""
+    rows = "".join(f"{n % 2},u{n % 9},i{n % 7}\n" for n in range(90))
+    Path("log.csv").write_text(f"click,user,item\n{rows}")
+    words = ("spec", "log.csv", "--label", "click", "--context", "user", "--out", "new/log.toml")
+    code, told = run(*words)
+    assert (code, told.splitlines()[0].split()[0]) == (0, "column")
+    spec = FeatureSpec.load(Path("new/log.toml"))
+    assert [(field.name, field.side) for field in spec.fields] == [
+        ("user", "context"), ("item", "candidate"),
+    ]  # fmt: skip
+    before = Path("new/log.toml").read_text()
+    code, told = run(*words)
+    assert code == 1
+    assert "error: new/log.toml is there already; name another file with --out" in told
+    assert run(*words, "--replace")[0] == 0
+    assert Path("new/log.toml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["--label", "klick"], "error: --label: there is no column 'klick'; did you mean 'click'?"),
+        (["--label", "click", "--out", "log.csv"], "error: log.csv is an input, and must stay"),
+        (["--label", "click", "--context", '"a'], "error: Invalid value: --context"),
+        ([], "error: Missing option '--label'"),
+    ],
+)
+def test_a_wrong_option_of_spec_is_named(words: list[str], wanted: str, run: RunCommand) -> None:
+    """One line says what to do, and the data stay."""
+    Path("log.csv").write_text("click,user,item\n1,a,b\n0,b,a\n")
+    code, told = run("spec", "log.csv", *words)
+    assert code in (1, 2)
+    assert told.startswith(wanted)
+    assert Path("log.csv").read_text() == "click,user,item\n1,a,b\n0,b,a\n"
