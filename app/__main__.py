@@ -25,12 +25,13 @@ from app.catalogue.kinds import ITEMS, PROFILES
 from app.check import check
 from app.command_line import read_command, read_settings
 from app.errors import CtrError, KeyFileError
+from app.feedback.request_log import usable_directory
 from app.main import build_server, openapi_document
 from app.rollout.gate import Gate
 from app.rollout.state_file import first_bundle
 from app.serving.loading import open_bundle
 from app.settings import Settings
-from app.web.admin_keys import Keys
+from app.web.keys import Keys
 from app.workers.listeners import Listeners
 from app.workers.shared_numbers import SharedNumbers
 from app.workers.supervisor import Supervisor, WorkerResources
@@ -58,6 +59,11 @@ def main() -> int:
     except CtrError as error:
         log.error("setting gate: %s", error)
         return 2
+    try:
+        check_feedback(settings)
+    except CtrError as error:
+        log.error("cannot serve: %s", error)
+        return 1
     try:
         admin = bind_admin(settings)
     except (CtrError, OSError) as error:
@@ -87,6 +93,20 @@ def print_openapi(settings: Settings) -> int:
         return 1
     print(json.dumps(document, ensure_ascii=False))
     return 0
+
+
+def check_feedback(settings: Settings) -> None:
+    """Check the directories and the keys of the request log and of feedback.
+
+    Raises:
+        FeedbackError: a directory cannot be used.
+        KeyFileError: there is no usable file of keys.
+    """
+    for directory in (settings.request_log, settings.feedback):
+        if directory is not None:
+            usable_directory(directory)
+    if settings.feedback_key_file is not None:
+        Keys(settings.feedback_key_file)
 
 
 def bind_admin(settings: Settings) -> list[socket.socket]:

@@ -10,7 +10,8 @@ CtrError
 ├── AddressError         the address of Redis, or its login, cannot be used
 ├── StoreError           the store of items cannot be used
 ├── FellBehind           the changes of a store that a follower needs are gone
-├── KeyFileError         the file of the admin port's keys cannot be used
+├── KeyFileError         a file of keys, of the admin port or of feedback, cannot be used
+├── FeedbackError        the directory of the request log, or of events, cannot be used
 ├── LinkError            Redis did not answer; holds the Problem that callers may see
 ├── RegisterError        an entry of the register of vocabularies in Redis cannot be read
 ├── ValueProblem         a raw value breaks a rule of its field
@@ -19,11 +20,12 @@ CtrError
 ├── ServiceError         a refused request: HTTP status and code are data of the class
 │   ├── Undecodable 400, TooLarge 413, WrongMediaType 415, Invalid 422, HeadTooLarge 431
 │   ├── NotFound 404, MethodNotAllowed 405
-│   ├── Unauthorized 401, ActivationRefused 409: on the admin port only
 │   ├── WrongOrigin 403: on the pages and the admin port only
+│   ├── Unauthorized 401, ActivationRefused 409: where a key is needed only
 │   ├── Overloaded 429
 │   └── NotReady 503, EngineFailed 503, VocabularyUnavailable 503, DeadlinePassed 504
-│   └── StoreUnavailable 503: on the admin port only
+│   ├── StoreUnavailable 503: on the admin port only
+│   └── EventsUnwritten 503: events that cannot be kept
 └── the trainer's, each beside the code that raises it
     ├── ConfigError      training settings cannot be used
     ├── DataError        files cannot be read as training data
@@ -34,6 +36,8 @@ CtrError
     ├── NotBetterError   a new bundle breaks a bound of the gate
     ├── ResultError      results cannot be written to the place that was named
     ├── CalibrationError the validation part gives no calibration
+    ├── FeedbackDataError, JoinError    logs of requests and events cannot be used, or joined
+    ├── SkewFound        rows were served other scores than they have offline
     ├── ExportError      a network cannot be exported, or its graph does not agree with it
     ├── DamagedError     arrays on disk are not what was written
     ├── TuneError, CompareError, PublishError    a command cannot be carried out
@@ -97,6 +101,10 @@ class FellBehind(CtrError):
 
 class KeyFileError(CtrError):
     """A file of keys that cannot be read or holds no key."""
+
+
+class FeedbackError(CtrError):
+    """A directory of the request log, or of events, that cannot be used."""
 
 
 class Problem(NamedTuple):
@@ -275,6 +283,16 @@ class StoreUnavailable(ServiceError):
     """The store of items does not answer."""
 
     status, code = 503, "store_unavailable"
+
+
+class EventsUnwritten(ServiceError):
+    """Events cannot be kept: their directory is full, or the disk takes nothing."""
+
+    status, code = 503, "events_unwritten"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.headers = {"retry-after": "60"}
 
 
 class DeadlinePassed(ServiceError):

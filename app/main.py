@@ -23,8 +23,14 @@ from app.bundle.directory import newest
 from app.catalogue.kinds import ITEMS, PROFILES
 from app.command_line import read_settings
 from app.errors import CtrError
+from app.feedback.event_log import EventLog
+from app.feedback.feedback import Feedback
+from app.feedback.request_log import RequestLog, usable_directory
+from app.feedback.served import Served
 from app.metrics.registry import Metrics
+from app.metrics.request_log import RequestLogMetrics
 from app.metrics.requests import OPERATION
+from app.off_loop import run_off_loop
 from app.rollout.gate import Gate
 from app.scoring.limits import Limits
 from app.serving.activation import Activation
@@ -42,10 +48,11 @@ from app.web import asgi
 from app.web.access_log import PATH_LENGTH, AccessLog
 from app.web.admin import create_admin
 from app.web.admin_items import build_entries_router
-from app.web.admin_keys import Keys
 from app.web.connections import Connections, most_connections
 from app.web.endpoints import REQUEST_ID, ScoringEndpoints
 from app.web.error_responses import answer_errors
+from app.web.feedback import build_feedback_router
+from app.web.keys import Keys
 from app.web.openapi import Stored, complete
 from app.web.operations import build_router
 from app.web.own_pages import OwnPages
@@ -249,7 +256,8 @@ def build_service(
     state = ServingState(shared)
     agreement = Agreement(shared)
     loader = Loader(settings, metrics, Engines(settings, shared))
-    builder = Builder(settings, limits, metrics, state)
+    feedback = _feedback(settings, metrics) if settings.feedback is not None else None
+    builder = Builder(settings, limits, metrics, state, feedback)
     versions = Versions(settings.bundle)
     gate = Gate.load(settings.gate) if settings.gate else None
     metrics.watch_directory(
@@ -281,12 +289,14 @@ def build_service(
         gate is not None,
     )
     access_log = AccessLog(settings.access_log)
+    request_log = _request_log(settings, metrics) if settings.request_log else None
     endpoints = ScoringEndpoints(
         state,
         metrics.for_route,
         SlowRequests(settings.slow_request_ms),
         limits,
         access_log,
+        request_log,
     )
 
     @asynccontextmanager
@@ -307,6 +317,10 @@ def build_service(
             await asyncio.gather(starting, return_exceptions=True)
             endpoints.close()
             await starter.close()
+            if feedback is not None:
+                feedback.close()
+            if request_log is not None:
+                await run_off_loop(request_log.close)
 
     service = Service(
         endpoints,
@@ -333,8 +347,31 @@ def build_service(
         data.include_router(build_shared_data(state, metrics, public=True))
         service.include_router(data)
         service.include_router(build_pages(own, admin=False))
+    if feedback is not None and settings.feedback_key_file is not None:
+        keys = Keys(settings.feedback_key_file)
+        service.include_router(build_feedback_router(feedback, keys, settings.max_body_bytes))
     answer_errors(service)
     return service
+
+
+def _request_log(settings: Settings, metrics: Metrics) -> RequestLog:
+    """Build the request log, and have metrics show it."""
+    counts = RequestLogMetrics(metrics.shared)
+    request_log = RequestLog(settings, counts, metrics.shared.workers)
+    metrics.watch_request_log(counts, lambda: request_log.writes)
+    return request_log
+
+
+def _feedback(settings: Settings, metrics: Metrics) -> Feedback | None:
+    """Build what takes events, and have metrics show it; None where nobody has a key for it."""
+    assert settings.feedback is not None
+    if settings.feedback_key_file is None:
+        log.warning("no feedback is taken: setting feedback needs feedback_key_file")
+        return None
+    directory = usable_directory(settings.feedback)
+    metrics.watch_feedback()
+    events = EventLog(directory, settings.feedback_bytes)
+    return Feedback(events, metrics.feedback, Served(directory))
 
 
 async def _start(starter: Starter, state: ServingState, opened: Opened | None) -> None:

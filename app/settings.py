@@ -29,6 +29,7 @@ Group = Literal[
     "Vocabulary in Redis",
     "Catalogue",
     "Metrics and logs",
+    "Request log and feedback",
     "Admin",
     "Pages",
 ]
@@ -304,6 +305,52 @@ class Settings(BaseSettings):
         "Metrics and logs", "info", "Least severe log lines that are written"
     )
 
+    request_log: Path | None = _setting(
+        "Request log and feedback",
+        None,
+        "Directory of the request log: values, scores and places of a share of the requests;"
+        " without it none is kept",
+    )
+    request_log_share: float = _setting(
+        "Request log and feedback", 0.01, "Share of the requests that is logged", ge=0, le=1
+    )
+    request_log_key: str | None = _setting(
+        "Request log and feedback",
+        None,
+        "Field of a context by whose value requests are chosen, as a rule the user's id, so that"
+        " it is always the same users; without it, and where it is missing, each request is chosen"
+        " by itself",
+        min_length=1,
+    )
+    request_log_bytes: PositiveInt = _setting(
+        "Request log and feedback",
+        2**30,
+        "Maximum size of the request log; its oldest files are deleted",
+        "bytes",
+    )
+    request_log_omit: str | None = _setting(
+        "Request log and feedback",
+        None,
+        "Fields that are left out of the request log, separated by commas",
+    )
+    feedback: Path | None = _setting(
+        "Request log and feedback",
+        None,
+        "Directory of the events that POST /feedback takes; without it, and without"
+        " feedback_key_file, there is no such endpoint",
+    )
+    feedback_key_file: Path | None = _setting(
+        "Request log and feedback",
+        None,
+        "File with the SHA-256 of each key of POST /feedback, one per line; needed with --feedback",
+    )
+    feedback_bytes: PositiveInt = _setting(
+        "Request log and feedback",
+        2**30,
+        "Maximum size of all events; beyond it they are refused with 503, and none is deleted",
+        "bytes",
+    )
+
     admin_port: int | None = _setting(
         "Admin",
         None,
@@ -350,6 +397,19 @@ class Settings(BaseSettings):
         if value is not None and info.data.get("store") is None:
             raise PydanticCustomError("needs_store", "needs the setting store")
         return value
+
+    @field_validator("feedback_key_file")
+    @classmethod
+    def _has_feedback(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        """Refuse keys of an endpoint that there is not."""
+        if value is not None and info.data.get("feedback") is None:
+            raise PydanticCustomError("needs_feedback", "needs the setting feedback")
+        return value
+
+    @property
+    def omitted(self) -> frozenset[str]:
+        """The fields that the request log leaves out."""
+        return frozenset(map(str.strip, (self.request_log_omit or "").split(","))) - {""}
 
     @field_validator("port", "admin_port", mode="before")
     @classmethod

@@ -16,7 +16,7 @@ from typing import NoReturn
 import typer
 
 from app.errors import CtrError
-from model.commands import data, redis, scoring, stores, training
+from model.commands import data, feedback, redis, scoring, stores, training
 from model.progress import say
 from model.result_places import reason_of
 
@@ -31,6 +31,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "tune": training.tune_command,
     "evaluate": scoring.evaluate,
     "predict": scoring.predict,
+    "join": feedback.join_command,
+    "replay": feedback.replay_command,
     "publish": redis.publish_command,
     "list": redis.list_command,
     "unpublish": redis.unpublish_command,

@@ -57,6 +57,7 @@ class Encoder:
         finds: Finds = NO_FINDS,
         in_bulk: bool = False,
     ) -> None:
+        self.spec = spec
         self.context = SideEncoder(spec, "context", vocabulary, tables, finds)
         self.candidate = SideEncoder(spec, "candidate", vocabulary, tables, finds)
         encoders = *self.context.encoders, *self.candidate.encoders

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.features.arrays import Floats, Indices
 from app.features.layout import Layout, RowShape
@@ -43,6 +44,10 @@ class Scores(NamedTuple):
 
     logit: Floats
     score: Floats
+
+    def best(self, most: int | None) -> NDArray[np.intp]:
+        """Return the rows by falling logit, ``most`` of them; equal ones keep their order."""
+        return np.argsort(-self.logit, kind="stable")[:most]
 
 
 class GraphInput(NamedTuple):

@@ -24,7 +24,7 @@ def text_key(spec: FeatureSpec, field: str) -> TextKey:
     not know takes integers and text.
     """
     known = next((each for each in spec.fields if each.name == field), None)
-    canonical = KEYS[known.dtype] if isinstance(known, Categorical) else _plain_key
+    canonical = KEYS[known.dtype] if isinstance(known, Categorical) else plain_key
     nulls = () if known is None else null_values_of(known)
 
     def key(value: Any) -> str | None:
@@ -38,6 +38,10 @@ def text_key(spec: FeatureSpec, field: str) -> TextKey:
     return key
 
 
-def _plain_key(value: Any) -> str:
-    """Return the text of an integer or of text."""
+def plain_key(value: Any) -> str:
+    """Return the text of an integer or of text.
+
+    Raises:
+        ValueProblem: it is anything else.
+    """
     return string_key(int(value) if type(value) is float and value.is_integer() else value)

@@ -15,8 +15,10 @@ from app.bundle.bundle import Bundle
 from app.features.encoder import Encoder
 from app.metrics.bundle import BundleCounts
 from app.metrics.counters import Counts, Histogram, counter
+from app.metrics.feedback import FeedbackCounts
 from app.metrics.processes import ProcessCollector
 from app.metrics.profiles import ProfileMetrics
+from app.metrics.request_log import RequestLogMetrics
 from app.metrics.requests import (
     LATENCY_BUCKETS,
     OPERATION,
@@ -202,6 +204,7 @@ class Metrics:
         self.remote = RemoteMetrics(shared)
         self.lookups = ItemLookups(shared)
         self.profiles = ProfileMetrics(shared)
+        self.feedback = FeedbackCounts(shared)
         for collector in (self.requests, self.engine, EventsCollector(self.events)):
             self.registry.register(collector)
         self.registry.register(self.refused_bundles)
@@ -317,6 +320,16 @@ class Metrics:
         self._watch("ctr_catalogue_change_number", text, change, Region.least)
         text = "Time since all workers had every change of the store"
         self._watch("ctr_catalogue_behind_seconds", text, behind, Region.most)
+
+    def watch_request_log(self, counts: RequestLogMetrics, writes: Callable[[], bool]) -> None:
+        """Show the lines of the request log, and its state."""
+        self.registry.register(counts)
+        text = "1 while every worker writes the request log, 0 while the disk of one takes nothing"
+        self._watch("ctr_request_log_up", text, writes, Region.least)
+
+    def watch_feedback(self) -> None:
+        """Show what events tell of the versions."""
+        self.registry.register(self.feedback)
 
     def watch_profiles(self, remembered: Callable[[], int], up: Callable[[], bool]) -> None:
         """Show the state of the profiles."""

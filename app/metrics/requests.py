@@ -15,7 +15,8 @@ STAGE_BUCKETS = (0.00002, 0.00005, 0.0001, 0.0002, *LATENCY_BUCKETS[:-1])
 SCORING, OPERATION = ("predict", "rank"), "operation"
 """Routes; every endpoint that does not score is the last one."""
 OUTCOMES = (
-    "200", "400", "403", "404", "405", "413", "415", "422", "429", "500", "503", "504", "gone",
+    "200", "202", "400", "401", "403", "404", "405", "413", "415", "422", "429", "500", "503",
+    "504", "gone",
 )  # fmt: skip
 CLASSES = {2: "2xx", 4: "4xx", 5: "5xx"}
 REFUSALS = (

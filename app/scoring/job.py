@@ -10,6 +10,7 @@ import numpy as np
 from app.errors import DeadlinePassed
 from app.features.arrays import Floats, Indices, Packed
 from app.features.graph_inputs import Batch, Scores
+from app.scoring.trace import Trace
 
 Closed = Literal["alone", "full", "shared", "drained"]
 CLOSED: tuple[Closed, ...] = get_args(Closed)
@@ -51,6 +52,8 @@ class Caller(Protocol):
     """Time at which the first run with rows of the job began."""
     ended: float
     """Time at which the last run so far ended."""
+    trace: Trace | None
+    """Takes the rows as they were scored; None where they are not logged."""
 
     def departed(self) -> bool:
         """Tell whether the caller has gone."""
@@ -158,14 +161,15 @@ class Job:
             scores = Scores(self.logit, self.score)
         self.done += count
         if self.done == self.rows and not self.answered:
-            self.answered = True
-            self.caller.scored(scores)
+            self._tell(scores)
 
     def deliver_alone(self, logit: float, score: float) -> None:
         """Take the finite scores of a job's only row, and answer."""
         self.done = 1
         if not self.answered:
             self.answered = True
+            if self.caller.trace is not None:
+                self._trace(self.caller.trace)
             self.caller.scored_alone(logit, score)
 
     def fail(self, error: Exception) -> None:
@@ -175,13 +179,22 @@ class Job:
         """
         if self.answered:
             return
-        self.answered = True
         # The rows of a job are scored in their order.
         done, late = self.done, isinstance(error, DeadlinePassed)
         if late and self.partial and done and self.logit is not None and self.score is not None:
-            self.caller.scored(Scores(self.logit[:done], self.score[:done]))
+            self._tell(Scores(self.logit[:done], self.score[:done]))
         else:
+            self.answered = True
             self.caller.failed(error)
+
+    def _tell(self, scores: Scores) -> None:
+        self.answered = True
+        if self.caller.trace is not None:
+            self._trace(self.caller.trace)
+        self.caller.scored(scores)
+
+    def _trace(self, trace: Trace) -> None:
+        trace.take_rows(self.contexts, self.candidates, self.row_context)
 
 
 Piece = tuple[Job, int, int]

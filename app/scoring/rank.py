@@ -110,6 +110,8 @@ class RankReader:
         problems = Problems()
         check_size(decoded.context, self._max_row_bytes, "context")
         features = decode_part(context_decoder, body, decoded.context, "context")
+        if request.trace is not None:
+            request.trace.begin_list(features)
         if self._profiles is not None:
             yield from self._profiles.fill([features], request)
         context = self._encode_context(features, problems, misses)

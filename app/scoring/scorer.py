@@ -104,7 +104,6 @@ class Scorer:
         self.version = version
         self.admit = batcher.admit
         self._batcher = batcher
-        self._encoder = encoder
         self._vocabulary = vocabulary
         names = FieldNames(encoder, limits.known_fields_only, count_unknown)
         filler = None if profiles is None else ProfileFiller(profiles)
@@ -114,6 +113,7 @@ class Scorer:
         self._predict = PredictReader(encoder, limits, names, filler, known)
         item_lists = ItemLists(items, encoder.candidate, limits, on_unknown, count_items)
         self._rank = RankReader(encoder, limits, names, item_lists, filler)
+        self.encoder = encoder
         self.reading = 0
         """Requests that are being decoded, encoded or completed from Redis."""
         self._gathered: list[tuple[bytes, Sequence[Any], ScoringRequest]] = []
@@ -207,7 +207,7 @@ class Scorer:
         self, request: ScoringRequest, ranking: Ranking, misses: Misses | None
     ) -> Steps[None]:
         """Encode the candidates, and have the rows scored that are ready."""
-        width = self._encoder.candidate.shape.width * WORD_BYTES
+        width = self.encoder.candidate.shape.width * WORD_BYTES
         packed = bytearray(ranking.rows * width)
         job = Job(request, [ranking.context], packed, ranking.rows, ready=0)
         job.slots, job.partial = ranking.slots, ranking.partial
@@ -229,7 +229,7 @@ class Scorer:
         self, job: Job, packed: bytearray, ranking: Ranking, misses: Misses | None
     ) -> Steps[None]:
         """Encode all parts; submit each at once while the list has neither problems nor misses."""
-        width = self._encoder.candidate.shape.width * WORD_BYTES
+        width = self.encoder.candidate.shape.width * WORD_BYTES
         size = ranking.part_rows
         for start, stop in _parts(job.rows, job.rows if ranking.at_once else size // 2, size):
             part = yield from ranking.encode(start, stop)
@@ -252,7 +252,7 @@ class Scorer:
         Rows that were ready before are the same afterwards: they had no misses.
         """
         rows = yield from self._fetch(request, misses)
-        context, candidate = self._encoder.shapes
+        context, candidate = self.encoder.shapes
         job.contexts = [settle(each, rows, context) for each in job.contexts]
         job.candidates = settle(job.candidates, rows, candidate)
 
@@ -261,7 +261,7 @@ class Scorer:
     ) -> Steps[bytes]:
         """Fetch the rows of all misses so far, and return the context with them."""
         rows = yield from self._fetch(request, misses)
-        return settle(context, rows, self._encoder.context.shape)
+        return settle(context, rows, self.encoder.context.shape)
 
     def _fetch(self, request: ScoringRequest, misses: Misses) -> Steps[Indices]:
         assert self._vocabulary is not None

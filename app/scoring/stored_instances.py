@@ -87,6 +87,8 @@ class StoredInstances:
             self._tell(instances, found, request)
         request.rows = len(rows)
         kept = [(place, instances[place]) for place in rows.tolist()]
+        if request.trace is not None:
+            request.trace.instances = [instance for _, instance in kept]
         contexts, row_context = yield from self._encode_contexts(kept, problems, misses)
         if packed is None:
             candidates = yield from self._encode_candidates(kept, problems, misses)

@@ -10,6 +10,7 @@ from time import perf_counter, thread_time
 
 from app.catalogue.follower import Follower
 from app.features.graph_inputs import Batch, Scores
+from app.feedback.feedback import Feedback
 from app.metrics.registry import Metrics
 from app.remote.vocabulary import RemoteVocabulary
 from app.scoring.batcher import MicroBatcher
@@ -47,12 +48,19 @@ class Builder:
     """Builds what scores with a loaded bundle, and closes it again."""
 
     def __init__(
-        self, settings: Settings, limits: Limits, metrics: Metrics, state: ServingState
+        self,
+        settings: Settings,
+        limits: Limits,
+        metrics: Metrics,
+        state: ServingState,
+        feedback: Feedback | None = None,
     ) -> None:
+        """``feedback`` is told which versions are served."""
         self._settings = settings
         self._limits = limits
         self._metrics = metrics
         self._state = state
+        self._feedback = feedback
         self._open: list[BundleInUse] = []
         self._abandoned = 0
 
@@ -65,6 +73,8 @@ class Builder:
         built = BundleInUse(loaded, batcher, self._scorer(loaded, batcher))
         self._open.append(built)
         self._show(loaded)
+        if self._feedback is not None:
+            await self._feedback.serve(loaded.bundle.version)
         return built
 
     def _batcher(self, loaded: Loaded) -> MicroBatcher:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, Header
+from fastapi import APIRouter, Depends, FastAPI
 
-from app.errors import KeyFileError, Unauthorized
-from app.logs import LogLimit
 from app.off_loop import run_off_loop
 from app.serving.activation import Activated, Activation, Listing
-from app.web.admin_keys import Keys
 from app.web.error_responses import answer_errors
+from app.web.keys import Keys, key_check
 from app.web.own_pages import OwnPages
 from app.web.pages import build_pages
-
-log = logging.getLogger(__name__)
 
 
 def create_admin(
@@ -32,22 +26,9 @@ def create_admin(
 
     ``data`` are the routes below ``/admin/pages``; ``public_port`` is the service's, if it has one.
     """
-    limit = LogLimit()
-
-    async def authorize(authorization: Annotated[str, Header()] = "") -> None:
-        """Let only those in who hold a key."""
-        try:
-            # The file may lie on a disk that hangs.
-            if await run_off_loop(lambda: keys.admit(authorization)):
-                return
-            problem = "it has no valid key"
-        except KeyFileError as error:
-            problem = f"no keys can be read: {error}"
-        limit.log(log, logging.WARNING, "admin request refused: %s", problem)
-        raise Unauthorized("this takes a valid key: Authorization: Bearer …")
-
     router = APIRouter(
-        prefix="/admin", dependencies=[Depends(own.check_origin), Depends(authorize)]
+        prefix="/admin",
+        dependencies=[Depends(own.check_origin), Depends(key_check(keys, "admin"))],
     )
 
     @router.get("/bundles")

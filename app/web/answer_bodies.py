@@ -52,7 +52,7 @@ def ranking(exchange: Exchange, scores: Scores) -> str:
     Candidates come by falling logit, ``top_k`` of them; equal logits keep the request's order.
     Scores of fewer candidates than the request has are those of the first.
     """
-    order = np.argsort(-scores.logit, kind="stable")[: exchange.top_k]
+    order = scores.best(exchange.top_k)
     best = scores.score[order].tolist()
     places = order.tolist()
     ids: Ids = [None] * len(places)
@@ -115,8 +115,7 @@ def _unknown(listed: ListedItems) -> str:
 def _degraded(exchange: Exchange) -> str:
     if not (exchange.degraded or exchange.without_profiles):
         return ""
-    lacking = ["vocabulary"] * exchange.degraded + ["profiles"] * exchange.without_profiles
-    return f',"degraded":{msgspec.json.encode(lacking).decode()}'
+    return f',"degraded":{msgspec.json.encode(exchange.lacking).decode()}'
 
 
 def _id_member(identity: int | str | None) -> str:

@@ -26,6 +26,7 @@ from app.errors import (
     Undecodable,
     WrongMediaType,
 )
+from app.feedback.request_log import RequestLog
 from app.metrics.requests import RequestMetrics
 from app.scoring.limits import Limits
 from app.scoring.scorer import Scorer
@@ -102,6 +103,7 @@ class ScoringEndpoints:
         slow_requests: SlowRequests,
         limits: Limits,
         access_log: AccessLog,
+        request_log: RequestLog | None = None,
     ) -> None:
         """``metrics`` gives the request metrics of a route's name."""
         self.limits = limits
@@ -116,7 +118,7 @@ class ScoringEndpoints:
         """The endpoints of the paths without a ``{name}``."""
         self._by_pattern: list[tuple[re.Pattern[str], Endpoint]] = []
         for route in ROUTES:
-            endpoint = Endpoint(route, metrics(route.name), slow_requests, access_log)
+            endpoint = Endpoint(route, metrics(route.name), slow_requests, access_log, request_log)
             for path in route.paths:
                 if "{" in path:
                     pattern = re.compile(re.sub(r"\\{\w+\\}", "[^/:]+", re.escape(path)))
@@ -196,6 +198,10 @@ class ScoringEndpoints:
         try:
             scorer = self._state.scorer
             exchange.version = scorer.version
+            request_log = exchange.endpoint.request_log
+            if request_log is not None:
+                exchange.trace = request_log.trace(exchange.request_id, body)
+                exchange.encoder = scorer.encoder
             if exchange.endpoint.route.short(scorer, body, exchange):
                 return
         except Exception as error:

@@ -7,21 +7,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
+import numpy as np
 from pydantic import BaseModel
 
 from app.errors import ServiceError
+from app.features.encoder import Encoder
 from app.features.graph_inputs import Scores
+from app.feedback.request_log import RequestLog
 from app.metrics.requests import RequestMetrics
 from app.scoring.job import Ids, ListedItems
 from app.scoring.scorer import Scorer
 from app.scoring.steps import Steps
+from app.scoring.trace import Trace
 from app.web.access_log import AccessLog
 from app.web.slow_requests import SlowRequests
 
 Header = tuple[bytes, bytes]
+RouteName = Literal["predict", "rank"]
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -30,7 +35,7 @@ log = logging.getLogger(__name__)
 class Route:
     """A scoring endpoint as it is in every service: its paths, and its way from body to body."""
 
-    name: str
+    name: RouteName
     """The label of its metrics."""
     paths: Mapping[str, str]
     """The documentation of each path; ``{name}`` in one stands for any word without / and :."""
@@ -52,6 +57,7 @@ class Endpoint:
     metrics: RequestMetrics
     slow_requests: SlowRequests
     access_log: AccessLog
+    request_log: RequestLog | None = None
 
 
 class Exchange(ABC):
@@ -79,6 +85,9 @@ class Exchange(ABC):
     ids: Ids | None = None
     listed: ListedItems | None = None
     top_k: int | None = None
+    trace: Trace | None = None
+    encoder: Encoder | None = None
+    """The encoder of the scorer, where there is a trace."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -96,11 +105,16 @@ class Exchange(ABC):
         """Answer with scores."""
         if not self.answered:
             self._answer_by(self.endpoint.route.render, scores)
+            if self.trace is not None:
+                self._log_request(self.trace, scores)
 
     def scored_alone(self, logit: float, score: float) -> None:
         """Answer with the score of the only row."""
         if not self.answered:
             self._answer_by(self.endpoint.route.render_alone, score)
+            if self.trace is not None:
+                only = Scores(np.array([logit], np.float32), np.array([score], np.float32))
+                self._log_request(self.trace, only)
 
     def _answer_by(self, render: Callable[[Exchange, T], str], scores: T) -> None:
         try:
@@ -109,6 +123,29 @@ class Exchange(ABC):
             self.failed(error)
         else:
             self._answer(200, body)
+
+    def _log_request(self, trace: Trace, scores: Scores) -> None:
+        """Hand a request that was answered over to the request log."""
+        self.trace = None
+        request_log = self.endpoint.request_log
+        if self.status == 200 and request_log is not None and self.encoder is not None:
+            request_log.take(
+                self.request_id,
+                self.version,
+                self.endpoint.route.name,
+                self.encoder,
+                trace,
+                scores,
+                self.ids,
+                self.listed,
+                self.top_k,
+                self.lacking,
+            )
+
+    @property
+    def lacking(self) -> list[str]:
+        """The things that the scores had to do without."""
+        return ["vocabulary"] * self.degraded + ["profiles"] * self.without_profiles
 
     def failed(self, error: BaseException) -> None:
         """Answer with an error; an unforeseen one is logged and told as an internal error."""

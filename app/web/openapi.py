@@ -10,12 +10,14 @@ import math
 from copy import deepcopy
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from app.bundle.bundle import Bundle, Example
 from app.features import json_schema
 from app.scoring.limits import Limits
 from app.web.endpoints import ROUTES
+from app.web.feedback import FeedbackRequest
 from app.web.schemas import PredictRequest, RankRequest
 
 _HEADERS: list[dict[str, Any]] = [
@@ -73,6 +75,9 @@ def complete(
             example = _EXAMPLES[route.name](bundle.examples[0], bundle.version)
         for path in route.paths:
             _complete(document["paths"][path]["post"], route.request.__name__, example)
+    if "/feedback" in document["paths"]:
+        schemas.update(_schemas_of(FeedbackRequest))
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     _drop_empty_defaults(document["components"])
     _drop_validation_errors(document)
     return document
@@ -119,11 +124,7 @@ def _complete(
 
 def _schemas(bundle: Bundle | None, limits: Limits) -> dict[str, Any]:
     """The bodies' schemas; without a bundle they name no fields."""
-    _, generated = models_json_schema(
-        [(PredictRequest, "validation"), (RankRequest, "validation")],
-        ref_template="#/components/schemas/{model}",
-    )
-    schemas: dict[str, Any] = generated["$defs"]
+    schemas = _schemas_of(PredictRequest, RankRequest)
     instances = schemas["PredictRequest"]["properties"]["instances"]
     instances["maxItems"] = limits.max_instances
     rows = schemas["RankRequest"]["properties"]["candidates"]["anyOf"][0]
@@ -154,6 +155,15 @@ def _schemas(bundle: Bundle | None, limits: Limits) -> dict[str, Any]:
         own = schemas["ItemsModel"]["properties"]
         own["features"] = {"$ref": "#/components/schemas/CandidateColumns"}
     return schemas
+
+
+def _schemas_of(*models: type[BaseModel]) -> dict[str, Any]:
+    """Return the schemas of bodies and of what they hold."""
+    _, generated = models_json_schema(
+        [(each, "validation") for each in models], ref_template="#/components/schemas/{model}"
+    )
+    found: dict[str, Any] = generated["$defs"]
+    return found
 
 
 def _without_stored(schemas: dict[str, Any], stored: Stored) -> None:

@@ -41,6 +41,12 @@ OTHER: dict[str, tuple[str, Any]] = {
     "item_key": ("item_id", "item_id"),
     "profile_key": ("user_id", "user_id"),
     "profile_seconds": ("0", 0.0),
+    "request_log": ("/var/log/ctr", Path("/var/log/ctr")),
+    "request_log_share": ("0.5", 0.5),
+    "request_log_key": ("user_id", "user_id"),
+    "request_log_omit": ("zip, age", "zip, age"),
+    "feedback": ("/var/lib/events", Path("/var/lib/events")),
+    "feedback_key_file": ("/run/secrets/feedback", Path("/run/secrets/feedback")),
 }
 """Values other than the default; settings that are not here take a whole number."""
 NO_DEFAULT = (
@@ -57,10 +63,20 @@ NO_DEFAULT = (
     "item_key",
     "profile_key",
     "pages_hosts",
+    "request_log",
+    "request_log_key",
+    "request_log_omit",
+    "feedback",
+    "feedback_key_file",
 )
 
 
-NEED_A_STORE = ("item_key", "profile_key")
+NEEDED = {
+    "item_key": ("CTR_STORE", "sqlite:///store.db"),
+    "profile_key": ("CTR_STORE", "sqlite:///store.db"),
+    "feedback_key_file": ("CTR_FEEDBACK", "events"),
+}
+"""Settings that another one has no meaning without."""
 
 
 def other(name: str) -> tuple[str, Any]:
@@ -87,8 +103,8 @@ def test_environment_and_flag_both_work(name: str, monkeypatch: pytest.MonkeyPat
     """Each setting has a variable and a flag, and the flag wins."""
     text, value = other(name)
     monkeypatch.setenv("CTR_BUNDLE", "somewhere")
-    if name in NEED_A_STORE:
-        monkeypatch.setenv("CTR_STORE", "sqlite:///store.db")
+    if name in NEEDED:
+        monkeypatch.setenv(*NEEDED[name])
     default = getattr(read(), name)
     assert default != value
     assert getattr(read(f"--{name.replace('_', '-')}", text), name) == value
@@ -113,6 +129,8 @@ def test_settings_are_frozen() -> None:
         ("store", "/no/url"),
         ("item_key", "sku"),
         ("profile_key", "user_id"),
+        ("feedback_key_file", "keys"),
+        ("request_log_share", "1.01"),
         ("port", "-1"),
         ("admin_port", "0"),
         ("workers", "0"),

@@ -22,8 +22,8 @@ BUNDLE = FEATURES | {"app.bundle"}
 ENGINE = BUNDLE | {"app.scoring"}
 CATALOGUE = ENGINE | {"app.store", "app.catalogue"}
 SERVICE = CATALOGUE | {
-    "app.workers", "app.metrics", "app.remote", "app.profiles", "app.rollout", "app.serving",
-    "app.settings",
+    "app.workers", "app.metrics", "app.remote", "app.profiles", "app.rollout", "app.feedback",
+    "app.serving", "app.settings",
 }  # fmt: skip
 PAGES = SERVICE - {"app.settings", "app.remote"}
 DATA = {
@@ -61,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.remote": ENGINE | {"app.metrics"},
     "app.profiles": CATALOGUE - {"app.catalogue"} | {"app.metrics", "app.remote"},
     "app.rollout": ENGINE,
+    "app.feedback": CATALOGUE - {"app.catalogue"} | {"app.metrics", "app.settings", "app.workers"},
     "app.serving": SERVICE - {"app.serving"},
     "app.pages": PAGES,
     "app.web": PAGES | {"app.pages"},
@@ -91,6 +92,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.score_files": ENGINE | DATA | {"model.quality", "model.score_table"},
     "model.score_table": {"app.files", "model.result_places"},
     "model.must_beat": ENGINE | DATA | {"app.rollout", "model.quality"},
+    "model.feedback": ENGINE
+    | DATA
+    | {"app.feedback.event_format", "app.feedback.log_format"}
+    | {"model.quality", "model.score_files", "model.score_table"},
     "model.pipeline": ENGINE | TRAINER - {"model.pipeline"} | {"model.must_beat"},
     "model.tune": BUNDLE | TRAINER,
     "model.compare": ENGINE | TRAINER,
@@ -102,6 +107,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | TRAINER
     | {"app.remote", "model.compare", "model.compare_report", "model.draft", "model.fetch"}
     | {"model.publish"}
+    | {"model.feedback"}
     | {"model.options", "model.put_stored", "model.threads", "model.tune"},
     "model.__main__": {
         "app.errors",
@@ -125,8 +131,8 @@ ONLY_IMPORTERS = {
 # Modules whose functions import what only they need: a command that trains nothing must not wait
 # for torch, which takes longer to load than the command to run.
 IMPORT_LATE = {
-    "model.commands.data", "model.commands.scoring", "model.commands.stores",
-    "model.commands.training",
+    "model.commands.data", "model.commands.feedback", "model.commands.scoring",
+    "model.commands.stores", "model.commands.training",
 }  # fmt: skip
 
 # (module, what it imports against the rule): each entry needs a reason beside it.

@@ -16,6 +16,7 @@ from app.store.sqlite import SqliteStore
 from model.config import FEW, OWN, TrainConfig
 from tests.conftest import StartService
 from tests.docs.settings_page import PAGE, page
+from tests.support.feedback import key_file
 from tests.support.markdown import ROOT, table
 from tests.support.redis_server import RedisServer
 
@@ -90,7 +91,11 @@ def test_every_metric_is_documented(
     """docs/metrics.md names each metric that a service with Redis and a store shows, no other."""
     SqliteStore(tmp_path / "store.db", create=True).close()
     store = f"sqlite://{tmp_path / 'store.db'}"
-    everything = {"redis_url": valkey.url, "store": store, "profile_key": "user_id"}
+    everything = {
+        "redis_url": valkey.url, "store": store, "profile_key": "user_id",
+        "request_log": tmp_path / "requests",
+        "feedback": tmp_path / "events", "feedback_key_file": key_file(tmp_path),
+    }  # fmt: skip
     text = start_service(**everything).client.get("/metrics").text
     shown = set()
     for family in text_string_to_metric_families(text):

@@ -12,6 +12,7 @@ from app.errors import ServiceError
 from app.features.arrays import Floats
 from app.features.graph_inputs import Batch, Scores
 from app.scoring.job import Ids, Job, ListedItems
+from app.scoring.trace import Trace
 
 Spoil = Callable[[Batch, Scores], Scores]
 """Changes a run's scores, or raises in their place."""
@@ -58,6 +59,7 @@ class FakeRequest:
         self.deadline = asyncio.get_running_loop().time() + seconds
         self.encoded = self.begun = self.ended = 0.0
         self.degraded = False
+        self.trace: Trace | None = None
         self.listed: ListedItems | None = None
         self.ids: Ids | None = None
         self.rows = 0

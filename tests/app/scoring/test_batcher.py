@@ -37,6 +37,7 @@ class Waiting:
         self.deadline = loop.time() + seconds
         self._departed = departed
         self.outcome: asyncio.Future[Scores] = loop.create_future()
+        self.trace = None
         self.encoded = self.begun = self.ended = 0.0
 
     def departed(self) -> bool:

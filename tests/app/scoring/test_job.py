@@ -14,6 +14,7 @@ class Answers:
     """A ``Caller`` that keeps all answers that it gets."""
 
     deadline = float("inf")
+    trace = None
 
     def __init__(self) -> None:
         self.encoded = self.begun = self.ended = 0.0

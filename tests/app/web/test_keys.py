@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import KeyFileError
-from app.web.admin_keys import Keys
+from app.web.keys import Keys
 
 KEY, OTHER = "a" * 64, "b" * 64
 

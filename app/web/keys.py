@@ -1,19 +1,27 @@
-"""Keys for the admin port, of which only hashes are kept."""
+"""Keys for the admin port and for feedback, of which only hashes are kept."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import re
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Annotated
 
-from app.errors import KeyFileError
+from fastapi import Header
+
+from app.errors import KeyFileError, Unauthorized
 from app.files import read_regular
+from app.logs import LogLimit
+from app.off_loop import run_off_loop
 
 FILE_BYTES = 2**20
 """Bytes of the file that are read: some ten thousand keys."""
 _BEARER = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 _HASH = re.compile(r"[0-9a-f]{64}")
+log = logging.getLogger(__name__)
 
 
 class Keys:
@@ -56,3 +64,21 @@ class Keys:
         if not all(map(_HASH.fullmatch, hashes)):
             raise KeyFileError(f"{self._file}: a line does not begin with a SHA-256 in hexadecimal")
         return hashes
+
+
+def key_check(keys: Keys, of: str) -> Callable[[str], Awaitable[None]]:
+    """Return the dependency that lets only those in who hold a key; the log names what it is of."""
+    limit = LogLimit()
+
+    async def authorize(authorization: Annotated[str, Header()] = "") -> None:
+        try:
+            # The file may lie on a disk that hangs.
+            if await run_off_loop(lambda: keys.admit(authorization)):
+                return
+            problem = "it has no valid key"
+        except KeyFileError as error:
+            problem = f"no keys can be read: {error}"
+        limit.log(log, logging.WARNING, "%s request refused: %s", of, problem)
+        raise Unauthorized("this takes a valid key: Authorization: Bearer …")
+
+    return authorize
