@@ -26,6 +26,7 @@ INTERRUPTED = 130
 COMMANDS: dict[str, Callable[..., None]] = {
     "fetch": data.fetch_command,
     "spec": data.spec_command,
+    "check": data.check_command,
     "train": training.train_command,
     "compare": training.compare_command,
     "tune": training.tune_command,

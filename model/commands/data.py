@@ -1,4 +1,4 @@
-"""The commands about data: ``fetch`` and ``spec``."""
+"""The commands about data: ``fetch``, ``spec`` and ``check``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,28 @@ from typing import Annotated
 
 import typer
 
-from model.options import Data, column_names
+from model.config import MANY_ROWS, SettingsFile
+from model.options import (
+    BadLines,
+    CacheDirectory,
+    Data,
+    DataToSplit,
+    ItemId,
+    ItemsFiles,
+    Network,
+    ProfileKey,
+    ProfilesFiles,
+    SettingsOption,
+    Spec,
+    Split,
+    SplitOption,
+    TestFiles,
+    TrainFiles,
+    ValidationFiles,
+    column_names,
+    part_files,
+    stored_files,
+)
 from model.progress import say, warn
 
 
@@ -78,3 +99,43 @@ def spec_command(
     for line in found.warnings():
         warn(line)
     print(out)
+
+
+def check_command(
+    spec: Spec,
+    data: DataToSplit = None,
+    train_files: TrainFiles = None,
+    validation_files: ValidationFiles = None,
+    test_files: TestFiles = None,
+    network: Network = None,
+    config: SettingsOption = None,
+    items: ItemsFiles = None,
+    item_id: ItemId = None,
+    profiles: ProfilesFiles = None,
+    profile_key: ProfileKey = None,
+    split: SplitOption = Split.auto,
+    max_bad_lines: BadLines = 0.0,
+    cache: CacheDirectory = None,
+) -> None:
+    """Read and encode data as ``train`` does, and print what it would find; nothing is trained.
+
+    Lines that cannot be used are left out and named; the exit code is 1 if training would stop at
+    them. Time and memory are those of some steps, which are taken and forgotten.
+    """
+    from model.check import check, require_few_bad_lines
+    from model.data.input_files import InputFiles
+    from model.data.prepare import prepare
+    from model.threads import limit_torch
+
+    limit_torch()
+    settings = SettingsFile.beside(spec, config)
+    name = network or settings.network
+    seed = settings.config(name, MANY_ROWS).seed
+    parts = part_files(train_files, validation_files, test_files)
+    stored = stored_files(items, item_id, profiles, profile_key)
+    # All bad lines are found at once, whatever training would allow.
+    inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines or 1.0, stored=stored)
+    prepared = prepare(spec, inputs, cache=cache)
+    for line in check(prepared, settings.config(name, prepared.train_rows)):
+        print(line)
+    require_few_bad_lines(prepared.warnings, max_bad_lines)

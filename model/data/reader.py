@@ -47,6 +47,8 @@ from model.data.values import distinct, field_values, problems_of, unlearned
 from model.progress import progress_bar
 
 MOMENT = "\0moment"
+LEFT_OUT = "left out: "
+"""Beginning of the warning of lines that cannot be used."""
 
 
 class Reader:
@@ -92,7 +94,7 @@ class Reader:
     @property
     def warnings(self) -> list[str]:
         """The warnings after the last frame."""
-        left_out = [f"left out: {self.bad.report()}"] if self.bad.count else []
+        left_out = [f"{LEFT_OUT}{self.bad.report()}"] if self.bad.count else []
         joined = [line for each in self._stored for line in each.lines()]
         return left_out + joined + self._notes.lines()
 

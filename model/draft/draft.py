@@ -17,7 +17,8 @@ from model.draft.column import Column
 from model.draft.fields import Found, find
 from model.draft.look import Look
 from model.draft.sides import Guess, guess_sides
-from model.draft.toml_text import comment, field_table, in_comment, quoted, table, top
+from model.draft.toml_text import comment, field_table, in_comment, quoted, top
+from model.text_table import table
 
 SUSPICIOUS = 0.9
 """AUC of a column alone from which on a comment asks whether it is known before the click."""

@@ -37,15 +37,6 @@ def comment(lines: Sequence[str]) -> Iterator[str]:
         yield f"# {line}".rstrip()
 
 
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows as lines, the columns under each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-
-
 def top(spec: FeatureSpec, comments: Mapping[str, str]) -> Iterator[str]:
     """Yield the keys above the fields; ``comments`` has some of the keys' own."""
     for key in ("label", "timestamp", "timestamp_format", "columns", "delimiter"):

@@ -85,7 +85,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.networks": FEATURES | {"model.config"},
     "model.data": BUNDLE | DATA,
     "model.quality": ENGINE | DATA | {"app.workers.cpus"},
-    "model.draft": FEATURES | DATA | {"model.quality"},
+    "model.text_table": set(),
+    "model.draft": FEATURES | DATA | {"model.quality", "model.text_table"},
+    # PSI has one definition, the service's.
+    "model.check": ENGINE | TRAINER | {"app.metrics", "model.text_table"},
     "model.export": ENGINE | DATA | {"model.quality"},
     "model.training": BUNDLE | DATA | {"model.quality", "model.export"},
     "model.report": BUNDLE | DATA | {"model.quality", "model.training"},
@@ -105,7 +108,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.commands": BUNDLE
     | {"model.must_beat"}
     | TRAINER
-    | {"app.remote", "model.compare", "model.compare_report", "model.draft", "model.fetch"}
+    | {
+        "app.remote",
+        "model.check",
+        "model.compare",
+        "model.compare_report",
+        "model.draft",
+        "model.fetch",
+    }
     | {"model.publish"}
     | {"model.feedback"}
     | {"model.options", "model.put_stored", "model.threads", "model.tune"},
