@@ -45,6 +45,8 @@ def put_stored(
         progress_bar("storing", stored.entries.height, "entries", True) as shown,
     ):
         target = store if files.kind == "item" else store.profiles
+        if files.kind == "item":
+            store.begin_load()
         count = target.put(_counted(_entries(spec, stored), shown.update))
         if count and files.kind == "item":
             store.declare_whole()

@@ -143,6 +143,8 @@ def _put(given: Any) -> int:
         return _say(f"{bad:,} of {lines:,} lines are wrong; nothing is stored")
     began = time.monotonic()
     with closing(open_to_put(given.store, given.create)) as store:
+        if given.kind is ITEMS:
+            store.begin_load()
         stored = given.kind.of(store).put(_told(_good(encoder, given), given.kind))
         if stored and given.kind is ITEMS:
             store.declare_whole()

@@ -41,6 +41,8 @@ HANGING_SECONDS = 10.0
 LOGGED_REFUSALS = 5
 """Refused items that the log names after the first read, and then within ten seconds."""
 _LEFT_OUT = "item %r is left out: %s"
+LOADING = "the store is a new one, whose first put has not ended"
+"""The problem of a catalogue that lacks items, because they are just being put."""
 LARGE_LOSS = 0.5
 """Share of a catalogue that is told of when a store has less than it."""
 Result = TypeVar("Result")
@@ -74,6 +76,7 @@ class Follower:
         self._vocabulary = vocabulary
         self._store: Store | None = None
         self._position = Position("", 0)
+        self._loading = False
         self._backoff = Backoff(POLL_SECONDS, 5.0)
         self._limit = LogLimit(10.0)
         self._refusals = LogLimit(10.0, lines=LOGGED_REFUSALS)
@@ -99,6 +102,7 @@ class Follower:
         try:
             self._store = await run_off_loop(lambda: open_store(url))
             await self._read_all()
+            await self._look_whether_loading()
             if self.catalogue.parts is not None:
                 await self.catalogue.parts.built()
         except StoreError as error:
@@ -172,7 +176,9 @@ class Follower:
                 self._fail("internal error")
                 log.exception("following the store failed")
             else:
-                if self.problem is not None:
+                if self._loading:
+                    self.problem = LOADING
+                elif self.problem is not None:
                     log.info("the store answers again")
                     self.problem = None
                 self._backoff.reset()
@@ -195,16 +201,25 @@ class Follower:
                 reached, changes = await self._answer(partial(store.changes, position, READ_ROWS))
             except FellBehind:
                 if await self._answer(store.filling) not in (None, position.epoch):
-                    raise StoreError(
-                        "the store is a new one, whose first put has not ended"
-                    ) from None
+                    raise StoreError(LOADING) from None
                 await self._read_all()
-                return
+                break
             for start in range(0, len(changes), CHANGE_ROWS):
                 await self._apply(changes[start : start + CHANGE_ROWS])
             self._position = reached
             if reached.number - position.number < READ_ROWS:
-                return
+                break
+        if self._loading:
+            await self._look_whether_loading()
+
+    async def _look_whether_loading(self) -> None:
+        """Note whether items are still to come; a service that starts meanwhile says so."""
+        store = self._store
+        assert store is not None
+        loading = await self._answer(store.loading)
+        if loading and not self._loading:
+            self._fail(LOADING)
+        self._loading = loading
 
     async def _answer(self, work: Callable[[], Result]) -> Result:
         """Ask the store in a thread; a store that hangs is told of, and waited for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import islice
 from typing import Protocol
 
@@ -22,6 +23,8 @@ BUILD_ROWS = 512
 """Items whose parts are computed at a time: some 5 ms on another thread."""
 BUSY_SECONDS = 0.005
 """Pause before another try where another worker is building."""
+STALLED_SECONDS = 30.0
+"""Time without any progress after which nobody waits for item parts."""
 RETRY_SECONDS = 5.0
 """Pause after a failure, or where there was no room."""
 MOST_ABSENT = 2_000
@@ -145,9 +148,19 @@ class ItemParts:
         return cut
 
     async def built(self) -> None:
-        """Wait until every item has a slot, or until the reason why not is known."""
-        if self._pending:
-            await self._idle.wait()
+        """Wait until every item has a slot, or until the reason why not is known.
+
+        If none is computed for ``STALLED_SECONDS`` they come later, and items are scored from their
+        indices until then.
+        """
+        while waiting := len(self._pending):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STALLED_SECONDS):
+                    await self._idle.wait()
+                return
+            if len(self._pending) == waiting:
+                log.warning("item parts: none of %d came in %g s", waiting, STALLED_SECONDS)
+                return
 
     async def _keep_up(self) -> None:
         while True:

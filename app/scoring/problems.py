@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from app.errors import Detail, Invalid, ValueProblem
@@ -37,6 +38,11 @@ class Problems:
         self.total += 1
         if len(self.details) < MAX_DETAILS:
             self.details.append(detail())
+
+    def add_many(self, details: Iterable[Detail], count: int) -> None:
+        """Count problems, and keep some of their details."""
+        self.total += count
+        self.details += islice(details, MAX_DETAILS - len(self.details))
 
     def add_row(self, side: SideEncoder, row: Mapping[str, Any], path: str) -> None:
         """Add the problems of all values of one side in the row at ``path``."""
@@ -84,12 +90,25 @@ class FieldNames:
             for name in unknown:
                 problems.add_detail(partial(self._unknown_field, path, name))
             return
+        self._ignore(unknown, "unknown field %r ignored")
+
+    def check_keys(self, unknown: Sequence[str], known: Set[str], problems: Problems) -> None:
+        """Refuse or ignore keys of a body that are not among the ``known``, as unknown fields."""
+        names = [name[:NAME_LENGTH] for name in unknown]
+        if self._known_only:
+            told = (Detail(name, f"unknown key{suggestion(name, known)}") for name in names)
+            problems.add_many(told, len(names))
+            return
+        self._ignore(names, "unknown key %r of a request ignored")
+
+    def _ignore(self, unknown: Sequence[str], text: str) -> None:
+        """Count names that are ignored; the log tells each once."""
         self._count_unknown(len(unknown))
         if len(self._logged) < _LOGGED_NAMES:
             for name in unknown[:_LOGGED_NAMES]:
                 if name not in self._logged:
                     self._logged.add(name)
-                    log.warning("unknown field %r ignored", name)
+                    log.warning(text, name)
 
     def check_side(self, side: Side, names: Iterable[str], path: str, problems: Problems) -> None:
         """Check the names of a row that may have the fields of one side only."""

@@ -20,11 +20,9 @@ from app.scoring.decoding import (
     check_size,
     column_decoder,
     context_decoder,
-    decode,
     decode_part,
     item_decoder,
     items_decoder,
-    rank_decoder,
 )
 from app.scoring.item_lists import ItemLists
 from app.scoring.job import Ids, ScoringRequest, Slots
@@ -32,6 +30,7 @@ from app.scoring.limits import Limits
 from app.scoring.predict import STEP_ROWS
 from app.scoring.problems import NAME_LENGTH, FieldNames, Problems
 from app.scoring.profiles import ProfileFiller
+from app.scoring.rank_bodies import decode_rank
 from app.scoring.steps import Steps
 from app.scoring.wire import CandidateColumns
 
@@ -106,8 +105,8 @@ class RankReader:
         Raises:
             ServiceError: the body is refused.
         """
-        decoded = decode(rank_decoder, body)
         problems = Problems()
+        decoded = decode_rank(body, self._names, problems)
         check_size(decoded.context, self._max_row_bytes, "context")
         features = decode_part(context_decoder, body, decoded.context, "context")
         if request.trace is not None:

@@ -48,10 +48,14 @@ class CandidateColumns(msgspec.Struct, frozen=True):
 
 
 class RankBody(msgspec.Struct, frozen=True):
-    """Body of ``POST /rank``; other keys are ignored. Context and candidates are decoded later."""
+    """Body of ``POST /rank``. Context and candidates are decoded later."""
 
     context: msgspec.Raw
     candidates: list[msgspec.Raw] | CandidateColumns
     top_k: Annotated[int, msgspec.Meta(ge=1)] | None = None
     partial: bool = False
     on_unknown: OnUnknown | None = None
+
+
+class KnownRankBody(RankBody, frozen=True, forbid_unknown_fields=True):
+    """The same without other keys."""

@@ -21,6 +21,7 @@ from app.store.redis_connection import (
     EPOCH,
     FILLING,
     ITEMS,
+    LOADING,
     PROFILES,
     RedisConnection,
     batches,
@@ -77,6 +78,12 @@ if not epoch or redis.call('XLEN', KEYS[2]) == 0 then
   redis.call('HSET', KEYS[4], 'epoch', epoch)
 end
 redis.call('HSET', KEYS[3], 'epoch', epoch)
+return 1
+"""
+# KEYS: filling.
+_BEGIN = f"""
+if redis.call('HEXISTS', KEYS[1], 'epoch') == 0 then return 0 end
+redis.call('HSET', KEYS[1], '{LOADING}', 1)
 return 1
 """
 
@@ -163,8 +170,15 @@ class RedisStore:
         [epoch] = self._redis.ask(("HGET", FILLING, EPOCH))
         return None if epoch is None else str(epoch.decode())
 
+    def begin_load(self) -> None:
+        self._redis.script(_BEGIN, [FILLING])
+
+    def loading(self) -> bool:
+        [mark] = self._redis.ask(("HGET", FILLING, LOADING))
+        return mark is not None
+
     def declare_whole(self) -> None:
-        self._redis.ask(("HDEL", FILLING, EPOCH))
+        self._redis.ask(("HDEL", FILLING, EPOCH, LOADING))
 
     def holds(self, path: Path) -> bool:
         return False

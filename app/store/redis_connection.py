@@ -25,6 +25,8 @@ BATCH_ROWS, BATCH_BYTES = 1_000, 2**20
 ITEMS, CHANGES, PROFILES = "ctr:{store}:items", "ctr:{store}:changes", "ctr:{store}:profiles"
 FILLING = "ctr:{store}:filling"
 """A hash that has the epoch of a store as long as its items are not declared whole."""
+LOADING = "loading"
+"""The field of that hash that is there once all items are about to be put."""
 EPOCH = b"epoch"
 """The field of a hash that names the store; the names of entries' fields begin with a colon."""
 _encode = msgspec.json.Encoder().encode

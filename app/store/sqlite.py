@@ -23,6 +23,8 @@ BATCH_ROWS = 1_000
 """Items that one transaction stores: other writers and readers come in between."""
 KEPT_DELETIONS = 10_000
 """Deletions that followers can still read."""
+_WHOLE, _NEW, _LOADING = range(3)
+"""States of a store: all items have been put, or the store is new, or they are being put."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS store (epoch TEXT NOT NULL, number INTEGER NOT NULL,
     trimmed INTEGER NOT NULL);
@@ -63,8 +65,7 @@ class SqliteStore:
                 self._file.execute(statement)
             if self._file.execute("SELECT 1 FROM store").fetchone() is None:
                 self._file.execute("INSERT INTO store VALUES (?, 0, 0)", [uuid.uuid4().hex])
-                # A number that SQLite keeps for applications: 1 as long as the store is filling.
-                self._file.execute("PRAGMA user_version = 1")
+                self._note(_NEW)
 
     def _head(self) -> tuple[str, int, int]:
         """Return the epoch, the number of the last change, and that of the last trimmed one."""
@@ -175,12 +176,28 @@ class SqliteStore:
 
     def filling(self) -> str | None:
         with self._file.turn():
-            (filling,) = self._file.execute("PRAGMA user_version").fetchone()
-            return self._head()[0] if filling else None
+            return self._head()[0] if self._noted() != _WHOLE else None
+
+    def begin_load(self) -> None:
+        with self._file.writing():
+            if self._noted() == _NEW:
+                self._note(_LOADING)
+
+    def loading(self) -> bool:
+        with self._file.turn():
+            return self._noted() == _LOADING
 
     def declare_whole(self) -> None:
         with self._file.turn():
-            self._file.execute("PRAGMA user_version = 0")
+            self._note(_WHOLE)
+
+    def _note(self, state: int) -> None:
+        """Keep a number where SQLite keeps one for applications."""
+        self._file.execute(f"PRAGMA user_version = {state}")
+
+    def _noted(self) -> int:
+        (state,) = self._file.execute("PRAGMA user_version").fetchone()
+        return int(state)
 
     def holds(self, path: Path) -> bool:
         return self._file.holds(path)

@@ -152,6 +152,14 @@ class Store(Entries, Protocol):
         """Return the epoch of a store that was made and not declared whole since; or None."""
         ...
 
+    def begin_load(self) -> None:
+        """Note that all items are about to be put, where the store has not been whole so far."""
+        ...
+
+    def loading(self) -> bool:
+        """Tell whether that has begun and not ended: some items are missing."""
+        ...
+
     def declare_whole(self) -> None:
         """Note that the items of a store that was made are all there, as far as anyone knows."""
         ...

@@ -129,6 +129,8 @@ def _schemas(bundle: Bundle | None, limits: Limits) -> dict[str, Any]:
     instances["maxItems"] = limits.max_instances
     rows = schemas["RankRequest"]["properties"]["candidates"]["anyOf"][0]
     rows["maxItems"] = limits.max_candidates
+    if limits.known_fields_only:
+        schemas["RankRequest"]["additionalProperties"] = False
     schemas["ItemsModel"]["properties"]["ids"]["maxItems"] = limits.max_candidates
     for name in ("ItemsModel", "EverythingModel"):
         schemas[name]["properties"]["exclude"]["maxItems"] = limits.max_candidates

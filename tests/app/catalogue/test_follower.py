@@ -10,7 +10,7 @@ import pytest
 
 from app.bundle.bundle import Bundle
 from app.catalogue import follower
-from app.catalogue.follower import Follower
+from app.catalogue.follower import LOADING, Follower
 from app.features.encoder import Encoder
 from app.store.opening import open_store
 from app.store.sqlite import SqliteStore
@@ -121,6 +121,34 @@ async def test_the_last_catalogue_serves_while_the_store_is_gone(
     await reached(lambda: len(following.catalogue) == 3)
     assert set(following.catalogue.ids(following.catalogue.all())) == {"b", "c", "d"}
     other.close()
+
+
+async def test_a_store_whose_first_load_has_not_ended_is_told_of(
+    bundle: Bundle, encoder: Encoder, path: Path
+) -> None:
+    """A follower that begins meanwhile uses what is there, and says that there is more to come;
+    items that come one by one, without a load, are all that there are.
+    """
+    store = SqliteStore(path, create=True)
+    store.put([Item("a", {})])
+    made = Follower(f"sqlite://{path}", bundle.spec, encoder.candidate, None)
+    await made.fill()
+    assert made.problem is None
+    await made.close()
+    store.begin_load()
+    made = Follower(f"sqlite://{path}", bundle.spec, encoder.candidate, None)
+    await made.fill()
+    assert made.problem == LOADING
+    made.start()
+    store.put([Item("b", {})])
+    await reached(lambda: len(made.catalogue) == 2)
+    assert made.problem == LOADING
+    store.declare_whole()
+    await reached(lambda: made.problem is None)
+    store.begin_load()
+    assert not store.loading()
+    await made.close()
+    store.close()
 
 
 async def test_a_store_that_hangs_is_told_of(

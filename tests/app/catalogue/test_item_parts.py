@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -97,6 +98,29 @@ async def test_they_are_those_of_the_rows(made: Made) -> None:
         if turn % 500 == 499:
             await catalogue.parts.built()
             check(catalogue)
+
+
+async def test_nobody_waits_for_parts_that_do_not_come(
+    made: Made, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A service starts without them; they are used once they are there."""
+    monkeypatch.setattr(item_parts, "STALLED_SECONDS", 0.05)
+    goes_on = threading.Event()
+
+    def slowly(rows: Indices) -> list[Floats]:
+        goes_on.wait(60)
+        return compute(rows)
+
+    catalogue = made(how=slowly)
+    assert catalogue.parts is not None
+    catalogue.put(1, row(1), {})
+    await catalogue.parts.built()
+    assert catalogue.parts.count == 0
+    assert "item parts: none of 1 came in 0.05 s" in caplog.text
+    goes_on.set()
+    monkeypatch.setattr(item_parts, "STALLED_SECONDS", 60.0)
+    await catalogue.parts.built()
+    check(catalogue)
 
 
 async def test_what_a_request_may_read_stays(made: Made) -> None:

@@ -138,6 +138,21 @@ def test_a_killed_writer_leaves_whole_items(store: Store, url: str) -> None:
     assert put(store, after=1) == 1
 
 
+def test_a_first_load_is_noted_until_the_store_is_whole(store: Store, url: str) -> None:
+    """Another connection sees it; later loads are changes like any other."""
+    with closing(open_store(url)) as other:
+        assert not other.loading()
+        store.begin_load()
+        assert other.loading()
+        assert other.filling() is not None
+        store.declare_whole()
+        assert not other.loading()
+        assert other.filling() is None
+        store.begin_load()
+        assert not other.loading()
+        assert other.filling() is None
+
+
 def test_writers_take_turns(store: Store, url: str) -> None:
     """Two puts at once lose nothing, and a follower sees all of both."""
     position, _ = store.items()
