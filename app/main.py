@@ -42,12 +42,15 @@ from app.serving.loading import Loader, Opened
 from app.serving.start import Starter
 from app.serving.state import ServingState
 from app.serving.swap import Swapper
+from app.serving.trial_choice import TrialChoice
+from app.serving.trials import Trials
 from app.serving.versions import Versions
 from app.settings import Settings
 from app.web import asgi
 from app.web.access_log import PATH_LENGTH, AccessLog
 from app.web.admin import create_admin
 from app.web.admin_items import build_entries_router
+from app.web.admin_trials import build_trials_router
 from app.web.connections import Connections, most_connections
 from app.web.endpoints import REQUEST_ID, ScoringEndpoints
 from app.web.error_responses import answer_errors
@@ -87,6 +90,7 @@ class Service(FastAPI):
         endpoints: ScoringEndpoints,
         state: ServingState,
         activation: Activation,
+        trials: TrialChoice,
         metrics: Metrics,
         access_log: AccessLog,
         stored: Stored,
@@ -97,6 +101,7 @@ class Service(FastAPI):
         self.endpoints = endpoints
         self.serving = state
         self.activation = activation
+        self.trials = trials
         self.metrics = metrics
         self._request_metrics = metrics.for_route(OPERATION)
         self._access_log = access_log
@@ -205,6 +210,7 @@ def build_server(
             build_entries_router(kind, store_url, service.serving, settings.max_body_bytes)
             for kind in (ITEMS, PROFILES)
         ]
+        entries.append(build_trials_router(service.activation, service.trials))
         data = [
             build_shared_data(service.serving, service.metrics, public=False),
             build_scoring(service.endpoints),
@@ -277,6 +283,16 @@ def build_service(
         poll_seconds=settings.bundle_poll_seconds,
         deadline_seconds=limits.deadline_seconds,
     )
+    trials = Trials(
+        settings.bundle,
+        loader,
+        builder,
+        swapper,
+        state,
+        metrics,
+        shared,
+        settings.bundle_poll_seconds,
+    )
     starter = Starter(
         settings.bundle,
         loader,
@@ -287,6 +303,7 @@ def build_service(
         agreement,
         metrics,
         gate is not None,
+        trials,
     )
     access_log = AccessLog(settings.access_log)
     request_log = _request_log(settings, metrics) if settings.request_log else None
@@ -322,10 +339,12 @@ def build_service(
             if request_log is not None:
                 await run_off_loop(request_log.close)
 
+    activation = Activation(state, swapper, agreement, trials)
     service = Service(
         endpoints,
         state,
-        Activation(state, swapper, agreement),
+        activation,
+        TrialChoice(state, activation, trials),
         metrics,
         access_log,
         Stored(settings.store is not None, settings.item_key, settings.profile_key),

@@ -43,6 +43,8 @@ class Answered(NamedTuple):
     listed: ListedItems | None
     top_k: int | None
     degraded: list[str]
+    places: Sequence[int] | None = None
+    """The places of the instances in the request, where these are a part of it."""
 
     @property
     def size(self) -> int:
@@ -108,6 +110,8 @@ class LineMaker:
         index: int | None = row
         if listed is not None:
             index = None if listed.places is None else listed.places[row]
+        if answered.places is not None and index is not None:
+            index = answered.places[index]
         return LoggedCandidate(
             _shortest(scores.score[row]),
             _shortest(scores.logit[row]),

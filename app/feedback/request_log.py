@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep, time
@@ -108,13 +108,18 @@ class RequestLog:
         listed: ListedItems | None,
         top_k: int | None,
         degraded: list[str],
+        places: Sequence[int] | None = None,
     ) -> None:
-        """Queue a request that was answered, if it belongs to the sample and there is room."""
+        """Queue a request that was answered, if it belongs to the sample and there is room.
+
+        Of a part of one ``places`` are those of its instances in the whole.
+        """
         if self._key is not None and not self._chosen(route, trace, request_id):
             return
         answered = Answered(
-            time(), request_id, version, route, encoder, trace, scores, ids, listed, top_k, degraded
-        )
+            time(), request_id, version, route, encoder, trace, scores, ids, listed, top_k,
+            degraded, places,
+        )  # fmt: skip
         if len(self._queue) >= QUEUE_LINES or self._bytes_in - self._bytes_out >= QUEUE_BYTES:
             self._metrics.count_queue_full()
             return

@@ -62,6 +62,10 @@ class BundleCounts(Collector):
         if self._kept_rows >= KEPT_ROWS:
             self.poll()
 
+    def count_rows(self, rows: int) -> None:
+        """Count rows that another bundle scored beside this one."""
+        self._rows.own[0] += rows
+
     def poll(self) -> bool:
         """Count the batches that were kept; return whether there were any."""
         kept, self._kept, self._kept_rows = self._kept, [], 0

@@ -40,6 +40,10 @@ class Counts:
         """Every counter, added up over the workers."""
         return dict(zip(self._places, self._region.total(), strict=True))
 
+    def most(self) -> dict[str, float]:
+        """Every counter of the worker that has counted most of it: of what each of them counts."""
+        return dict(zip(self._places, self._region.most(), strict=True))
+
     def labelled(self, metric: str, text: str, label: str) -> CounterMetricFamily:
         """One Prometheus counter, whose ``label`` is the name of each of these."""
         return labelled_counter(metric, text, label, self.totals())

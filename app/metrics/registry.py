@@ -26,6 +26,7 @@ from app.metrics.requests import (
     RequestMetrics,
     RequestsCollector,
 )
+from app.metrics.trial import TrialMetrics
 from app.scoring.job import CLOSED, Closed
 from app.workers.shared_numbers import Region, SharedNumbers
 
@@ -208,6 +209,8 @@ class Metrics:
         for collector in (self.requests, self.engine, EventsCollector(self.events)):
             self.registry.register(collector)
         self.registry.register(self.refused_bundles)
+        self.trial = TrialMetrics(shared)
+        self.registry.register(self.trial)
         self._bundle: BundleCounts | None = None
         self._counting: WeakSet[BundleCounts] = WeakSet()
         self._gauges: dict[str, PolledGauge] = {}
@@ -254,6 +257,11 @@ class Metrics:
         self._counting.add(self._bundle)
         self.registry.register(self._bundle)
         return self._bundle
+
+    def count_rows(self, rows: int) -> None:
+        """Count rows that a bundle on trial scored for requests."""
+        if self._bundle is not None:
+            self._bundle.count_rows(rows)
 
     def drift(self) -> dict[str, Any] | None:
         """The drift of the bundle in use; None where it is not watched."""

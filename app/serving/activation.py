@@ -24,6 +24,8 @@ from app.off_loop import run_off_loop
 from app.serving.agreement import Agreement
 from app.serving.state import ServingState
 from app.serving.swap import Swapper
+from app.serving.trial_figures import ShownTrial, show_trial
+from app.serving.trials import Trials
 
 ACTIVATION_SECONDS = 180.0
 """Seconds that a bundle may take to be loaded, and agreed on by all workers."""
@@ -31,7 +33,7 @@ LOOK_SECONDS = 0.02
 log = logging.getLogger(__name__)
 
 
-State = Literal["serving", "refused", "held", "unreadable", "available"]
+State = Literal["serving", "canary", "shadow", "refused", "held", "unreadable", "available"]
 
 
 class Listed(BaseModel):
@@ -50,6 +52,7 @@ class Listing(BaseModel):
     serving: str | None
     current: str | None
     bundles: list[Listed]
+    trial: ShownTrial | None = None
 
 
 class Activated(BaseModel):
@@ -66,10 +69,13 @@ class Activation:
     and watches what comes of it.
     """
 
-    def __init__(self, state: ServingState, swapper: Swapper, agreement: Agreement) -> None:
+    def __init__(
+        self, state: ServingState, swapper: Swapper, agreement: Agreement, trials: Trials
+    ) -> None:
         self._state = state
         self._swapper = swapper
         self._agreement = agreement
+        self._trials = trials
         self._directory = swapper.versions.directory
         self._busy = asyncio.Lock()
 
@@ -96,6 +102,7 @@ class Activation:
             serving=serving.name if serving else None,
             current=None if current is None else current[:80].decode("utf-8", "replace").strip(),
             bundles=found,
+            trial=show_trial(self._trials),
         )
 
     def _found(self) -> Sequence[Path]:
@@ -114,11 +121,17 @@ class Activation:
         versions = self._swapper.versions
         refusal = None if path == serving else versions.refusals.get(path)
         hold = versions.held.get(path.name)
+        rollout = self._trials.rollout
+        ended, candidate = rollout.stopped.get(path.name), rollout.candidate
         difference = versions.waiting.get(path.name)
         state: State = "available"
         reason = f"its requests differ: {difference}" if difference else None
         if path == serving:
             state = "serving"
+        elif candidate is not None and candidate.version == path.name:
+            state, reason = candidate.mode, None
+        elif ended is not None:
+            state, reason = "held", f"its trial ended: {ended.reason}"
         elif refusal:
             state, reason = "refused", refusal.reason
         elif hold:
@@ -136,6 +149,24 @@ class Activation:
         directory = self._directory
         return (directory.resolve().parent if is_bundle(directory) else directory) / version
 
+    @property
+    def directory(self) -> Path:
+        """The directory of bundles, or the one bundle that the service was started with."""
+        return self._directory
+
+    async def find(self, version: str) -> Path:
+        """Return a bundle of the directory.
+
+        Raises:
+            NotFound: there is none of that version.
+            ActivationRefused: the directory cannot be read.
+        """
+        if await run_off_loop(lambda: is_bundle(self._directory)):
+            raise NotFound("the service was started with one bundle, not a directory of them")
+        if version not in {path.name for path in await run_off_loop(self._found)}:
+            raise NotFound("there is no such bundle")
+        return self._directory / version
+
     async def activate(self, version: str) -> Activated:
         """Serve a bundle, and keep to it; return when all workers do.
 
@@ -149,13 +180,9 @@ class Activation:
         if loaded is None:
             raise NotReady(self._state.not_ready)
         before = loaded.bundle.path
-        if await run_off_loop(lambda: is_bundle(self._directory)):
-            if version != before.name:
-                raise NotFound("the service was started with one bundle, not a directory of them")
+        if version == before.name and await run_off_loop(lambda: is_bundle(self._directory)):
             return Activated(version=version, previous=version)
-        found = await run_off_loop(self._found)
-        if version not in {path.name for path in found}:
-            raise NotFound("there is no such bundle")
+        await self.find(version)
         if self._busy.locked():
             raise ActivationRefused("another activation is under way")
         async with self._busy:

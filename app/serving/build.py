@@ -13,13 +13,14 @@ from app.features.graph_inputs import Batch, Scores
 from app.feedback.feedback import Feedback
 from app.metrics.registry import Metrics
 from app.remote.vocabulary import RemoteVocabulary
-from app.scoring.batcher import MicroBatcher
+from app.scoring.batcher import INLINE_SECONDS, MicroBatcher, Observe
 from app.scoring.engine import CPU
 from app.scoring.job import Closed
 from app.scoring.limits import Limits
 from app.scoring.scorer import Scorer
 from app.serving.loading import Loaded
 from app.serving.state import BundleInUse, ServingState
+from app.serving.trial import TrialRuns
 from app.settings import Settings
 from app.workers.cpus import cpu_quota
 
@@ -66,18 +67,44 @@ class Builder:
 
     async def build(self, loaded: Loaded) -> BundleInUse:
         """Build it; its metrics are shown in the place of another bundle's."""
-        batcher = self._batcher(loaded)
+        batcher = self._batcher(
+            loaded, self._observer(loaded), self._note_failure, self._note_hang, INLINE_SECONDS
+        )
+        built = await self._built(loaded, batcher)
+        self._show(loaded)
+        return built
+
+    async def build_beside(self, loaded: Loaded, runs: TrialRuns, counted: bool) -> BundleInUse:
+        """Build what scores with a bundle on trial, beside the one in use.
+
+        ``runs`` is told how they end. None of them holds the event loop. ``counted`` ones are of
+        requests, and count among the runs and rows of all.
+        """
+        if counted and self._feedback is not None:
+            await self._feedback.serve(loaded.bundle.version)
+        return await self._built(
+            loaded,
+            self._batcher(loaded, self._beside(loaded, runs, counted), runs.fail, runs.hang, 0.0),
+        )
+
+    async def _built(self, loaded: Loaded, batcher: MicroBatcher) -> BundleInUse:
         await batcher.__aenter__()
         if loaded.items is not None:
             loaded.items.start()
         built = BundleInUse(loaded, batcher, self._scorer(loaded, batcher))
         self._open.append(built)
-        self._show(loaded)
         if self._feedback is not None:
             await self._feedback.serve(loaded.bundle.version)
         return built
 
-    def _batcher(self, loaded: Loaded) -> MicroBatcher:
+    def _batcher(
+        self,
+        loaded: Loaded,
+        observe: Observe,
+        failed: Callable[[BaseException], None],
+        hung: Callable[[], None],
+        inline_seconds: float,
+    ) -> MicroBatcher:
         settings, encoder = self._settings, loaded.encoder
         return MicroBatcher(
             loaded.scoring,
@@ -86,15 +113,33 @@ class Builder:
             max_rows=settings.max_batch_rows,
             max_queue_rows=settings.max_queue_rows,
             linger=settings.batch_linger_us / 1e6,
-            observe=self._observer(loaded),
-            failed=self._note_failure,
+            inline_seconds=inline_seconds,
+            observe=observe,
+            failed=failed,
             hang_seconds=settings.engine_hang_seconds,
-            hung=self._note_hang,
+            hung=hung,
             stuck=self._end_process,
             clock=thread_time if loaded.engine.provider == CPU else perf_counter,
         )
 
-    def _observer(self, loaded: Loaded) -> Callable[[Batch, Scores, float, Closed], None]:
+    def _beside(self, loaded: Loaded, runs: TrialRuns, counted: bool) -> Observe:
+        """Return the function that counts a run of a bundle on trial."""
+        metrics = self._metrics
+        counted = counted and metrics.enabled
+        # No more of the bundle: what refers back to the batcher must not be a circle.
+        count_lookups = None if loaded.remote is None else loaded.remote.count_lookups
+
+        def observe(batch: Batch, scores: Scores, seconds: float, closed: Closed) -> None:
+            runs.succeed()
+            if counted:
+                metrics.engine.observe(len(batch.candidate), seconds, closed)
+                metrics.count_rows(len(batch.candidate))
+                if count_lookups is not None:
+                    count_lookups(batch)
+
+        return observe
+
+    def _observer(self, loaded: Loaded) -> Observe:
         """Return the function that counts a run of the bundle's engine."""
         engine, state = self._metrics.engine, self._state
         counts = self._metrics.count_bundle(loaded.bundle, loaded.encoder)

@@ -121,8 +121,12 @@ class Loader:
         self._metrics = metrics
         self._engines = engines
 
-    async def load(self, path: Path, opened: Opened | None = None) -> Loaded:
+    async def load(
+        self, path: Path, opened: Opened | None = None, *, item_parts: bool = True
+    ) -> Loaded:
         """Load a bundle; ``opened`` is the one at ``path``, if it was opened before.
+
+        Without ``item_parts`` the items of a catalogue are scored from their indices.
 
         Raises:
             CtrError: it cannot be served; as ``open_bundle`` and ``load``.
@@ -131,7 +135,7 @@ class Loader:
 
         def work() -> Loaded:
             found = opened or open_bundle(settings, path)
-            return load(settings, self._metrics, self._engines, found)
+            return load(settings, self._metrics, self._engines, found, item_parts)
 
         return await run_off_loop(work)
 
@@ -153,7 +157,13 @@ class Loader:
         )
 
 
-def load(settings: Settings, metrics: Metrics, engines: Engines, opened: Opened) -> Loaded:
+def load(
+    settings: Settings,
+    metrics: Metrics,
+    engines: Engines,
+    opened: Opened,
+    item_parts: bool = True,
+) -> Loaded:
     """Verify an opened bundle on the provider that will serve, and warm it up.
 
     Raises:
@@ -171,9 +181,10 @@ def load(settings: Settings, metrics: Metrics, engines: Engines, opened: Opened)
         encoder = Encoder(bundle.spec, bundle.vocabulary, remote.cache.tables)
         remote.learn(bundle, encoder)
     started = engines.start(bundle, encoder)
+    split = started.split if item_parts else None
     items = None
     if settings.store is not None:
-        opener = parts_opener(settings, engines.shared, bundle, started.split)
+        opener = parts_opener(settings, engines.shared, bundle, split)
         url = settings.store.get_secret_value()
         items = Follower(url, bundle.spec, encoder.candidate, remote, opener)
     return Loaded(
@@ -185,7 +196,7 @@ def load(settings: Settings, metrics: Metrics, engines: Engines, opened: Opened)
         remote,
         started.reason,
         items,
-        started.split,
+        split,
         stored_profiles(settings, bundle, encoder, metrics),
         item_key(settings, bundle, encoder),
     )

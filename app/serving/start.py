@@ -16,6 +16,7 @@ from app.serving.healing import Healer
 from app.serving.loading import Loader, Opened
 from app.serving.state import ServingState
 from app.serving.swap import Swapper
+from app.serving.trials import Trials
 from app.serving.tuning import switch_threads_quickly
 
 POLL_SECONDS, IDLE_POLL_SECONDS = 0.25, 1.0
@@ -37,6 +38,7 @@ class Starter:
         agreement: Agreement,
         metrics: Metrics,
         gated: bool,
+        trials: Trials,
     ) -> None:
         """``bundle`` is a bundle, or a directory of them, which may be behind a gate."""
         self._bundle = bundle
@@ -48,6 +50,7 @@ class Starter:
         self._agreement = agreement
         self._metrics = metrics
         self._gated = gated
+        self._trials = trials
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, opened: Opened | None) -> None:
@@ -69,15 +72,19 @@ class Starter:
                 self._state.awaited_vocabulary = loaded.remote
                 await loaded.reach_vocabulary()
             await loaded.read_items(undo, self._metrics.shared.started)
+            await self._trials.start(loaded.bundle)
             undo.pop_all()
         self._agreement.prepare(loaded.bundle.number)
         await self._swapper.put_in_use(loaded)
+        self._trials.begin()
         self._metrics.shared.set_ready()
         switch_threads_quickly()
         self._begin(self._healer.watch())
         if self._metrics.shared.workers > 1:
             self._begin(self._poll_metrics())
         self._begin(self._swapper.watch())
+        self._begin(self._trials.follow())
+        self._begin(self._trials.guard())
 
     def _first(self, opened: Opened | None) -> Path:
         """Return the bundle that the other workers serve, or else the one to serve."""
@@ -102,6 +109,7 @@ class Starter:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._trials.close()
         await self._swapper.close()
         self._metrics.poll()
         await self._builder.close_all()

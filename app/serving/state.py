@@ -11,6 +11,7 @@ from app.remote.vocabulary import RemoteVocabulary
 from app.scoring.batcher import MicroBatcher
 from app.scoring.scorer import Scorer
 from app.serving.loading import Loaded
+from app.serving.trial import Trial
 from app.workers.shared_numbers import SharedNumbers
 
 FAILURES = 3
@@ -43,6 +44,8 @@ class ServingState:
         self._shared = shared
         self._failures = 0
         self.in_use: BundleInUse | None = None
+        self.trial: Trial | None = None
+        """The trial that requests take part in, while there is one."""
         self.awaited_vocabulary: RemoteVocabulary | None = None
         """The vocabulary that the first bundle waits for."""
         self.refused: str | None = None

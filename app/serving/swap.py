@@ -109,10 +109,7 @@ class Swapper:
         try:
             async with AsyncExitStack() as undo:
                 loaded = await self._loader.load(attempt.path)
-                if loaded.remote is not None:
-                    undo.push_async_callback(loaded.remote.close)
-                    await _reach(loaded)
-                await loaded.read_items(undo)
+                await complete(loaded, undo)
                 if self._gate is not None and not attempt.chosen:
                     await run_off_loop(lambda: self._pass(loaded))
                 self._agreement.prepare(loaded.bundle.number)
@@ -180,14 +177,18 @@ class Swapper:
         before = self._state.in_use
         self._state.use(await self._builder.build(loaded))
         self._agreement.serve(loaded.bundle.number)
-        if self._gate is not None:
+        if self._gate is not None or self.versions.notes(loaded.bundle.path.name):
             version = loaded.bundle.path.name
             await run_off_loop(lambda: write_serving(self.versions.directory, version))
         freeze_heap()
         if before is not None:
-            task = asyncio.create_task(self._retire(before))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self.retire(before)
+
+    def retire(self, bundle: BundleInUse) -> None:
+        """Close a bundle that no request begins with any more, once it has none."""
+        task = asyncio.create_task(self._retire(bundle))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
 
     async def _retire(self, bundle: BundleInUse) -> None:
         """Close a bundle once every request that began with it has had its answer."""
@@ -203,6 +204,18 @@ class Swapper:
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
+
+
+async def complete(loaded: Loaded, undo: AsyncExitStack) -> None:
+    """Wait for what a bundle needs besides its files; ``undo`` closes it.
+
+    Raises:
+        CtrError: it cannot be had.
+    """
+    if loaded.remote is not None:
+        undo.push_async_callback(loaded.remote.close)
+        await _reach(loaded)
+    await loaded.read_items(undo)
 
 
 async def _reach(loaded: Loaded) -> None:

@@ -14,6 +14,7 @@ from app.bundle.directory import current_written, find_bundles
 from app.bundle.manifest import SPEC
 from app.errors import BundleError, SpecError
 from app.features.spec import FeatureSpec
+from app.rollout.state_file import Rollout, look_at_rollout
 from app.workers.descriptors import out_of_descriptors
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
@@ -57,7 +58,8 @@ class Versions:
     A refused bundle is left alone until its files or their permissions change, as it may still be
     on its way, or until it is chosen again. A bundle with another request contract waits until it
     is chosen. One that did not pass the gate is held until its files change, another bundle is in
-    use, or it is chosen.
+    use, or it is chosen. So is one whose trial ended badly; and while a bundle is on trial no other
+    takes the place of the one in use, unless it is chosen.
 
     :meth:`wanted` reads the disk and runs in a thread of its own. What the properties show is
     replaced as a whole, so the event loop may read them at any time.
@@ -75,6 +77,8 @@ class Versions:
         """Bundles that wait to be chosen, by name, and how their requests differ."""
         self.held: Mapping[str, str] = {}
         """Bundles that did not pass the gate, by name, and why."""
+        self.rollout = Rollout()
+        """The file ``ROLLOUT`` at the last look at which it could be read."""
         self._specs: dict[Path, tuple[Fingerprint, FeatureSpec]] = {}
 
     def wanted(self, current: Bundle) -> Attempt | None:
@@ -91,6 +95,7 @@ class Versions:
         self.problem = None
         self._show_unreadable(found.unreadable)
         chosen = current_written(self.directory)
+        self.rollout = look_at_rollout(self.directory) or self.rollout
         waiting: dict[str, str] = {}
         held: dict[str, str] = {}
         attempt = None
@@ -103,6 +108,8 @@ class Versions:
                 difference = None if chosen else self._difference(attempt, current)
                 if difference is not None:
                     waiting[path.name] = difference
+                elif not chosen and self.rollout.candidate is not None:
+                    pass  # What it is measured by stays until the trial ends.
                 elif chosen or (reason := self._held(attempt, current.version)) is None:
                     break
                 else:
@@ -122,11 +129,19 @@ class Versions:
         self.held = {**self.held, attempt.path.name: reason}
 
     def _held(self, attempt: Attempt, used: str) -> str | None:
-        """Return why an attempt did not pass the gate beside a version, if it did not."""
+        """Return why an attempt is held beside a version, if it is."""
+        ended = self.rollout.stopped.get(attempt.path.name)
+        if ended is not None:
+            return f"its trial ended: {ended.reason}"
         hold = self._holds.get(attempt.path)
         if hold is None or hold.attempt.files != attempt.files or hold.used != used:
             return None
         return hold.reason
+
+    def notes(self, version: str) -> bool:
+        """True if ``ROLLOUT`` has to be told that a version serves now."""
+        rollout = self.rollout
+        return rollout.candidate is not None or version in rollout.stopped
 
     def _difference(self, attempt: Attempt, current: Bundle) -> str | None:
         """Return how requests for a bundle differ from those for ``current``, if they do.

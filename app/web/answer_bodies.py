@@ -29,6 +29,8 @@ def predictions(exchange: Exchange, scores: Scores) -> str:
             placed[place] = text
         texts, unknown = placed, _unknown(exchange.listed)
     tail = f"{unknown}{_degraded(exchange)}"
+    if exchange.versions is not None:
+        tail = f',"versions":{msgspec.json.encode(exchange.versions).decode()}{tail}'
     return f'{{"predictions":[{",".join(texts)}],"version":"{exchange.version}"{tail}}}'
 
 

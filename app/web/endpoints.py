@@ -31,12 +31,14 @@ from app.metrics.requests import RequestMetrics
 from app.scoring.limits import Limits
 from app.scoring.scorer import Scorer
 from app.scoring.steps import Steps, Wait
+from app.serving.trial import Trial
 from app.web.access_log import AccessLog
 from app.web.answer_bodies import prediction, predictions, ranking, ranking_of_one
 from app.web.exchange import Endpoint, Exchange, Header, Route
 from app.web.known_heads import KnownHead
 from app.web.schemas import PredictRequest, PredictResponse, RankRequest, RankResponse
 from app.web.slow_requests import SlowRequests
+from app.web.trial_requests import TrialRequests
 
 HOLD_SECONDS = 0.0005
 """Seconds that a request may hold the event loop while others wait."""
@@ -81,7 +83,12 @@ of them."""
 
 
 class HasScorer(Protocol):
-    """The holder of the scorer in use, once there is one."""
+    """The holder of the scorer in use, once there is one, and of the trial beside it."""
+
+    @property
+    def trial(self) -> Trial | None:
+        """The trial that requests take part in, if there is one."""
+        ...
 
     @property
     def scorer(self) -> Scorer:
@@ -108,6 +115,7 @@ class ScoringEndpoints:
         """``metrics`` gives the request metrics of a route's name."""
         self.limits = limits
         self._state = state
+        self._trial_requests = TrialRequests(state, limits.max_instances)
         self._request_id_prefix = os.urandom(6).hex().encode()
         self._request_number = count(1)
         self._reading: set[Exchange] = set()
@@ -197,17 +205,18 @@ class ScoringEndpoints:
         exchange.received = perf_counter()
         try:
             scorer = self._state.scorer
-            exchange.version = scorer.version
-            request_log = exchange.endpoint.request_log
-            if request_log is not None:
-                exchange.trace = request_log.trace(exchange.request_id, body)
-                exchange.encoder = scorer.encoder
-            if exchange.endpoint.route.short(scorer, body, exchange):
-                return
+            if self._state.trial is not None:
+                steps = self._trial_requests.steps(exchange, body)
+            else:
+                exchange.version = scorer.version
+                if exchange.endpoint.request_log is not None:
+                    exchange.begin_trace(scorer, body)
+                if exchange.endpoint.route.short(scorer, body, exchange):
+                    return
+                steps = exchange.endpoint.route.prepare(scorer, body, exchange)
         except Exception as error:
             exchange.failed(error)
             return
-        steps = exchange.endpoint.route.prepare(scorer, body, exchange)
         waiting: Wait = None
         long = len(body) >= LONG_BODY
         if not (long and (self._long_taken or self._unfinished)):

@@ -88,6 +88,8 @@ class Exchange(ABC):
     trace: Trace | None = None
     encoder: Encoder | None = None
     """The encoder of the scorer, where there is a trace."""
+    versions: Sequence[str] | None = None
+    """The version that scored each instance, where they were divided."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -141,6 +143,27 @@ class Exchange(ABC):
                 self.top_k,
                 self.lacking,
             )
+
+    def begin_trace(self, scorer: Scorer, body: bytes) -> None:
+        """Keep what the request log needs of a request, if it may have to be logged."""
+        self.trace, self.encoder = self.trace_of(body), scorer.encoder
+
+    def trace_of(self, body: bytes) -> Trace | None:
+        """Return the trace of a body, or of a part of it, if it may have to be logged."""
+        request_log = self.endpoint.request_log
+        return None if request_log is None else request_log.trace(self.request_id, body)
+
+    def log_half(
+        self, scorer: Scorer, trace: Trace, scores: Scores, listed: ListedItems | None,
+        places: Sequence[int],
+    ) -> None:  # fmt: skip
+        """Hand the instances of a divided request that one bundle scored over to the log."""
+        request_log = self.endpoint.request_log
+        if self.status == 200 and request_log is not None:
+            request_log.take(
+                self.request_id, scorer.version, self.endpoint.route.name, scorer.encoder, trace,
+                scores, None, listed, None, self.lacking, places,
+            )  # fmt: skip
 
     @property
     def lacking(self) -> list[str]:

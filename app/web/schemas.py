@@ -55,6 +55,13 @@ class PredictResponse(BaseModel):
     predictions: list[float | None]
     unknown: UnknownItems | None = None
     version: Annotated[str, Field(description="The bundle that scored them.")]
+    versions: Annotated[
+        list[str] | None,
+        Field(
+            description="During a canary, if some instances belong to it and some do not: the"
+            " bundle that scored each of them; version is the one in use."
+        ),
+    ] = None
 
 
 class CandidateModel(_Model):

@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.scoring": BUNDLE,
     "app.store": FLOOR | {"app.remote.address", "app.remote.link"},
     "app.catalogue": CATALOGUE - {"app.catalogue"},
-    "app.metrics": ENGINE | {"app.workers"},
+    "app.metrics": ENGINE | {"app.workers", "app.rollout"},
     "app.remote": ENGINE | {"app.metrics"},
     "app.profiles": CATALOGUE - {"app.catalogue"} | {"app.metrics", "app.remote"},
     "app.rollout": ENGINE,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,93 +13,17 @@ import pytest
 
 from app.bundle.directory import CURRENT
 from app.web.bounded_protocol import HEAD_BYTES
-from tests.conftest import StartService
+from tests.support.admin import KEY, Admin, StartAdmin, error_of
 from tests.support.failing_service import FAILING, VARIABLE
 from tests.support.redis_server import RedisServer
 from tests.support.serving import Service, free_port, run_to_end, strict, wait_until, workers_of
-from tests.support.swaps import POLL, Traffic, serves, version_of
+from tests.support.swaps import Traffic, serves, version_of
 from tests.support.vocabularies import publish_now
 
 pytestmark = pytest.mark.e2e
 
-KEY = "0123456789abcdef" * 4
 BROKEN = "29990101T000000Z-0123456789ab"
 one_or_two = pytest.mark.parametrize("workers", [1, 2])
-
-
-@pytest.fixture
-def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The key's hash, as ``sha256sum`` prints it."""
-    path = tmp_path_factory.mktemp("keys") / "admin.sha256"
-    path.write_text(f"{hashlib.sha256(KEY.encode()).hexdigest()}  -\n")
-    return path
-
-
-@pytest.fixture
-def both(bundles: Path, other_bundle: Path) -> Path:
-    """A directory with an older and a newer bundle."""
-    shutil.copytree(other_bundle, bundles / other_bundle.name)
-    return bundles
-
-
-class Admin:
-    """The admin port of a service, asked with a key."""
-
-    def __init__(self, start: StartService, bundles: Path, key_file: Path, **settings: Any) -> None:
-        self.port = free_port()
-        given = {"admin_port": self.port, "admin_key_file": key_file, **POLL, **settings}
-        self.service = start(bundles, **given)
-        # Each request has a connection of its own: any worker may be the one to answer.
-        self.service.client.headers["connection"] = "close"
-        self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.port}/admin", timeout=60.0, trust_env=False,
-            headers={"authorization": f"Bearer {KEY}"},
-        )  # fmt: skip
-
-    def states(self) -> dict[str, str]:
-        """The state of every bundle."""
-        return {each["version"]: each["state"] for each in self.listing()["bundles"]}
-
-    def listing(self) -> dict[str, Any]:
-        """Return the answer of ``GET /admin/bundles``."""
-        answer = self.client.get("/bundles")
-        assert answer.status_code == 200, answer.text
-        return dict(strict(answer.content))
-
-    def activate(self, version: str) -> httpx.Response:
-        """Ask for a bundle."""
-        return self.client.post(f"/bundles/{version}/activate")
-
-    def versions(self) -> set[str]:
-        """Return the versions that answer, over connections of their own."""
-        return {version_of(self.service) for _ in range(20)}
-
-
-class StartAdmin:
-    """Starts services with an admin port; see :class:`Admin`."""
-
-    def __init__(self, start: StartService, key_file: Path) -> None:
-        self._start, self._key_file = start, key_file
-        self.clients: list[httpx.Client] = []
-
-    def __call__(self, bundles: Path, **settings: Any) -> Admin:
-        admin = Admin(self._start, bundles, self._key_file, **settings)
-        self.clients.append(admin.client)
-        return admin
-
-
-@pytest.fixture
-def start_admin(start_service: StartService, key_file: Path) -> Iterator[StartAdmin]:
-    start = StartAdmin(start_service, key_file)
-    yield start
-    for client in start.clients:
-        client.close()
-
-
-def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
-    """The error of an answer that must have ``status``."""
-    assert answer.status_code == status, answer.text
-    return dict(strict(answer.content)["error"])
 
 
 @one_or_two

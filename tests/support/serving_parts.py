@@ -17,6 +17,7 @@ from app.serving.engines import Engines
 from app.serving.loading import Loader
 from app.serving.state import ServingState
 from app.serving.swap import Swapper
+from app.serving.trials import Trials
 from app.serving.versions import Versions
 from app.settings import Settings
 from app.workers.shared_numbers import SharedNumbers
@@ -32,6 +33,7 @@ class Parts:
     loader: Loader
     builder: Builder
     swapper: Swapper
+    trials: Trials
 
 
 @asynccontextmanager
@@ -57,8 +59,12 @@ async def parts(
         poll_seconds=chosen.bundle_poll_seconds,
         deadline_seconds=limits.deadline_seconds,
     )
+    trials = Trials(
+        bundle, loader, builder, swapper, state, metrics, shared, chosen.bundle_poll_seconds
+    )
     try:
-        yield Parts(metrics, state, agreement, loader, builder, swapper)
+        yield Parts(metrics, state, agreement, loader, builder, swapper, trials)
     finally:
+        await trials.close()
         await swapper.close()
         await builder.close_all()

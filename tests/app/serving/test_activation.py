@@ -9,9 +9,13 @@ import pytest
 
 from app.errors import NotFound
 from app.serving.activation import Activation
-from tests.support.serving_parts import parts
+from tests.support.serving_parts import Parts, parts
 
 pytestmark = pytest.mark.anyio
+
+
+def activation_of(worker: Parts) -> Activation:
+    return Activation(worker.state, worker.swapper, worker.agreement, worker.trials)
 
 
 async def test_a_bundle_with_other_requests_is_available_with_the_difference(
@@ -25,7 +29,7 @@ async def test_a_bundle_with_other_requests_is_available_with_the_difference(
     async with parts(tmp_path) as worker:
         await worker.swapper.put_in_use(await worker.loader.load(tmp_path / tiny_bundle.name))
         await worker.swapper.swap_if_wanted()
-        listed = Activation(worker.state, worker.swapper, worker.agreement).list()
+        listed = activation_of(worker).list()
     assert listed.serving == tiny_bundle.name
     shown = {each.version: (each.state, each.reason) for each in listed.bundles}
     assert shown == {
@@ -42,7 +46,7 @@ async def test_a_link_to_one_bundle_has_that_one_to_list(
     link.symlink_to(tiny_bundle)
     async with parts(link) as worker:
         await worker.swapper.put_in_use(await worker.loader.load(tiny_bundle))
-        activation = Activation(worker.state, worker.swapper, worker.agreement)
+        activation = activation_of(worker)
         assert [each.version for each in activation.list().bundles] == [tiny_bundle.name]
         link.unlink()
         link.symlink_to(other_bundle)

@@ -54,7 +54,7 @@ def test_one_long_body_is_begun_in_a_turn_of_the_loop(size: int, at_once: int) -
         yield None
 
     async def scene() -> None:
-        state = cast(Any, SimpleNamespace(scorer=SimpleNamespace(version="1")))
+        state = cast(Any, SimpleNamespace(scorer=SimpleNamespace(version="1"), trial=None))
         endpoints = ScoringEndpoints(
             state, lambda _: RequestMetrics(), SlowRequests(0), LIMITS, AccessLog()
         )
@@ -88,7 +88,7 @@ class Kept(Asked):
 def endpoints_over() -> ScoringEndpoints:
     """Endpoints whose scorer takes everything."""
     scorer = SimpleNamespace(version="1", admit=lambda rows, deadline: None)
-    state = cast(Any, SimpleNamespace(scorer=scorer))
+    state = cast(Any, SimpleNamespace(scorer=scorer, trial=None))
     return ScoringEndpoints(state, lambda _: RequestMetrics(), SlowRequests(0), LIMITS, AccessLog())
 
 

@@ -1,0 +1,68 @@
+"""The admin port's requests that begin and end trials of bundles."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+from fastapi import APIRouter, Request
+
+from app.errors import Detail, Invalid, TooLarge, Undecodable
+from app.off_loop import run_off_loop
+from app.serving.activation import Activated, Activation, Listing
+from app.serving.trial_choice import CanaryBody, ShadowBody, TrialChoice
+
+MOST_BYTES = 64 * 1024
+"""Bytes of a body."""
+Body = TypeVar("Body")
+
+
+def build_trials_router(activation: Activation, trials: TrialChoice) -> APIRouter:
+    """Build the routes."""
+    router = APIRouter(prefix="/bundles/{version}")
+
+    @router.post("/canary")
+    async def canary(version: str, request: Request) -> Listing:
+        """Let this bundle answer a share of the requests; 409 with the reason if it cannot be."""
+        await trials.canary(version, await _read(request, CanaryBody))
+        return await run_off_loop(activation.list)
+
+    @router.post("/shadow")
+    async def shadow(version: str, request: Request) -> Listing:
+        """Let this bundle score a share of the requests after their answers."""
+        await trials.shadow(version, await _read(request, ShadowBody))
+        return await run_off_loop(activation.list)
+
+    @router.post("/stop")
+    async def stop(version: str) -> Listing:
+        """End the trial of this bundle."""
+        await trials.stop(version)
+        return await run_off_loop(activation.list)
+
+    @router.post("/promote")
+    async def promote(version: str) -> Activated:
+        """Serve the bundle that is on trial to everybody, and keep to it."""
+        return await trials.promote(version)
+
+    return router
+
+
+async def _read(request: Request, kind: type[Body]) -> Body:
+    """Return the body of a request.
+
+    Raises:
+        TooLarge, Undecodable, Invalid: it is not one of this kind.
+    """
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > MOST_BYTES:
+            raise TooLarge(f"the body is over {MOST_BYTES} bytes")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at ")
+        where = path.strip("`").removeprefix("$").lstrip(".") or "body"
+        raise Invalid("the body has the wrong form", [Detail(where, message)]) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Undecodable("the body is not JSON") from None
