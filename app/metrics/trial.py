@@ -75,7 +75,7 @@ class SideCounts:
             self._own[2] += 1
 
     def figures(self) -> Figures:
-        """What was counted, added up over the workers."""
+        """The counts, added up over the workers."""
         _, answered, failed, rows, means, squares, *seconds, _ = self._region.total_of(self._trial)
         return Figures(answered, failed, rows, means, squares, np.array(seconds))
 
@@ -148,11 +148,10 @@ class TrialMetrics(Collector):
         if shown is not None:
             share.add_metric([shown.version, shown.mode], shown.share)
         yield share
-        if shown is not None and shown.sides is not None:
-            yield from _of_sides(shown, shown.sides)
+        yield from _of_sides(shown)
 
 
-def _of_sides(shown: ShownTrial, sides: tuple[SideCounts, SideCounts]) -> Iterable[Metric]:
+def _of_sides(shown: ShownTrial | None) -> Iterable[Metric]:
     labels = ["version", "role"]
     requests = CounterMetricFamily(
         "ctr_trial_requests", "Requests of each side of a canary", labels=[*labels, "outcome"]
@@ -164,9 +163,12 @@ def _of_sides(shown: ShownTrial, sides: tuple[SideCounts, SideCounts]) -> Iterab
     scores = SummaryMetricFamily(
         "ctr_trial_mean_score", "Mean scores of the requests of each side", labels=labels
     )
-    for role, version, side in zip(ROLES, (shown.live, shown.version), sides, strict=True):
+    found_sides: list[tuple[list[str], SideCounts]] = []
+    if shown is not None and shown.sides is not None:
+        told_sides = [[shown.live, ROLES[0]], [shown.version, ROLES[1]]]
+        found_sides = list(zip(told_sides, shown.sides, strict=True))
+    for told, side in found_sides:
         found = side.figures()
-        told = [version, role]
         requests.add_metric([*told, "answered"], found.answered)
         requests.add_metric([*told, "failed"], found.failed)
         rows.add_metric(told, found.rows)

@@ -77,7 +77,7 @@ class Figures(NamedTuple):
     clicks: float = 0.0
 
     def since(self, before: Figures) -> Figures:
-        """What was counted since then."""
+        """The counts since then."""
         return Figures(
             self.answered - before.answered,
             self.failed - before.failed,

@@ -42,7 +42,7 @@ class SplitRequest(ScoringRequest, Protocol):
 
 
 class Counting(Protocol):
-    """What counts the requests of one side."""
+    """The counts of one side's requests."""
 
     def scored(self, scores: Scores, begun: float) -> None:
         """Count a request with scores that began at a time of ``perf_counter``."""
