@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -31,6 +32,8 @@ from app.serving.activation import ACTIVATION_SECONDS, LOOK_SECONDS, Activated, 
 from app.serving.state import ServingState
 from app.serving.trials import Trials
 
+END_SECONDS = 5.0
+"""Time that all workers may take to end a trial; a dead one may have to be replaced first."""
 log = logging.getLogger(__name__)
 
 
@@ -93,6 +96,10 @@ class TrialChoice:
             self._trials.stop(held, ended.cause, ended.reason)
         await self._change(lambda found: found.without_trial(candidate, ended))
         self._trials.look()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_SECONDS):
+                while not self._trials.is_over(candidate):  # noqa: ASYNC110 - workers share no event
+                    await asyncio.sleep(LOOK_SECONDS)
 
     async def promote(self, version: str) -> Activated:
         """Serve the bundle on trial to everybody; return when all workers do.

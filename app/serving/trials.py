@@ -79,6 +79,7 @@ class Trials:
         self._shared = shared
         self._poll_seconds = poll_seconds
         self._loaded = shared.region("trial loaded", 1)
+        self._running = shared.region("trial running", 1)
         self._ended = shared.region("trial ended", 2)
         self._look_now = asyncio.Event()
         self._holding = asyncio.Event()
@@ -93,11 +94,12 @@ class Trials:
         return self._state.trial
 
     def is_running(self, candidate: Candidate) -> bool:
-        """True if requests take part in a trial, with the share that it has."""
-        held = self.on_trial
-        if held is None or held.live is None or self._state.trial is None:
-            return False
-        return held.candidate == candidate
+        """True if requests take part in a trial, with the share that it has, in all workers."""
+        return self._running.own[0] == _number(candidate) and self._running.equal()
+
+    def is_over(self, candidate: Candidate) -> bool:
+        """True if no worker has requests take part in a trial."""
+        return candidate.began not in self._loaded.each()
 
     def look(self) -> None:
         """Look at the file at once instead of at the next poll."""
@@ -255,7 +257,7 @@ class Trials:
             self.stop(held, "contract", f"its requests differ: {'; '.join(changes)}")
             return
         assert candidate.key is not None
-        number = _number(candidate, version)
+        number = _number(candidate.began, version)
         live_counts, counts = (SideCounts(self._shared, role, number) for role in ROLES)
         self._state.trial = Canary(
             held.bundle.scorer,
@@ -265,6 +267,7 @@ class Trials:
             counts,
         )
         held.live, held.watch = live, GuardWatch(candidate.guard)
+        self._running.own[0] = _number(candidate)
         self._metrics.trial.shown = ShownTrial(
             candidate.version, candidate.mode, candidate.share, version, (live_counts, counts)
         )
@@ -294,6 +297,7 @@ class Trials:
         log.log(level, "the %s %s ends: %s", candidate.mode, candidate.version, reason)
         self._state.trial = self.on_trial = None
         self._metrics.trial.shown = None
+        self._running.own[0] = self._loaded.own[0] = 0
         self._note_end(candidate, cause)
         self._swapper.retire(held.bundle)
 
@@ -321,7 +325,6 @@ class Trials:
         await asyncio.gather(*self._writing, return_exceptions=True)
 
 
-def _number(candidate: Candidate, live: str) -> int:
-    """Return a number of a trial beside a bundle, the same in all workers, exact as a float."""
-    text = f"{candidate.began} {candidate.version} {live}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6])
+def _number(*decisive: object) -> int:
+    """Return a number of what decides it, the same in all workers, exact as a float."""
+    return int.from_bytes(hashlib.sha256(msgspec.json.encode(decisive)).digest()[:6])

@@ -87,7 +87,7 @@ def test_users_keep_their_side(
         labels = f'outcome="answered",role="{role}",version="{version}"'
         assert metrics[f"ctr_trial_requests_total{{{labels}}}"] == count
     assert metrics['ctr_requests_total{outcome="200",route="rank"}'] == USERS
-    assert metrics["ctr_rows_total"] == USERS
+    wait_until(lambda: again.service.metrics()["ctr_rows_total"] == USERS, "all rows are counted")
 
 
 def test_instances_are_divided(
@@ -155,9 +155,7 @@ def test_a_stopped_canary_stays_out(
     assert admin.client.delete("/current").status_code == 200
     assert set(sides(admin.service, rows).values()) == {other_bundle.name}, "it goes on"
     assert admin.client.post(f"/bundles/{other_bundle.name}/stop").status_code == 200
-    wait_until(
-        lambda: set(sides(admin.service, rows).values()) == {tiny_bundle.name}, "it has ended"
-    )
+    assert set(sides(admin.service, rows).values()) == {tiny_bundle.name}
     assert admin.states()[other_bundle.name] == "held"
     admin.service.stop()
     again = start_admin(bundles, workers=workers)
