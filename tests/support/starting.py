@@ -1,8 +1,9 @@
 """Programs as processes of their own: started as anywhere, or forked from a prepared one.
 
 ``python -m app`` takes half a second of CPU time to import its modules, ``python -m model`` two.
-Forked from a process that has imported them (:mod:`tests.support.fork_server`) they take none. All
-else is the same: a real process with its own number, streams, environment, signals and exit code.
+Forked from a process that has imported them (:mod:`tests.support.fork_server`) they take none, and
+at the end they leave the interpreter as it is. All else is the same: a real process with its own
+number, streams, environment, signals and exit code.
 """
 
 from __future__ import annotations
@@ -32,10 +33,14 @@ from tests.support.trained import template_directory
 ROOT = Path(__file__).resolve().parents[2]
 IMPORTS = {
     "app": (
-        "app.catalogue.follower", "app.command_line", "app.remote.vocabulary",
-        "app.scoring.batcher", "app.serving.versions", "app.store.opening",
-        "app.web.endpoints", "app.web.error_responses", "app.web.openapi", "app.web.protocol",
-        "app.workers.supervisor", "fastapi.openapi.utils", "httptools", "uvloop",
+        "app.catalogue.follower", "app.catalogue.item_lines", "app.command_line",
+        "app.pages.form", "app.pages.now", "app.pages.search", "app.profiles.stored",
+        "app.remote.vocabulary", "app.rollout.golden_change", "app.rollout.state_file",
+        "app.scoring.batcher", "app.serving.agreement", "app.serving.stored", "app.serving.tuning",
+        "app.serving.versions", "app.store.opening", "app.web.admin_keys",
+        "app.web.endpoints", "app.web.error_responses", "app.web.last_connections",
+        "app.web.openapi", "app.web.own_pages", "app.web.protocol", "app.workers.listeners",
+        "app.workers.supervisor", "fastapi.openapi.utils", "httptools", "pydantic.v1", "uvloop",
     ),
     "model": (
         "matplotlib.figure", "onnx", "onnxscript.optimizer", "optuna", "pydantic_settings",
