@@ -32,7 +32,7 @@ SHOWN = (
     "process_resident_memory_bytes", "process_cpu_seconds",
 )  # fmt: skip
 """Metrics that the page shows."""
-SHOWN_PREFIXES = ("ctr_feedback_", "ctr_version_")
+SHOWN_PREFIXES = ("ctr_feedback_", "ctr_trial")
 DRIFT = "drift"
 _encode = msgspec.json.encode
 

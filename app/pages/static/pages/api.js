@@ -60,3 +60,6 @@ export const publicAddress = () =>
   port.admin
     ? `http://${location.hostname}:${port.public_port ?? "PORT"}`
     : new URL("..", location.href).href.replace(/\/$/, "");
+
+/** The parts of a score. */
+export const explain = (body) => send(port.explain, { method: "POST", body });

@@ -200,7 +200,7 @@ export function Now({ denied }) {
       <${Batches} />
       <${Refusals} />
       <${Counted} prefix="ctr_feedback_" title="Feedback" note="what callers say came of it" />
-      <${Counted} prefix="ctr_version_" title="Versions" note="bundles that take part" />
+      <${Counted} prefix="ctr_trial" title="Trial" note="a bundle beside the one that serves" />
       <${Chart} title="CPU" note="cores in use" lines=${pick("cpu")} shown=${short} />
       <${Chart} title="Memory" note="of all processes, shared pages counted in each" lines=${pick("memory")} shown=${(each) => (each === null || each === undefined ? "–" : bytes(each))} />
     </div>`}`;

@@ -1,0 +1,404 @@
+"""The pages in a real browser: every one opened, used, and looked at."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.store.sqlite import SqliteStore
+from app.store.store import Item
+from model.config import NETWORKS, TrainConfig
+from tests.conftest import StartService
+from tests.support.admin import KEY, WithAdmin, start_with_admin
+from tests.support.browser import Watched, chromium, library, stored
+from tests.support.programs import program
+from tests.support.samples import SPEC, Sample, candidate_of, context_of
+from tests.support.serving import Service, wait_until
+from tests.support.trained import trained
+
+pytestmark = pytest.mark.extras
+QUICK = TrainConfig(
+    embedding_size=4, hidden=(16,), batch_size=256, epochs=2, learning_rate=0.02, threads=1
+)
+LOOKS = [(1400, "light"), (1400, "dark"), (400, "light"), (400, "dark")]
+SCRIPT, IMAGE = "<script>alert(1)</script>", "<img src=x onerror=alert(2)>"
+Open = Callable[..., Watched]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with chromium(tmp_path_factory.mktemp("browser")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The script that looks for what makes a page hard to use."""
+    home = library("axe-core", tmp_path_factory.mktemp("axe"))
+    return (home / "axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def open_page(browser: Any, axe: str) -> Iterator[Open]:
+    """Opens pages; in none of them has anything gone wrong at the end of the test."""
+    opened: list[tuple[Watched, str]] = []
+
+    def start(
+        url: str, key: str | None = None, width: int = 1400, scheme: str = "light"
+    ) -> Watched:
+        watched = Watched(browser, axe, width, scheme)
+        opened.append((watched, url.split("/pages")[0].split("/docs")[0]))
+        watched.open(url, key)
+        return watched
+
+    yield start
+    for watched, host in opened:
+        watched.close(host)
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def with_store(
+    start: StartService, bundle: Path, scratch: Path, items: list[Item], **more: Any
+) -> WithAdmin:
+    """Start a service over a bundle with a store of items."""
+    store = SqliteStore(scratch / "store.db", create=True)
+    store.put(items)
+    store.close()
+    url = f"sqlite://{scratch}/store.db"
+    return start_with_admin(start, scratch, bundle, store=url, **more)
+
+
+def films(sample: Sample) -> list[Item]:
+    return [
+        Item(number, {**candidate_of(row), "title": f"Film {number}"})
+        for number, row in enumerate(sample.rows[:40])
+    ]
+
+
+def use_every_page(watched: Watched, name: str, service: Service, sample: Sample) -> None:
+    """Do on each page what it is for, and look at it."""
+    page = watched.page
+    page.get_by_role("button", name="Rank", exact=True).click()
+    page.get_by_role("heading", name="Ranking").wait_for()
+    watched.look(f"{name}-try")
+    watched.go("Why")
+    page.get_by_role("heading", name="With another value").wait_for()
+    for field in ("price", "tags", "time", "placement"):
+        page.get_by_label("Field").select_option(field)
+        page.get_by_text(f"as {field} changes").wait_for()
+        page.locator(".wide ol.waterfall li, .wide figure.lines").first.wait_for()
+    watched.look(f"{name}-why")
+    service.predict(sample.rows[:300])
+    watched.go("Now")
+    page.get_by_role("button", name="country", exact=True).click()
+    page.get_by_text("Values whose share has changed most").wait_for()
+    page.get_by_role("heading", name="Scores").wait_for()
+    watched.look(f"{name}-now")
+    watched.go("Bundles")
+    page.get_by_role("heading", name="In the directory").wait_for()
+    page.get_by_role("heading", name="Reliability").wait_for()
+    page.get_by_role("button", expanded=False).first.click()
+    page.get_by_text("Calibration is predicted clicks").wait_for()
+    page.get_by_role("button", expanded=True).first.click()
+    watched.look(f"{name}-bundles")
+    watched.go("Catalogue")
+    page.get_by_label("Search").fill("film 7")
+    page.get_by_text("1 of 40 items").wait_for()
+    page.get_by_role("button", name="7", exact=True).click()
+    page.get_by_role("heading", name="Item 7").wait_for()
+    page.get_by_role("button", name="Add to Try").click()
+    page.get_by_text("of the page Try").wait_for()
+    watched.look(f"{name}-catalogue")
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_page_works_with_every_network(
+    network: str, sample: Sample, scratch: Path, start_service: StartService, open_page: Open
+) -> None:
+    """In light and dark, wide and narrow, and nothing is asked of another host."""
+    bundles = scratch / "bundles"
+    bundle = trained(sample.spec, sample.data, replace(QUICK, network=network), bundles)
+    both = with_store(start_service, bundle, scratch, films(sample))
+    for width, scheme in LOOKS if network == "deepfm" else LOOKS[::3]:
+        watched = open_page(f"{both.url}/pages/", KEY, width, scheme)
+        use_every_page(watched, network, both.service, sample)
+
+
+@pytest.fixture(scope="module")
+def served(
+    start_shared_service: StartService, tmp_path_factory: pytest.TempPathFactory, sample: Sample
+) -> WithAdmin:
+    """A service that shows pages on both ports."""
+    return start_with_admin(start_shared_service, tmp_path_factory.mktemp("admin"), pages="on")
+
+
+def test_a_ranking_is_that_of_the_service(
+    served: WithAdmin, open_page: Open, tmp_path: Path
+) -> None:
+    """The scores of the page are the answer's, and so are those of its curl and Python."""
+    watched = open_page(f"{served.url}/pages/#/try", KEY)
+    page = watched.page
+    shown = {}
+    for path, button in (("rank", "Rank"), ("predict", "Score")):
+        page.get_by_role("button", name=path, exact=True).click()
+        page.get_by_role("button", name="JSON").click()
+        body = json.loads(page.locator("pre.code").inner_text())
+        answer = served.service.client.post(f"/{path}", json=body).json()
+        page.get_by_role("button", name=button, exact=True).click()
+        page.locator("ol.scores b.figure").first.wait_for()
+        shown[path] = [float(text) for text in page.locator("ol.scores b.figure").all_inner_texts()]
+        scores = answer.get("predictions") or [each["score"] for each in answer["ranking"]]
+        assert shown[path] == pytest.approx(scores, abs=6e-5)
+        for kind, words in (("curl", ["bash", "-c"]), ("Python", [sys.executable, "-c"])):
+            page.get_by_role("button", name=kind).click()
+            code = page.locator("pre.code").inner_text()
+            if kind == "curl":
+                program("curl")
+            done = subprocess.run([*words, code], capture_output=True, text=True, timeout=30)
+            assert done.returncode == 0, done.stderr
+            assert str(answer["version"]) in done.stdout
+            first = re.search(r"0\.\d+", done.stdout)
+            assert first is not None
+            assert float(first[0]) == pytest.approx(scores[0], abs=1e-5)
+    assert sorted(shown["predict"], reverse=True) == shown["rank"]
+
+
+def test_values_are_offered_and_wrong_ones_are_told(served: WithAdmin, open_page: Open) -> None:
+    """Known values as one types; a value that never occurred and a missing one; an error stands
+    at its field."""
+    watched = open_page(f"{served.url}/pages/", KEY)
+    page = watched.page
+    field = page.get_by_label("country", exact=False).first
+    field.fill("u")
+    page.locator('datalist option[value="us"]').wait_for(state="attached")
+    assert {option.get_attribute("value") for option in page.locator("datalist option").all()} == {
+        "us"
+    }
+    field.fill("us")
+    page.get_by_label("user_id: kind of value").select_option("unseen")
+    page.get_by_label("age: kind of value").select_option("missing")
+    page.get_by_role("button", name="JSON").click()
+    context = json.loads(page.locator("pre.code").inner_text())["context"]
+    assert (context["country"], context["user_id"]) == ("us", 987654321987)
+    assert "age" not in context
+    page.locator("button.fold").first.click()
+    page.get_by_label("price", exact=False).first.fill("cheap")
+    page.get_by_role("button", name="Rank", exact=True).click()
+    page.locator(".field .problem").wait_for()
+    assert "price" in page.locator(".field", has=page.locator(".problem")).inner_text()
+    page.get_by_label("price", exact=False).first.fill("3.5")
+    page.get_by_role("button", name="Rank", exact=True).click()
+    page.get_by_role("heading", name="Ranking").wait_for()
+    watched.look("form")
+
+
+def test_names_and_values_that_are_markup_stay_texts(
+    sample: Sample, scratch: Path, start_service: StartService, open_page: Open
+) -> None:
+    """A field, values and an item's title that would run if any page took them for its own."""
+    spec, data = scratch / "sly.toml", scratch / "sly.csv"
+    spec.write_text(SPEC.replace('name = "country"', f'name = "{SCRIPT}"'), encoding="utf-8")
+    text = sample.data.read_text(encoding="utf-8").replace("country", SCRIPT, 1)
+    data.write_text(text.replace(",DE,", f",{IMAGE},"), encoding="utf-8")
+    bundle = trained(spec, data, QUICK, scratch / "bundles")
+    items = [Item("a", {**candidate_of(sample.rows[0]), "title": IMAGE, SCRIPT: SCRIPT})]
+    both = with_store(start_service, bundle, scratch, items)
+    watched = open_page(f"{both.url}/pages/", KEY)
+    page = watched.page
+    page.get_by_text(SCRIPT).first.wait_for()
+    page.locator(".field", has_text=SCRIPT).locator("input").fill(IMAGE)
+    page.get_by_role("button", name="Rank", exact=True).click()
+    page.get_by_role("heading", name="Ranking").wait_for()
+    watched.go("Why")
+    page.get_by_label("Field").select_option(SCRIPT)
+    page.locator("ol.waterfall .name", has_text=IMAGE).first.wait_for()
+    row = sample.rows[0]
+    asked = {**context_of(row), SCRIPT: IMAGE, **candidate_of(row)}
+    asked.pop("country", None)
+    both.service.predict([asked] * 20)
+    watched.go("Now")
+    page.get_by_role("button", name=SCRIPT, exact=True).click()
+    page.locator("th.value", has_text=IMAGE).wait_for()
+    watched.go("Catalogue")
+    page.get_by_role("button", name="a", exact=True).click()
+    page.locator("td.value", has_text=IMAGE).first.wait_for()
+    page.get_by_role("button", name="Add to Try").click()
+    watched.go("Try")
+    page.get_by_role("button", name="Rank", exact=True).click()
+    page.locator("ol.scores .name", has_text=IMAGE).wait_for()
+    assert page.locator("img:not([src='icon.svg']), main script").count() == 0
+
+
+def test_a_service_that_goes_away_and_comes_back(
+    tiny_bundle: Path, scratch: Path, start_service: StartService, open_page: Open
+) -> None:
+    """The page says that it does not answer, and goes on when it does."""
+    both = start_with_admin(start_service, scratch, tiny_bundle)
+    watched = open_page(f"{both.url}/pages/#/now", KEY)
+    page = watched.page
+    page.get_by_text("rows since the start").wait_for()
+    assert both.service.stop() == 0
+    page.get_by_text("The service does not answer. Asking again").wait_for()
+    watched.look("away")
+    port = int(both.url.rsplit(":", 1)[1])
+    hashes = scratch / "admin.sha256"
+    again = start_service(tiny_bundle, admin_port=port, admin_key_file=hashes)
+    page.get_by_text("The service does not answer").wait_for(state="detached")
+    page.get_by_text("rows since the start").wait_for()
+    assert again.stop() == 0
+    watched.go("Try")
+    page.get_by_text("The service does not answer").wait_for()
+    start_service(tiny_bundle, admin_port=port, admin_key_file=hashes)
+    page.get_by_role("button", name="Rank", exact=True).click()
+    page.get_by_role("heading", name="Ranking").wait_for()
+
+
+def test_a_hidden_page_asks_nothing(served: WithAdmin, browser: Any, open_page: Open) -> None:
+    """Once a second while it is seen; what has not changed is not sent again."""
+    watched = open_page(f"{served.url}/pages/#/now", KEY)
+    page = watched.page
+    asked = lambda: [url for url in watched.requests if "/now?" in url]  # noqa: E731
+    watched.wait_until(lambda: len(asked()) >= 3)
+    assert "have=&" in asked()[0]
+    assert re.search(r"have=[0-9a-f]{8}%2C", asked()[1])
+    page.evaluate("""() => {
+        Object.defineProperty(document, "hidden", { value: true, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }""")
+    page.wait_for_timeout(1500)
+    before = len(asked())
+    page.wait_for_timeout(3500)
+    assert len(asked()) == before
+    page.evaluate("""() => {
+        Object.defineProperty(document, "hidden", { value: false, configurable: true });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }""")
+    watched.wait_until(lambda: len(asked()) > before)
+
+
+def test_the_key_is_kept_nowhere(served: WithAdmin, open_page: Open) -> None:
+    """A wrong one is told; the right one is gone with the page, and by "Lock"."""
+    watched = open_page(f"{served.url}/pages/")
+    page = watched.page
+    watched.look("key")
+    page.get_by_label("Key").fill("wrong")
+    page.get_by_role("button", name="Open").click()
+    page.get_by_text("This is no valid key.").wait_for()
+    page.get_by_label("Key").fill(KEY)
+    page.keyboard.press("Enter")
+    watched.heading("Try").wait_for()
+    assert KEY not in stored(page)
+    assert not [url for url in watched.requests if KEY in url]
+    page.reload()
+    page.get_by_label("Key").fill(KEY)
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Lock").click()
+    page.get_by_label("Key").wait_for()
+
+
+def test_bundles_are_activated(
+    tiny_bundle: Path, other_bundle: Path, scratch: Path, start_service: StartService,
+    open_page: Open,
+) -> None:  # fmt: skip
+    """Only after a second click, and the page tells what serves."""
+    directory = scratch / "bundles"
+    for each in (tiny_bundle, other_bundle):
+        shutil.copytree(each, directory / each.name)
+    both = start_with_admin(start_service, scratch, directory)
+    serving = lambda: both.service.client.get("/ready").json()["version"]  # noqa: E731
+    assert serving() == other_bundle.name
+    watched = open_page(f"{both.url}/pages/#/bundles", KEY)
+    page = watched.page
+    page.get_by_role("button", name="Activate", exact=True).click()
+    page.get_by_role("button", name="no", exact=True).click()
+    assert serving() == other_bundle.name
+    page.get_by_role("button", name="Activate", exact=True).click()
+    page.get_by_role("button", name="Activate: yes").click()
+    page.get_by_text(f"{tiny_bundle.name} serves; before: {other_bundle.name}").wait_for()
+    assert serving() == tiny_bundle.name
+    page.get_by_text("newer bundles are not taken up by themselves").wait_for()
+    watched.look("activated")
+    page.get_by_role("button", name="Follow the newest again").click()
+    page.get_by_role("button", name="Follow the newest again: yes").click()
+    wait_until(lambda: serving() == other_bundle.name, "the newest serves", 60)
+
+
+def test_the_keyboard_is_enough(served: WithAdmin, open_page: Open) -> None:
+    """A ranking, another page and the way back without a mouse."""
+    watched = open_page(f"{served.url}/pages/")
+    page = watched.page
+    page.get_by_label("Key").focus()
+    page.keyboard.type(KEY)
+    page.keyboard.press("Enter")
+    watched.heading("Try").wait_for()
+
+    def tab_to(words: str) -> None:
+        for _ in range(80):
+            page.keyboard.press("Tab")
+            name = page.evaluate("document.activeElement.textContent.trim()")
+            if name == words:
+                return
+        raise AssertionError(f"{words} cannot be reached")
+
+    tab_to("Rank")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="Ranking").wait_for()
+    tab_to("Why")
+    page.keyboard.press("Enter")
+    watched.heading("Why").wait_for()
+
+
+def test_public_pages_show_no_person_and_change_nothing(
+    served: WithAdmin, open_page: Open, sample: Sample
+) -> None:
+    """Three pages without a key; Why without values of contexts."""
+    served.service.predict(sample.rows[:100])
+    watched = open_page(f"{served.service.url}/pages/")
+    page = watched.page
+    page.get_by_role("button", name="Rank", exact=True).click()
+    page.get_by_role("heading", name="Ranking").wait_for()
+    names = page.get_by_role("navigation").get_by_role("link").all_inner_texts()
+    assert names == ["Try", "Why", "Now"]
+    page.get_by_label("user_id", exact=False).first.fill("1")
+    watched.go("Now")
+    page.get_by_role("button", name="user_id", exact=True).click()
+    page.get_by_text(re.compile(r"^no\. \d+$")).first.wait_for()
+    watched.go("Why")
+    page.get_by_role("heading", name="With another value").wait_for()
+    page.goto(f"{served.service.url}/pages/#/bundles")
+    watched.heading("Try").wait_for()
+    assert not [url for url in watched.requests if "/values?field=user_id" in url]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_requests_of_the_documentation_can_be_tried(
+    served: WithAdmin, open_page: Open, scheme: str
+) -> None:
+    """Every operation is shown; the example of /rank is sent and gets the answer that it names."""
+    watched = open_page(f"{served.service.url}/docs", scheme=scheme)
+    page = watched.page
+    document = served.service.client.get("/openapi.json").json()
+    page.locator(".opblock").first.wait_for()
+    shown = page.locator(".opblock-summary-path").all_inner_texts()
+    assert {text.replace("\u200b", "") for text in shown} == set(document["paths"])
+    block = page.locator("#operations-scoring-rank")
+    block.click()
+    block.get_by_role("button", name="Execute").click()
+    answer = block.locator(".live-responses-table .highlight-code").first
+    answer.wait_for()
+    example = document["paths"]["/rank"]["post"]
+    version = example["responses"]["200"]["content"]["application/json"]["example"]["version"]
+    assert version in answer.inner_text()
