@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -78,6 +79,11 @@ def test_a_report_is_a_page_and_its_pictures(tmp_path: Path) -> None:
     for name in ("learning-curve.png", "reliability.png"):
         assert f"]({name})" in page
         assert (path.parent / name).read_bytes().startswith(PNG)
+    figures = json.loads((path.parent / "figures.json").read_text())
+    assert [each["log_loss"] for each in figures["history"]] == [
+        each.log_loss for each in result(0.75).history
+    ]
+    assert len(figures["reliability"]["predicted"]) == len(label)
 
 
 def test_a_report_without_an_auc(tmp_path: Path) -> None:
