@@ -33,13 +33,10 @@ from tests.support.trained import template_directory
 ROOT = Path(__file__).resolve().parents[2]
 IMPORTS = {
     "app": (
-        "app.catalogue.follower", "app.catalogue.item_lines", "app.command_line",
-        "app.pages.form", "app.pages.now", "app.pages.search", "app.profiles.stored",
-        "app.remote.vocabulary", "app.rollout.golden_change", "app.rollout.state_file",
-        "app.scoring.batcher", "app.serving.agreement", "app.serving.stored", "app.serving.tuning",
-        "app.serving.versions", "app.store.opening", "app.web.admin_keys",
-        "app.web.endpoints", "app.web.error_responses", "app.web.last_connections",
-        "app.web.openapi", "app.web.own_pages", "app.web.protocol", "app.workers.listeners",
+        "app.catalogue.follower", "app.command_line", "app.profiles.stored",
+        "app.remote.vocabulary", "app.rollout.golden_change", "app.scoring.batcher",
+        "app.serving.versions", "app.store.opening", "app.web.endpoints",
+        "app.web.error_responses", "app.web.openapi", "app.web.protocol",
         "app.workers.supervisor", "fastapi.openapi.utils", "httptools", "pydantic.v1", "uvloop",
     ),
     "model": (
