@@ -19,7 +19,10 @@ PREFIX, CLOSED, OPEN = "requests-", ".jsonl.gz", ".open"
 
 
 class LoggedBundle(msgspec.Struct, frozen=True, tag_field="kind", tag="bundle"):
-    """A bundle that scored requests of the file, and the columns that it was trained on."""
+    """A bundle that scored requests of the file, and columns that training needs besides fields.
+
+    ``timestamp`` is None where a field has its name: then it is among the values, or it is missing.
+    """
 
     version: str
     label: str

@@ -204,9 +204,7 @@ class RequestLog:
             line = encode_line(made) + b"\n"
             if answered.version not in self._versions:
                 self._versions.add(answered.version)
-                spec = answered.encoder.spec
-                bundle = LoggedBundle(answered.version, spec.label, spec.timestamp)
-                line = encode_line(bundle) + b"\n" + line
+                line = encode_line(_bundle_of(answered)) + b"\n" + line
         except Exception as error:
             self._metrics.count_unreadable()
             # Not its message, which may show a value.
@@ -250,6 +248,12 @@ class RequestLog:
                 self._store = None
             return None
         return None if found is None else found.values
+
+
+def _bundle_of(answered: Answered) -> LoggedBundle:
+    spec = answered.encoder.spec
+    is_field = spec.timestamp in answered.encoder.fields
+    return LoggedBundle(answered.version, spec.label, None if is_field else spec.timestamp)
 
 
 def usable_directory(directory: Path) -> Path:

@@ -54,7 +54,7 @@ class JoinCounts:
 
     requests: int = 0
     repeated: int = 0
-    """Requests whose id another one had before: they are left out."""
+    """Requests whose id another one of the same bundle had before: they are left out."""
     rows: int = 0
     clicks: int = 0
     not_shown: int = 0
@@ -223,29 +223,40 @@ class _Join:
         """Join all parts."""
         for number in range(self._parts.count):
             events = self._parts.events(number)
-            seen: set[str] = set()
+            seen: dict[str, set[str]] = {}
+            matched: dict[str, set[int]] = {}
             for request in self._parts.requests(number):
-                if request.request_id in seen:
+                name = request.request_id
+                # A request whose instances belonged to two bundles has a line of each.
+                versions = seen.setdefault(name, set())
+                if request.version in versions:
                     self._counts.repeated += 1
                     continue
-                seen.add(request.request_id)
-                self._counts.requests += 1
-                self._add(request, events.pop(request.request_id, []))
-            self._counts.orphaned += sum(map(len, events.values()))
+                self._counts.requests += not versions
+                versions.add(request.version)
+                found = self._add(request, events.get(name, []))
+                matched.setdefault(name, set()).update(found)
+            for name, own in events.items():
+                if name in seen:
+                    self._counts.unmatched += len(own) - len(matched[name])
+                else:
+                    self._counts.orphaned += len(own)
         self._write()
 
-    def _add(self, request: LoggedRequest, events: Sequence[LoggedEvent]) -> None:
-        matched = 0
+    def _add(self, request: LoggedRequest, events: Sequence[LoggedEvent]) -> set[int]:
+        """Add a request's rows; return the places of the events that are of its candidates."""
+        matched: set[int] = set()
         for candidate in request.candidates:
-            own = [each for each in events if _names(each, candidate)]
-            matched += len(own)
+            places = [place for place, each in enumerate(events) if _names(each, candidate)]
+            matched.update(places)
+            own = [events[place] for place in places]
             if candidate.features is None:
                 self._counts.without_values += 1
             elif not self._was_shown(candidate, own):
                 self._counts.not_shown += 1
             else:
                 self._add_row(request, candidate, own)
-        self._counts.unmatched += max(0, len(events) - matched)
+        return matched
 
     def _was_shown(self, candidate: LoggedCandidate, events: Sequence[LoggedEvent]) -> bool:
         """Tell whether a candidate was seen: an event says so, or its place does."""

@@ -88,11 +88,11 @@ def write_lines(path: Path, bodies: Sequence[Any]) -> None:
 
 
 @contextmanager
-def serving(checkout: Path, bundle: Path, log: Path) -> Iterator[Service]:
+def serving(checkout: Path, bundle: Path, log: Path, **settings: object) -> Iterator[Service]:
     """Run the service of a checkout until the block ends."""
     service = Service(
         bundle, log, {"PYTHONPATH": str(checkout)}, (sys.executable, "-P", "-m", "app"),
-        log_level="warning",
+        log_level="warning", **settings,
     )  # fmt: skip
     try:
         service.wait_ready()

@@ -6,13 +6,16 @@ import gzip
 import json
 import os
 import random
+import resource
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from app.bundle.bundle import Bundle
@@ -20,9 +23,11 @@ from app.features.encoder import Encoder
 from app.feedback.log_format import LoggedCandidate, LoggedRequest, unpacked
 from app.store.sqlite import SqliteStore
 from app.store.store import Item
+from model.feedback.join import join
 from model.feedback.replay import replay
+from model.score_files import Offline
 from tests.conftest import StartService
-from tests.support.feedback import requests_in
+from tests.support.feedback import events_in, key_file, requests_in, send
 from tests.support.samples import Sample, candidate_of, context_of
 from tests.support.serving import Service, run_to_end, wait_until, workers_of
 from tests.support.starting import run
@@ -246,6 +251,23 @@ def test_replay_counts_values_that_the_bundle_refuses(kept: Kept, tmp_path: Path
     assert list(report.unreadable) == ["age"]
 
 
+def test_joined_rows_score_as_they_were_served(kept: Kept, tmp_path: Path) -> None:
+    """What join writes is read with the spec as it is: every row has its served score offline."""
+    counts = join([kept.log], tmp_path / "rows.parquet", 1.0, time.time() + 60)
+    assert counts.rows == sum(len(each.candidates) for each in kept.requests.values())
+    assert counts.unusable == []
+    offline = Offline.open(kept.bundle.path)
+    scored = offline.predict(
+        [tmp_path / "rows.parquet"], tmp_path / "scores.parquet", 0.0, ["served_score"]
+    )
+    assert scored == counts.rows
+    frame = pl.read_parquet(tmp_path / "scores.parquet")
+    assert frame["score"].to_list() == pytest.approx(frame["served_score"].to_list(), rel=1e-4)
+    (tmp_path / "rows.parquet").rename(tmp_path / "clicks.parquet")
+    quality = offline.evaluate(offline.frames([tmp_path / "clicks.parquet"]))
+    assert (quality.rows, quality.counts.clicks) == (counts.rows, 0)
+
+
 def test_replay_is_a_command(kept: Kept, tmp_path: Path) -> None:
     """Lines for people, JSON for programs; exit code 3 where something differs."""
     words = ["model", "replay", str(kept.log), "--bundle", str(kept.bundle.path)]
@@ -280,7 +302,7 @@ def test_files_begin_with_their_bundle(
         "kind": "bundle",
         "version": others[0]["version"],
         "label": "click",
-        "timestamp": "time",
+        "timestamp": None,
     }
     assert [each["kind"] for each in others] == ["request"] * 3
 
@@ -367,6 +389,56 @@ def test_a_killed_worker_leaves_a_file_that_can_be_read(
     wait_until(lambda: len(list(log.glob("*.open"))) <= 1, "abandoned files are closed")
     service.stop()
     assert len(requests_in(log)) == 21
+
+
+def test_a_full_disk_stops_the_log_and_nothing_else(
+    start_service: StartService, sample: Sample, tmp_path: Path
+) -> None:
+    """Every request is scored, events are refused with 503; both heal once there is room, and what
+    was accepted and written before is all there."""
+    service = start_service(
+        request_log=tmp_path / "log",
+        request_log_share=1,
+        feedback=tmp_path / "events",
+        feedback_key_file=key_file(tmp_path),
+    )
+    pid = service.process.pid
+
+    def metric(name: str) -> float:
+        return service.metrics()[name]
+
+    def lines() -> float:
+        return metric("ctr_request_log_lines_total")
+
+    def score_until(holds: Callable[[], bool], what: str) -> None:
+        end = time.monotonic() + 60
+        while not holds():
+            assert time.monotonic() < end, what
+            assert len(service.predict(sample.rows[:20])) == 20
+
+    told = {"request_id": "r", "index": 1, "label": 1}
+    assert send(service, [told]).status_code == 202
+    score_until(lambda: lines() >= 5, "lines are written")
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1_000, hard))
+    dropped = 'ctr_request_log_dropped_total{reason="disk"}'
+    score_until(lambda: metric(dropped) >= 3, "lines are dropped")
+    assert metric("ctr_request_log_up") == 0
+    refused = send(service, [{**told, "id": "x" * 500}] * 5)
+    assert refused.status_code == 503
+    assert service.client.get("/ready").status_code == 200
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (soft, hard))
+    before = lines()
+    score_until(lambda: lines() > before + 3, "lines are written again")
+    assert metric("ctr_request_log_up") == 1
+    assert send(service, [told]).status_code == 202
+    written = {
+        name: value for name, value in service.metrics().items() if "ctr_requests_total" in name
+    }
+    assert written['ctr_requests_total{outcome="500",route="predict"}'] == 0
+    service.stop()
+    assert len(requests_in(tmp_path / "log")) >= before + 3
+    assert len(events_in(tmp_path / "events")) == 2
 
 
 def test_a_directory_that_cannot_be_used_is_told(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -144,6 +144,22 @@ def test_a_repeated_request_id_is_told(tmp_path: Path) -> None:
     assert counts.repeated == 1
 
 
+def test_a_request_of_two_bundles_is_one(tmp_path: Path) -> None:
+    """Instances of a /predict that belonged to two bundles have a line of each; all are rows."""
+    halves = [
+        LoggedRequest(START, "a", version, "predict", {}, [""], [
+            LoggedCandidate(0.5, 0.0, "", index, None, None, {"user": index})
+        ])
+        for index, version in enumerate(("v1", "v2"))
+    ]  # fmt: skip
+    events = [event("a", index=1, label=1), event("a", index=5, label=1)]
+    out = tmp_path / "rows.parquet"
+    counts = join([write(tmp_path / "log", halves, events)], out, WINDOW, LATER)
+    frame = pl.read_parquet(out).sort("user")
+    assert frame["click"].to_list() == [0, 1]
+    assert (counts.requests, counts.repeated, counts.unmatched, counts.orphaned) == (1, 0, 1, 0)
+
+
 def test_an_item_that_had_changed_gives_no_row(tmp_path: Path) -> None:
     """Without its values there is nothing to train on."""
     changed = request("a", 2)
