@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from app.features.graph_inputs import Scores
 from app.metrics.counters import Counts, cumulative
 from app.metrics.requests import LATENCY_BUCKETS, RequestMetrics
+from app.metrics.shadow import ShadowCounts, families
 from app.rollout.guard import CAUSES, LATENCY_BOUNDS, Cause, Figures
 from app.workers.shared_numbers import SharedNumbers
 
@@ -113,6 +114,31 @@ class OnSide(RequestMetrics):
         self._usual.observe_stages(encode, queue, response)
 
 
+class AfterAnswer(RequestMetrics):
+    """The usual counts of a request, and something that is done once its answer is out."""
+
+    def __init__(self, usual: RequestMetrics, then: Callable[[], None]) -> None:
+        self._usual = usual
+        self._then = then
+
+    def count_answer(self, status: int) -> None:
+        self._usual.count_answer(status)
+
+    def count_refusal(self, reason: str) -> None:
+        self._usual.count_refusal(reason)
+
+    def count_departed(self) -> None:
+        self._usual.count_departed()
+
+    def observe_latency(self, status: int, seconds: float) -> None:
+        self._usual.observe_latency(status, seconds)
+        if status == 200:
+            self._then()
+
+    def observe_stages(self, encode: float, queue: float, response: float | None) -> None:
+        self._usual.observe_stages(encode, queue, response)
+
+
 @dataclass(frozen=True, slots=True)
 class ShownTrial:
     """A trial as metrics show it; ``sides`` are the live bundle and the canary."""
@@ -122,6 +148,7 @@ class ShownTrial:
     share: float
     live: str
     sides: tuple[SideCounts, SideCounts] | None
+    shadow: ShadowCounts | None
 
 
 class TrialMetrics(Collector):
@@ -149,6 +176,7 @@ class TrialMetrics(Collector):
             share.add_metric([shown.version, shown.mode], shown.share)
         yield share
         yield from _of_sides(shown)
+        yield from families(shown.version if shown else "", shown.shadow if shown else None)
 
 
 def _of_sides(shown: ShownTrial | None) -> Iterable[Metric]:

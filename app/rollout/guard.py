@@ -211,6 +211,7 @@ class GuardWatch:
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self._kept: deque[tuple[float, Figures, Figures]] = deque()
+        self._first: Figures | None = None
 
     def look(self, now: float, other: Figures, canary: Figures) -> Broken | None:
         """Judge what has been counted by now, in seconds of any clock."""
@@ -219,8 +220,14 @@ class GuardWatch:
             kept.append((now, other, canary))
         while len(kept) > 1 and self._enough(now, canary, *kept[1]):
             kept.popleft()
+        self._first = self._first or canary
         _, others, canarys = kept[0]
-        return broken_bound(self._guard, other.since(others), canary.since(canarys))
+        # Feedback comes long after its requests: all of the trial's counts.
+        told = canary.since(self._first)
+        lately = canary.since(canarys)._replace(
+            events=told.events, predicted=told.predicted, clicks=told.clicks
+        )
+        return broken_bound(self._guard, other.since(others), lately)
 
     def _enough(
         self, now: float, canary: Figures, then: float, _: Figures, before: Figures

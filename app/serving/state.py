@@ -76,6 +76,11 @@ class ServingState:
         return self.in_use.scorer
 
     @property
+    def idle(self) -> bool:
+        """True if the bundle in use has no requests."""
+        return self.in_use is None or self.in_use.idle
+
+    @property
     def not_ready(self) -> str:
         """The reason why the service is not ready."""
         if self.engine_hangs:

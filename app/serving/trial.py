@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from app.metrics.trial import SideCounts
 from app.rollout.shares import KeyReader, Shares
 from app.scoring.scorer import Scorer
+from app.serving.shadow import Shadow
 
 FAILURES = 3
 """Failed runs in a row after which an engine counts as failing."""
@@ -52,4 +53,4 @@ class Canary:
         return key is not None and self.shares.takes(key)
 
 
-Trial = Canary
+Trial = Canary | Shadow

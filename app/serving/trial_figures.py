@@ -7,7 +7,9 @@ from typing import Any, Literal
 import msgspec
 from pydantic import BaseModel
 
+from app.metrics.shadow import ShadowFigures
 from app.metrics.trial import SideCounts
+from app.serving.shadow import Shadow
 from app.serving.trial import Canary
 from app.serving.trials import Trials
 
@@ -22,6 +24,25 @@ class SideFigures(BaseModel):
     p99_ms: float | None
 
 
+class ShadowComparison(BaseModel):
+    """The scores of a shadow beside those that were answered, since the trial began.
+
+    ``logit_shift`` is the mean of its logits less the answered ones, ``logit_difference`` the size
+    of that difference which half of the rows, 90 % and 99 % do not pass; ``shared_top`` the share
+    of the first places that both give to the same candidates.
+    """
+
+    requests: dict[str, int]
+    rows: int
+    logit_shift: float | None
+    logit_difference: dict[str, float | None]
+    shared_top: float | None
+    mean_score: float | None
+    live_mean_score: float | None
+    engine_ms: float | None
+    live_engine_ms: float | None
+
+
 class ShownTrial(BaseModel):
     """A bundle on trial. It is ``loading`` until requests take part in all workers."""
 
@@ -34,6 +55,7 @@ class ShownTrial(BaseModel):
     began: int
     live: SideFigures | None = None
     canary: SideFigures | None = None
+    shadow: ShadowComparison | None = None
 
 
 def show_trial(trials: Trials) -> ShownTrial | None:
@@ -53,7 +75,28 @@ def show_trial(trials: Trials) -> ShownTrial | None:
     )
     if isinstance(found, Canary):
         shown.live, shown.canary = _figures(found.live_counts), _figures(found.counts)
+    if isinstance(found, Shadow):
+        shown.shadow = _comparison(found.counts.figures())
     return shown
+
+
+def _comparison(found: ShadowFigures) -> ShadowComparison:
+    scored = found.outcomes["scored"]
+    return ShadowComparison(
+        requests={name: int(number) for name, number in found.outcomes.items()},
+        rows=int(found.rows),
+        logit_shift=_mean(found.differences, found.rows),
+        logit_difference={f"p{share}": found.quantile(share / 100) for share in (50, 90, 99)},
+        shared_top=_mean(found.shared, found.tops),
+        mean_score=_mean(found.scores, found.rows),
+        live_mean_score=_mean(found.live_scores, found.rows),
+        engine_ms=_mean(1000 * found.seconds, scored),
+        live_engine_ms=_mean(1000 * found.live_seconds, scored),
+    )
+
+
+def _mean(total: float, number: float) -> float | None:
+    return total / number if number else None
 
 
 def _all_of(guard: msgspec.Struct) -> dict[str, Any]:

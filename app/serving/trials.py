@@ -23,6 +23,7 @@ from app.bundle.directory import is_bundle
 from app.errors import BundleError, CtrError
 from app.features.keys import text_key
 from app.metrics.registry import Metrics
+from app.metrics.shadow import ShadowCounts
 from app.metrics.trial import ROLES, ShownTrial, SideCounts
 from app.off_loop import run_off_loop
 from app.rollout.guard import CAUSES, Cause, GuardWatch
@@ -30,6 +31,7 @@ from app.rollout.shares import KeyReader, Shares
 from app.rollout.state_file import Candidate, Ended, Rollout, change_rollout, look_at_rollout
 from app.serving.build import Builder
 from app.serving.loading import Loader
+from app.serving.shadow import Shadow
 from app.serving.state import BundleInUse, ServingState
 from app.serving.swap import Swapper, complete
 from app.serving.trial import Canary, Trial, TrialRuns
@@ -239,10 +241,12 @@ class Trials:
             self._measure_by(held, in_use)
             return
         canary = self._state.trial
-        if held.watch is not None and canary is not None:
-            broken = held.watch.look(
-                time.monotonic(), canary.live_counts.figures(), canary.counts.figures()
+        if held.watch is not None and isinstance(canary, Canary):
+            told = self._metrics.feedback.of(candidate.version)
+            own = canary.counts.figures()._replace(
+                events=told.labels, predicted=told.predicted, clicks=told.clicks
             )
+            broken = held.watch.look(time.monotonic(), canary.live_counts.figures(), own)
             if broken is not None:
                 self.stop(held, *broken)
 
@@ -256,25 +260,43 @@ class Trials:
         if changes := differences(live.loaded.bundle.spec, spec):
             self.stop(held, "contract", f"its requests differ: {'; '.join(changes)}")
             return
-        assert candidate.key is not None
         number = _number(candidate.began, version)
-        live_counts, counts = (SideCounts(self._shared, role, number) for role in ROLES)
-        self._state.trial = Canary(
-            held.bundle.scorer,
-            KeyReader(candidate.key, text_key(spec, candidate.key)),
-            Shares(candidate.version, candidate.share),
-            live_counts,
-            counts,
-        )
+        self._close_shadow()
+        sides = shadow_counts = None
+        if candidate.key is None:
+            self._state.trial = shadow = self._shadow(held, number)
+            shadow_counts = shadow.counts
+        else:
+            self._state.trial = canary = self._canary(held, candidate.key, number)
+            sides = canary.live_counts, canary.counts
         held.live, held.watch = live, GuardWatch(candidate.guard)
         self._running.own[0] = _number(candidate)
         self._metrics.trial.shown = ShownTrial(
-            candidate.version, candidate.mode, candidate.share, version, (live_counts, counts)
+            candidate.version, candidate.mode, candidate.share, version, sides, shadow_counts
         )
         log.info(
             "%s %s takes %g of the requests beside %s",
             candidate.mode, candidate.version, candidate.share, version,
         )  # fmt: skip
+
+    def _canary(self, held: OnTrial, key: str, number: int) -> Canary:
+        candidate, spec = held.candidate, held.bundle.loaded.bundle.spec
+        live_counts, counts = (SideCounts(self._shared, role, number) for role in ROLES)
+        return Canary(
+            held.bundle.scorer,
+            KeyReader(key, text_key(spec, key)),
+            Shares(candidate.version, candidate.share),
+            live_counts,
+            counts,
+        )
+
+    def _shadow(self, held: OnTrial, number: int) -> Shadow:
+        counts = ShadowCounts(self._shared, number)
+        return Shadow(held.bundle.scorer, held.candidate.share, counts, self._state)
+
+    def _close_shadow(self) -> None:
+        if isinstance(self._state.trial, Shadow):
+            self._state.trial.close()
 
     def stop(self, held: OnTrial, cause: Cause, reason: str) -> None:
         """End a trial here at once, and in all other workers and services as soon as they see."""
@@ -295,6 +317,7 @@ class Trials:
         candidate = held.candidate
         level = logging.WARNING if cause in HELD_AGAINST else logging.INFO
         log.log(level, "the %s %s ends: %s", candidate.mode, candidate.version, reason)
+        self._close_shadow()
         self._state.trial = self.on_trial = None
         self._metrics.trial.shown = None
         self._running.own[0] = self._loaded.own[0] = 0
@@ -322,6 +345,7 @@ class Trials:
 
     async def close(self) -> None:
         """Wait for what is being written; the builder closes the bundle."""
+        self._close_shadow()
         await asyncio.gather(*self._writing, return_exceptions=True)
 
 

@@ -34,7 +34,7 @@ def predictions(exchange: Exchange, scores: Scores) -> str:
     return f'{{"predictions":[{",".join(texts)}],"version":"{exchange.version}"{tail}}}'
 
 
-def prediction(exchange: Exchange, score: float) -> str:
+def prediction(exchange: Exchange, logit: float, score: float) -> str:
     """Return the body of a /predict answer with one score."""
     if exchange.listed is not None:
         only = np.array([score], np.float32)
@@ -42,7 +42,7 @@ def prediction(exchange: Exchange, score: float) -> str:
     return f'{{"predictions":[{score:.9g}],"version":"{exchange.version}"{_degraded(exchange)}}}'
 
 
-def ranking_of_one(exchange: Exchange, score: float) -> str:
+def ranking_of_one(exchange: Exchange, logit: float, score: float) -> str:
     """Return the body of a /rank answer with one score."""
     only = np.array([score], np.float32)
     return ranking(exchange, Scores(only, only))

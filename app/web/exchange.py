@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Literal, TypeVar
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -27,7 +27,6 @@ from app.web.slow_requests import SlowRequests
 
 Header = tuple[bytes, bytes]
 RouteName = Literal["predict", "rank"]
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -41,8 +40,8 @@ class Route:
     """The documentation of each path; ``{name}`` in one stands for any word without / and :."""
     prepare: Callable[[Scorer, bytes, Exchange], Steps[None]]
     render: Callable[[Exchange, Scores], str]
-    render_alone: Callable[[Exchange, float], str]
-    """As ``render``, for the score of the only row."""
+    render_alone: Callable[[Exchange, float, float], str]
+    """As ``render``, for the logit and the score of the only row."""
     request: type[BaseModel]
     response: type[BaseModel]
     short: Callable[[Scorer, bytes, Exchange], bool] = lambda scorer, body, exchange: False
@@ -113,14 +112,14 @@ class Exchange(ABC):
     def scored_alone(self, logit: float, score: float) -> None:
         """Answer with the score of the only row."""
         if not self.answered:
-            self._answer_by(self.endpoint.route.render_alone, score)
+            self._answer_by(self.endpoint.route.render_alone, logit, score)
             if self.trace is not None:
                 only = Scores(np.array([logit], np.float32), np.array([score], np.float32))
                 self._log_request(self.trace, only)
 
-    def _answer_by(self, render: Callable[[Exchange, T], str], scores: T) -> None:
+    def _answer_by(self, render: Callable[..., str], *scores: object) -> None:
         try:
-            body = render(self, scores).encode()
+            body = render(self, *scores).encode()
         except Exception as error:
             self.failed(error)
         else:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Protocol
+
+import numpy as np
 
 from app.features.graph_inputs import Scores
-from app.metrics.trial import OnSide, SideCounts
+from app.metrics.trial import AfterAnswer, OnSide, SideCounts
+from app.rollout.comparison import Answer
 from app.rollout.split_predict import split_predict
 from app.scoring.scorer import Scorer
 from app.scoring.steps import Steps
+from app.serving.shadow import Asked, Shadow
 from app.serving.trial import Trial
 from app.web.exchange import Endpoint, Exchange
 
 PREDICT = "predict"
-T = TypeVar("T")
 
 
 class HasTrial(Protocol):
@@ -51,6 +54,11 @@ class TrialRequests:
         # Looked up when the steps begin: a long body may have waited, and the trial have ended.
         live, trial = self._state.scorer, self._state.trial
         if trial is None:
+            yield from _score(live, exchange, body)
+            return
+        if isinstance(trial, Shadow):
+            if trial.wants():
+                exchange.endpoint = _shadowed(exchange, body, trial)
             yield from _score(live, exchange, body)
             return
         if exchange.endpoint.route.name != PREDICT:
@@ -94,12 +102,39 @@ def _counted(endpoint: Endpoint, counts: SideCounts) -> Endpoint:
         counts.note_scores(scores)
         return route.render(exchange, scores)
 
-    def render_alone(exchange: Exchange, score: float) -> str:
+    def render_alone(exchange: Exchange, logit: float, score: float) -> str:
         counts.note_mean(1, score)
-        return route.render_alone(exchange, score)
+        return route.render_alone(exchange, logit, score)
 
     return replace(
         endpoint,
         route=replace(route, render=render, render_alone=render_alone),
         metrics=OnSide(endpoint.metrics, counts),
+    )
+
+
+def _shadowed(exchange: Exchange, body: bytes, shadow: Shadow) -> Endpoint:
+    """Return an endpoint that hands its request over to a shadow once the answer is out."""
+    endpoint = exchange.endpoint
+    route = endpoint.route
+    kept: list[Scores] = []
+
+    def render(exchange: Exchange, scores: Scores) -> str:
+        kept.append(scores)
+        return route.render(exchange, scores)
+
+    def render_alone(exchange: Exchange, logit: float, score: float) -> str:
+        kept.append(Scores(np.array([logit], np.float32), np.array([score], np.float32)))
+        return route.render_alone(exchange, logit, score)
+
+    def offer() -> None:
+        if kept:
+            answer = Answer(kept.pop(), exchange.ids)
+            taken = exchange.ended - exchange.begun
+            shadow.offer(Asked(route.name != PREDICT, body, answer, exchange.top_k, taken))
+
+    return replace(
+        endpoint,
+        route=replace(route, render=render, render_alone=render_alone),
+        metrics=AfterAnswer(endpoint.metrics, offer),
     )

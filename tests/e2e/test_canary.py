@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from app.bundle.directory import CURRENT
+from app.feedback.log_format import CLOSED, PREFIX, LoggedRequest, decode_line
 from app.rollout.shares import Shares
 from app.rollout.state_file import ROLLOUT, read_rollout
 from tests.conftest import StartService
@@ -120,6 +122,29 @@ def test_instances_are_divided(
         assert [each["path"] for each in error["details"]] == [f"instances[{place}].price"]
     assert error_of(admin.service.post("/predict", b'{"instances": [{"user_id":'), 400)
     assert admin.service.predict([]) == []
+
+
+def test_the_request_log_says_who_scored_an_instance(
+    start_admin: StartAdmin, pinned: Path, tiny_bundle: Path, other_bundle: Path, sample: Sample,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:  # fmt: skip
+    """A request that was divided has a line for each bundle, with places in the whole request."""
+    directory = tmp_path_factory.mktemp("log")
+    admin = start_admin(pinned, request_log=directory, request_log_share=1)
+    rows = rows_of(sample)[:20]
+    assert admin.canary(other_bundle.name).status_code == 200
+    answer = strict(admin.service.post("/predict", {"instances": rows}).content)
+    assert admin.service.stop() == 0
+    found = {}
+    for file in directory.glob(f"{PREFIX}*{CLOSED}"):
+        for text in gzip.decompress(file.read_bytes()).splitlines():
+            line = decode_line(text)
+            if isinstance(line, LoggedRequest):
+                for each in line.candidates:
+                    found[each.index] = line.version, each.score, (each.features or {})["user_id"]
+    assert [found[place][0] for place in range(len(rows))] == answer["versions"]
+    assert [found[place][1] for place in range(len(rows))] == pytest.approx(answer["predictions"])
+    assert [found[place][2] for place in range(len(rows))] == [row["user_id"] for row in rows]
 
 
 def test_a_canary_is_promoted(

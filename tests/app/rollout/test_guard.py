@@ -129,6 +129,24 @@ def test_a_canary_that_becomes_bad_is_found() -> None:
     assert len(watch._kept) < 2 * WINDOW_SECONDS
 
 
+def test_feedback_that_comes_late_is_judged() -> None:
+    """Its events are those of all of the trial, as a window of requests would have none."""
+    random = np.random.default_rng(8)
+    watch, canary = GuardWatch(Guard(calibration=(0.8, 1.25))), figures(random, 0)
+    canary = canary._replace(events=5_000, predicted=500.0, clicks=500.0)
+    other, found = figures(random, 0), None
+    for second in range(600):
+        other = added(other, figures(random, 900))
+        told = canary._replace(events=5_000 + second, predicted=500.0 + second / 10)
+        canary = added(told, figures(random, 100))
+        found = watch.look(float(second), other, canary)
+        if found is not None:
+            break
+    assert found is not None
+    assert found.cause == "calibration"
+    assert "0 clicks came" in found.reason
+
+
 def added(one: Figures, two: Figures) -> Figures:
     return Figures(*(a + b for a, b in zip(one, two, strict=True)))
 
