@@ -20,8 +20,6 @@ from app.bundle.bundle import Bundle
 from tests.conftest import StartService
 from tests.support.samples import Sample, candidate_of, context_of
 from tests.support.serving import (
-    APP,
-    ROOT,
     Service,
     free_port,
     run_to_end,
@@ -29,6 +27,7 @@ from tests.support.serving import (
     wait_until,
     workers_of,
 )
+from tests.support.starting import run
 
 pytestmark = pytest.mark.e2e
 KEY = "0123456789abcdef" * 4
@@ -39,8 +38,7 @@ TOLERANCE = 1e-4
 
 def items_command(*words: object) -> subprocess.CompletedProcess[str]:
     """Run ``python -m app items``."""
-    command = [*APP, "items", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return run("app", "items", *words)
 
 
 @pytest.fixture
