@@ -448,6 +448,85 @@ async def test_score_that_is_no_number_fails_its_caller_alone(way: float, value:
         assert [await outcome(task) for task in tasks] == [[1.0], EngineFailed, [4.0]]
 
 
+async def test_neighbours_in_its_run_have_their_scores() -> None:
+    """One row and several beside a score that is no number, all of one run."""
+
+    def spoil(batch: Batch, scores: Scores) -> Scores:
+        scores.logit[batch.candidate[:, 0] == 666] = np.nan
+        return scores
+
+    engine = FakeEngine(spoil)
+    async with batcher(engine) as batches:
+        async with Busy(engine, batches):
+            rows = [row_of(2), row_of(666), [[3, 0], [4, 0]]]
+            tasks = [asyncio.create_task(score(batches, job(r))) for r in rows]
+            await until(lambda: batches.queued_rows == 4)
+        assert [await outcome(task) for task in tasks] == [[2.0], EngineFailed, [3.0, 4.0]]
+    assert engine.rows == [1, 4]
+
+
+def together(batches: MicroBatcher, *jobs: Job) -> list[asyncio.Future[Scores]]:
+    """Submit jobs at once, and return their outcomes."""
+    batches.submit_together(jobs)
+    found = []
+    for each in jobs:
+        assert isinstance(each.caller, Waiting)
+        found.append(each.caller.outcome)
+    return found
+
+
+async def test_callers_that_come_together_share_a_run() -> None:
+    """Each has its own scores, and knows when its rows had come."""
+    engine = FakeEngine()
+    async with batcher(engine) as batches:
+        batches.submit_together([])
+        jobs = [job(row_of(2)), job([[3, 0], [4, 0]], context=5), job(row_of(6))]
+        before = time.perf_counter()
+        found = together(batches, *jobs)
+        assert batches.queued_rows == 4
+        assert [await outcome(each) for each in found] == [[2.0], [8.0, 9.0], [6.0]]
+        for each in jobs:
+            assert isinstance(each.caller, Waiting)
+            assert before <= each.caller.encoded <= each.caller.begun
+        assert batches.queued_rows == 0
+    assert engine.rows == [4]
+
+
+async def test_those_that_come_together_are_refused_one_by_one() -> None:
+    """The queue holds its rows and no more: who finds room is scored; without rows none is needed.
+    A deadline out of reach is that of its caller alone."""
+    engine = FakeEngine()
+    async with batcher(engine, max_queue_rows=5) as batches:
+        async with Busy(engine, batches):
+            sizes = ([[1, 0]] * 2, [[2, 0]] * 4, [], [[3, 0]] * 3)
+            found = together(batches, *(job(rows) for rows in sizes))
+            assert batches.queued_rows == 5
+            assert [await outcome(found[place]) for place in (1, 2)] == [Overloaded, []]
+        assert [await outcome(found[place]) for place in (0, 3)] == [[1.0] * 2, [3.0] * 3]
+        batches.cost.base, batches.cost.per_row = 0.0, 1.0
+        async with Busy(engine, batches):
+            found = together(batches, job(row_of(1)), job(row_of(2), seconds=0.5))
+            assert await outcome(found[1]) is Overloaded
+        assert await outcome(found[0]) == [1.0]
+    assert [await outcome(each) for each in together(batches, job(row_of(1)))] == [NotReady]
+
+
+@pytest.mark.parametrize("rows", [1, 9], ids=["short", "long"])
+async def test_it_is_idle_without_rows_alone(rows: int) -> None:
+    """Rows in the queue, or in the engine: its bundle is still in use."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=16) as batches:
+        assert batches.idle
+        (waiting,) = together(batches, job([[1, 0]] * rows))
+        assert batches.queued_rows == rows
+        assert not batches.idle
+        await waiting
+        async with Busy(engine, batches):
+            assert batches.queued_rows == 0
+            assert not batches.idle
+        await until(lambda: batches.idle)
+
+
 async def test_departed_callers_never_reach_the_engine() -> None:
     """Rows of a caller that has gone are dropped: told by the caller, or cancelled."""
     engine = FakeEngine()
