@@ -23,9 +23,10 @@ CtrError
 │   ├── WrongOrigin 403: on the pages and the admin port only
 │   ├── Unauthorized 401, ActivationRefused 409: where a key is needed only
 │   ├── Overloaded 429
-│   └── NotReady 503, EngineFailed 503, VocabularyUnavailable 503, DeadlinePassed 504
+│   ├── NotReady 503, EngineFailed 503, VocabularyUnavailable 503, DeadlinePassed 504
 │   ├── StoreUnavailable 503: on the admin port only
-│   └── EventsUnwritten 503: events that cannot be kept
+│   ├── EventsUnwritten 503: events that cannot be kept
+│   └── NotOffered 501
 └── the trainer's, each beside the code that raises it
     ├── ConfigError      training settings cannot be used
     ├── DataError        files cannot be read as training data
@@ -277,6 +278,12 @@ class VocabularyUnavailable(ServiceError):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.headers = {"retry-after": "1"}
+
+
+class NotOffered(ServiceError):
+    """The bundle in use lacks what the request asks for; the message says what."""
+
+    status, code = 501, "not_offered"
 
 
 class StoreUnavailable(ServiceError):

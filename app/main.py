@@ -57,7 +57,7 @@ from app.web.error_responses import answer_errors
 from app.web.feedback import build_feedback_router
 from app.web.keys import Keys
 from app.web.openapi import Stored, complete
-from app.web.operations import build_router
+from app.web.operations import build_explain_router, build_router
 from app.web.own_pages import OwnPages
 from app.web.pages import (
     DOCS,
@@ -124,7 +124,8 @@ class Service(FastAPI):
 
     def document(self, bundle: Bundle | None) -> dict[str, Any]:
         """The OpenAPI document for a bundle."""
-        return complete(super().openapi(), bundle, self.endpoints.limits, self._stored)
+        endpoints = self.endpoints
+        return complete(super().openapi(), bundle, endpoints.limits, self._stored, endpoints.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -211,9 +212,11 @@ def build_server(
             for kind in (ITEMS, PROFILES)
         ]
         entries.append(build_trials_router(service.activation, service.trials))
+        entries.append(build_explain_router(service.endpoints))
         data = [
             build_shared_data(service.serving, service.metrics, public=False),
             build_scoring(service.endpoints),
+            build_explain_router(service.endpoints),
             build_admin_data(service.activation, store_url),
         ]
         own, keys = own_pages(settings), Keys(settings.admin_key_file)
@@ -314,6 +317,7 @@ def build_service(
         limits,
         access_log,
         request_log,
+        settings.explain == "on",
     )
 
     @asynccontextmanager

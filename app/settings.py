@@ -28,6 +28,7 @@ Group = Literal[
     "Batching and limits",
     "Vocabulary in Redis",
     "Catalogue",
+    "Explanations",
     "Metrics and logs",
     "Request log and feedback",
     "Admin",
@@ -277,6 +278,12 @@ class Settings(BaseSettings):
     )
     profile_seconds: NonNegativeFloat = _setting(
         "Catalogue", 60.0, "Time for which a worker remembers a profile", "seconds"
+    )
+
+    explain: Literal["on", "off"] = _setting(
+        "Explanations",
+        "off",
+        "on offers /explain to all callers; the admin port always has it",
     )
 
     slow_request_ms: NonNegativeInt = _setting(

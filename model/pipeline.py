@@ -15,15 +15,18 @@ from app.bundle.bundle import Bundle, Example
 from app.bundle.directory import newest
 from app.bundle.manifest import (
     EXAMPLES,
+    EXPLAIN_GRAPH,
     FORMAT_VERSION,
     GRAPH,
     INT8_GRAPH,
     SPEC,
     SPLIT_GRAPHS,
     VOCABULARY,
+    Explainable,
     ItemParts,
 )
 from app.bundle.writing import NewBundle, new_bundle
+from app.explain.terms import TermsGraph
 from app.features.graph_inputs import Scores
 from app.features.spec import DataPart
 from app.scoring.engine import Engine
@@ -32,6 +35,7 @@ from model.config import Quantized, TrainConfig
 from model.data.prepare import Prepared
 from model.data.slot_statistics import statistics
 from model.data.split import PARTS
+from model.export.explain import check_explain, write_explain
 from model.export.golden import golden_examples
 from model.export.graph import write_graph
 from model.export.parity import check_parity, check_split
@@ -101,6 +105,7 @@ class Measured:
     """The float32 graph's scores of the validation part."""
     int8: Loss | None = None
     parts: ItemParts | None = None
+    explainable: Explainable | None = None
     logits: dict[DataPart, NDArray[np.floating[Any]]] = field(default_factory=dict)
     """The logits [R] of the scores of each part, calibrated where the graph calibrates."""
     quality: dict[DataPart, Quality] = field(default_factory=dict)
@@ -240,6 +245,7 @@ def export(
         engine = write_float32(trained, bundle, calibration)
         measured = measure(trained, engine, calibration)
         measured.parts = write_split_graphs(trained, bundle, engine)
+        measured.explainable = write_explain_graph(trained, bundle, engine)
         int8_engine = None
         if quantize is not Quantized.none:
             int8_engine = write_int8_graph(trained, bundle, engine, measured, quantize)
@@ -356,6 +362,23 @@ def write_split_graphs(trained: Trained, bundle: NewBundle, engine: Engine) -> I
     return parts
 
 
+def write_explain_graph(trained: Trained, bundle: NewBundle, engine: Engine) -> Explainable:
+    """Write the graph of the terms of the logit, of networks that have some.
+
+    Raises:
+        ExportError: the terms are not those of the network.
+    """
+    layout = trained.prepared.vocabulary.layout
+    graph = bundle.directory / EXPLAIN_GRAPH
+    found = write_explain(
+        bundle.directory / GRAPH, trained.config.network, layout, trained.crosses, graph
+    )
+    if found.first_order:
+        terms = TermsGraph(engine, graph, found, layout)
+        check_explain(trained.result.network, engine, terms, trained.prepared.data["test"])
+    return found
+
+
 def write_golden(
     trained: Trained, bundle: NewBundle, calibration: Calibration | None, int8: Engine | None
 ) -> list[Example]:
@@ -413,6 +436,7 @@ def describe(
         "statistics": statistics(prepared.vocabulary, train_part),
         "scores": score_histogram(measured.validation.score),
         "parts": measured.parts,
+        "explainable": measured.explainable,
     }
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from app.bundle.manifest import (
     EXAMPLES,
+    EXPLAIN_GRAPH,
     GRAPH,
     INT8_GRAPH,
     SPEC,
@@ -95,6 +96,7 @@ class Bundle:
             ),
             "score_histogram": self.manifest.scores is not None,
             "item_parts": self.manifest.parts is not None,
+            "explainable": self.manifest.explainable is not None,
         }
         return [name for name, there in present.items() if not there]
 
@@ -119,6 +121,11 @@ class Bundle:
             return None
         candidate, combine = SPLIT_GRAPHS[precision]
         return self.path / candidate, self.path / combine
+
+    @property
+    def explain_graph(self) -> Path | None:
+        """The graph of the logit's terms, if the bundle has one."""
+        return self.path / EXPLAIN_GRAPH if EXPLAIN_GRAPH in self.manifest.files else None
 
     @classmethod
     def open(

@@ -26,6 +26,8 @@ SPLIT_GRAPHS: Mapping[Precision, tuple[str, str]] = {
     "int8": ("candidate.int8.onnx", "combine.int8.onnx"),
 }
 """The graph of the item part, and the one that takes it: together they give what the whole does."""
+EXPLAIN_GRAPH = "explain.onnx"
+"""The graph of the terms of a logit, of networks that have some."""
 WEIGHTS = "weights.bin"
 """Weights of all graphs, where they are too many for the graphs' own files; engines map it."""
 EXAMPLES = "examples.jsonl"
@@ -92,6 +94,19 @@ class ItemParts(msgspec.Struct, frozen=True):
     first_cut: int | None = None
 
 
+class Explainable(msgspec.Struct, frozen=True):
+    """The terms that a network's logit is a sum of, as ``explain.onnx`` gives them.
+
+    ``first_order`` is one of each slot, ``pairs`` one of each pair of slots, ``crosses`` are the
+    pairs of slots where only some have one; ``deep`` says that hidden layers give the rest.
+    """
+
+    first_order: bool
+    pairs: bool
+    crosses: tuple[tuple[str, str], ...] = ()
+    deep: bool = False
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """Description of a bundle; every other file is in ``files``, by its path in the bundle."""
 
@@ -109,6 +124,8 @@ class Manifest(msgspec.Struct, frozen=True):
     """Scores of the validation part; absent in format 1."""
     parts: ItemParts | None = None
     """The item part; absent where the bundle has no graphs for it."""
+    explainable: Explainable | None = None
+    """The terms of the logit; absent in bundles of earlier releases."""
 
     @property
     def version(self) -> str:

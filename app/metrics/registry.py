@@ -37,6 +37,7 @@ EVENTS = {
     "unknown_fields": "Fields in requests that the spec does not know",
     "engine_failures": "Engine runs that gave no scores",
     "engine_hangs": "Engine runs that did not end in time; each ended its process",
+    "explained_rows": "Rows that were scored to explain others",
     "dropped_log_lines": "Log lines that nothing read in time",
 }
 """Counters without labels, ``ctr_NAME_total``, and their texts."""

@@ -32,7 +32,7 @@ from app.scoring.problems import NAME_LENGTH, FieldNames, Problems
 from app.scoring.profiles import ProfileFiller
 from app.scoring.rank_bodies import decode_rank
 from app.scoring.steps import Steps
-from app.scoring.wire import CandidateColumns
+from app.scoring.wire import CandidateColumns, RankBody
 
 LONG_COLUMN = 128 * 1024
 """Bytes from which on a column is decoded value by value. Decoding as many bytes of empty lists,
@@ -96,17 +96,24 @@ class RankReader:
         self._max_row_bytes = limits.max_row_bytes
 
     def read(
-        self, body: bytes, request: ScoringRequest, misses: Misses | None, settle: SettleContext
+        self,
+        body: bytes,
+        request: ScoringRequest,
+        misses: Misses | None,
+        settle: SettleContext,
+        decoded: RankBody | None = None,
     ) -> Steps[Ranking]:
         """Encode the context; tell the request what its answer needs of the body.
 
-        ``settle`` completes the context where it is needed before the candidates are known.
+        ``settle`` completes the context where it is needed before the candidates are known;
+        ``decoded`` is the body, if it has been decoded before.
 
         Raises:
             ServiceError: the body is refused.
         """
         problems = Problems()
-        decoded = decode_rank(body, self._names, problems)
+        if decoded is None:
+            decoded = decode_rank(body, self._names, problems)
         check_size(decoded.context, self._max_row_bytes, "context")
         features = decode_part(context_decoder, body, decoded.context, "context")
         if request.trace is not None:

@@ -17,9 +17,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from app.features.arrays import Indices
+from app.features.arrays import Indices, Packed
 from app.features.column_encoding import Misses
 from app.features.encoder import Encoder, Fetched, settle
 from app.features.keys import TextKey
@@ -33,7 +33,7 @@ from app.scoring.profiles import ProfileFiller, Profiles
 from app.scoring.rank import Ranking, RankReader
 from app.scoring.steps import Steps
 from app.scoring.stored_instances import KnownItems
-from app.scoring.wire import OnUnknown
+from app.scoring.wire import OnUnknown, RankBody
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +75,14 @@ class VocabularySource(Protocol):
             VocabularyUnavailable: they are not available.
         """
         ...
+
+
+class Encoded(NamedTuple):
+    """A context and its candidates, as packed rows."""
+
+    context: bytes
+    candidates: bytes
+    rows: int
 
 
 class Scorer:
@@ -202,6 +210,36 @@ class Scorer:
             yield from self._score(request, ranking, misses)
         finally:
             self.reading -= 1
+
+    def encoded(
+        self,
+        decoded: RankBody,
+        body: bytes,
+        request: ScoringRequest,
+        check: Callable[[int], None],
+    ) -> Steps[Encoded]:
+        """Encode a context and its candidates without scoring them.
+
+        ``decoded`` is the body of a ranking, in ``body``; ``check`` may refuse the number of
+        candidates before they are encoded.
+
+        Raises:
+            ServiceError: the request is refused.
+        """
+        misses = self._misses()
+        ranking = yield from self._rank.read(body, request, misses, self._settle_context, decoded)
+        check(ranking.rows)
+        candidates: Packed = yield from ranking.encode(0, ranking.rows)
+        ranking.problems.raise_if_any()
+        context = ranking.context
+        if misses:
+            rows = yield from self._fetch(request, misses)
+            shapes = self.encoder.shapes
+            context, candidates = (
+                settle(packed, rows, shape)
+                for packed, shape in zip((context, candidates), shapes, strict=True)
+            )
+        return Encoded(context, bytes(candidates), ranking.rows)
 
     def _score(
         self, request: ScoringRequest, ranking: Ranking, misses: Misses | None

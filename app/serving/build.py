@@ -9,6 +9,7 @@ from datetime import datetime
 from time import perf_counter, thread_time
 
 from app.catalogue.follower import Follower
+from app.explain.explaining import Explaining
 from app.features.graph_inputs import Batch, Scores
 from app.feedback.feedback import Feedback
 from app.metrics.registry import Metrics
@@ -91,7 +92,8 @@ class Builder:
         await batcher.__aenter__()
         if loaded.items is not None:
             loaded.items.start()
-        built = BundleInUse(loaded, batcher, self._scorer(loaded, batcher))
+        scorer = self._scorer(loaded, batcher)
+        built = BundleInUse(loaded, batcher, scorer, self._explaining(loaded, scorer))
         self._open.append(built)
         if self._feedback is not None:
             await self._feedback.serve(loaded.bundle.version)
@@ -190,6 +192,16 @@ class Builder:
             loaded.profiles,
             loaded.item_key,
         )
+
+    def _explaining(self, loaded: Loaded, scorer: Scorer) -> Explaining | None:
+        if loaded.explainer is None:
+            return None
+        events = self._metrics.events
+
+        def count(rows: int) -> None:
+            events.add("explained_rows", rows)
+
+        return Explaining(scorer, loaded.explainer, count)
 
     def _show(self, loaded: Loaded) -> None:
         """Let metrics and the log tell what is in use."""

@@ -16,6 +16,7 @@ import numpy as np
 from app.bundle.bundle import Bundle
 from app.bundle.manifest import INT8_GRAPH, Precision
 from app.errors import BundleError
+from app.explain.explainer import Explainer
 from app.features.arrays import Indices
 from app.features.encoder import Encoder
 from app.features.graph_inputs import Batch
@@ -41,6 +42,8 @@ class StartedEngine:
     """Largest difference of a golden example's logit from the trainer's."""
     split: SplitEngine | None = None
     """The split graphs, where the settings name a store of items and the bundle has them."""
+    explainer: Explainer | None = None
+    """The explainer, where the settings offer explanations."""
     reason: str | None = None
     """The reason for the engine's precision, where the settings leave it to the service."""
 
@@ -93,7 +96,10 @@ class Engines:
         )
         worst = verify_examples(bundle, encoder, engine, engine.tolerance, precision)
         engine.warm_up()
-        return StartedEngine(engine, worst, self._split(engine, bundle, encoder))
+        explainer = None
+        if self._settings.explain == "on" or self._settings.admin_port is not None:
+            explainer = Explainer.of(bundle, encoder, engine)
+        return StartedEngine(engine, worst, self._split(engine, bundle, encoder), explainer)
 
     def _split(self, engine: Engine, bundle: Bundle, encoder: Encoder) -> SplitEngine | None:
         """Return the verified split graphs of a bundle for the items of a store."""

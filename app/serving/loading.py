@@ -12,6 +12,7 @@ from app.bundle.bundle import Bundle
 from app.bundle.verified_files import VerifiedFiles
 from app.catalogue.follower import Follower
 from app.errors import AddressError
+from app.explain.explainer import Explainer
 from app.features.encoder import Encoder
 from app.features.hot_values import serving_encoder
 from app.features.keys import TextKey
@@ -76,6 +77,8 @@ class Loaded:
     """The profiles of the store, where the settings say which field is their key."""
     item_key: tuple[str, TextKey] | None = None
     """The field of an instance that has an item's id, and how its values are read."""
+    explainer: Explainer | None = None
+    """The explainer of its scores, where the settings offer explanations."""
 
     @property
     def scoring(self) -> Scoring:
@@ -153,6 +156,7 @@ class Loader:
             loaded,
             engine=started.engine,
             split=started.split,
+            explainer=started.explainer,
             worst_difference=started.worst_difference,
         )
 
@@ -199,6 +203,7 @@ def load(
         split,
         stored_profiles(settings, bundle, encoder, metrics),
         item_key(settings, bundle, encoder),
+        started.explainer,
     )
 
 

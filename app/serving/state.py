@@ -6,7 +6,8 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
-from app.errors import NotReady
+from app.errors import NotOffered, NotReady
+from app.explain.explaining import Explaining
 from app.remote.vocabulary import RemoteVocabulary
 from app.scoring.batcher import MicroBatcher
 from app.scoring.scorer import Scorer
@@ -26,6 +27,8 @@ class BundleInUse:
     loaded: Loaded
     batcher: MicroBatcher
     scorer: Scorer
+    explaining: Explaining | None = None
+    """Explanations of its scores, where the settings offer them."""
 
     @property
     def idle(self) -> bool:
@@ -79,6 +82,20 @@ class ServingState:
     def idle(self) -> bool:
         """True if the bundle in use has no requests."""
         return self.in_use is None or self.in_use.idle
+
+    @property
+    def explaining(self) -> Explaining:
+        """Explanations of the bundle in use.
+
+        Raises:
+            NotReady: no bundle is in use yet.
+            NotOffered: the settings do not offer them.
+        """
+        if self.in_use is None:
+            raise NotReady(self.not_ready)
+        if self.in_use.explaining is None:
+            raise NotOffered("explanations are switched off: see CTR_EXPLAIN")
+        return self.in_use.explaining
 
     @property
     def not_ready(self) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -69,6 +70,12 @@ def ranking(exchange: Exchange, scores: Scores) -> str:
     )
     tail = f"{_scored(exchange, scores)}{_degraded(exchange)}"
     return f'{{"ranking":[{members}],"version":"{exchange.version}"{tail}}}'
+
+
+def explanation(exchange: Exchange, members: Mapping[str, Any]) -> str:
+    """Return the body of an /explain answer."""
+    told = msgspec.json.encode(members).decode()
+    return f'{{"version":"{exchange.version}",{told[1:-1]}{_degraded(exchange)}}}'
 
 
 def _items(

@@ -26,6 +26,7 @@ from app.errors import (
     Undecodable,
     WrongMediaType,
 )
+from app.explain.explaining import Explaining
 from app.feedback.request_log import RequestLog
 from app.metrics.requests import RequestMetrics
 from app.scoring.limits import Limits
@@ -35,6 +36,7 @@ from app.serving.trial import Trial
 from app.web.access_log import AccessLog
 from app.web.answer_bodies import prediction, predictions, ranking, ranking_of_one
 from app.web.exchange import Endpoint, Exchange, Header, Route
+from app.web.explain_route import explain_route
 from app.web.known_heads import KnownHead
 from app.web.schemas import PredictRequest, PredictResponse, RankRequest, RankResponse
 from app.web.slow_requests import SlowRequests
@@ -99,9 +101,19 @@ class HasScorer(Protocol):
         """
         ...
 
+    @property
+    def explaining(self) -> Explaining:
+        """Explanations of the bundle in use.
+
+        Raises:
+            NotReady: no bundle is in use yet.
+            NotOffered: the settings do not offer them.
+        """
+        ...
+
 
 class ScoringEndpoints:
-    """The endpoints of ``ROUTES`` in one service."""
+    """The endpoints of ``ROUTES`` in one service, and that of explanations."""
 
     def __init__(
         self,
@@ -111,8 +123,16 @@ class ScoringEndpoints:
         limits: Limits,
         access_log: AccessLog,
         request_log: RequestLog | None = None,
+        explain: bool = False,
     ) -> None:
-        """``metrics`` gives the request metrics of a route's name."""
+        """``metrics`` gives the request metrics of a route's name; with ``explain`` the public port
+        has ``/explain`` too.
+        """
+        of_explain = explain_route(lambda: state.explaining)
+        self.routes = (*ROUTES, of_explain) if explain else ROUTES
+        """The routes of the public port."""
+        self.explain = Endpoint(of_explain, metrics(of_explain.name), slow_requests, access_log)
+        """The endpoint of explanations, for the admin port."""
         self.limits = limits
         self._state = state
         self._trial_requests = TrialRequests(state, limits.max_instances)
@@ -125,8 +145,12 @@ class ScoringEndpoints:
         self.by_path: dict[str, Endpoint] = {}
         """The endpoints of the paths without a ``{name}``."""
         self._by_pattern: list[tuple[re.Pattern[str], Endpoint]] = []
-        for route in ROUTES:
-            endpoint = Endpoint(route, metrics(route.name), slow_requests, access_log, request_log)
+        for route in self.routes:
+            endpoint = self.explain
+            if route is not of_explain:
+                endpoint = Endpoint(
+                    route, metrics(route.name), slow_requests, access_log, request_log
+                )
             for path in route.paths:
                 if "{" in path:
                     pattern = re.compile(re.sub(r"\\{\w+\\}", "[^/:]+", re.escape(path)))

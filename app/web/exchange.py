@@ -26,7 +26,7 @@ from app.web.access_log import AccessLog
 from app.web.slow_requests import SlowRequests
 
 Header = tuple[bytes, bytes]
-RouteName = Literal["predict", "rank"]
+RouteName = Literal["predict", "rank", "explain"]
 log = logging.getLogger(__name__)
 
 
@@ -105,21 +105,22 @@ class Exchange(ABC):
     def scored(self, scores: Scores) -> None:
         """Answer with scores."""
         if not self.answered:
-            self._answer_by(self.endpoint.route.render, scores)
+            self.answer_by(self.endpoint.route.render, scores)
             if self.trace is not None:
                 self._log_request(self.trace, scores)
 
     def scored_alone(self, logit: float, score: float) -> None:
         """Answer with the score of the only row."""
         if not self.answered:
-            self._answer_by(self.endpoint.route.render_alone, logit, score)
+            self.answer_by(self.endpoint.route.render_alone, logit, score)
             if self.trace is not None:
                 only = Scores(np.array([logit], np.float32), np.array([score], np.float32))
                 self._log_request(self.trace, only)
 
-    def _answer_by(self, render: Callable[..., str], *scores: object) -> None:
+    def answer_by(self, render: Callable[..., str], *found: object) -> None:
+        """Answer with what was found, as ``render`` gives it; there is no answer yet."""
         try:
-            body = render(self, *scores).encode()
+            body = render(self, *found).encode()
         except Exception as error:
             self.failed(error)
         else:
@@ -128,12 +129,14 @@ class Exchange(ABC):
     def _log_request(self, trace: Trace, scores: Scores) -> None:
         """Hand a request that was answered over to the request log."""
         self.trace = None
-        request_log = self.endpoint.request_log
-        if self.status == 200 and request_log is not None and self.encoder is not None:
+        request_log, route = self.endpoint.request_log, self.endpoint.route.name
+        if route == "explain" or request_log is None or self.encoder is None:
+            return
+        if self.status == 200:
             request_log.take(
                 self.request_id,
                 self.version,
-                self.endpoint.route.name,
+                route,
                 self.encoder,
                 trace,
                 scores,

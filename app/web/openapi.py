@@ -7,6 +7,7 @@ the bodies, with the fields of the bundle in use and one of its golden requests 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -17,8 +18,11 @@ from app.bundle.bundle import Bundle, Example
 from app.features import json_schema
 from app.scoring.limits import Limits
 from app.web.endpoints import ROUTES
+from app.web.exchange import Route
 from app.web.feedback import FeedbackRequest
-from app.web.schemas import PredictRequest, RankRequest
+
+BodiesExample = tuple[dict[str, Any], dict[str, Any] | None]
+"""A request and, where a golden request tells it, the answer."""
 
 _HEADERS: list[dict[str, Any]] = [
     {
@@ -56,20 +60,24 @@ class Stored(NamedTuple):
 
 
 def complete(
-    document: dict[str, Any], bundle: Bundle | None, limits: Limits, stored: Stored
+    document: dict[str, Any],
+    bundle: Bundle | None,
+    limits: Limits,
+    stored: Stored,
+    routes: Sequence[Route] = ROUTES,
 ) -> dict[str, Any]:
     """Return a copy of the document with the scoring endpoints' headers, bodies and examples.
 
-    What is ``stored`` need not be sent.
+    What is ``stored`` need not be sent; ``routes`` are those of the public port.
     """
     document = deepcopy(document)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    schemas.update(_schemas(bundle, limits))
+    schemas.update(_schemas(bundle, limits, routes))
     if not stored.catalogue:
         _without_items(schemas)
     if bundle is not None:
         _without_stored(schemas, stored)
-    for route in ROUTES:
+    for route in routes:
         example = None
         if bundle is not None:
             example = _EXAMPLES[route.name](bundle.examples[0], bundle.version)
@@ -106,9 +114,7 @@ def _drop_empty_defaults(node: Any) -> None:
             _drop_empty_defaults(each)
 
 
-def _complete(
-    operation: dict[str, Any], request: str, example: tuple[dict[str, Any], dict[str, Any]] | None
-) -> None:
+def _complete(operation: dict[str, Any], request: str, example: BodiesExample | None) -> None:
     """Add to one operation the schema of its body, its headers and an example of both bodies."""
     content: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/{request}"}}
     operation["requestBody"] = {"required": True, "content": {"application/json": content}}
@@ -119,12 +125,13 @@ def _complete(
             response["headers"]["Retry-After"] = _RETRY_AFTER
     if example is not None:
         content["example"], answer = example
-        operation["responses"]["200"]["content"]["application/json"]["example"] = answer
+        if answer is not None:
+            operation["responses"]["200"]["content"]["application/json"]["example"] = answer
 
 
-def _schemas(bundle: Bundle | None, limits: Limits) -> dict[str, Any]:
+def _schemas(bundle: Bundle | None, limits: Limits, routes: Sequence[Route]) -> dict[str, Any]:
     """The bodies' schemas; without a bundle they name no fields."""
-    schemas = _schemas_of(PredictRequest, RankRequest)
+    schemas = _schemas_of(*(route.request for route in routes))
     instances = schemas["PredictRequest"]["properties"]["instances"]
     instances["maxItems"] = limits.max_instances
     rows = schemas["RankRequest"]["properties"]["candidates"]["anyOf"][0]
@@ -154,6 +161,11 @@ def _schemas(bundle: Bundle | None, limits: Limits) -> dict[str, Any]:
         for name, (parent, key, schema) in places.items():
             schemas[name] = schema
             parent[key] = {"$ref": f"#/components/schemas/{name}"}
+        if "ExplainRequest" in schemas:
+            explained = schemas["ExplainRequest"]["properties"]
+            explained["context"] = {"$ref": "#/components/schemas/Context"}
+            one = explained["candidate"]
+            one["anyOf"][0] = {"$ref": "#/components/schemas/CandidateFeatures"}
         own = schemas["ItemsModel"]["properties"]
         own["features"] = {"$ref": "#/components/schemas/CandidateColumns"}
     return schemas
@@ -192,11 +204,11 @@ def _without_items(schemas: dict[str, Any]) -> None:
         del schemas[name]["properties"]["unknown"]
     predictions = schemas["PredictResponse"]["properties"]["predictions"]
     predictions["items"] = {"type": "number"}
-    request = schemas["RankRequest"]["properties"]
-    del request["on_unknown"]
-    forms = request["candidates"]["anyOf"]
+    del schemas["RankRequest"]["properties"]["on_unknown"]
     of_items = ("/ItemsModel", "/EverythingModel")
-    forms[:] = [form for form in forms if not form.get("$ref", "").endswith(of_items)]
+    for name in {"RankRequest", "ExplainRequest"} & schemas.keys():
+        forms = schemas[name]["properties"]["candidates"]["anyOf"]
+        forms[:] = [form for form in forms if not form.get("$ref", "").endswith(of_items)]
     ranked = schemas["Ranked"]
     ranked["properties"]["index"] = {"type": "integer", "title": "Index"}
     ranked["properties"]["score"] = {"type": "number", "title": "Score"}
@@ -208,12 +220,12 @@ def _scores(example: Example) -> list[float]:
     return [round(score, 6) for score in scores]
 
 
-def _predict_example(example: Example, version: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _predict_example(example: Example, version: str) -> BodiesExample:
     instances = [{**example.context, **candidate} for candidate in example.candidates]
     return {"instances": instances}, {"predictions": _scores(example), "version": version}
 
 
-def _rank_example(example: Example, version: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _rank_example(example: Example, version: str) -> BodiesExample:
     candidates = [
         {"id": f"candidate-{index}", "features": features}
         for index, features in enumerate(example.candidates)
@@ -227,4 +239,8 @@ def _rank_example(example: Example, version: str) -> tuple[dict[str, Any], dict[
     return request, {"ranking": ranking, "version": version}
 
 
-_EXAMPLES = {"predict": _predict_example, "rank": _rank_example}
+def _explain_example(example: Example, version: str) -> BodiesExample:
+    return {"context": example.context, "candidate": example.candidates[0]}, None
+
+
+_EXAMPLES = {"predict": _predict_example, "rank": _rank_example, "explain": _explain_example}

@@ -20,6 +20,7 @@ from app.serving.versions import Versions
 from app.web import asgi
 from app.web.endpoints import ROUTES, ScoringEndpoints
 from app.web.exchange import Endpoint
+from app.web.explain_route import PATH
 from app.web.schemas import ErrorBody
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -31,6 +32,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     431: {"model": ErrorBody, "description": "The target and the headers are over a limit."},
     503: {"model": ErrorBody, "description": "Not ready, draining, or the engine failed."},
     504: {"model": ErrorBody, "description": "The deadline passed."},
+}
+
+NOT_OFFERED: dict[int | str, dict[str, Any]] = {
+    501: {"model": ErrorBody, "description": "The bundle lacks what the request asks for."}
 }
 
 
@@ -61,6 +66,18 @@ def scoring(endpoints: ScoringEndpoints, path: str) -> Callable[..., Awaitable[R
         return await score()
 
     return score_named if "{name}" in path else score
+
+
+def build_explain_router(endpoints: ScoringEndpoints) -> APIRouter:
+    """Build the route by which the admin port explains scores, whatever the public one has."""
+    router = APIRouter()
+
+    @router.post(PATH)
+    async def explain() -> Response:
+        """Explain a score."""
+        return _ScoringResponse(endpoints, endpoints.explain)
+
+    return router
 
 
 class _ModelName(Convertor[str]):
@@ -107,7 +124,7 @@ def build_router(
     """Build the routes over the objects they show."""
     router = APIRouter()
 
-    for route in ROUTES:
+    for route in endpoints.routes:
         for path, documentation in route.paths.items():
             router.add_api_route(
                 path,
@@ -116,7 +133,7 @@ def build_router(
                 name=f"kserve_{route.name}" if "{name}" in path else route.name,
                 description=documentation,
                 response_model=route.response,
-                responses=ERRORS,
+                responses={**ERRORS, **NOT_OFFERED} if route not in ROUTES else ERRORS,
                 tags=["scoring"],
             )
 

@@ -6,10 +6,11 @@ JSON; a test gives the same bodies to both.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from app.explain.players import Baseline
 from app.scoring.wire import OnUnknown
 
 CandidateId = int | str
@@ -180,6 +181,90 @@ class RankResponse(BaseModel):
     of: Annotated[int | None, Field(description="Beside scored: candidates to rank.")] = None
     unknown: UnknownItems | None = None
     version: Annotated[str, Field(description="The bundle that scored them.")]
+
+
+class ExplainRequest(_Model):
+    """A score to explain, or two of one context: give either candidate or candidates."""
+
+    context: Features
+    candidate: Annotated[
+        dict[str, Any] | None, Field(description="Raw values of one candidate by field name.")
+    ] = None
+    candidates: Annotated[
+        list[CandidateModel] | ColumnsModel | ItemsModel | None,
+        Field(description="One or two candidates, as in /rank: of two, why one is before another."),
+    ] = None
+    baseline: Annotated[
+        Baseline,
+        Field(
+            description="What a field counts as while it is absent: its average in the training"
+            " part, or a missing value."
+        ),
+    ] = "mean"
+    groups: Annotated[
+        dict[str, list[str]],
+        Field(description="Names for groups of fields that are explained as one."),
+    ] = {}
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> Self:
+        if (self.candidate is None) == (self.candidates is None):
+            raise ValueError("expected either candidate or candidates")
+        return self
+
+
+class FieldValue(BaseModel):
+    """A number of a field."""
+
+    field: str
+    value: float
+
+
+class PairValue(BaseModel):
+    """A number of a pair of fields."""
+
+    fields: list[str]
+    value: float
+
+
+class Difference(BaseModel):
+    """The first candidate's logit less the second's, the largest differences first."""
+
+    logit: float
+    shapley: list[FieldValue]
+    first_order: list[FieldValue] | None = None
+    pairs: list[PairValue] | None = None
+    deep: float | None = None
+
+
+class ExplanationModel(BaseModel):
+    """The parts of a logit, before calibration.
+
+    bias, first_order, pairs and deep add up to logit, and are there for networks with such terms;
+    so do baseline_logit and shapley, for every network.
+    """
+
+    id: CandidateId | None = None
+    logit: float | None = None
+    score: float | None = None
+    baseline_logit: float | None = None
+    bias: float | None = None
+    first_order: dict[str, float] | None = None
+    pairs: list[PairValue] | None = None
+    deep: float | None = None
+    shapley: dict[str, float] | None = None
+    standard_error: Annotated[
+        dict[str, float] | None, Field(description="Of shapley; zero where it is exact.")
+    ] = None
+    method: Literal["exact", "sampled"] | None = None
+
+
+class ExplainResponse(ExplanationModel):
+    """The explanation of one candidate, or those of two and their difference."""
+
+    candidates: list[ExplanationModel] | None = None
+    difference: Difference | None = None
+    version: Annotated[str, Field(description="The bundle that scored it.")]
 
 
 class ErrorDetail(BaseModel):

@@ -78,3 +78,8 @@ class DeepFM(Network):
         pairwise_N = pairwise(context_UFK, candidate_NFK, row_context_N)
         deep_N: Tensor = self.mlp(context_UFK.flatten(1), candidate_NFK.flatten(1), row_context_N)
         return self.bias + first_order_N + pairwise_N + deep_N
+
+    def deep(self, context_NFC: Tensor, candidate_NFC: Tensor) -> Tensor:
+        vectors = (weights_and_vectors(each)[1].flatten(1) for each in (context_NFC, candidate_NFC))
+        deep_N: Tensor = self.mlp(*vectors, None)
+        return deep_N

@@ -82,6 +82,13 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
+    def deep(self, context_NFC: Tensor, candidate_NFC: Tensor) -> Tensor:
+        """Return what hidden layers add [N] to the terms of fields that have been looked up.
+
+        Of networks whose logit has such terms; each row has a context of its own.
+        """
+        return candidate_NFC.new_zeros(len(candidate_NFC))
+
     def forward(self, inputs: NetworkInputs) -> Tensor:
         """Return the logit float32 [N] of every row."""
         return self.logit(self.table, inputs, inputs)

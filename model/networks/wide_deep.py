@@ -72,3 +72,8 @@ class WideDeep(Network):
             context_UFK.flatten(1), candidate_NFK.flatten(1), row_context_N, dynamic_NX
         )
         return self.bias + wide_N + deep_N
+
+    def deep(self, context_NFC: Tensor, candidate_NFC: Tensor) -> Tensor:
+        vectors = (weights_and_vectors(each)[1].flatten(1) for each in (context_NFC, candidate_NFC))
+        deep_N: Tensor = self.mlp(*vectors, None)
+        return deep_N

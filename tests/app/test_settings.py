@@ -24,6 +24,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "engine_hang_seconds": ("1.5", 1.5),
     "bundle_poll_seconds": ("0.5", 0.5),
     "log_level": ("debug", "debug"),
+    "explain": ("on", "on"),
     "metrics": ("off", "off"),
     "access_log": ("all", "all"),
     "admin_port": ("17", 17),

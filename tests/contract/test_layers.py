@@ -20,9 +20,11 @@ FLOOR = {"app", "app.backoff", "app.errors", "app.files", "app.logs", "app.off_l
 FEATURES = FLOOR | {"app.features"}
 BUNDLE = FEATURES | {"app.bundle"}
 ENGINE = BUNDLE | {"app.scoring"}
+EXPLAIN = ENGINE | {"app.explain"}
 CATALOGUE = ENGINE | {"app.store", "app.catalogue"}
 SERVICE = CATALOGUE | {
-    "app.workers", "app.metrics", "app.remote", "app.profiles", "app.rollout", "app.feedback",
+    "app.explain", "app.workers", "app.metrics", "app.remote", "app.profiles", "app.rollout",
+    "app.feedback",
     "app.serving", "app.settings",
 }  # fmt: skip
 PAGES = SERVICE - {"app.settings", "app.remote"}
@@ -55,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.features": FLOOR,
     "app.bundle": FEATURES,
     "app.scoring": BUNDLE,
+    "app.explain": ENGINE,
     "app.store": FLOOR | {"app.remote.address", "app.remote.link"},
     "app.catalogue": CATALOGUE - {"app.catalogue"},
     "app.metrics": ENGINE | {"app.workers", "app.rollout"},
@@ -89,7 +92,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.draft": FEATURES | DATA | {"model.quality", "model.text_table"},
     # PSI has one definition, the service's.
     "model.check": ENGINE | TRAINER | {"app.metrics", "model.text_table"},
-    "model.export": ENGINE | DATA | {"model.quality"},
+    "model.export": EXPLAIN | DATA | {"model.quality"},
     "model.training": BUNDLE | DATA | {"model.quality", "model.export"},
     "model.report": BUNDLE | DATA | {"model.quality", "model.training"},
     "model.score_files": ENGINE | DATA | {"model.quality", "model.score_table"},
@@ -99,7 +102,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | DATA
     | {"app.feedback.event_format", "app.feedback.log_format"}
     | {"model.quality", "model.score_files", "model.score_table"},
-    "model.pipeline": ENGINE | TRAINER - {"model.pipeline"} | {"model.must_beat"},
+    "model.pipeline": EXPLAIN | TRAINER - {"model.pipeline"} | {"model.must_beat"},
     "model.tune": BUNDLE | TRAINER,
     "model.compare": ENGINE | TRAINER,
     "model.compare_report": FEATURES | TRAINER | {"model.compare"},

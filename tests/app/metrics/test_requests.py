@@ -70,7 +70,8 @@ def test_stages_are_shown_by_route() -> None:
         ("ctr_queue_seconds_count", "rank"): 2, ("ctr_queue_seconds_sum", "rank"): 0.004,
         ("ctr_response_seconds_count", "rank"): 1, ("ctr_response_seconds_sum", "rank"): 0.5,
         **{
-            (f"ctr_{stage}_seconds_{part}", "predict"): 0
+            (f"ctr_{stage}_seconds_{part}", route): 0
+            for route in ("predict", "explain")
             for stage in ("encode", "queue", "response") for part in ("count", "sum")
         },
     }  # fmt: skip

@@ -154,8 +154,8 @@ def test_the_end_answers_what_is_held_up() -> None:
 
 def test_every_route_has_its_metrics_and_its_path() -> None:
     """Metrics count by the names of the routes; a name in a path is one word."""
-    assert [route.name for route in ROUTES] == list(SCORING)
     endpoints = endpoints_over()
+    assert [*(route.name for route in ROUTES), endpoints.explain.route.name] == list(SCORING)
     for path, name in {
         "/predict": "predict",
         "/rank": "rank",
@@ -164,6 +164,7 @@ def test_every_route_has_its_metrics_and_its_path() -> None:
         "/v1/models/a/b:predict": None,
         "/v1/models/a:b:predict": None,
         "/v1/models/:predict": None,
+        "/explain": None,
         "/predict/": None,
         "/": None,
     }.items():
