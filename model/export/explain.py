@@ -182,7 +182,9 @@ class _Terms:
         late = [slot.scaled for slot in self._layout.context + self._layout.candidate]
         late += [True] * (len(self._layout.slots) - len(late))
         halves = np.where(late, 0, 0.5).reshape(1, -1, 1)
-        weight = self._add("Mul", [weight, "network.scale"])
+        # "network.scale" is there only where it is needed in the graph that scores.
+        scale = self._add("Slice", ["network.first_order", *self._range(0, 1, 0)])
+        weight = self._add("Mul", [weight, scale])
         squares = self._add("ReduceSumSquare", [vector, self._constant([2])], keepdims=1)
         taken_off = self._add("Mul", [squares, self._constant(halves, np.float32)])
         return self._add("Add", [weight, taken_off])

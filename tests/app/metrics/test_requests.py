@@ -8,6 +8,7 @@ import pytest
 
 from app.errors import (
     ActivationRefused,
+    EventsUnwritten,
     HeadTooLarge,
     MethodNotAllowed,
     NotFound,
@@ -15,6 +16,7 @@ from app.errors import (
     ServiceError,
     StoreUnavailable,
     Unauthorized,
+    WrongOrigin,
 )
 from app.metrics.requests import OUTCOMES, REFUSALS, RequestsCollector, ScoringMetrics
 from app.workers.shared_numbers import SharedNumbers
@@ -30,7 +32,10 @@ def kinds(root: type[ServiceError]) -> Iterator[type[ServiceError]]:
 # Of a request that is none, of other routes, and of the admin port.
 ELSEWHERE = {
     HeadTooLarge, NotFound, MethodNotAllowed, Unauthorized, ActivationRefused, StoreUnavailable,
+    EventsUnwritten, WrongOrigin,
 }  # fmt: skip
+COUNTED = NotFound, MethodNotAllowed, Unauthorized, WrongOrigin
+"""Errors of other routes whose answers are counted."""
 SCORING_ERRORS = sorted(set(kinds(ServiceError)) - ELSEWHERE, key=lambda kind: kind.code)
 
 
@@ -50,8 +55,8 @@ def test_no_counter_is_for_nothing() -> None:
     reasons = {kind("a message").reason for kind in SCORING_ERRORS}
     reasons.add(Overloaded("a message", reason="deadline_out_of_reach").reason)
     assert reasons == set(REFUSALS)
-    statuses = {str(kind.status) for kind in [*SCORING_ERRORS, NotFound, MethodNotAllowed]}
-    assert statuses | {"200", "gone"} == set(OUTCOMES)
+    statuses = {str(kind.status) for kind in [*SCORING_ERRORS, *COUNTED]}
+    assert statuses | {"200", "202", "gone"} == set(OUTCOMES)
 
 
 def test_stages_are_shown_by_route() -> None:
