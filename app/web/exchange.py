@@ -160,10 +160,10 @@ class Exchange(ABC):
         places: Sequence[int],
     ) -> None:  # fmt: skip
         """Hand the instances of a divided request that one bundle scored over to the log."""
-        request_log = self.endpoint.request_log
-        if self.status == 200 and request_log is not None:
+        request_log, route = self.endpoint.request_log, self.endpoint.route.name
+        if self.status == 200 and request_log is not None and route != "explain":
             request_log.take(
-                self.request_id, scorer.version, self.endpoint.route.name, scorer.encoder, trace,
+                self.request_id, scorer.version, route, scorer.encoder, trace,
                 scores, None, listed, None, self.lacking, places,
             )  # fmt: skip
 
