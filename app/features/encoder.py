@@ -119,6 +119,10 @@ class SideEncoder:
         """Fields whose values come with a request."""
         self.shape = row_shape(encoders)
         self.places = tuple(row_places(encoders, self.shape))
+        self.stored_words = np.ones(self.shape.width, np.bool_)
+        """Marks the words of a row [width] that are not of dynamic fields."""
+        for encoder, place in zip(encoders, self.places, strict=True):
+            self.stored_words[place] = encoder.name not in self.dynamic
         self.row: EncodeRow = compile_row(encoders, self.shape)
         self.texts: TextRows | None = None
         self.text_fields: Mapping[str, int] = {}

@@ -16,7 +16,7 @@ from app.features.keys import TextKey
 from app.scoring.decoding import check_size, decode_part, instance_decoder
 from app.scoring.item_lists import CountLookups
 from app.scoring.items import UNKNOWN, Items
-from app.scoring.job import Job, ListedItems, ScoringRequest
+from app.scoring.job import NO_SLOT, Job, ListedItems, ScoringRequest, Slots
 from app.scoring.problems import FieldNames, Problems
 from app.scoring.profiles import STEP_CONTEXTS, ProfileFiller
 from app.scoring.steps import Steps
@@ -82,6 +82,7 @@ class StoredInstances:
         rows = np.arange(len(instances)) if found is None else np.flatnonzero(found != UNKNOWN)
         # Before anything else runs: the place of an item that is deleted is used again.
         packed = None if found is None else self._rows(found[rows])
+        slots = None if found is None else self._slots(found[rows])
         self._check_names(instances, problems)
         if found is not None:
             self._tell(instances, found, request)
@@ -93,13 +94,21 @@ class StoredInstances:
         if packed is None:
             candidates = yield from self._encode_candidates(kept, problems, misses)
         else:
+            stored = None if slots is None else packed.copy()
             yield from self._replace(packed, kept, problems, misses)
             candidates = packed.tobytes()
+            if slots is not None and stored is not None:
+                # An item part is that of the stored values; an instance may have others.
+                words = self._encoder.candidate.stored_words
+                same = (packed[:, words] == stored[:, words]).all(axis=1)
+                slots = slots._replace(of_rows=np.where(same, slots.of_rows, np.int32(NO_SLOT)))
         problems.raise_if_any()
         # Equal contexts have one row; the context of each row is told only where they differ.
-        return Job(
+        job = Job(
             request, contexts, candidates, len(kept), row_context if len(contexts) > 1 else None
         )
+        job.slots = slots
+        return job
 
     def _decode(self, parts: Sequence[msgspec.Raw], body: bytes) -> Steps[list[Instance]]:
         instances = []
@@ -189,6 +198,10 @@ class StoredInstances:
     def _rows(self, places: Indices) -> Indices:
         assert self._items is not None
         return self._items.items.rows(places)
+
+    def _slots(self, places: Indices) -> Slots | None:
+        assert self._items is not None
+        return self._items.items.slots(places)
 
     def _replace(
         self,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,7 +29,8 @@ from app.catalogue.item_parts import ItemParts
 from app.catalogue.parts_file import PREFIX, PartsFile
 from app.errors import Invalid
 from app.features.encoder import Encoder
-from app.features.graph_inputs import Scores
+from app.features.graph_inputs import Batch, Scores
+from app.features.keys import text_key
 from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
 from app.features.vocabulary import Vocabulary
 from app.scoring.batcher import MicroBatcher
@@ -190,10 +192,23 @@ async def ranked(scorer: Scorer, context: Any, candidates: Any) -> FakeRequest:
     return request
 
 
-async def compare(
-    made: Served, items: dict[int, Any], changes: dict[int, Any], asked: list[tuple[Any, Any]]
-) -> None:
-    """Rank items by id after they have changed, and with the values that count."""
+class Counting:
+    """An engine that counts the rows that are scored from their indices."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.rows = 0
+
+    def score(self, batch: Batch) -> Scores:
+        self.rows += len(batch.candidate)
+        return self._engine.score(batch)
+
+
+@asynccontextmanager
+async def serving(
+    made: Served, items: dict[int, Any], changes: dict[int, Any]
+) -> AsyncIterator[tuple[Scorer, dict[int, Any], Counting]]:
+    """Follow a store of items that change; give the items that are there in the end, too."""
     now = {key: values for key, values in (items | changes).items() if not _goes(key, changes)}
     with TemporaryDirectory() as directory:
         path = Path(directory) / "store.db"
@@ -203,10 +218,8 @@ async def compare(
         def open_parts() -> ItemParts | str:
             if made.split is None:
                 return "no graphs"
-            name = f"{PREFIX}a-1.parts"
-            return ItemParts(
-                PartsFile(Path(directory) / name, made.split.widths, 0, 1, 2**24), made.split
-            )
+            file = Path(directory) / f"{PREFIX}a-1.parts"
+            return ItemParts(PartsFile(file, made.split.widths, 0, 1, 2**24), made.split)
 
         side = made.encoder.candidate
         follower = Follower(f"sqlite://{path}", made.spec, side, None, open_parts)
@@ -224,16 +237,18 @@ async def compare(
                     and [row.tobytes() for row in catalogue.rows(catalogue.find(keys))] == rows
                 )
             )
-        scoring: Scoring = made.engine
+        counting = Counting(made.engine)
+        scoring: Scoring = counting
         if catalogue.parts is not None:
             assert made.split is not None
             await catalogue.parts.built()
-            scoring = PartScoring(made.engine, made.split, catalogue.parts.arrays)
+            scoring = PartScoring(counting, made.split, catalogue.parts.arrays)
         widths = [shape.width for shape in made.encoder.shapes]
         async with MicroBatcher(scoring, *widths, max_rows=64) as batcher:
-            scorer = Scorer("v", made.encoder, batcher, LIMITS, items=catalogue)
-            for context, candidates in asked:
-                await compare_one(made, scorer, now, context, candidates)
+            key = "sku", text_key(made.spec, "sku")
+            yield Scorer("v", made.encoder, batcher, LIMITS, items=catalogue, item_key=key), now, (
+                counting
+            )  # fmt: skip
         await follower.close()
         store.close()
 
@@ -265,6 +280,24 @@ async def compare_one(
     assert away.max(initial=0.0) <= TOLERANCE[made.engine.precision]
 
 
+async def compare_instances(
+    made: Served, scorer: Scorer, now: dict[int, Any], instances: list[dict[str, Any]]
+) -> None:
+    kept = [each for each in instances if each["sku"] in now]
+    whole = [dict(made.encoder.candidate.stored(now[each["sku"]])) | each for each in kept]
+    mine = await predicted(scorer, {"instances": instances, "stored": True})
+    expected = await predicted(scorer, {"instances": whole})
+    assert np.abs(mine.logit - expected.logit).max(initial=0.0) <= TOLERANCE[made.engine.precision]
+
+
+async def predicted(scorer: Scorer, body: Any) -> Scores:
+    request = FakeRequest()
+    await finish(scorer.predict(json.dumps(body).encode(), request))
+    await until(lambda: request.answer is not None)
+    assert isinstance(request.answer, Scores)
+    return request.answer
+
+
 CASES = [*((network, ()) for network in NETWORKS), *DYNAMIC.items()]
 
 
@@ -286,6 +319,36 @@ def test_an_answer_by_id_is_that_of_the_values(
         ids = sorted(items | changes)
         context = st.fixed_dictionaries({}, optional=CONTEXT)
         asked = data.draw(st.lists(st.tuples(context, requests(ids)), min_size=1, max_size=4))
-        asyncio.run(compare(made, items, changes, asked))
+        skus = st.fixed_dictionaries({"sku": st.sampled_from(ids)}, optional=CONTEXT | VALUES)
+        instances = data.draw(st.lists(skus, max_size=20))
+
+        async def compare() -> None:
+            async with serving(made, items, changes) as (scorer, now, _):
+                for each, candidates in asked:
+                    await compare_one(made, scorer, now, each, candidates)
+                await compare_instances(made, scorer, now, instances)
+
+        asyncio.run(compare())
 
     holds()
+
+
+@pytest.mark.anyio
+async def test_rows_go_through_item_parts_where_their_stored_values_count() -> None:
+    """Of ``/rank`` and ``/predict``: an equal or a dynamic value changes nothing."""
+    made = served("deepfm", "float32", DYNAMIC["deepfm"])
+    items = {number: {"item": number, "brand": "a", "price": 1} for number in range(4)}
+    async with serving(made, items, {}) as (scorer, _, counting):
+        for own, through_parts in (
+            ({}, True), ({"price": 3, "tags": ["a"]}, True), ({"brand": "b"}, False),
+        ):  # fmt: skip
+            columns = {name: [value] * 4 for name, value in own.items()}
+            await ranked(scorer, {"user": 1}, {"ids": [0, 1, 2, 3], "features": columns})
+            assert counting.rows == (0 if through_parts else 4)
+        counting.rows = 0
+        instances: list[dict[str, Any]] = [
+            {"sku": 1, "user": 1}, {"sku": "2", "item": "2", "size": 3}, {"sku": 3, "brand": None},
+            {"sku": 4, "user": 1}, {"sku": 0, "item": 0, "brand": "a"},
+        ]  # fmt: skip
+        found = await predicted(scorer, {"instances": instances, "stored": True})
+        assert (len(found.logit), counting.rows) == (4, 1)
