@@ -15,7 +15,7 @@ import pytest
 
 from app.store.sqlite import SqliteStore
 from app.store.store import Item
-from tests.conftest import StartService
+from tests.conftest import PATIENT_MS, StartService
 from tests.support.samples import Sample, candidate_of, context_of
 from tests.support.serving import (
     APP,
@@ -61,7 +61,9 @@ def path(profiles: dict[int, dict[str, Any]], tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="module")
 def service(start_shared_service: StartService, path: Path) -> Service:
     """A service over the store, which no test changes."""
-    return start_shared_service(store=f"sqlite://{path}", profile_key="user_id")
+    return start_shared_service(
+        store=f"sqlite://{path}", profile_key="user_id", redis_timeout_ms=PATIENT_MS
+    )
 
 
 def rank(service: Service, context: dict[str, Any], candidates: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from app.store.sqlite import SqliteStore
 from app.store.store import Item
-from tests.conftest import StartService
+from tests.conftest import PATIENT_MS, StartService
 from tests.support.samples import Sample, candidate_of, context_of
 from tests.support.serving import Service, run_to_end, strict
 
@@ -35,8 +35,9 @@ def store(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> str:
 def service(start_shared_service: StartService, store: str) -> Service:
     """A service that fills instances; a field that nobody knows is an error there."""
     return start_shared_service(
-        store=store, item_key="sku", profile_key="visitor", unknown_fields="error"
-    )
+        store=store, item_key="sku", profile_key="visitor", unknown_fields="error",
+        redis_timeout_ms=PATIENT_MS,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
