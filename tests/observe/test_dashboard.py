@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ import yaml
 from app.store.sqlite import SqliteStore
 from app.store.store import Item
 from tests.conftest import StartService
+from tests.support.admin import BEARER, write_hash
 from tests.support.markdown import ROOT
 from tests.support.programs import program
 from tests.support.samples import Sample, candidate_of, context_of
@@ -27,6 +29,7 @@ DASHBOARD = json.loads((OBSERVE / "dashboard.json").read_text(encoding="utf-8"))
 KINDS = {"timeseries", "stat", "row"}
 COLUMNS = 24
 SCRAPE_SECONDS, INTERVAL = 1, "10s"
+PATIENCE_SECONDS = 120
 EMPTY_HERE = {
     "Redis": "its vocabulary is in memory",
     "Share of the trial": "no bundle is on trial",
@@ -85,6 +88,7 @@ def service(
     store.close()
     return start_shared_service(
         store=f"sqlite://{scratch}/store.db", feedback=scratch / "feedback",
+        feedback_key_file=write_hash(scratch / "feedback.sha256"),
         request_log=scratch / "log", request_log_share=1.0,
     )  # fmt: skip
 
@@ -142,7 +146,8 @@ def send(service: Service, sample: Sample) -> None:
          "version": answer.json()["version"], "score": score}
         for index, score in enumerate(answer.json()["predictions"])
     ]  # fmt: skip
-    assert service.post("/feedback", {"events": events}).status_code == 202
+    told = service.client.post("/feedback", json={"events": events}, headers=BEARER)
+    assert told.status_code == 202, told.text
 
 
 def test_every_panel_shows_numbers(service: Service, prometheus: str, sample: Sample) -> None:
@@ -154,19 +159,12 @@ def test_every_panel_shows_numbers(service: Service, prometheus: str, sample: Sa
         for target in panel["targets"]
         if panel["title"] not in EMPTY_HERE
     }  # fmt: skip
-    missing = wanted
-
-    def all_there() -> bool:
-        nonlocal missing
+    missing, end = wanted, monotonic() + PATIENCE_SECONDS
+    # A log that drops nothing has no reasons for it.
+    while any("dropped" not in expression for _, expression in missing):
+        assert monotonic() < end, f"without a result: {sorted(missing)}"
         send(service, sample)
         missing = {each for each in missing if not ask(prometheus, each[1])}
-        # A log that drops nothing has no reasons for it.
-        return all("dropped" in expression for _, expression in missing)
-
-    try:
-        wait_until(all_there, "every expression has a result", 120)
-    except AssertionError:
-        raise AssertionError(f"without a result: {sorted(missing)}") from None
     for panel in panels():
         if panel["title"] in EMPTY_HERE:
             for target in panel["targets"]:

@@ -87,12 +87,17 @@ class WithAdmin(NamedTuple):
     url: str
 
 
+def write_hash(path: Path) -> Path:
+    """Write the hash of ``KEY``, as ``sha256sum`` prints it, and return the file."""
+    path.write_text(f"{hashlib.sha256(KEY.encode()).hexdigest()}  -\n")
+    return path
+
+
 def start_with_admin(
     start: Callable[..., Service], scratch: Path, bundle: Path | None = None, **settings: Any
 ) -> WithAdmin:
     """Start a service with an admin port; ``scratch`` holds the hash of its key."""
-    hashes = scratch / "admin.sha256"
-    hashes.write_text(f"{hashlib.sha256(KEY.encode()).hexdigest()}  -\n")
     port = free_port()
+    hashes = write_hash(scratch / "admin.sha256")
     service = start(bundle, admin_port=port, admin_key_file=hashes, **settings)
     return WithAdmin(service, f"http://127.0.0.1:{port}")
