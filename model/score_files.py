@@ -94,10 +94,14 @@ class Offline:
                 yield frame[chosen.tolist()]
 
     def evaluate(self, frames: Iterable[pl.DataFrame], kept: float = 1.0) -> Quality:
-        """Return the figures of labelled rows, which hold a share ``kept`` of the negatives."""
+        """Return the figures of labelled rows, which hold a share ``kept`` of the negatives.
+
+        Fields that are known in training only have the values of the rows, as in training.
+        """
+        encoder = Encoder(self.bundle.spec, self.bundle.vocabulary, training=True)
         label, logit = [np.zeros(0, np.uint8)], [np.zeros(0, np.float32)]
         for frame in frames:
-            data = encode(self.bundle.spec, self.encoder, frame)
+            data = encode(self.bundle.spec, encoder, frame)
             label.append(data.label)
             logit.append(score_dataset(self.engine, data).logit)
         found = calibrated(self.calibration, np.concatenate(logit))

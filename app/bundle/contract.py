@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Time
+from app.features.spec import (
+    Categorical,
+    FeatureSpec,
+    Field,
+    MultiCategorical,
+    Time,
+    served_value,
+)
 
 
 def differences(served: FeatureSpec, other: FeatureSpec) -> list[str]:
@@ -19,12 +26,23 @@ def differences(served: FeatureSpec, other: FeatureSpec) -> list[str]:
             found.append(f"field {field.name!r} is gone")
         else:
             found += [f"field {field.name!r} {change}" for change in _changes(field, now)]
-    found += [f"field {name!r} is new and required" for name in fields if fields[name].required]
+    found += [
+        f"field {name!r} is new and required"
+        for name, field in fields.items()
+        if field.required and served_value(field) is None
+    ]
     return found
 
 
 def _changes(before: Field, now: Field) -> list[str]:
     """Return what has changed in a field that both specs have."""
+    served = served_value(before), served_value(now)
+    if None not in served:
+        return []  # Whatever a request has of it is ignored.
+    if served[1] is not None:
+        return [f"is known in training only, and counts as {served[1]!r}"]
+    if served[0] is not None:
+        return ["is no longer known in training only"]
     if type(before) is not type(now):
         return [f"is {_kind(now)} instead of {_kind(before)}"]
     changes = []

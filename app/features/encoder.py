@@ -24,11 +24,12 @@ from app.features.field_encoders import (
     Tables,
     field_encoder,
 )
+from app.features.fixed_encoder import FixedEncoder
 from app.features.instances import instance_type, member_names
 from app.features.layout import RowShape
 from app.features.row_compiler import EncodeRow, Row, compile_row
 from app.features.row_places import group, row_places, row_shape
-from app.features.spec import FeatureSpec, Side
+from app.features.spec import FeatureSpec, Side, served_value
 from app.features.text_columns import TextColumns
 from app.features.text_numbers import Places
 from app.features.text_rows import TextRows
@@ -56,10 +57,12 @@ class Encoder:
         tables: Tables = NO_TABLES,
         finds: Finds = NO_FINDS,
         in_bulk: bool = False,
+        training: bool = False,
     ) -> None:
+        """``training`` encodes the values of fields that have one value in serving."""
         self.spec = spec
-        self.context = SideEncoder(spec, "context", vocabulary, tables, finds)
-        self.candidate = SideEncoder(spec, "candidate", vocabulary, tables, finds)
+        self.context = SideEncoder(spec, "context", vocabulary, tables, finds, training)
+        self.candidate = SideEncoder(spec, "candidate", vocabulary, tables, finds, training)
         encoders = *self.context.encoders, *self.candidate.encoders
         self.instance = instance_type(encoders)
         """The struct with the fields of both sides, if their names allow one."""
@@ -110,8 +113,13 @@ class SideEncoder:
         vocabulary: Vocabulary,
         tables: Tables,
         finds: Finds,
+        training: bool,
     ) -> None:
-        encoders = [field_encoder(field, vocabulary, tables, finds) for field in spec.side(side)]
+        encoders: list[FieldEncoder] = []
+        for field in spec.side(side):
+            encoder, served = field_encoder(field, vocabulary, tables, finds), served_value(field)
+            fixed = served is not None and not training
+            encoders.append(FixedEncoder(encoder, served) if fixed else encoder)
         encoders.sort(key=group)
         self.encoders: tuple[FieldEncoder, ...] = tuple(encoders)
         self.fields = frozenset(encoder.name for encoder in encoders)

@@ -210,7 +210,7 @@ class TimeEncoder:
 def field_encoder(
     field: Field, vocabulary: Vocabulary, tables: Tables = NO_TABLES, finds: Finds = NO_FINDS
 ) -> FieldEncoder:
-    """Return the encoder of one field.
+    """Return the encoder of one field's own values.
 
     Its tables come from the vocabulary, but for those that ``tables`` holds.
     """

@@ -22,7 +22,15 @@ from app.features.canonical import (
     SECONDS_MIN,
 )
 from app.features.null_values import NullValues
-from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Side
+from app.features.spec import (
+    Categorical,
+    FeatureSpec,
+    Field,
+    MultiCategorical,
+    Numeric,
+    Side,
+    served_value,
+)
 
 Schema = dict[str, Any]
 
@@ -77,6 +85,9 @@ def columns(spec: FeatureSpec, closed: bool) -> Schema:
 
 def value(field: Field) -> Schema:
     """Return the schema of one field's values."""
+    served = served_value(field)
+    if served is not None:
+        return {"description": f"Ignored: it is known in training only, and counts as {served!r}."}
     if isinstance(field, Categorical):
         forms = _values(field, needed=field.required)
     elif isinstance(field, MultiCategorical):
@@ -138,7 +149,7 @@ def _object(
     closed: bool,
     excluded: Sequence[str] = (),
 ) -> Schema:
-    needed = [field.name for field in fields if field.required]
+    needed = [field.name for field in fields if field.required and served_value(field) is None]
     schema: Schema = {"type": "object", "properties": properties}
     if needed:
         schema["required"] = needed

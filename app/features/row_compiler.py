@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from app.features.canonical import INTEGER_MAX, INTEGER_MIN
 from app.features.column_encoding import FieldEncoder, Misses
 from app.features.field_encoders import CategoricalEncoder
+from app.features.fixed_encoder import FixedEncoder
 from app.features.layout import RowShape
 from app.features.number_encoders import BucketEncoder, LogSquaredEncoder, ScaledEncoder
 
@@ -77,11 +78,22 @@ def _code(place: int, encoder: FieldEncoder) -> _Code:
             return _bucket(place, encoder)
         case LogSquaredEncoder():
             return _log_squared(place, encoder)
+        case FixedEncoder():
+            return _fixed(place, encoder)
         case ScaledEncoder():
             line = f"x{place}, y{place} = encode{place}(v)"
             return _Code([line], {f"encode{place}": encoder.pair}, f"x{place}", f"y{place}")
     line = f"x{place} = encode{place}(v, misses)"
     return _Code([line], {f"encode{place}": encoder.one}, f"*x{place}")
+
+
+def _fixed(i: int, encoder: FixedEncoder) -> _Code:
+    """The words are there already."""
+    index, *bits = encoder.words
+    if not bits:
+        return _Code([], {}, str(index))
+    (number,) = Struct("=f").unpack(Struct("=i").pack(bits[0]))
+    return _Code([], {f"y{i}": number}, str(index), f"y{i}")
 
 
 def _categorical(i: int, encoder: CategoricalEncoder) -> _Code:

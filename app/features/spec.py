@@ -12,7 +12,12 @@ from msgspec import Meta
 
 from app.errors import SpecError
 from app.features.nearest import suggestion
-from app.features.spec_rules import FIELD_RULES, delimiter_problem, format_problem
+from app.features.spec_rules import (
+    FIELD_RULES,
+    delimiter_problem,
+    format_problem,
+    serve_problem,
+)
 from app.features.spec_tables import SpecTables, shown
 from app.features.toml_files import TomlError, listed, parse_toml, read_toml_text
 
@@ -47,6 +52,8 @@ class Categorical(_Field, frozen=True, kw_only=True, tag_field="kind", tag="cate
     dtype: Dtype = "string"
     min_count: Annotated[int, Meta(ge=1)] = 2
     empty_is_missing: bool = True
+    serve: bool | int | float | str | None = None
+    """The value that every request has, whatever it says: the field is known in training only."""
 
 
 class MultiCategorical(
@@ -68,6 +75,8 @@ class Numeric(_Field, frozen=True, kw_only=True, tag_field="kind", tag="numeric"
     buckets: Annotated[int, Meta(ge=2, le=65_536)] = 64
     edges: tuple[float, ...] = ()
     min_count: Annotated[int, Meta(ge=1)] = 2
+    serve: bool | int | float | str | None = None
+    """As of a categorical field."""
 
 
 class Time(_Field, frozen=True, kw_only=True, tag_field="kind", tag="time"):
@@ -92,6 +101,11 @@ KINDS: Mapping[str, type[Field]] = {
     "numeric": Numeric,
     "time": Time,
 }
+
+
+def served_value(field: Field) -> bool | int | float | str | None:
+    """Return the value that every request has of a field; None if it is the request's own."""
+    return field.serve if isinstance(field, Categorical | Numeric) else None
 
 
 def is_scaled(field: Field) -> bool:
@@ -270,6 +284,8 @@ def _read_field(entry: Mapping[str, Any], place: str, tables: SpecTables) -> dic
             tables.add(place, '`dynamic` is for fields with side = "candidate"')
         if values.get("required"):
             tables.add(place, "`dynamic` excludes `required`: no stored item has a value")
+    if (problem := serve_problem(values, kind is Numeric)) is not None:
+        tables.add(place, problem)
     # Judged where both are right, or absent.
     judged = kind is Numeric and not (entry.keys() - values.keys()) & {"encoding", "edges"}
     if judged and (values.get("encoding") == "edges") != bool(values.get("edges")):

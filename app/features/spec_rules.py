@@ -12,6 +12,8 @@ from zoneinfo import ZoneInfo, available_timezones
 from app.features.nearest import suggestion
 
 Rule = Callable[[Any], str | None]
+FLOAT32_LIMIT = 3.4e38
+_WHOLE = re.compile("-?(0|[1-9][0-9]{0,17})")
 
 
 def _edges_problem(edges: Sequence[float]) -> str | None:
@@ -58,6 +60,27 @@ def delimiter_problem(text: str | None) -> str | None:
     if text is not None and set(text) & set('"\r\n'):
         return "must not have a quote or a line end"
     return None
+
+
+def serve_problem(values: Mapping[str, Any], numeric: bool) -> str | None:
+    """Return why the value of a field in serving cannot be one, if it cannot."""
+    value = values.get("serve")
+    if value is None:
+        return None
+    if values.get("dynamic"):
+        return "a field with `serve` has the same value in every request: it cannot be `dynamic`"
+    kind = type(value)
+    dtype = "a number" if numeric else values.get("dtype", "string")
+    fits = {
+        "a number": kind in (int, float) and abs(value) < FLOAT32_LIMIT,
+        "integer": (kind is int and -(2**63) <= value < 2**64)
+        or (kind is str and _WHOLE.fullmatch(value) is not None),
+        "string": kind is str or kind is int,
+        "boolean": kind is bool or (kind is str and value.lower() in ("true", "false")),
+    }
+    if fits[dtype]:
+        return None
+    return f"`serve` must be {dtype if numeric else f'a value of type {dtype}'}, got {value!r}"
 
 
 FIELD_RULES: Mapping[str, Rule] = {

@@ -70,7 +70,7 @@ def write_encoded(
     progress: bool = False,
 ) -> None:
     """Encode rows, a frame at a time, into a directory of their own."""
-    encoder = Encoder(spec, vocabulary)
+    encoder = Encoder(spec, vocabulary, training=True)
     counts = np.bincount(split_rows.part, minlength=len(PARTS))
     tests = int(counts[PARTS.index("test")]) if "test" in split_rows.parts else 0
     # Evenly over the part, which may be in the order of time.
