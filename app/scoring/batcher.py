@@ -2,7 +2,8 @@
 
 Continuous batching: by default no row waits for others; a batch holds the rows that gathered while
 the engine was busy. Limits count rows, not requests. Long lists are cut; while they and short
-requests both wait, their runs alternate, so that neither starves the other.
+requests both wait, their runs alternate, so that neither starves the other. A list that is alone
+has its next run handed to the engine ahead of time; it is taken back when anybody else comes.
 """
 
 from __future__ import annotations
@@ -81,6 +82,9 @@ class MicroBatcher:
         self._small: deque[Job] = deque()
         self._large: deque[Job] = deque()
         self._running: Sequence[Piece] = ()
+        # The rows of the only list that the engine's thread takes when its run has ended. Until
+        # then they count as queued.
+        self._ahead: Piece | None = None
         self._run_ends = 0.0
         self._closed_by: Closed = "alone"
         self._scheduled = False
@@ -127,6 +131,7 @@ class MicroBatcher:
     def _close(self) -> None:
         """Begin no more runs, and answer every caller who waits."""
         self._closed = True
+        self._take_back()
         for job in self._waiting():
             job.fail(self._refusal())
 
@@ -200,6 +205,8 @@ class MicroBatcher:
             self.queued_rows += job.rows
         if not job.queued and job.taken < job.rows:
             self._enqueue(job)
+        else:
+            self._hand_ahead()
 
     def submit_together(self, jobs: Sequence[Job]) -> None:
         """Score all rows of jobs that come together; each caller is told the outcome.
@@ -229,12 +236,15 @@ class MicroBatcher:
     def cancel(self, job: Job) -> None:
         """Give up the rows of a job that are not scored yet; its caller is not told."""
         job.answered = True
+        self._take_back()
         # A job that stands in a queue is dropped when a batch comes to it.
         if job.admitted and not job.queued and job.taken < job.rows:
             self._drop(job)
 
     def _enqueue(self, job: Job) -> None:
         job.queued = True
+        if self._ahead is not None and self._ahead[0] is not job:
+            self._take_back()
         if job.rows <= self._max_rows // 4:
             self._small.append(job)
             self._short_seen = self._loop.time()
@@ -244,6 +254,7 @@ class MicroBatcher:
             self._sweep_later()
         if not (self._scheduled or self._running):
             self._schedule()
+        self._hand_ahead()
 
     def _may_run_now(self, job: Job) -> bool:
         """Tell whether a job may run at once because no others come that could share its run.
@@ -306,6 +317,40 @@ class MicroBatcher:
             for job, _, _ in pieces:
                 job.caller.begun = job.caller.begun or begun
             self._runs.begin(pieces)
+            self._hand_ahead()
+
+    def _hand_ahead(self) -> None:
+        """Give the engine's thread the next rows of a list that it has a run of, and that is alone.
+
+        So it does not wait for the event loop between two runs.
+        """
+        if self._ahead or len(self._running) != 1 or len(self._large) != 1 or self._small:
+            return
+        job = self._large[0]
+        if job is not self._running[0][0] or self._closed or not self._wanted(job):
+            return
+        start, stop = job.taken, min(job.ready, job.taken + self._max_rows)
+        enough = job.ready == job.rows or stop - start > self._max_rows // 4
+        alone = self._loop.time() - self._short_seen >= SHARING_SECONDS
+        if stop > start and enough and alone and self.cost.runs >= LEARNING_RUNS:
+            self._ahead = job, start, stop
+            self._runs.hand_ahead([self._ahead])
+
+    def _take_back(self) -> None:
+        """Take the rows back that were handed ahead, unless their run has begun."""
+        if self._ahead is not None and self._runs.take_back():
+            self._ahead = None
+
+    def _begun_ahead(self) -> Sequence[Piece]:
+        """Return the run that the engine's thread has begun by itself, with what it was handed."""
+        self._take_back()
+        if self._ahead is None:
+            return ()
+        (job, start, stop), self._ahead = self._ahead, None
+        self._closed_by = "full" if stop - start == self._max_rows else "drained"
+        self._run_ends = self._loop.time() + self.cost.seconds(stop - start)
+        self._take(job, stop, self._large)
+        return [(job, start, stop)]
 
     def _gather(self) -> list[Piece]:
         """Take the rows of the next run; while both classes wait, they take turns.
@@ -337,24 +382,33 @@ class MicroBatcher:
         now = self._loop.time()
         while queue and room > 0:
             job = queue[0]
-            if job.answered or job.caller.departed() or now > job.caller.deadline:
+            if not self._wanted(job, now):
                 queue.popleft()
                 self._drop(job)
                 continue
             start = job.taken
             stop = min(job.ready, start + room)
             pieces.append((job, start, stop))
-            job.taken = stop
-            self.queued_rows -= stop - start
             room -= stop - start
-            if stop == job.ready:
-                # No more rows are ready: the job is done, or is submitted again.
-                queue.popleft()
-                job.queued = False
-            elif queue is self._large:
-                # Long lists take turns; a short one that was cut keeps its place.
-                queue.rotate(-1)
+            self._take(job, stop, queue)
         return room
+
+    def _take(self, job: Job, stop: int, queue: deque[Job]) -> None:
+        """Note that a batch has the rows up to ``stop`` of the first job of a queue."""
+        self.queued_rows -= stop - job.taken
+        job.taken = stop
+        if stop == job.ready:
+            # No more rows are ready: the job is done, or is submitted again.
+            queue.popleft()
+            job.queued = False
+        elif queue is self._large:
+            # Long lists take turns; a short one that was cut keeps its place.
+            queue.rotate(-1)
+
+    def _wanted(self, job: Job, now: float | None = None) -> bool:
+        """Tell whether anybody waits for the scores of a job."""
+        late = (self._loop.time() if now is None else now) > job.caller.deadline
+        return not (job.answered or late or job.caller.departed())
 
     def _drop(self, job: Job) -> None:
         """Drop the untaken rows of a job that is answered, departed or past its deadline."""
@@ -365,7 +419,8 @@ class MicroBatcher:
 
     def _finish(self, run: Run) -> None:
         """Answer every caller of a run, then start the next one."""
-        self._running = ()
+        closed = self._closed_by
+        self._running = self._begun_ahead()
         outcome, begun, ended = run.outcome, run.begun, run.ended
         for job, _, _ in run.pieces:
             caller = job.caller
@@ -395,8 +450,10 @@ class MicroBatcher:
             self.cost.observe(row, run.ended - run.begun)
             if self._loop_cost is not self.cost:
                 self._loop_cost.observe(row, run.work)
-            self._observe(run.batch, outcome, run.ended - run.begun, self._closed_by)
-        if (self._small or self._large) and not self._closed:
+            self._observe(run.batch, outcome, run.ended - run.begun, closed)
+        if self._running:
+            self._hand_ahead()
+        elif (self._small or self._large) and not self._closed:
             self._schedule()
 
     def _sweep(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
@@ -59,6 +60,8 @@ class EngineRuns:
         self._engine = engine
         self._clock = clock
         self._recent_work = self._recent_seconds = 0.0
+        # At most one batch; the thread and the loop take it out in one step of the interpreter.
+        self._next: deque[Sequence[Piece]] = deque()
         self._widths = context_width, candidate_width
         self._finish = finish
         self._watch = RunWatch(hang_seconds, self._note_hang)
@@ -83,6 +86,22 @@ class EngineRuns:
     def begin(self, pieces: Sequence[Piece]) -> None:
         """Run a batch on the engine's thread."""
         self._waiting.put(pieces)
+
+    def hand_ahead(self, pieces: Sequence[Piece]) -> None:
+        """Let the thread go on with a batch as soon as its run ends, unless that fails.
+
+        What the thread leaves, because it has nothing to do already or the caller has gone, is to
+        be taken back.
+        """
+        self._next.append(pieces)
+
+    def take_back(self) -> bool:
+        """Take back the batch that was handed ahead; False if the thread has begun with it."""
+        try:
+            self._next.pop()
+        except IndexError:
+            return False
+        return True
 
     def run(self, pieces: Sequence[Piece], on_loop: bool = True) -> Run:
         """Run a batch here."""
@@ -130,12 +149,23 @@ class EngineRuns:
 
     def _work(self, waiting: SimpleQueue[Sequence[Piece] | None]) -> None:
         """Run batch after batch on the engine's thread; hand each outcome to the loop."""
-        while (pieces := waiting.get()) is not None:
+        pieces = waiting.get()
+        while pieces is not None:
             run = self.run(pieces, on_loop=False)
+            # Taken before the loop is told of the run: it takes back what is still there then.
+            following = self._following() if isinstance(run.outcome, Scores) else None
             try:
                 self._loop.call_soon_threadsafe(self._finish, run)
             except RuntimeError:
                 return  # The loop is closed; all callers had their answers before that.
+            pieces = following or waiting.get()
+
+    def _following(self) -> Sequence[Piece] | None:
+        """Take the batch that was handed ahead, unless nobody waits for it any more."""
+        with suppress(IndexError):
+            if not any(job.answered or job.caller.departed() for job, _, _ in self._next[-1]):
+                return self._next.pop()
+        return None
 
     def _note_hang(self, run: int, on_loop: bool) -> None:
         """On the watching thread: a run does not end."""

@@ -42,7 +42,7 @@ class Scoring(Protocol):
 
 
 class Caller(Protocol):
-    """The caller of a job; asked and told on the event loop only."""
+    """The caller of a job; told on the event loop only, and asked there but for ``departed``."""
 
     deadline: float
     """Time after which an answer is useless, on the loop's clock."""
@@ -56,7 +56,7 @@ class Caller(Protocol):
     """Takes the rows as they were scored; None where they are not logged."""
 
     def departed(self) -> bool:
-        """Tell whether the caller has gone."""
+        """Tell whether the caller has gone; on any thread."""
         ...
 
     def scored(self, scores: Scores) -> None:
