@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from app.errors import ValueProblem
 from app.features.arrays import Indices
@@ -21,6 +20,7 @@ from app.features.encoder import Encoder
 from app.features.instances import member_names
 from app.features.row_compiler import compile_row
 from app.features.row_places import group, row_places, row_shape
+from app.features.text_numbers import Places
 from app.features.text_rows import TextRows
 
 MOST_ROWS = 128
@@ -38,26 +38,27 @@ class RowBatch(NamedTuple):
 class RowBatches:
     """Encodes instances of ``Encoder.instance``, at most ``MOST_ROWS`` at a time."""
 
-    def __init__(self, encoder: Encoder, texts: TextRows) -> None:
-        """``texts`` are those of ``encoder``."""
+    def __init__(self, encoder: Encoder, texts: TextRows, candidates: bool = False) -> None:
+        """``texts`` are those of ``encoder``. ``candidates`` are structs of that side alone."""
         self._texts = texts
-        self._widths = encoder.context.shape.width, encoder.candidate.shape.width
-        sides = encoder.context, encoder.candidate
+        sides = (encoder.candidate,) if candidates else (encoder.context, encoder.candidate)
+        self._widths = [side.shape.width for side in sides]
         # The words of a context and behind them those of its candidate, by field.
-        words = np.split(np.arange(sum(self._widths)), self._widths[:1])
+        words = np.split(np.arange(sum(self._widths)), self._widths[:-1])
         places = {
             each.name: side_words[place]
             for side, side_words in zip(sides, words, strict=True)
             for each, place in zip(side.encoders, side.places, strict=True)
         }
-        encoders = [*sides[0].encoders, *sides[1].encoders]
+        encoders = [each for side in sides for each in side.encoders]
         members = member_names(encoders)
-        self._columns = np.array([int(places[each.name][0]) for each in texts.encoders])
-        self._fields: NDArray[np.intp] = np.tile(np.arange(len(texts.encoders)), MOST_ROWS)
-        self._values = _getter(members[each.name] for each in texts.encoders)
-        if [each.name for each in texts.encoders] == [each.name for each in encoders]:
+        numbers = [place for place, each in enumerate(texts.encoders) if each.name in members]
+        in_texts = [texts.encoders[number].name for number in numbers]
+        self._columns = np.array([int(places[name][0]) for name in in_texts])
+        self._fields: Places = np.tile(numbers, MOST_ROWS)
+        self._values = _getter(members[name] for name in in_texts)
+        if in_texts == [each.name for each in encoders]:
             self._values = msgspec.structs.astuple
-        in_texts = {each.name for each in texts.encoders}
         rest = sorted((each for each in encoders if each.name not in in_texts), key=group)
         shape = row_shape(rest)
         self._rest = compile_row(rest, shape, members) if rest else None
@@ -67,6 +68,12 @@ class RowBatches:
 
     def encode(self, instances: Sequence[Any]) -> RowBatch:
         """Encode instances, those of wrong values too: their rows mean nothing."""
+        rows, wrong = self.words(instances)
+        context = self._widths[0]
+        return RowBatch(_cut(rows[:, :context]), _cut(rows[:, context:]), wrong)
+
+    def words(self, instances: Sequence[Any]) -> tuple[Indices, set[int]]:
+        """Return the words of instances [N, width], and the places of those of wrong values."""
         count, fields = len(instances), len(self._columns)
         values = list(chain.from_iterable(map(self._values, instances)))
         problems: dict[int, ValueProblem] = {}
@@ -82,8 +89,7 @@ class RowBatches:
                     wrong.add(place)
                 else:
                     rows[place, self._rest_columns] = np.frombuffer(words, np.int32)
-        context = self._widths[0]
-        return RowBatch(_cut(rows[:, :context]), _cut(rows[:, context:]), wrong)
+        return rows, wrong
 
 
 def _getter(members: Iterable[str]) -> Callable[[Any], tuple[Any, ...]]:

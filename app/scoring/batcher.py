@@ -350,6 +350,9 @@ class MicroBatcher:
         self._closed_by = "full" if stop - start == self._max_rows else "drained"
         self._run_ends = self._loop.time() + self.cost.seconds(stop - start)
         self._take(job, stop, self._large)
+        if job.answered and not job.queued and stop < job.rows:
+            # It was given up meanwhile, so no more of its rows become ready.
+            self._drop(job)
         return [(job, start, stop)]
 
     def _gather(self) -> list[Piece]:

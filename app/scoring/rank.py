@@ -15,6 +15,7 @@ from app.features.arrays import Indices, Packed
 from app.features.column_encoding import Misses
 from app.features.encoder import Encoder, FieldProblems
 from app.features.text_columns import TextColumns, text_columns
+from app.scoring.candidate_rows import CandidateRows
 from app.scoring.decoding import (
     candidate_decoder,
     check_size,
@@ -92,6 +93,7 @@ class RankReader:
         self._names = names
         self._item_lists = item_lists
         self._profiles = profiles
+        self._candidate_rows = CandidateRows(encoder, limits.max_row_bytes)
         self._max_candidates = limits.max_candidates
         self._max_row_bytes = limits.max_row_bytes
 
@@ -220,17 +222,43 @@ class RankReader:
         stop: int,
     ) -> Steps[Packed]:
         """Decode and encode the candidates from ``start`` to ``stop``; append their ids."""
+        most = self._candidate_rows.most_rows
+        packed: list[Packed] = []
+        for at in range(start, stop, most):
+            if at:
+                yield None
+            block = candidates[at : min(at + most, stop)]
+            read = self._candidate_rows.read(block, misses)
+            if read is None:
+                packed.append(
+                    (yield from self._encode_one_by_one(at, block, body, ids, problems, misses))
+                )
+            else:
+                packed.append(read.packed)
+                ids += read.ids
+        return packed[0] if len(packed) == 1 else b"".join(packed)
+
+    def _encode_one_by_one(
+        self,
+        first: int,
+        candidates: list[msgspec.Raw],
+        body: bytes,
+        ids: Ids,
+        problems: Problems,
+        misses: Misses | None,
+    ) -> Steps[Packed]:
+        """Decode and encode candidates, of which the list has the ``first`` at that place."""
         side = self._encoder.candidate
         encode, known = side.row, side.fields
         packed: list[bytes] = []
         # In a body that is no longer than a row may be, no row is longer.
         large = len(body) > self._max_row_bytes
-        for row in range(start, stop):
-            if row % STEP_ROWS == 0 and row:
+        for row, part in enumerate(candidates, first):
+            if row % STEP_ROWS == 0 and row > first:
                 yield None
             if large:
-                check_size(candidates[row], self._max_row_bytes, "candidates", row)
-            candidate = decode_part(candidate_decoder, body, candidates[row], "candidates", row)
+                check_size(part, self._max_row_bytes, "candidates", row)
+            candidate = decode_part(candidate_decoder, body, part, "candidates", row)
             ids.append(candidate.id)
             features = candidate.features
             if not known.issuperset(features):

@@ -16,6 +16,7 @@ from app.errors import ServiceError
 from app.features.encoder import Encoder
 from app.features.spec import Categorical, FeatureSpec, Field
 from app.scoring import rank
+from app.scoring.candidate_rows import CandidateRows
 from app.scoring.limits import Limits
 from app.scoring.scorer import Scorer
 from tests.app.scoring.test_scorer import LIMITS
@@ -44,35 +45,37 @@ ODD: Sequence[Any] = [1, 2**64, 1.5, True, "?", "1", [], ["t", None], {}, {"a": 
 """Values that break a rule of some field, or are rare."""
 
 
-def bulk_encoder() -> Encoder:
-    """An encoder that looks texts up together, however few it knows."""
+def encoder(together: bool) -> Encoder:
+    """An encoder that looks texts up together, however few it knows, or one by one."""
     spec = FeatureSpec(label="click", fields=tuple(FIELDS))
     longest = max(map(len, KNOWN.values()))
     frame = {
         name: [*values, *[values[0]] * (longest - len(values))] for name, values in KNOWN.items()
     }
     with in_bulk():
-        return Encoder(spec, learned(spec, pl.DataFrame(frame)), in_bulk=True)
+        return Encoder(spec, learned(spec, pl.DataFrame(frame)), in_bulk=together)
 
 
-ENCODER = bulk_encoder()
+ENCODER, ONE_BY_ONE = encoder(together=True), encoder(together=False)
 
 
-def outcome(body: bytes, quick: bool, **limits: Any) -> tuple[Any, ...]:
+def outcome(body: bytes, quick: bool, encoder: Encoder = ENCODER, **limits: Any) -> tuple[Any, ...]:
     """The rows that a body submits, with what its answer needs; or its error, as callers see it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rank, "WORTHWHILE_BYTES", 0 if quick else 2**62)
-        return asyncio.run(_outcome(body, limits))
+        if not quick:
+            patch.setattr(CandidateRows, "read", lambda *_: None)
+        return asyncio.run(_outcome(body, encoder, limits))
 
 
-async def _outcome(body: bytes, limits: Mapping[str, Any]) -> tuple[Any, ...]:
+async def _outcome(body: bytes, encoder: Encoder, limits: Mapping[str, Any]) -> tuple[Any, ...]:
     batcher, request = FakeBatcher(), FakeRequest()
     chosen = Limits(**{name: getattr(LIMITS, name) for name in Limits.__slots__} | limits)
     try:
-        for _ in Scorer("version 1", ENCODER, batcher, chosen).rank(body, request):
+        for _ in Scorer("version 1", encoder, batcher, chosen).rank(body, request):
             pass
     except ServiceError as error:
-        return type(error), error.body(), len(batcher.cancelled)
+        return type(error), error.body(), request.ids
     [job] = {id(job): job for job, _ in batcher.submitted}.values()
     assert job.ready == job.rows
     return bytes(job.candidates), job.contexts, request.ids, request.rows, request.top_k
@@ -128,3 +131,78 @@ def test_columns_in_several_blocks_are_read_as_if_they_were_decoded(
         body = json.dumps({"context": {}, "candidates": {"features": features}}).encode()
         assert outcome(body, True) == outcome(body, False)
         assert len(outcome(body, True)) == 5
+
+
+@st.composite
+def candidates(draw: st.DrawFn) -> Sequence[Any]:
+    """Candidates in row form, most of them usual; at most 40, so that there are several parts."""
+    names = [*KNOWN][1:]
+    odd = draw(st.sampled_from([0, 0, 1, 3]))
+
+    def one() -> Any:
+        row = {name: draw(st.sampled_from(KNOWN[name])) for name in names}
+        features: Any = {name: row[name] for name in draw(st.permutations(names))[:5]}
+        features["must"] = row["must"]
+        candidate: Any = {"id": draw(st.sampled_from([1, "a", None])), "features": features}
+        return candidate
+
+    listed = [one() for _ in range(draw(st.integers(0, 4)))] * draw(st.sampled_from([1, 1, 10]))
+    for _ in range(odd if listed else 0):
+        place = draw(st.integers(0, len(listed) - 1))
+        wrong = draw(st.sampled_from(ODD))
+        features = listed[place].get("features")
+        changed: Any = {
+            "value": {**listed[place], "features": {**(features or {}), "item": wrong}},
+            "number": {**listed[place], "features": {**(features or {}), "price": wrong}},
+            "unknown": {**listed[place], "features": {"unheard of": 1, "must": "x"}},
+            "misplaced": {**listed[place], "features": {"user": "a"}},
+            "long": {**listed[place], "features": {"must": "x" * 200}},
+            "id": {**listed[place], "id": wrong},
+            "more": {**listed[place], "more": wrong},
+            "nothing": {"features": {}},
+            "no features": {"id": 1},
+        }
+        listed[place] = changed[draw(st.sampled_from([*changed]))]
+    return listed
+
+
+@given(candidates(), st.booleans(), st.sampled_from([ENCODER, ONE_BY_ONE]))
+@settings(max_examples=300, deadline=None)
+def test_candidates_are_read_together_as_one_by_one(
+    listed: Sequence[Any], known_only: bool, encoder: Encoder
+) -> None:
+    """The same rows and ids, or the same error with the same paths in the same order."""
+    text = json.dumps({"context": {"user": "a"}, "candidates": listed, "top_k": 3}).encode()
+    quick = outcome(text, True, encoder, known_fields_only=known_only)
+    assert quick == outcome(text, False, encoder, known_fields_only=known_only)
+
+
+@pytest.mark.parametrize("encoder", [ENCODER, ONE_BY_ONE], ids=["together", "one by one"])
+@pytest.mark.parametrize(
+    "features",
+    [
+        '{"must": "m", "must": "n"}', '{"must": "?", "item": null, "must": null}',
+        '{"must": "m", "price": NaN}', '{"must": "m", "price": 1e999}', '{"must": "\\ud800"}',
+        '{"must": "m", "number": 123456789012345678901234567890}', '{"must"', "[]", "null",
+        "[" * 2000 + "]" * 2000, '{"must": "\xff"}', '{"\\u006dust": "m"}', '{ "must" : "m" }',
+    ],
+)  # fmt: skip
+def test_candidates_of_strange_json(features: str, encoder: Encoder) -> None:
+    """Names twice, numbers that are not finite, half of a surrogate, no UTF-8, and no JSON."""
+    one = f'{{"id": 1, "features": {features}}}, {{"features": {{"must": "m"}}}}'
+    listed = ",".join([one] * 8)
+    text = f'{{"context": {{}}, "candidates": [{listed}]}}'.encode("latin-1")
+    for limit in (LIMITS.max_row_bytes, 2**20):
+        quick = outcome(text, True, encoder, max_row_bytes=limit)
+        assert quick == outcome(text, False, encoder, max_row_bytes=limit)
+
+
+def test_usual_candidates_are_read_together() -> None:
+    """Not in the slow way, which takes twice as long."""
+    features = {"must": "m", "item": "x", "price": 1.5, "tags": ["t"], "number": 7}
+    listed = [{"id": place, "features": features} for place in range(300)]
+    text = json.dumps({"context": {}, "candidates": listed}).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rank.RankReader, "_encode_one_by_one", None)
+        for encoder in (ENCODER, ONE_BY_ONE):
+            assert outcome(text, True, encoder)[2] == [*range(300)]

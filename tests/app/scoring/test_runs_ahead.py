@@ -139,6 +139,26 @@ async def test_a_list_that_is_given_up_is_run_no_further(way: str) -> None:
     assert engine.rows == [8]
 
 
+async def test_a_growing_list_may_be_given_up_in_its_run_ahead() -> None:
+    """The loop learns of the run after that; the rows that never came leave the queue."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=8) as batches:
+        engine.gate.clear()
+        listed = job([[1, 0]] * 24)
+        listed.ready = 16
+        batches.submit(listed)
+        await until(engine.entered.is_set)
+        assert batches._ahead is not None
+        engine.gate.set()
+        block_until(lambda: len(engine.batches) == 2)
+        batches.cancel(listed)
+        await until(lambda: batches.idle)
+        assert (batches.queued_rows, batches.abandoned) == (0, 1)
+        assert isinstance(listed.caller, Waiting)
+        listed.caller.outcome.cancel()
+    assert engine.rows == [8, 8]
+
+
 async def test_after_a_failed_run_the_list_is_run_no_further() -> None:
     """Its rest would be scored for nobody."""
 
@@ -201,6 +221,10 @@ async def test_each_caller_has_its_own_scores_whoever_comes_and_goes(seed: int) 
         await asyncio.sleep(0)
         while asked.ready < rows:
             await asyncio.sleep(draws.choice([0, 0, 0.001]))
+            if draws.random() < 0.03:
+                batches.cancel(asked)
+                task.cancel()
+                return
             asked.ready = min(rows, asked.ready + draws.choice([1, 8, 30]))
             batches.submit(asked)
         if draws.random() < 0.1:
