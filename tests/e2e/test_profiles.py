@@ -17,15 +17,8 @@ from app.store.sqlite import SqliteStore
 from app.store.store import Item
 from tests.conftest import PATIENT_MS, StartService
 from tests.support.samples import Sample, candidate_of, context_of
-from tests.support.serving import (
-    APP,
-    ROOT,
-    Service,
-    free_port,
-    run_to_end,
-    strict,
-    wait_until,
-)
+from tests.support.serving import Service, free_port, run_to_end, strict, wait_until
+from tests.support.starting import run
 
 pytestmark = pytest.mark.e2e
 KEY = "0123456789abcdef" * 4
@@ -210,8 +203,7 @@ def test_a_wrong_setting_is_told_at_start(
 
 def profiles_command(*words: object) -> subprocess.CompletedProcess[str]:
     """Run ``python -m app profiles``."""
-    command = [*APP, "profiles", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return run("app", "profiles", *words)
 
 
 def test_the_command_stores_shows_and_deletes(tiny_bundle: Path, tmp_path: Path) -> None:
