@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,12 @@ KEPT = ROOT / ".pytest_cache" / "d" / "trained"
 """Emptied by ``pytest --cache-clear``."""
 UNUSED_SECONDS = 7 * 86_400.0
 """Age of its last use from which a kept bundle is removed."""
+TRAINER = ("model.pipeline", "model.data.prepare")
+"""Modules that train and export; with what they import, all of ours that decides a bundle."""
+IMPORT = re.compile(
+    r"^ *(?:from ((?:app|model)(?:\.\w+)*) import (\([^)]*\)|.*)|import ((?:app|model)(?:\.\w+)*))",
+    re.MULTILINE,
+)
 PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxscript", "polars", "torch")
 KERNELS = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
 """Environment variables that choose the processor's instructions, and so the last bits."""
@@ -53,7 +60,7 @@ def kept(make: Callable[[Path], None], out: Path, *decisive: bytes | str) -> Non
     """Let ``out`` hold what ``make`` writes into a directory that is not there yet.
 
     It is made once on this machine. The result is kept under a key of what is ``decisive``, the
-    code of ``app`` and ``model``, the versions of packages and the processor.
+    code of the trainer, the versions of packages and the processor.
     """
     words = [*decisive, *_surroundings()]
     key = _digest(word.encode() if isinstance(word, str) else word for word in words)
@@ -112,9 +119,34 @@ def _surroundings() -> tuple[str, ...]:
     return (_code(), sys.version, *versions, *kernels, *_processor())
 
 
+def trainer_files() -> list[Path]:
+    """Return the files of the trainer and of all that it imports, in their order."""
+    found: set[Path] = set()
+    names = list(TRAINER)
+    while names:
+        parts = names.pop().split(".")
+        for end in range(1, len(parts) + 1):
+            place = ROOT.joinpath(*parts[:end])
+            for path in (place / "__init__.py", place.with_suffix(".py")):
+                if path not in found and path.is_file():
+                    found.add(path)
+                    names += _imported(path.read_text(encoding="utf-8"))
+    return sorted(found)
+
+
+def _imported(code: str) -> Iterator[str]:
+    """Yield the names of ours that a module imports anywhere; some may be no modules."""
+    for package, members, module in IMPORT.findall(code):
+        yield package or module
+        for member in re.findall(r"\w+", members):
+            yield f"{package}.{member}"
+
+
 def _code() -> str:
-    paths = sorted(path for name in ("app", "model") for path in (ROOT / name).rglob("*.py"))
-    return _digest(part for path in paths for part in (str(path).encode(), path.read_bytes()))
+    """A hash of the trainer; what only the service runs is no part of it."""
+    return _digest(
+        part for path in trainer_files() for part in (str(path).encode(), path.read_bytes())
+    )
 
 
 def _processor() -> list[str]:
