@@ -24,6 +24,9 @@ NETWORKS = (
     "pnn_star",
     "wide_deep",
     "deepfm",
+    "dcn_v2",
+    "final_mlp",
+    "fibinet",
 )
 
 SHALLOW = ("lr", "fm", "ffm")
@@ -93,6 +96,14 @@ class TrainConfig:
     """Normalise pre-activations; folded into the linear layers at export."""
     init_std: float = 0.01
     """Standard deviation of a new embedding; first-order weights start at zero."""
+    cross_layers: int = 2
+    """Cross layers, of DCN v2; as the two that follow."""
+    cross_rank: int = 0
+    """Rank of the cross layers' matrices; 0 is full rank."""
+    cross_stacked: bool = False
+    """Put the hidden layers on the cross layers' output, and not beside them."""
+    fusion_heads: int = 1
+    """Parts of the last hidden layer that are fused each by itself, of FinalMLP."""
 
     batch_size: int = 2048
     epochs: int = 10
@@ -136,6 +147,15 @@ class TrainConfig:
         yield from _at_least("embedding_size", self.embedding_size, 1)
         if not self.hidden or min(self.hidden) < 1:
             yield f"hidden: needs one or more positive sizes, got {list(self.hidden)!r}"
+        elif self.fusion_heads < 1 or (
+            self.network == "final_mlp" and self.hidden[-1] % self.fusion_heads
+        ):
+            yield (
+                f"fusion_heads: must divide the last hidden layer's {self.hidden[-1]} units,"
+                f" got {self.fusion_heads!r}"
+            )
+        yield from _at_least("cross_layers", self.cross_layers, 1)
+        yield from _at_least("cross_rank", self.cross_rank, 0)
         yield from _at_least("batch_size", self.batch_size, 2 if self.batch_norm else 1)
         yield from _at_least("epochs", self.epochs, 1)
         yield from _at_least("evaluations_per_epoch", self.evaluations_per_epoch, 1)

@@ -91,16 +91,14 @@ def trained_mlp(serving: Mapping[str, Tensor], layout: Layout, apart: bool) -> d
     ``apart`` says that the graph computes the part of dynamic fields apart.
     """
     trained = dict(serving)
-    pieces = [
-        trained.pop(f"mlp.{name}_weight")
-        for name in ("context", "row", "beside")
-        if f"mlp.{name}_weight" in trained
-    ]
-    if pieces:
+    for name in [name for name in serving if name.endswith(".row_weight")]:
+        module = name.removesuffix(".row_weight")
+        kinds = [f"{module}.{kind}_weight" for kind in ("context", "row", "beside")]
+        pieces = [trained.pop(kind) for kind in kinds if kind in trained]
         if apart:
             pieces[1:] = [_back_in_order(torch.cat(pieces[1:], 1), layout)]
-        trained["mlp.first.weight"] = torch.cat(pieces, 1)
-        trained["mlp.first.bias"] = trained.pop("mlp.hidden_bias")
+        trained[f"{module}.first.weight"] = torch.cat(pieces, 1)
+        trained[f"{module}.first.bias"] = trained.pop(f"{module}.hidden_bias")
     return trained
 
 
@@ -152,20 +150,40 @@ class ServingMlp(nn.Module):
 
     def forward(
         self,
-        context_UX: Tensor,
+        context_UX: Tensor | None,
         row_NX: Tensor,
         row_context_N: RowContext,
         beside_NX: Tensor | None = None,
     ) -> Tensor:
         """Return the output [N] for inputs of contexts, of candidates and of both."""
-        context_UH = functional.linear(context_UX, self.context_weight, self.hidden_bias)
-        row_NH = functional.linear(row_NX, self.row_weight)
-        hidden_NH = of_rows(context_UH, row_context_N) + row_NH
+        return self._output(self.hidden(context_UX, row_NX, row_context_N, beside_NX))
+
+    def whole(self, row_NX: Tensor) -> Tensor:
+        """Return the output [N] for rows of all inputs, none of which is the context's alone."""
+        return self._output(self.hidden(None, row_NX, None))
+
+    def hidden(
+        self,
+        context_UX: Tensor | None,
+        row_NX: Tensor,
+        row_context_N: RowContext,
+        beside_NX: Tensor | None = None,
+    ) -> Tensor:
+        """Return the last hidden layer [N, H], of ``Mlp.hidden``."""
+        if context_UX is None:
+            hidden_NH = functional.linear(row_NX, self.row_weight, self.hidden_bias)
+        else:
+            context_UH = functional.linear(context_UX, self.context_weight, self.hidden_bias)
+            row_NH = functional.linear(row_NX, self.row_weight)
+            hidden_NH = of_rows(context_UH, row_context_N) + row_NH
         if beside_NX is not None:
             hidden_NH = hidden_NH + functional.linear(beside_NX, self.beside_weight)
         hidden_NH = self.activation(hidden_NH)
         for linear in self.deeper:
             hidden_NH = self.activation(linear(hidden_NH))
+        return hidden_NH
+
+    def _output(self, hidden_NH: Tensor) -> Tensor:
         output_N: Tensor = self.output(hidden_NH).squeeze(1)
         return output_N
 

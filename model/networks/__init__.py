@@ -10,8 +10,11 @@ import torch
 from app.features.layout import Layout
 from model.config import TrainConfig
 from model.networks.crosses import CrossTerm, CrossWeights
+from model.networks.dcn_v2 import DCNv2
 from model.networks.deepfm import DeepFM
 from model.networks.ffm import FFM
+from model.networks.fibinet import FiBiNET
+from model.networks.final_mlp import FinalMLP
 from model.networks.fm import FM
 from model.networks.fnn import FNN
 from model.networks.ipnn import IPNN
@@ -45,6 +48,9 @@ FAMILY: Mapping[str, Kind] = {
     "pnn_star": PNNStar,
     "wide_deep": WideDeep,
     "deepfm": DeepFM,
+    "dcn_v2": DCNv2,
+    "final_mlp": FinalMLP,
+    "fibinet": FiBiNET,
 }
 
 

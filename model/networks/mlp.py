@@ -72,37 +72,53 @@ class Mlp(nn.Module):
 
     def forward(
         self,
-        context_UX: Tensor,
+        context_UX: Tensor | None,
         row_NX: Tensor,
         row_context_N: RowContext,
         beside_NX: Tensor | None = None,
     ) -> Tensor:
-        """Return the output [N] for the inputs of contexts and of rows.
-
-        ``beside_NX`` are the last ``beside`` of the rows' inputs. The others do not depend on the
-        context, so the exported graph has a product of its own for them.
-        """
-        weight_HX = self.first.weight
-        if beside_NX is not None:
-            row_NX = torch.cat([row_NX, beside_NX], 1)
-        context_UH = self._product(context_UX, weight_HX[:, : self.split], self.first.bias)
-        row_NH = self._product(row_NX, weight_HX[:, self.split :])
-        hidden_NH = of_rows(context_UH, row_context_N) + row_NH
-        return self._deeper(hidden_NH)
+        """Return the output [N] for the inputs that :meth:`hidden` takes."""
+        return self._output(self.hidden(context_UX, row_NX, row_context_N, beside_NX))
 
     def whole(self, value_NX: Tensor) -> Tensor:
         """Return the output [N] for rows of all inputs, the context's first."""
-        return self._deeper(self._product(value_NX, self.first.weight, self.first.bias))
+        hidden_NH = self._product(value_NX, self.first.weight, self.first.bias)
+        return self._output(self._deeper(hidden_NH))
+
+    def hidden(
+        self,
+        context_UX: Tensor | None,
+        row_NX: Tensor,
+        row_context_N: RowContext,
+        beside_NX: Tensor | None = None,
+    ) -> Tensor:
+        """Return the last hidden layer [N, H] for the inputs of contexts and of rows.
+
+        ``context_UX`` is None if no input is the context's alone. ``beside_NX`` are the last
+        ``beside`` of the rows' inputs. The others do not depend on the context, so the exported
+        graph has a product of its own for them.
+        """
+        weight_HX, bias_H = self.first.weight, self.first.bias
+        if beside_NX is not None:
+            row_NX = torch.cat([row_NX, beside_NX], 1)
+        if context_UX is None:
+            return self._deeper(self._product(row_NX, weight_HX, bias_H))
+        context_UH = self._product(context_UX, weight_HX[:, : self.split], bias_H)
+        row_NH = self._product(row_NX, weight_HX[:, self.split :])
+        return self._deeper(of_rows(context_UH, row_context_N) + row_NH)
+
+    def _output(self, hidden_NH: Tensor) -> Tensor:
+        output_N: Tensor = self.output(hidden_NH).squeeze(1)
+        return output_N
 
     def _deeper(self, hidden_NH: Tensor) -> Tensor:
-        """Return the output [N] for what the first layer's product has given."""
+        """Return the last hidden layer [N, H] for what the first layer's product has given."""
         hidden_NH = self.dropout(self.activation(self.norms[0](hidden_NH)))
         for linear, norm in zip(self.deeper, self.norms[1:], strict=True):
             assert isinstance(linear, nn.Linear)
             hidden_NH = self._product(hidden_NH, linear.weight, linear.bias)
             hidden_NH = self.dropout(self.activation(norm(hidden_NH)))
-        output_N: Tensor = self.output(hidden_NH.float()).squeeze(1)
-        return output_N
+        return hidden_NH.float()
 
     def _product(self, value_RX: Tensor, weight_HX: Tensor, bias_H: Tensor | None = None) -> Tensor:
         """Return W x + c [R, H], while training in the precision that the settings name."""

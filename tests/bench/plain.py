@@ -31,6 +31,8 @@ class PlainGraph(nn.Module):
         weights = network.folded().state_dict()
         if isinstance(network, ProductNetwork):
             weights |= _products(network, len(layout.context), len(layout.candidate))
+        if isinstance(network, DCNv2):
+            weights |= _first_cross(network)
         plain.load_state_dict(weights)
         if isinstance(getattr(plain, "mlp", None), Mlp):
             plain.mlp = PlainMlp(plain)

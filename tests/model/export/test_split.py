@@ -53,6 +53,12 @@ WIDTHS = {
     "pnn_star": lambda contexts, items: {HIDDEN, items * SIZE, items * (items - 1) // 2} - {0},
     "wide_deep": lambda contexts, items: {1, HIDDEN},
     "deepfm": lambda contexts, items: {HIDDEN, SIZE + 1},
+    "dcn_v2": lambda contexts, items: {HIDDEN, items * SIZE, (contexts + items) * SIZE},
+    "final_mlp": lambda contexts, items: {HIDDEN, items * SIZE, contexts * SIZE},
+    "fibinet": lambda contexts, items: (
+        {1, items * SIZE, (contexts + items) // 3}
+        | ({HIDDEN, items * (items - 1) // 2 * SIZE} if items > 1 else set())
+    ),
 }
 """The numbers of an item by the networks' algebra, for so many fields of each side."""
 

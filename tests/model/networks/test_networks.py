@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from app.features.layout import Layout, Slot
 from model.config import NETWORKS, TrainConfig
 from model.networks import FAMILY, build
+from model.networks.dcn_v2 import DCNv2
 from model.networks.ffm import FFM
+from model.networks.fibinet import FiBiNET
+from model.networks.final_mlp import FinalMLP
 from model.networks.fnn import FNN
 from model.networks.mlp import Mlp
 from model.networks.network import Network, NetworkInputs
@@ -80,10 +83,13 @@ def ffm(_: Network, context: Fields, candidate: Fields) -> Any:
 
 def mlp(network: Network, parts: Sequence[Tensor], activation: Any = torch.relu) -> Any:
     assert isinstance(network.mlp, Mlp)
+    hidden = last_hidden(network.mlp, parts, activation)
+    return network.mlp.output.weight.double()[0] @ hidden
+
+
+def last_hidden(layers: Mlp, parts: Sequence[Tensor], activation: Any = torch.relu) -> Any:
     hidden = torch.cat(list(parts)).unsqueeze(0)
-    for linear, norm in zip(
-        (network.mlp.first, *network.mlp.deeper), network.mlp.norms, strict=True
-    ):
+    for linear, norm in zip((layers.first, *layers.deeper), layers.norms, strict=True):
         assert isinstance(linear, nn.Linear)
         hidden = hidden @ linear.weight.double().T + linear.bias.double()
         if isinstance(norm, nn.BatchNorm1d):
@@ -92,7 +98,7 @@ def mlp(network: Network, parts: Sequence[Tensor], activation: Any = torch.relu)
             scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
             hidden = (hidden - norm.running_mean.double()) * scale + norm.bias.double()
         hidden = activation(hidden)
-    return (hidden @ network.mlp.output.weight.double().T).squeeze()
+    return hidden[0]
 
 
 def fnn(network: Network, context: Fields, candidate: Fields) -> Any:
@@ -134,6 +140,83 @@ def kernel_products(kernel: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> l
     return [(a @ q @ b).reshape(1) for q, (a, b) in zip(kernels, pairs, strict=True)]
 
 
+def linear(layer: Any, value: Tensor) -> Tensor:
+    result = layer.weight.double() @ value
+    return result if layer.bias is None else result + layer.bias.double()
+
+
+def dcn_v2(network: Network, context: Fields, candidate: Fields) -> Any:
+    assert isinstance(network, DCNv2)
+    fields = torch.cat([*context, *candidate])
+    halves = [network.first.context.weight, network.first.candidate.weight]
+    crossed = torch.cat(halves, 1).double() @ fields
+    if isinstance(network.first.widen, nn.Linear):
+        crossed = linear(network.first.widen, crossed)
+    else:
+        crossed = crossed + network.first.context.bias.double()
+    crossed = fields * crossed + fields
+    for cross in network.deeper:
+        narrow = crossed
+        if isinstance(cross.narrow, nn.Linear):
+            narrow = linear(cross.narrow, crossed)
+        crossed = fields * linear(cross.linear, narrow) + crossed
+    if network.output is None:
+        return mlp(network, [crossed])
+    return linear(network.output, crossed)[0] + mlp(network, [fields])
+
+
+def final_mlp(network: Network, context: Fields, candidate: Fields) -> Any:
+    assert isinstance(network, FinalMLP)
+    fields = torch.cat([*context, *candidate])
+
+    def gate(layers: Any, side: Fields) -> Tensor:
+        return 2 * torch.sigmoid(
+            linear(layers.second, linear(layers.first, torch.cat([*side])).relu())
+        )
+
+    first = last_hidden(network.mlp, [gate(network.gate, context) * fields])
+    ours, theirs = (gate(network.second_gate, candidate) * fields).split(
+        [len(torch.cat([*context])), len(torch.cat([*candidate]))]
+    )
+    second = last_hidden(network.second, [theirs, ours])
+    part = len(first) // len(network.fusion)
+    fused = [
+        left @ matrix.weight.double().T @ right
+        for matrix, left, right in zip(
+            network.fusion, first.split(part), second.split(part), strict=True
+        )
+    ]
+    streams = linear(network.mlp.output, first) + linear(network.second.output, second)
+    return streams[0] + sum(fused)
+
+
+def fibinet(network: Network, context: Fields, candidate: Fields) -> Any:
+    assert isinstance(network, FiBiNET)
+    vectors = [field[1:] for field in (*context, *candidate)]
+    weigh, products = network.weigh, network.products
+    means = torch.stack([vector.mean() for vector in vectors])
+    first = torch.cat([weigh.context.weight, weigh.candidate.weight], 1).double()
+    weight = linear(weigh.output, (first @ means).relu()).relu()
+    places = range(len(vectors))
+    ours, theirs = places[: len(context)], places[len(context) :]
+    plain, weighted = [], []
+    for kernel, pairs in (
+        (products.context_kernel, list(combinations(ours, 2))),
+        (products.candidate_kernel, list(combinations(theirs, 2))),
+        (products.across_kernel, [(i, j) for i in ours for j in theirs]),
+    ):
+        kernels = kernel.double().chunk(len(pairs), 1)
+        plain.append(
+            [vectors[i] @ q * vectors[j] for q, (i, j) in zip(kernels, pairs, strict=True)]
+        )
+        weighted += [
+            (weight[i] * vectors[i]) @ q * (weight[j] * vectors[j])
+            for q, (i, j) in zip(kernels, pairs, strict=True)
+        ]
+    products_in_order = [product for kind in plain for product in kind]
+    return weights(context, candidate) + mlp(network, [*products_in_order, *weighted])
+
+
 FORMULAS: dict[str, Callable[[Network, Fields, Fields], Any]] = {
     "lr": lambda _, context, candidate: weights(context, candidate),
     "fm": fm,
@@ -144,6 +227,9 @@ FORMULAS: dict[str, Callable[[Network, Fields, Fields], Any]] = {
     "pnn_star": pnn,
     "wide_deep": wide_deep,
     "deepfm": deepfm,
+    "dcn_v2": dcn_v2,
+    "final_mlp": final_mlp,
+    "fibinet": fibinet,
 }
 
 
@@ -162,6 +248,25 @@ def test_the_factored_form_equals_the_formula(name: str, layout: Layout) -> None
     found = network(values).tolist()
     assert found == pytest.approx(expected, abs=2e-5)
     assert max(found) - min(found) > 0.5, "logits that are all alike would prove little"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("dcn_v2", {"cross_layers": 1}),
+        ("dcn_v2", {"cross_layers": 3, "cross_rank": 2}),
+        ("dcn_v2", {"cross_stacked": True}),
+        ("final_mlp", {"fusion_heads": 4, "hidden": (6, 8)}),
+    ],
+)
+def test_other_forms_equal_their_formula(name: str, settings: dict[str, Any]) -> None:
+    """One cross layer, three of low rank, hidden layers on them; several fusion heads."""
+    network = trained(name, LAYOUT, replace(CONFIG, **settings))
+    values = inputs(contexts=3, rows=20, length=4)
+    expected = [plain_logit(name, network, values, row) for row in range(20)]
+    assert network(values).tolist() == pytest.approx(expected, abs=2e-5)
+    assert max(expected) - min(expected) > 0.5
 
 
 def flat(name: str, size: int = 2, layout: Layout = THREE, **rows: Sequence[float]) -> Network:
@@ -208,6 +313,61 @@ def test_lr_by_hand() -> None:
 def test_fm_by_hand() -> None:
     """(1,2)(3,-1) + (1,2)(.5,4) + (3,-1)(.5,4) = 1 + 8.5 - 2.5 = 7, and the weights are -1."""
     assert flat("fm", **WE)(ABC).tolist() == [6.0]
+
+
+@torch.no_grad()
+def test_dcn_v2_by_hand() -> None:
+    """x_0 = (1, 2, 3, -1, .5, 4) has the sum 9.5 and the squares' sum 31.25.
+
+    With W_0 of ones, x_1 = 9.5 x_0 + x_0. With the unit matrix as W_1 and 1 as its bias,
+    x_2 = x_0 (10.5 x_0 + 1) + 10.5 x_0, whose sum is 10.5 * 31.25 + 11.5 * 9.5 = 437.375.
+    """
+    network = silent(flat("dcn_v2", **E))
+    assert isinstance(network, DCNv2)
+    assert network.output is not None
+    network.first.context.weight.fill_(1.0)
+    network.first.candidate.weight.fill_(1.0)
+    network.deeper[0].linear.weight.copy_(torch.eye(6))
+    network.deeper[0].linear.bias.fill_(1.0)
+    network.output.weight.fill_(1.0)
+    assert network(ABC).tolist() == [437.375]
+
+
+@torch.no_grad()
+def test_final_mlp_by_hand() -> None:
+    """Gates of 1 leave both streams the sum of all numbers, 9.5: 9.5 + 9.5 + 2 * 9.5^2 = 199.5.
+
+    With gates of 2 for the second stream alone its hidden unit is 19: 9.5 + 19 + 2 * 180.5 = 389.5.
+    """
+    network = adding(flat("final_mlp", **E))
+    assert isinstance(network, FinalMLP)
+    network.second.first.weight.fill_(1.0)
+    network.second.output.weight.fill_(1.0)
+    network.fusion[0].weight.fill_(2.0)
+    for gate in (network.gate, network.second_gate):
+        gate.second.weight.zero_()
+    assert network(ABC).tolist() == [199.5]
+    network.second_gate.second.bias.fill_(100.0)
+    assert network(ABC).tolist() == [389.5]
+
+
+@torch.no_grad()
+def test_fibinet_by_hand() -> None:
+    """Kernels of the unit matrix multiply vectors number by number; the weights are -1.
+
+    The pairs are (1,2)(3,-1) = (3,-2), (1,2)(.5,4) = (.5,8) and (3,-1)(.5,4) = (1.5,-4), 7
+    together. The means are 1.5, 1 and 2.25; with W_1 of ones the hidden unit is 4.75, and with
+    W_2 = (1, 0, 2) the fields' weights are 4.75, 0 and 9.5. So only the second pair remains of
+    the weighted ones, 45.125 * 8.5 = 383.5625.
+    """
+    network = adding(flat("fibinet", **WE))
+    assert isinstance(network, FiBiNET)
+    network.weigh.context.weight.fill_(1.0)
+    network.weigh.candidate.weight.fill_(1.0)
+    network.weigh.output.weight.copy_(torch.tensor([[1.0], [0.0], [2.0]]))
+    network.products.context_kernel.copy_(torch.eye(2))
+    network.products.across_kernel.copy_(torch.eye(2).repeat(1, 2))
+    assert network(ABC).tolist() == [-1.0 + 7.0 + 383.5625]
 
 
 @torch.no_grad()
