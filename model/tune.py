@@ -132,6 +132,10 @@ def suggest(trial: Trial, base: TrainConfig, rows: int, sized: bool) -> TrainCon
             dropout=trial.suggest_float("dropout", 0.0, 0.6, step=0.05),
             batch_norm=trial.suggest_categorical("batch_norm", [True, False]),
         )
+    if base.network == "dcn_v2":
+        config = replace(config, cross_layers=trial.suggest_int("cross_layers", 1, 4))
+    if base.network == "final_mlp":
+        config = replace(config, fusion_heads=2 ** trial.suggest_int("log2 fusion_heads", 0, 3))
     return config
 
 

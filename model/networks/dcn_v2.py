@@ -43,7 +43,11 @@ class DCNv2(Network):
             self.mlp = Mlp(context, candidate, config)
 
     def combine(
-        self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: RowContext
+        self,
+        context_UFC: Tensor,
+        candidate_NFC: Tensor,
+        row_context_N: RowContext,
+        dynamic_NFC: Tensor | None = None,
     ) -> Tensor:
         context_UX, candidate_NX = context_UFC.flatten(1), candidate_NFC.flatten(1)
         fields_NX = torch.cat([of_rows(context_UX, row_context_N), candidate_NX], 1)

@@ -48,7 +48,11 @@ class FiBiNET(Network):
         self.mlp = Mlp(context, candidate + both, config, beside=both if candidate else 0)
 
     def combine(
-        self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: RowContext
+        self,
+        context_UFC: Tensor,
+        candidate_NFC: Tensor,
+        row_context_N: RowContext,
+        dynamic_NFC: Tensor | None = None,
     ) -> Tensor:
         context_UF, context_UFK = weights_and_vectors(context_UFC)
         candidate_NF, candidate_NFK = weights_and_vectors(candidate_NFC)

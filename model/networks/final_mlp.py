@@ -46,7 +46,11 @@ class FinalMLP(Network):
             nn.init.xavier_normal_(linear.weight)
 
     def combine(
-        self, context_UFC: Tensor, candidate_NFC: Tensor, row_context_N: RowContext
+        self,
+        context_UFC: Tensor,
+        candidate_NFC: Tensor,
+        row_context_N: RowContext,
+        dynamic_NFC: Tensor | None = None,
     ) -> Tensor:
         context_UX, candidate_NX = context_UFC.flatten(1), candidate_NFC.flatten(1)
         sizes = [context_UX.shape[1], candidate_NX.shape[1]]

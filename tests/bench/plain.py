@@ -12,7 +12,10 @@ from torch.nn import functional
 from app.features.layout import Layout
 from model.config import TrainConfig
 from model.networks import build
+from model.networks.dcn_v2 import DCNv2
 from model.networks.ffm import FFM, within
+from model.networks.fibinet import FiBiNET
+from model.networks.final_mlp import FinalMLP
 from model.networks.fnn import FNN
 from model.networks.mlp import Mlp
 from model.networks.network import Network, NetworkInputs, look_up, sum_of_rest
@@ -25,14 +28,18 @@ class PlainGraph(nn.Module):
     def __init__(self, network: Network, layout: Layout, config: TrainConfig) -> None:
         """Take the weights of ``network``, which is left as it is."""
         super().__init__()
-        # Without fields of the context, every formula of the family is unfactored.
+        self.contexts = 0
+        if isinstance(network, DCNv2 | FinalMLP | FiBiNET):
+            # Their sides are not alike, or have a matrix each: a context for each row instead.
+            self.contexts = len(layout.context)
+            self.network = network.folded()
+            return
+        # Without fields of the context, every other formula of the family is unfactored.
         fields = layout.context + layout.candidate
         plain = build(replace(layout, context=(), candidate=fields), config).eval()
         weights = network.folded().state_dict()
         if isinstance(network, ProductNetwork):
             weights |= _products(network, len(layout.context), len(layout.candidate))
-        if isinstance(network, DCNv2):
-            weights |= _first_cross(network)
         plain.load_state_dict(weights)
         if isinstance(getattr(plain, "mlp", None), Mlp):
             plain.mlp = PlainMlp(plain)
@@ -40,7 +47,10 @@ class PlainGraph(nn.Module):
 
     def forward(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return logit and score [N]."""
-        if isinstance(self.network, FFM):
+        if self.contexts:
+            context, candidate = index[:, : self.contexts], index[:, self.contexts :]
+            logit = self.network(NetworkInputs(context, candidate, None))
+        elif isinstance(self.network, FFM):
             logit = self._ffm(self.network, index)
         else:
             none = torch.zeros((1, 0), dtype=index.dtype)

@@ -56,7 +56,7 @@ WIDTHS = {
     "dcn_v2": lambda contexts, items: {HIDDEN, items * SIZE, (contexts + items) * SIZE},
     "final_mlp": lambda contexts, items: {HIDDEN, items * SIZE, contexts * SIZE},
     "fibinet": lambda contexts, items: (
-        {1, items * SIZE, (contexts + items) // 3}
+        {1, items * SIZE, max(1, (contexts + items) // 3)}
         | ({HIDDEN, items * (items - 1) // 2 * SIZE} if items > 1 else set())
     ),
 }
