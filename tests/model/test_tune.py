@@ -202,6 +202,7 @@ def test_only_what_a_network_has_is_searched_for(network: str) -> None:
         expected |= {"embedding_size"}
     if network not in SHALLOW:
         expected |= {"hidden", "dropout", "batch_norm"}
+    expected |= {"dcn_v2": {"cross_layers"}, "final_mlp": {"fusion_heads"}}.get(network, set())
     assert varied == expected
     assert max(config["batch_size"] for config in drawn) == 256, "an epoch has ten batches"
     assert all(config["seed"] == base.seed for config in drawn)
