@@ -369,7 +369,7 @@ def build_service(
         data = APIRouter(prefix="/pages/data", dependencies=[Depends(own.check)])
         data.include_router(build_shared_data(state, metrics, public=True))
         service.include_router(data)
-        service.include_router(build_pages(own, admin=False))
+        service.include_router(build_pages(own, admin=False, explains=settings.explain == "on"))
     if feedback is not None and settings.feedback_key_file is not None:
         keys = Keys(settings.feedback_key_file)
         service.include_router(build_feedback_router(feedback, keys, settings.max_body_bytes))

@@ -53,6 +53,6 @@ def create_admin(
     for each in data:
         router.include_router(each, prefix="/pages")
     app.include_router(router)
-    app.include_router(build_pages(own, admin=True, public_port=public_port))
+    app.include_router(build_pages(own, admin=True, explains=True, public_port=public_port))
     answer_errors(app)
     return app

@@ -71,10 +71,13 @@ def _encoded(
     return file.packed, {**headers, "content-encoding": "gzip"}
 
 
-def build_pages(own: OwnPages, *, admin: bool, public_port: int | None = None) -> APIRouter:
+def build_pages(
+    own: OwnPages, *, admin: bool, explains: bool, public_port: int | None = None
+) -> APIRouter:
     """Build the routes of the files; they need no key, and hold nothing of the bundle.
 
-    ``public_port`` is where other programs have rows scored, as the admin port's pages show it.
+    ``explains`` says whether the port has explanations; ``public_port`` is where other programs
+    have rows scored, as the admin port's pages show it.
     """
     router = APIRouter(dependencies=[Depends(own.check)], include_in_schema=False)
 
@@ -89,8 +92,8 @@ def build_pages(own: OwnPages, *, admin: bool, public_port: int | None = None) -
         """The place of the data, and whether they take a key."""
         if admin:
             own_paths = {"data": "../admin/pages/", "scoring": "../admin/pages/"}
-            return {"admin": True, "public_port": public_port, **own_paths}
-        return {"admin": False, "data": "data/", "scoring": "../"}
+            return {"admin": True, "explain": explains, "public_port": public_port, **own_paths}
+        return {"admin": False, "explain": explains, "data": "data/", "scoring": "../"}
 
     @router.get("/pages/{name:path}")
     async def file(request: Request, name: str) -> Response:

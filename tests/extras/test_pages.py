@@ -96,6 +96,9 @@ def use_every_page(watched: Watched, name: str, service: Service, sample: Sample
     watched.look(f"{name}-try")
     watched.go("Why")
     page.get_by_role("heading", name="With another value").wait_for()
+    page.get_by_text("this candidate", exact=True).wait_for()
+    page.get_by_label("beside").select_option(index=2)
+    page.get_by_role("heading", name=re.compile("^Why the (first|second) is before")).wait_for()
     for field in ("price", "tags", "time", "placement"):
         page.get_by_label("Field").select_option(field)
         page.get_by_text(f"as {field} changes").wait_for()
@@ -135,6 +138,7 @@ def test_every_page_works_with_every_network(
     for width, scheme in LOOKS if network == "deepfm" else LOOKS[::3]:
         watched = open_page(f"{both.url}/pages/", KEY, width, scheme)
         use_every_page(watched, network, both.service, sample)
+        watched.page.close()
 
 
 @pytest.fixture(scope="module")
@@ -334,6 +338,36 @@ def test_bundles_are_activated(
     page.get_by_role("button", name="Follow the newest again").click()
     page.get_by_role("button", name="Follow the newest again: yes").click()
     wait_until(lambda: serving() == other_bundle.name, "the newest serves", 60)
+
+
+def test_a_canary_is_begun_promoted_and_told_of(
+    sample: Sample, tiny_bundle: Path, scratch: Path, start_service: StartService, open_page: Open
+) -> None:
+    """The page shows both sides beside each other; a wrong field is told."""
+    later = trained(sample.spec, sample.data, QUICK, scratch / "later", after=tiny_bundle.name)
+    directory = scratch / "bundles"
+    for each in (tiny_bundle, later):
+        shutil.copytree(each, directory / each.name)
+    both = start_with_admin(start_service, scratch, directory)
+    serving = lambda: both.service.client.get("/ready").json()["version"]  # noqa: E731
+    assert serving() == later.name
+    watched = open_page(f"{both.url}/pages/#/bundles", KEY)
+    page = watched.page
+    page.get_by_role("spinbutton").fill("50")
+    page.get_by_label("by field").fill("nonsense")
+    page.get_by_role("button", name="Begin").click()
+    page.get_by_role("alert").get_by_text("key").first.wait_for()
+    page.get_by_label("by field").fill("user_id")
+    page.get_by_role("button", name="Begin").click()
+    page.get_by_role("heading", name="On trial").wait_for()
+    both.service.predict(sample.rows[:200])
+    page.get_by_role("button", name="Look again").click()
+    page.get_by_text("canary, running").wait_for()
+    watched.look("canary")
+    page.get_by_role("button", name="Promote").click()
+    page.get_by_role("button", name="Promote: yes").click()
+    page.get_by_text(f"{tiny_bundle.name} serves").wait_for()
+    assert serving() == tiny_bundle.name
 
 
 def test_the_keyboard_is_enough(served: WithAdmin, open_page: Open) -> None:

@@ -18,7 +18,8 @@ EXTRAS = ROOT / "tests" / "extras"
 PINNED, LIBRARIES = EXTRAS / "browser.txt", EXTRAS / "page-libraries"
 SHOTS = ROOT / "data" / "screenshots"
 """Pictures of a run, for people to look at."""
-WAIT_MS = 20_000
+WAIT_MS = 60_000
+"""A browser draws slowly beside other work."""
 SERIOUS = ("serious", "critical")
 NETWORK_NOTE = "Failed to load resource"
 """Beginning of the line that a browser itself writes about an answer of 400 or above, or none."""

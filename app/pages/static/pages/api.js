@@ -62,4 +62,4 @@ export const publicAddress = () =>
     : new URL("..", location.href).href.replace(/\/$/, "");
 
 /** The parts of a score. */
-export const explain = (body) => send(port.explain, { method: "POST", body });
+export const explain = (body) => score("explain", body);

@@ -3,7 +3,7 @@
 import { html, useState } from "./vendor/htm-preact.js";
 import { admin, data } from "./api.js";
 import { Curves, Dots } from "./curves.js";
-import { bytes, count, duration, figure, signed } from "./figures.js";
+import { bytes, count, duration, figure, share, short, signed } from "./figures.js";
 import { Problem, useAnswer } from "./shared.js";
 
 const MOST_COMPARED = 4;
@@ -38,8 +38,8 @@ function TrialForm({ act }) {
   const [key, setKey] = useState("");
   return html`<form class="trial" onSubmit=${(event) => {
     event.preventDefault();
-    const shareOf = Number(percent) / 100;
-    act(mode, mode === "canary" ? { share: shareOf, key } : { share: shareOf });
+    const part = Number(percent) / 100;
+    act(mode, mode === "canary" ? { share: part, key } : { share: part });
   }}>
     <label class="inline">as <select value=${mode} onChange=${(event) => setMode(event.target.value)}>
       <option value="canary">canary: answers a share of the users</option>
@@ -122,14 +122,26 @@ function Reports({ bundles, denied }) {
     </section>`}`;
 }
 
+const SIDES = [
+  ["requests", count], ["failed", count], ["rows", count],
+  ["mean_score", (value) => figure(value, 4)], ["p99_ms", (value) => (value === null ? "–" : `${short(value)} ms`)],
+];
+const SHADOW = [
+  ["rows", count], ["logit_shift", (value) => figure(value, 4)], ["shared_top", share],
+  ["mean_score", (value) => figure(value, 4)], ["live_mean_score", (value) => figure(value, 4)],
+];
+const spaced = (name) => name.replaceAll("_", " ");
+
+/** The bundle on trial, with the figures of both sides. */
 function Trial({ trial }) {
   if (!trial) return null;
-  const facts = Object.entries(trial).filter(([name, value]) => !["version", "mode", "state"].includes(name) && value !== null && typeof value !== "object");
-  return html`<section class="card"><h2>On trial</h2>
-    <p><span class="tag warn">${trial.mode}</span> <code>${trial.version}</code> ${trial.state}</p>
-    <dl class="facts">${facts.map(([name, value]) => html`<dt>${name.replaceAll("_", " ")}</dt><dd>${String(value)}</dd>`)}</dl>
-    ${["figures", "live", "trial", "sides", "guard"].filter((name) => trial[name] && typeof trial[name] === "object").map((name) => html`
-      <details key=${name}><summary>${name}</summary><pre class="code" tabindex="0">${JSON.stringify(trial[name], null, 2)}</pre></details>`)}
+  return html`<section class="card"><div class="row"><h2>On trial</h2><span class="tag warn">${trial.mode}, ${trial.state}</span></div>
+    <p><code>${trial.version}</code> takes ${share(trial.share)} of ${trial.key ? html`the values of <code>${trial.key}</code>` : "the requests"}.</p>
+    ${trial.canary && html`<div class="table"><table><thead><tr><th scope="col">since it began</th>
+        <th scope="col" class="number">the one that serves</th><th scope="col" class="number">canary</th></tr></thead>
+      <tbody>${SIDES.map(([name, shown]) => html`<tr key=${name}><th scope="row">${spaced(name)}</th>
+        <td class="number">${shown(trial.live?.[name] ?? null)}</td><td class="number">${shown(trial.canary[name])}</td></tr>`)}</tbody></table></div>`}
+    ${trial.shadow && html`<dl class="facts">${SHADOW.map(([name, shown]) => html`<dt>${spaced(name)}</dt><dd>${shown(trial.shadow[name])}</dd>`)}</dl>`}
   </section>`;
 }
 

@@ -70,8 +70,8 @@ function One({ found, candidate }) {
     ? `estimated from sampled orders of the fields; standard error at most ${short(Math.max(0, ...Object.values(found.standard_error ?? {})))}`
     : "exact";
   return html`<section class="card"><h2>${nameOf(candidate)}</h2>
-    <p>Score <b class="figure">${figure(found.score, 4)}</b>. <span class="calm">An average row of the training data has
-      ${figure(sigmoid(found.baseline_logit), 4)}${" "}before calibration; each field moves the logit up or down from there.</span></p>
+    <p>Score <b class="figure">${figure(found.score, 4)}</b>. <span class="calm">An average row of the training data has ${figure(sigmoid(found.baseline_logit), 4)} before calibration;
+      each field moves the logit up or down from there.</span></p>
     <${Waterfall} steps=${stepsOf(found, candidate)} shown=${shownStep} />
     <p class="calm"><small>Shapley values of the fields, ${method}; logits before calibration.</small></p></section>`;
 }
