@@ -18,7 +18,6 @@ from app.errors import (
     NotReady,
     StoreError,
     StoreUnavailable,
-    TooLarge,
     ValueProblem,
 )
 from app.features.encoder import Encoder
@@ -26,6 +25,7 @@ from app.off_loop import run_off_loop
 from app.serving.state import ServingState
 from app.store.opening import open_store
 from app.store.store import Item
+from app.web.bodies import read_body
 
 Result = TypeVar("Result")
 MOST_DETAILS = 10
@@ -44,14 +44,10 @@ def build_entries_router(
 
         ``not_used`` names dynamic fields of which entries have values.
         """
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > max_bytes:
-                raise TooLarge(f"the body is over {max_bytes} bytes")
+        body = await read_body(request, max_bytes)
         encoder = _encoder(state)
         url = _url(store_url)
-        return await _asked(lambda: _put(kind, url, bytes(body), encoder))
+        return await _asked(lambda: _put(kind, url, body, encoder))
 
     @router.get("/{identity:path}")
     async def get(identity: str) -> dict[str, Any]:

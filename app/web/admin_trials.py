@@ -7,10 +7,11 @@ from typing import TypeVar
 import msgspec
 from fastapi import APIRouter, Request
 
-from app.errors import Detail, Invalid, TooLarge, Undecodable
+from app.errors import Detail, Invalid, Undecodable
 from app.off_loop import run_off_loop
 from app.serving.activation import Activated, Activation, Listing
 from app.serving.trial_choice import CanaryBody, ShadowBody, TrialChoice
+from app.web.bodies import read_body
 
 MOST_BYTES = 64 * 1024
 """Bytes of a body."""
@@ -53,11 +54,7 @@ async def _read(request: Request, kind: type[Body]) -> Body:
     Raises:
         TooLarge, Undecodable, Invalid: it is not one of this kind.
     """
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > MOST_BYTES:
-            raise TooLarge(f"the body is over {MOST_BYTES} bytes")
+    body = await read_body(request, MOST_BYTES)
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
-from app.errors import TooLarge
 from app.feedback.feedback import MOST_EVENTS, Feedback
+from app.web.bodies import read_body
 from app.web.keys import Keys, key_check
 from app.web.schemas import CandidateId, ErrorBody, ErrorDetail
 
@@ -72,12 +72,7 @@ def build_feedback_router(feedback: Feedback, keys: Keys, max_body_bytes: int) -
     )
     async def feedback_(request: Request) -> Response | dict[str, Any]:
         """Take what became of candidates; 202 once it is on the disk."""
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > max_body_bytes:
-                raise TooLarge(f"the body is over {max_body_bytes} bytes")
-        taken = await feedback.take(bytes(body))
+        taken = await feedback.take(await read_body(request, max_body_bytes))
         return {
             "accepted": taken.accepted,
             "wrong": taken.wrong,

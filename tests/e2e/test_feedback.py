@@ -7,6 +7,7 @@ import math
 import os
 import random
 import signal
+import socket
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,17 @@ def test_no_accepted_event_is_lost_when_workers_are_killed(
     assert len(accepted) >= 360
     assert set(accepted) <= kept.keys()
     assert set(kept.values()) == {1}
+
+
+def test_a_caller_that_leaves_is_no_error(service: Service) -> None:
+    """Half a body, and the connection is gone: nothing is kept, and the log has no traceback."""
+    head = f"POST /feedback HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", service.port)) as caller:
+            caller.sendall(f"{head}content-length: 1000\r\n\r\n{{".encode())
+    assert send(service, [event()]).status_code == 202
+    service.stop()
+    assert not [each for each in service.events() if each["level"] == "error"]
 
 
 def test_keys_that_cannot_be_used_are_told(tiny_bundle: Path, tmp_path: Path) -> None:

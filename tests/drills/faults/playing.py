@@ -22,6 +22,7 @@ from tests.drills.faults.redis_outage import SCENARIOS as REDIS
 from tests.drills.faults.resources import bodies, memory, threads
 from tests.drills.faults.stage import Stage
 from tests.drills.faults.swaps import swaps
+from tests.drills.faults.way_back import full_disk, killed_feedback
 
 Scenario = Callable[[Stage], Iterator[Figure | Skipped]]
 Figures = list[Figure | Skipped]
@@ -41,6 +42,8 @@ SCENARIOS: dict[str, Scenario] = {
     "sigterm": sigterm_under_load,
     "killed-worker": killed_worker,
     "proxies": proxies,
+    "full-disk": full_disk,
+    "killed-feedback": killed_feedback,
     **REDIS,
 }
 
