@@ -134,7 +134,8 @@ class ItemParts:
             vector = split.vector(context)
             end = int(slots.max(initial=NO_SLOT)) + 1
             if end <= SPARSE * len(slots):
-                score = _products(vectors[:end], vector)[slots] if end else np.zeros(len(slots))
+                products = _products(vectors[:end], vector) if end else np.zeros(1, np.float32)
+                score = products.take(slots)
             else:
                 score = _products(vectors[slots], vector)
             if len(absent):

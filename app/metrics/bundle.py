@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -72,7 +74,12 @@ class BundleCounts(Collector):
         if kept:
             context, candidate = self._sides
             candidates = np.concatenate([batch.candidate for batch, _ in kept])
-            context.observe(np.concatenate([batch.context[batch.row_context] for batch, _ in kept]))
+            context.observe(
+                np.concatenate([batch.context for batch, _ in kept]),
+                np.concatenate(
+                    [np.bincount(b.row_context, minlength=len(b.context)) for b, _ in kept]
+                ),
+            )
             candidate.observe(candidates)
             self._rows.own[0] += len(candidates)
             self._scores.observe(np.concatenate([scores.score for _, scores in kept]))
@@ -155,16 +162,16 @@ class _SideCounts:
         self._missing = np.zeros(len(self._slots), np.int64)
         self._oov = np.zeros(len(self._slots), np.int64)
 
-    def observe(self, rows: Indices) -> None:
-        """Count the values of rows, for :meth:`publish`."""
+    def observe(self, rows: Indices, times: NDArray[np.int64] | None = None) -> None:
+        """Count the values of rows, each so many ``times`` (or once), for :meth:`publish`."""
         end = self._single
         offset = rows[:, :end] - self._first[:end]
-        self._missing[:end] += (offset == 0).sum(0)
-        self._oov[:end] += (offset == 1).sum(0)
+        self._missing[:end] += _counted(offset == 0, times)
+        self._oov[:end] += _counted(offset == 1, times)
         for slot, (start, stop) in enumerate(self._lists, end):
             offset = rows[:, start:stop] - self._first[slot]
-            self._missing[slot] += (offset == 0).any(1).sum()
-            self._oov[slot] += (offset == 1).any(1).sum()
+            self._missing[slot] += _counted((offset == 0).any(1), times)
+            self._oov[slot] += _counted((offset == 1).any(1), times)
 
     def publish(self) -> None:
         """Add the counts to the shared ones, which all bundles with a slot of that name use."""
@@ -178,3 +185,8 @@ class _SideCounts:
         for slot, region in zip(self._slots, self._regions, strict=True):
             missing, oov = region.total()
             yield slot, missing, oov
+
+
+def _counted(marks: NDArray[np.bool_], times: NDArray[np.int64] | None) -> Any:
+    """Return the number of marks in each column, each row counting so many times."""
+    return np.count_nonzero(marks, axis=0) if times is None else times @ marks

@@ -108,6 +108,13 @@ class ItemLists:
         self._check_count("ids", len(listed.ids))
         places = items.find(listed.ids)
         there = places != UNKNOWN
+        if there.all() and kept is None:
+            # Most requests: every id is known, and nothing is left out.
+            self._count(len(places), 0)
+            request.ids = [*listed.ids]
+            request.listed = ListedItems(range(len(places)), (), False)
+            every = np.arange(len(places), dtype=np.int32)
+            return ListedRows(items.rows(places), every, items.slots(places))
         unknown = [(place, listed.ids[place]) for place in np.flatnonzero(~there).tolist()]
         self._count(len(places) - len(unknown), len(unknown))
         asked = on_unknown or self._on_unknown
@@ -172,7 +179,7 @@ class ItemLists:
                 f"{_LIST}.all",
                 f"{len(found)} items would be ranked, over {most}: give prefilter or where",
             )
-        request.ids = list(items.ids(found))
+        request.ids = [*items.ids(found)]
         request.listed = ListedItems(None, (), False)
         return ListedRows(items.rows(found), None, items.slots(found))
 

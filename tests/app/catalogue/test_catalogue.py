@@ -26,6 +26,16 @@ def test_an_integer_and_its_text_find_the_same_item() -> None:
     assert places.tolist() == [0, 0, 1, 1, 2, 3, UNKNOWN, UNKNOWN, UNKNOWN]
     assert held.ids(places[:6]) == [7, 7, "8", "8", "08", "-0"]
     assert held.rows(places[:1]).tolist() == [[1, -1]]
+    large = 2**63
+    for identity in (large, str(large + 1), -large, "x"):
+        held.put(identity, row(5), {})
+        other = int(identity) if isinstance(identity, str) and identity != "x" else str(identity)
+        [place] = held.find([identity])
+        assert held.find([other, 7, identity, "7"]).tolist() == [place, 0, place, 0]
+        assert held.ids(held.find([7, identity])) == [7, identity]
+        held.drop(other)
+        assert held.find([identity, other]).tolist() == [UNKNOWN, UNKNOWN]
+    assert held.find([2**70, 7, "7"]).tolist() == [UNKNOWN, 0, 0]
     held.put("7", row(9), {})
     assert len(held) == 4
     assert held.ids(held.find([7])) == ["7"]
