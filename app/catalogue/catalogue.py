@@ -24,7 +24,7 @@ from app.scoring.job import Slots
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _UNKNOWN = repeat(UNKNOWN)
 _NO_ITEM, _INTEGER_ID, _OTHER_ID = range(3)
-"""What is at a place: nothing, an item whose id is an integer of 64 bits, or another item."""
+"""The contents of a place: nothing, an item whose id is an integer of 64 bits, or another item."""
 
 
 class Catalogue:
