@@ -183,7 +183,7 @@ def _measure(
     engine = open_engine(written.graph, prepared.encoder, prepared.vocabulary.layout, threads=1)
     test = prepared.data["test"]
     logit = calibrated(Calibration.of(training["calibration"]), score_dataset(engine, test).logit)
-    bins = reliability(test.label, logit, kept=test.kept)
+    bins = reliability(test.label, logit, kept=test.kept, row_weight=test.weight)
     row = Row(
         network=config.network,
         seed=config.seed,

@@ -309,7 +309,9 @@ def measure(trained: Trained, engine: Engine, calibration: Calibration | None) -
         if part != "validation":
             scores = score_dataset(engine, data[part])
         logit = measured.logits[part] = calibrated(calibration, scores.logit)
-        measured.quality[part] = evaluate_scores(data[part].label, logit, data[part].kept)
+        measured.quality[part] = evaluate_scores(
+            data[part].label, logit, data[part].kept, data[part].weight
+        )
     if float(np.ptp(measured.logits["test"])) < FLAT_LOGITS:
         warn("all scores of the test part are alike: the network has learned nothing")
     return measured

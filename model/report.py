@@ -44,7 +44,9 @@ def write_report(
     figures = {
         "history": [each.to_dict() for each in result.history],
         "best": result.best.to_dict(),
-        "reliability": reliability(data.label, logit, kept=data.kept).to_dict(),
+        "reliability": reliability(
+            data.label, logit, kept=data.kept, row_weight=data.weight
+        ).to_dict(),
     }
     (directory / "figures.json").write_bytes(msgspec.json.encode(figures))
     path = directory / "report.md"
@@ -150,7 +152,7 @@ def learning_curve(result: FitResult) -> Figure:
 
 def reliability_diagram(data: Dataset, logit: NDArray[np.floating[Any]]) -> Figure:
     """Draw the observed click rate over the mean score of bins of equal count."""
-    bins = reliability(data.label, logit, kept=data.kept)
+    bins = reliability(data.label, logit, kept=data.kept, row_weight=data.weight)
     top = 1.05 * max(bins.predicted.max(), bins.observed.max(), 1e-6)
     drawing = Figure(figsize=(4.5, 4), layout="constrained")
     axes = drawing.subplots()

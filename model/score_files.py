@@ -100,12 +100,16 @@ class Offline:
         """
         encoder = Encoder(self.bundle.spec, self.bundle.vocabulary, training=True)
         label, logit = [np.zeros(0, np.uint8)], [np.zeros(0, np.float32)]
+        weight = [np.zeros(0, np.float32)]
         for frame in frames:
             data = encode(self.bundle.spec, encoder, frame)
             label.append(data.label)
+            if data.weight is not None:
+                weight.append(data.weight)
             logit.append(score_dataset(self.engine, data).logit)
         found = calibrated(self.calibration, np.concatenate(logit))
-        return evaluate_scores(np.concatenate(label), found, kept)
+        weighed = np.concatenate(weight) if self.bundle.spec.weight is not None else None
+        return evaluate_scores(np.concatenate(label), found, kept, weighed)
 
     @property
     def calibration(self) -> Calibration | None:

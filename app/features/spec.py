@@ -138,7 +138,8 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     ``columns`` names the columns of files without a header; ``delimiter`` overrides the one that
     a file's ending suggests. ``null_values`` are texts that count as missing in every field that
-    names none of its own. ``crosses`` are for networks with weights of pairs.
+    names none of its own. ``crosses`` are for networks with weights of pairs. ``weight`` is the
+    column with the weight of a row, in the loss of training and in figures.
     """
 
     label: Annotated[str, Meta(min_length=1)]
@@ -150,6 +151,7 @@ class FeatureSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     null_values: tuple[str, ...] = ()
     crosses: tuple[Cross, ...] = ()
     negatives: Negatives | None = None
+    weight: Annotated[str, Meta(min_length=1)] | None = None
 
     def __post_init__(self) -> None:
         if self.null_values:
@@ -317,8 +319,9 @@ def _check_names(read: Mapping[str, Any], unread: Collection[str], tables: SpecT
     """Check the names of fields and columns, and that each side has a field."""
     fields: Sequence[Field] = read.get("fields", ())
     names = [field.name for field in fields]
-    label, timestamp = read.get("label"), read.get("timestamp")
-    for name in dict.fromkeys([*names, label or "", timestamp or "", *(read.get("columns") or ())]):
+    label, timestamp, weight = read.get("label"), read.get("timestamp"), read.get("weight")
+    given = [*names, label or "", timestamp or "", weight or "", *(read.get("columns") or ())]
+    for name in dict.fromkeys(given):
         if "\0" in name:
             tables.add("", f"the name {name!r} must not have the character NUL")
     for name in dict.fromkeys(names):
@@ -326,13 +329,15 @@ def _check_names(read: Mapping[str, Any], unread: Collection[str], tables: SpecT
             tables.add(f"field {name!r}", "it is given more than once")
     if label in names:
         tables.add("", f"the label {label!r} must not be a field too")
+    if weight is not None and weight in (*names, label, timestamp):
+        tables.add("", f"the weight {weight!r} must not be a field, the label or the timestamp too")
     for side in ("context", "candidate"):
         if not unread and "fields" in read and all(field.side != side for field in fields):
             tables.add("", f"no field has side = {side!r}; each side needs one")
     if "timestamp_format" in read and timestamp is None:
         tables.add("", "`timestamp_format` needs `timestamp`")
     if (columns := read.get("columns")) is not None:
-        for name in dict.fromkeys(filter(None, [*names, label, timestamp])):
+        for name in dict.fromkeys(filter(None, [*names, label, timestamp, weight])):
             if name not in columns:
                 tables.add("", f"{name!r} is not among `columns`{suggestion(name, columns)}")
     slots = [slot for field in fields for slot in field.slot_names]

@@ -24,7 +24,7 @@ class Dataset:
     ``context`` is int32 [R, Sc], ``candidate`` int32 [R, Si]; each list input is int32
     [R, L] with 0 for padding; ``label`` is uint8 [R] holding 0 or 1. The numbers of a side's
     scaled slots are float32 [R, V], None if it has none. ``kept`` is the share of all rows
-    without a click that these rows hold.
+    without a click that these rows hold. ``weight`` is float32 [R], None where all weigh the same.
     """
 
     context: Indices
@@ -35,10 +35,16 @@ class Dataset:
     context_value: Floats | None = None
     candidate_value: Floats | None = None
     kept: float = 1.0
+    weight: Floats | None = None
 
     @classmethod
     def of_rows(
-        cls, context: Indices, candidate: Indices, shapes: Shapes, label: NDArray[np.uint8]
+        cls,
+        context: Indices,
+        candidate: Indices,
+        shapes: Shapes,
+        label: NDArray[np.uint8],
+        weight: Floats | None = None,
     ) -> Dataset:
         """Cut the encoder's rows of both sides, [R, Wc] and [R, Wi]."""
         (context_single, context_lists, context_value) = _cut(context, shapes[0])
@@ -51,6 +57,7 @@ class Dataset:
             label,
             context_value,
             candidate_value,
+            weight=weight,
         )
 
     def __len__(self) -> int:
@@ -67,6 +74,7 @@ class Dataset:
             None if self.context_value is None else self.context_value[rows],
             None if self.candidate_value is None else self.candidate_value[rows],
             self.kept,
+            None if self.weight is None else self.weight[rows],
         )
 
     def inputs(self) -> NetworkInputs:

@@ -10,15 +10,17 @@ from app.features.encoder import Encoder, SideEncoder
 from app.features.spec import FeatureSpec
 from model.data.dataset import Dataset
 from model.data.reader import labels
+from model.data.row_weights import row_weights
 from model.data.values import field_values
 
 
 def encode(spec: FeatureSpec, encoder: Encoder, frame: pl.DataFrame, label: bool = True) -> Dataset:
-    """Encode every row of a frame; without ``label`` all labels are 0."""
+    """Encode every row of a frame; without ``label`` all labels are 0, and no row has a weight."""
     context = encode_side(spec, encoder.context, frame)
     candidate = encode_side(spec, encoder.candidate, frame)
     found = labels(spec, frame) if label else np.zeros(frame.height, np.uint8)
-    return Dataset.of_rows(context, candidate, encoder.shapes, found)
+    weight = row_weights(spec, frame) if label and spec.weight is not None else None
+    return Dataset.of_rows(context, candidate, encoder.shapes, found, weight)
 
 
 def encode_side(spec: FeatureSpec, side: SideEncoder, frame: pl.DataFrame) -> Indices:

@@ -133,6 +133,8 @@ def _columns(data: Dataset) -> Arrays:
         arrays["context_value"] = data.context_value
     if data.candidate_value is not None:
         arrays["candidate_value"] = data.candidate_value
+    if data.weight is not None:
+        arrays["weight"] = data.weight
     return arrays
 
 
@@ -150,4 +152,5 @@ def _dataset(part: DataPart, arrays: Arrays, kept: float) -> Dataset:
         arrays.get(f"{part}.context_value"),
         arrays.get(f"{part}.candidate_value"),
         kept,
+        arrays.get(f"{part}.weight"),
     )

@@ -42,6 +42,7 @@ from model.data.moments import is_moment
 from model.data.null_texts import null_hint
 from model.data.parquet_columns import without_nan
 from model.data.reading_notes import ReadingNotes
+from model.data.row_weights import weight_problems
 from model.data.stored_values import StoredValues
 from model.data.values import distinct, field_values, problems_of, unlearned
 from model.progress import progress_bar
@@ -143,6 +144,7 @@ class Reader:
         spec = self._spec
         wanted = [field.name for field in spec.fields]
         wanted += [spec.label] if self._label else []
+        wanted += [spec.weight] if self._label and spec.weight is not None else []
         if self._moment and spec.timestamp is not None and spec.timestamp not in wanted:
             wanted.append(spec.timestamp)
         return wanted
@@ -155,7 +157,9 @@ class Reader:
     def _optional(self) -> set[str]:
         """Return the columns that the files may lack, as they are stored elsewhere."""
         spec = self._spec
-        needed = {spec.label, spec.timestamp} | {each.files.key for each in self._stored}
+        needed = {spec.label, spec.timestamp, spec.weight} | {
+            each.files.key for each in self._stored
+        }
         return {name for each in self._stored for name in each.optional()} - needed
 
     def _read(self) -> Iterator[pl.DataFrame]:
@@ -211,9 +215,20 @@ class Reader:
             for (file, line), code in zip(origins, codes[rows].tolist(), strict=True):
                 hint = null_hint(values[code]) or _date_hint(spec_field, values[code])
                 self.bad.add(file, line, f"field {spec_field.name!r}: {problems[code]}{hint}")
+        if self._label and self._spec.weight is not None:
+            self._check_weights(frame, good)
         if self._label:
             self._notes.add_labels(labels(self._spec, frame), good)
         return frame if good.all() else frame.filter(pl.Series(good))
+
+    def _check_weights(self, frame: pl.DataFrame, good: NDArray[np.bool_]) -> None:
+        """Note every row whose weight is none."""
+        problems, codes = weight_problems(self._spec, frame)
+        rows = np.flatnonzero(np.isin(codes, list(problems)) & good)
+        good[rows] = False
+        origins = frame[rows.tolist()].select(FILE, LINE).iter_rows()
+        for (file, line), code in zip(origins, codes[rows].tolist(), strict=True):
+            self.bad.add(file, line, f"weight {self._spec.weight!r}: {problems[code]}")
 
 
 def labels(spec: FeatureSpec, frame: pl.DataFrame) -> NDArray[np.uint8]:

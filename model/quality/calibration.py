@@ -67,7 +67,7 @@ class Calibration:
         """
         if data.label.min() == data.label.max():
             raise CalibrationError("the validation labels are all of one class")
-        value, weight = logit.astype(np.float64), weights(data.label, data.kept)
+        value, weight = logit.astype(np.float64), weights(data.label, data.kept, data.weight)
         mean = np.average(value, weights=weight)
         spread = float(np.sqrt(np.average((value - mean) ** 2, weights=weight)))
         if not spread >= LEAST_SPREAD:

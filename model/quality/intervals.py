@@ -40,28 +40,63 @@ def shares_below(value: Values, others: Values) -> Floats:
     return found
 
 
-def auc_interval(label: Labels, score: Values) -> Interval | None:
+def auc_interval(label: Labels, score: Values, row_weight: Values | None = None) -> Interval | None:
     """Return the interval of the AUC of scores [R]; None for labels of one class.
 
     The standard error is that of DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44, 837-845);
     the interval is symmetric in logits, so it stays between 0 and 1, and Student's t widens it
-    where the smaller class has few rows.
+    where the smaller class has few rows. With weights the placements of DeLong are weighted means,
+    and so is the figure; a class has as many rows then as its weights are worth (Kish 1965: the
+    square of their sum over the sum of their squares).
     """
     clicked = label == 1
     clicks = int(clicked.sum())
     if clicks in (0, len(label)):
         return None
+    if row_weight is not None:
+        return _weighted_auc_interval(clicked, score, row_weight.astype(np.float64))
     # Sorted values are found about five times as fast, and variances need no order.
     click, other = np.sort(score[clicked]), np.sort(score[~clicked])
     of_clicks, of_others = shares_below(click, other), 1 - shares_below(other, click)
     found = float(of_clicks.mean())
     middle = float(np.append(of_clicks, 0.5).mean())
     variance = _variance_of_mean(of_clicks) + _variance_of_mean(of_others)
-    reach = _student(min(len(click), len(other)) + 1) * float(np.sqrt(variance))
+    return _around(found, middle, variance, min(len(click), len(other)) + 1)
+
+
+def _around(found: float, middle: float, variance: float, degrees: float) -> Interval:
+    """Return the interval, symmetric in logits, of a share."""
+    reach = _student(degrees) * float(np.sqrt(variance))
     logit, reach = np.log(middle / (1 - middle)), reach / (middle * (1 - middle))
     # 1 / (1 + e^-z) without overflow.
     lower, upper = np.exp(-np.logaddexp(0, [reach - logit, -reach - logit])).tolist()
     return Interval(min(lower, found), max(upper, found))
+
+
+def _weighted_auc_interval(clicked: NDArray[np.bool_], score: Values, weight: Floats) -> Interval:
+    means, variances, sizes = [], 0.0, []
+    for own, sign in ((clicked, 1), (~clicked, -1)):
+        shares = _weighted_shares_below(sign * score[own], sign * score[~own], weight[~own])
+        mine = np.append(weight[own], weight[own].mean())
+        one_more = np.append(shares, 0.5)
+        middle = float(np.average(one_more, weights=mine))
+        squares = (mine * (one_more - middle)) ** 2
+        # The row more is a draw from 0 to 1, whose variance is 1/12.
+        spread = float(squares.sum() + mine[-1] ** 2 / 12)
+        sizes.append(float(mine.sum() ** 2 / (mine**2).sum()))
+        variances += spread / float(mine.sum()) ** 2 * sizes[-1] / max(1.0, sizes[-1] - 1)
+        means.append((float(np.average(shares, weights=weight[own])), middle))
+    (found, middle), _ = means
+    return _around(found, middle, variances, max(2.0, min(sizes)))
+
+
+def _weighted_shares_below(value: Values, others: Values, weight: Floats) -> Floats:
+    """Return for each value the share of the others' weight below it, ties counting half."""
+    order = np.argsort(others, kind="stable")
+    sums = np.concatenate(([0.0], np.cumsum(weight[order])))
+    below, not_above = (np.searchsorted(others[order], value, side) for side in ("left", "right"))
+    found: Floats = (sums[below] + sums[not_above]) / (2 * sums[-1])
+    return found
 
 
 def _variance_of_mean(shares: Floats) -> float:
@@ -84,7 +119,7 @@ def mean_loss_interval(loss: Floats, weight: Floats, mean_score: float) -> Inter
     return Interval(max(0.0, middle - reach), middle + reach)
 
 
-def _student(degrees: int) -> float:
+def _student(degrees: float) -> float:
     """Return Student's t for a 95 % interval, within 4 % from two degrees of freedom on.
 
     Abramowitz and Stegun 1964, 26.7.5: an expansion about the normal distribution.

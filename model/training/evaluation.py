@@ -92,8 +92,8 @@ def evaluated(network: Network, validation: Dataset, group: Group = ALONE) -> Ev
         step=0,
         epoch=0.0,
         train_loss=None,
-        log_loss=log_loss(validation.label, logit, validation.kept),
-        auc=auc(validation.label, logit),
+        log_loss=log_loss(validation.label, logit, validation.kept, validation.weight),
+        auc=auc(validation.label, logit, validation.weight),
         learning_rate=0.0,
         rows_per_second=0.0,
     )

@@ -277,7 +277,7 @@ def put_intercept_right(
 ) -> float:
     """Make the mean score of the training rows their click rate; return what the bias gained."""
     logit = predict(network, train, group)
-    added = bias_to_add(logit, weights(train.label, train.kept), rate)
+    added = bias_to_add(logit, weights(train.label, train.kept, train.weight), rate)
     network.bias.add_(added)
     return added
 

@@ -32,20 +32,32 @@ class Sampling:
     drawn: int
     kept: float
     """The share of all rows without a click that are among the ``others``."""
+    click_weight: float = 1.0
+    """Mean weight of the rows with a click, and that of the others."""
+    other_weight: float = 1.0
 
     @classmethod
     def of(cls, train: Dataset, rate: float) -> Sampling:
         """Draw a share ``rate`` of the rows without a click, at least one if there are any."""
         clicks = int(np.count_nonzero(train.label))
         others = len(train) - clicks
-        return cls(
-            train.label, clicks, others, max(min(1, others), round(rate * others)), train.kept
-        )
+        drawn = max(min(1, others), round(rate * others))
+        if train.weight is None:
+            return cls(train.label, clicks, others, drawn, train.kept)
+        total = float(train.weight.sum(dtype=np.float64))
+        of_clicks = float(train.weight[train.label == 1].sum(dtype=np.float64))
+        means = of_clicks / max(1, clicks), (total - of_clicks) / max(1, others)
+        return cls(train.label, clicks, others, drawn, train.kept, *means)
 
     @property
     def rows(self) -> int:
         """Rows of an epoch."""
         return self.clicks + self.drawn
+
+    @property
+    def mean_weight(self) -> float:
+        """Mean weight of the rows of an epoch."""
+        return (self.clicks * self.click_weight + self.drawn * self.other_weight) / self.rows
 
     @property
     def rate(self) -> float:
@@ -61,7 +73,8 @@ class Sampling:
     def base_rate(self) -> float:
         """The click rate among all rows, those included that are not there; not quite 0 or 1."""
         floor = 0.5 / len(self.label)
-        rate = self.clicks / (self.clicks + self.others / self.kept)
+        clicks = self.clicks * self.click_weight
+        rate = clicks / (clicks + self.others * self.other_weight / self.kept)
         return min(max(rate, floor), 1 - floor)
 
     def draw(self, random: np.random.Generator) -> Iterator[Rows]:

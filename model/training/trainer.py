@@ -59,6 +59,7 @@ class Trainer:
         self.network = build(layout, config, self._sampling.base_rate, crosses)
         self._columns = IndexColumns(layout, train)
         self._label = train.label
+        self._weight = train.weight
         self._named_rows = NamedRows(layout.table_rows, group)
         l2 = self._columns.row_l2(config, self._sampling) if config.embedding_l2 else None
         self._table = LazyAdam(self.network.table.detach(), l2)
@@ -149,8 +150,14 @@ class Trainer:
         logit = self.network.logit(
             value, columns.inputs(position, rows), columns.inputs(torch.from_numpy(index), rows)
         )
+        weight = None
+        if self._weight is not None:
+            # Over the mean of all, so that weights of any size train at the same rate.
+            weight = torch.from_numpy(self._weight[rows] / np.float32(self._sampling.mean_weight))
         loss = functional.binary_cross_entropy_with_logits(
-            logit + self._sampling.shift, torch.from_numpy(self._label[rows].astype(np.float32))
+            logit + self._sampling.shift,
+            torch.from_numpy(self._label[rows].astype(np.float32)),
+            weight,
         )
         # This process' part of the mean over the batch.
         loss = loss * (len(rows) / len(batch))
