@@ -70,6 +70,7 @@ from app.web.pages import (
 )
 from app.web.server import AdminServer, ServiceServer
 from app.web.slow_requests import SlowRequests
+from app.web.v2.metadata import build_v2
 from app.workers.listeners import name_of, port_of
 from app.workers.shared_numbers import SharedNumbers
 from app.workers.supervisor import WorkerResources
@@ -364,6 +365,7 @@ def build_service(
         return answer_file(request, f"docs/{name}")
 
     service.include_router(build_router(state, endpoints, metrics, versions))
+    service.include_router(build_v2(state))
     if settings.pages == "on":
         own = own_pages(settings)
         data = APIRouter(prefix="/pages/data", dependencies=[Depends(own.check)])

@@ -29,7 +29,7 @@ from app.features.instances import instance_type, member_names
 from app.features.layout import RowShape
 from app.features.row_compiler import EncodeRow, Row, compile_row
 from app.features.row_places import group, row_places, row_shape
-from app.features.spec import FeatureSpec, Side, served_value
+from app.features.spec import FeatureSpec, MultiCategorical, Side, served_value
 from app.features.text_columns import TextColumns
 from app.features.text_numbers import Places
 from app.features.text_rows import TextRows
@@ -70,6 +70,10 @@ class Encoder:
         self.context_of = compile_row(self.context.encoders, self.context.shape, members)
         self.candidate_of = compile_row(self.candidate.encoders, self.candidate.shape, members)
         self.fields = self.context.fields | self.candidate.fields
+        self.lists = frozenset(
+            field.name for field in spec.fields if isinstance(field, MultiCategorical)
+        )
+        """The fields that hold lists."""
         self.shapes = self.context.shape, self.candidate.shape
         self.texts = _text_rows(encoders) if in_bulk else None
         """The texts of both sides, where they are looked up together."""

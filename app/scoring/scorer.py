@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from app.features.arrays import Indices, Packed
 from app.features.column_encoding import Misses
 from app.features.encoder import Encoder, Fetched, settle
 from app.features.keys import TextKey
+from app.scoring.columns import ColumnReader
 from app.scoring.item_lists import CountLookups, ItemLists
 from app.scoring.items import Items
 from app.scoring.job import WORD_BYTES, Job, ScoringRequest
@@ -120,6 +121,9 @@ class Scorer:
             known = KnownItems(items, *item_key, on_unknown, count_items)
         self._predict = PredictReader(encoder, limits, names, filler, known)
         item_lists = ItemLists(items, encoder.candidate, limits, on_unknown, count_items)
+        self._columns = ColumnReader(encoder, names)
+        self.limits, self.lists = limits, encoder.lists
+        """The limits of a request, and the fields that hold lists."""
         self._rank = RankReader(encoder, limits, names, item_lists, filler)
         self.encoder = encoder
         self.reading = 0
@@ -190,6 +194,24 @@ class Scorer:
         try:
             misses = self._misses()
             job = yield from self._predict.read(body, request, misses)
+            if misses:
+                yield from self._complete(job, request, misses)
+            self._batcher.submit(job)
+        finally:
+            self.reading -= 1
+
+    def columns(
+        self, columns: Mapping[str, Sequence[Any]], rows: int, request: ScoringRequest
+    ) -> Steps[None]:
+        """Queue rows that come as columns, the fields of both sides among them.
+
+        Raises:
+            ServiceError: the request is refused.
+        """
+        self.reading += 1
+        try:
+            misses = self._misses()
+            job = yield from self._columns.read(columns, rows, request, misses)
             if misses:
                 yield from self._complete(job, request, misses)
             self._batcher.submit(job)

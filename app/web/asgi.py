@@ -3,47 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 from starlette.types import Receive, Scope, Send
 
 from app.errors import NotReady, ServiceError
+from app.web.asgi_exchange import AsgiExchange
 from app.web.endpoints import ScoringEndpoints
-from app.web.exchange import Endpoint, Exchange, Header
+from app.web.exchange import Endpoint
 
 
 class _ClientGone(Exception):
     """The caller closed its connection before its body was complete."""
 
 
-class _AsgiExchange(Exchange):
-    """An exchange whose answer is awaited.
-
-    uvicorn's ``receive`` belongs to an object that knows whether the caller has gone; asking it
-    costs nothing, while waiting for ``http.disconnect`` would cost a task for each request.
-    Behind another server no caller counts as departed before its deadline.
-    """
-
-    def __init__(self, endpoint: Endpoint, receive: Receive) -> None:
-        super().__init__(endpoint)
-        self._cycle = getattr(receive, "__self__", None)
-        self.gone = False
-        self.answer: asyncio.Future[tuple[int, bytes, Sequence[Header]]] = (
-            asyncio.get_running_loop().create_future()
-        )
-
-    def departed(self) -> bool:
-        return self.gone or bool(getattr(self._cycle, "disconnected", False))
-
-    def write(self, status: int, body: bytes, headers: Sequence[Header]) -> None:
-        self.answer.set_result((status, body, headers))
-
-
 async def serve(
     endpoints: ScoringEndpoints, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Answer one request."""
-    exchange = _AsgiExchange(endpoint, receive)
+    make = endpoint.route.exchange or AsgiExchange
+    exchange = make(endpoint, scope, receive)
     if endpoints.open(exchange, scope["headers"]):
         try:
             async with asyncio.timeout(endpoints.limits.receive_seconds):
@@ -62,7 +40,7 @@ async def serve(
             exchange.failed(NotReady("the service is shutting down"))
     status, payload, headers = exchange.answer.result()
     usual = [
-        (b"content-type", b"application/json"),
+        (b"content-type", exchange.media),
         (b"content-length", b"%d" % len(payload)),
         (b"x-request-id", exchange.request_id),
     ]

@@ -41,6 +41,7 @@ from app.web.known_heads import KnownHead
 from app.web.schemas import PredictRequest, PredictResponse, RankRequest, RankResponse
 from app.web.slow_requests import SlowRequests
 from app.web.trial_requests import TrialRequests
+from app.web.v2 import infer
 
 HOLD_SECONDS = 0.0005
 """Seconds that a request may hold the event loop while others wait."""
@@ -79,6 +80,7 @@ ROUTES = (
         request=RankRequest,
         response=RankResponse,
     ),
+    infer.ROUTE,
 )
 """The scoring routes: the endpoints, the application's router and the OpenAPI document are made
 of them."""
@@ -320,7 +322,7 @@ class ScoringEndpoints:
                 if name == b"x-request-timeout-ms":
                     seconds = min(seconds, _timeout(value))
                 else:
-                    self._check_header(name, value)
+                    self._check_header(name, value, exchange.endpoint.route.media)
             except ServiceError as error:
                 problem = problem or error
         if given and REQUEST_ID.fullmatch(given):
@@ -331,14 +333,14 @@ class ScoringEndpoints:
             raise problem
         return seconds
 
-    def _check_header(self, name: bytes, value: bytes) -> None:
+    def _check_header(self, name: bytes, value: bytes, taken: tuple[bytes, ...]) -> None:
         if name == b"content-length":
             if int(value) > self.limits.max_body_bytes:
                 raise self.too_large()
         elif name == b"content-type":
             if value != b"application/json":
                 media = value.split(b";")[0].strip().lower()
-                if media != b"application/json" and not media.endswith(b"+json"):
+                if media not in taken and not media.endswith(b"+json"):
                     raise WrongMediaType(
                         "the body must be JSON: send the header Content-Type: application/json"
                     )

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -23,10 +23,11 @@ from app.scoring.scorer import Scorer
 from app.scoring.steps import Steps
 from app.scoring.trace import Trace
 from app.web.access_log import AccessLog
+from app.web.schemas import ErrorBody
 from app.web.slow_requests import SlowRequests
 
 Header = tuple[bytes, bytes]
-RouteName = Literal["predict", "rank", "explain"]
+RouteName = Literal["predict", "rank", "explain", "infer"]
 log = logging.getLogger(__name__)
 
 
@@ -44,6 +45,11 @@ class Route:
     """As ``render``, for the logit and the score of the only row."""
     request: type[BaseModel]
     response: type[BaseModel]
+    error: type[BaseModel] = ErrorBody
+    media: tuple[bytes, ...] = (b"application/json",)
+    """The types that a body may be announced as."""
+    exchange: Callable[..., Any] | None = None
+    """Makes the exchanges of a route whose answers have another form; ``asgi`` alone does."""
     short: Callable[[Scorer, bytes, Exchange], bool] = lambda scorer, body, exchange: False
     """Prepares a body in one step; False if it may take more than one: nothing was done then."""
 
@@ -130,7 +136,7 @@ class Exchange(ABC):
         """Hand a request that was answered over to the request log."""
         self.trace = None
         request_log, route = self.endpoint.request_log, self.endpoint.route.name
-        if route == "explain" or request_log is None or self.encoder is None:
+        if route == "explain" or route == "infer" or request_log is None or self.encoder is None:
             return
         if self.status == 200:
             request_log.take(
@@ -161,7 +167,9 @@ class Exchange(ABC):
     ) -> None:  # fmt: skip
         """Hand the instances of a divided request that one bundle scored over to the log."""
         request_log, route = self.endpoint.request_log, self.endpoint.route.name
-        if self.status == 200 and request_log is not None and route != "explain":
+        if route == "explain" or route == "infer" or request_log is None:
+            return
+        if self.status == 200:
             request_log.take(
                 self.request_id, scorer.version, route, scorer.encoder, trace,
                 scores, None, listed, None, self.lacking, places,
@@ -183,7 +191,11 @@ class Exchange(ABC):
         headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
         if not self.departed():
             self.endpoint.metrics.count_refusal(error.reason)
-        self._answer(error.status, msgspec.json.encode(error.body()), headers)
+        self._answer(error.status, self.error_body(error), headers)
+
+    def error_body(self, error: ServiceError) -> bytes:
+        """Return the body that tells an error."""
+        return msgspec.json.encode(error.body())
 
     def _answer(self, status: int, body: bytes, headers: Sequence[Header] = ()) -> None:
         self.answered = True

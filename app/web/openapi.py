@@ -20,6 +20,7 @@ from app.scoring.limits import Limits
 from app.web.endpoints import ROUTES
 from app.web.exchange import Route
 from app.web.feedback import FeedbackRequest
+from app.web.v2 import infer
 
 BodiesExample = tuple[dict[str, Any], dict[str, Any] | None]
 """A request and, where a golden request tells it, the answer."""
@@ -83,12 +84,28 @@ def complete(
             example = _EXAMPLES[route.name](bundle.examples[0], bundle.version)
         for path in route.paths:
             _complete(document["paths"][path]["post"], route.request.__name__, example)
+    for path in infer.ROUTE.paths:
+        _binary(document["paths"][path]["post"])
     if "/feedback" in document["paths"]:
         schemas.update(_schemas_of(FeedbackRequest))
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     _drop_empty_defaults(document["components"])
     _drop_validation_errors(document)
     return document
+
+
+def _binary(operation: dict[str, Any]) -> None:
+    """Add the bodies of the binary tensor extension, and the header that it needs."""
+    tensors: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+    operation["requestBody"]["content"][infer.BINARY.decode()] = tensors
+    operation["responses"]["200"]["content"][infer.BINARY.decode()] = tensors
+    operation["parameters"].append(
+        {
+            "name": "Inference-Header-Content-Length", "in": "header", "required": False,
+            "description": "Bytes of the JSON before the tensors, where there are any.",
+            "schema": {"type": "integer", "minimum": 0},
+        }
+    )  # fmt: skip
 
 
 def _drop_validation_errors(document: dict[str, Any]) -> None:
@@ -243,4 +260,25 @@ def _explain_example(example: Example, version: str) -> BodiesExample:
     return {"context": example.context, "candidate": example.candidates[0]}, None
 
 
-_EXAMPLES = {"predict": _predict_example, "rank": _rank_example, "explain": _explain_example}
+def _infer_example(example: Example, version: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    rows = len(example.candidates)
+    inputs = []
+    for name in example.candidates[0]:
+        values = [candidate.get(name) for candidate in example.candidates]
+        kinds = {type(value) for value in values}
+        datatype = {frozenset({int}): "INT64", frozenset({str}): "BYTES"}.get(frozenset(kinds))
+        if datatype is not None:
+            inputs.append({"name": name, "shape": [rows], "datatype": datatype, "data": values})
+    outputs = [
+        {"name": "score", "datatype": "FP32", "shape": [rows], "data": _scores(example)},
+    ]
+    answer = {"model_name": "ctr", "model_version": version, "outputs": outputs}
+    return {"inputs": inputs, "outputs": [{"name": "score"}]}, answer
+
+
+_EXAMPLES = {
+    "predict": _predict_example,
+    "rank": _rank_example,
+    "explain": _explain_example,
+    "infer": _infer_example,
+}

@@ -19,7 +19,7 @@ from app.serving.state import ServingState
 from app.serving.versions import Versions
 from app.web import asgi
 from app.web.endpoints import ROUTES, ScoringEndpoints
-from app.web.exchange import Endpoint
+from app.web.exchange import Endpoint, Route
 from app.web.explain_route import PATH
 from app.web.schemas import ErrorBody
 
@@ -39,6 +39,9 @@ NOT_OFFERED: dict[int | str, dict[str, Any]] = {
 }
 
 
+_OTHER_VERSION = {"description": "This version is not in use."}
+
+
 class _ScoringResponse(Response):
     """A response that a scoring endpoint writes.
 
@@ -56,7 +59,7 @@ class _ScoringResponse(Response):
 
 def scoring(endpoints: ScoringEndpoints, path: str) -> Callable[..., Awaitable[Response]]:
     """Return the function behind a scoring path of a router."""
-    endpoint = endpoints.find(path.replace("{name}", "name"))
+    endpoint = endpoints.find(path.replace("{", "").replace("}", ""))
     assert endpoint is not None
 
     async def score() -> Response:
@@ -65,6 +68,11 @@ def scoring(endpoints: ScoringEndpoints, path: str) -> Callable[..., Awaitable[R
     async def score_named(name: str) -> Response:
         return await score()
 
+    async def score_version(name: str, version: str) -> Response:
+        return await score()
+
+    if "{version}" in path:
+        return score_version
     return score_named if "{name}" in path else score
 
 
@@ -78,6 +86,21 @@ def build_explain_router(endpoints: ScoringEndpoints) -> APIRouter:
         return _ScoringResponse(endpoints, endpoints.explain)
 
     return router
+
+
+def _errors(route: Route, path: str) -> dict[int | str, dict[str, Any]]:
+    """Return the refusals of a scoring path, in the form that its route gives them."""
+    errors = {404: _OTHER_VERSION, **ERRORS} if "{version}" in path else {**ERRORS}
+    if route not in ROUTES:
+        errors |= NOT_OFFERED
+    return {status: {**each, "model": route.error} for status, each in errors.items()}
+
+
+def _name(route: str, path: str) -> str:
+    """Return the name of a scoring path, after which generated clients call their functions."""
+    if "{version}" in path:
+        return f"kserve_{route}_version"
+    return f"kserve_{route}" if "{name}" in path else route
 
 
 class _ModelName(Convertor[str]):
@@ -130,10 +153,10 @@ def build_router(
                 path,
                 scoring(endpoints, path),
                 methods=["POST"],
-                name=f"kserve_{route.name}" if "{name}" in path else route.name,
+                name=_name(route.name, path),
                 description=documentation,
                 response_model=route.response,
-                responses={**ERRORS, **NOT_OFFERED} if route not in ROUTES else ERRORS,
+                responses=_errors(route, path),
                 tags=["scoring"],
             )
 

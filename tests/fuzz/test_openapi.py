@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartService
-from tests.support.serving import ROOT, environment
+from tests.fuzz.open_inference import document
+from tests.support.serving import ROOT, Service, environment
 
 pytestmark = pytest.mark.e2e
 
@@ -44,5 +46,22 @@ def test_the_document_and_the_service_agree(
     assert counts, ended.stdout[-SHOWN:]
     assert counts[1] == counts[2]
     assert int(counts[1]) > 500
+    assert "Operations:       18 selected / 18 total" in ended.stdout
+    assert not [event for event in service.events() if event["level"] == "error"]
+
+
+def test_the_service_speaks_the_open_inference_protocol(service: Service, tmp_path: Path) -> None:
+    """Its answers have the protocol's forms, for every body that the protocol allows and others."""
+    version = service.client.get("/model").json()["version"]
+    (tmp_path / "v2.json").write_text(json.dumps(document(version)))
+    program = "import sys; from schemathesis.cli import schemathesis; schemathesis(sys.argv[1:])"
+    checks = "not_a_server_error,response_schema_conformance,content_type_conformance"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "--no-color", "run", "v2.json", "--url", service.url,
+         "--checks", checks, "--phases", "examples,coverage,fuzzing", "--seed", "7",
+         "--max-examples", "40", "--continue-on-failure", "--generation-database", "none"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS, env=environment(),
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout[-SHOWN:] + ended.stderr[-SHOWN:]
     assert "Operations:       9 selected / 9 total" in ended.stdout
     assert not [event for event in service.events() if event["level"] == "error"]

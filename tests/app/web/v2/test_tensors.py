@@ -1,0 +1,95 @@
+"""Tensors become the values that JSON would hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import ServiceError
+from app.web.v2.tensors import binary_size, check_shape, column
+from app.web.v2.wire import NUMBERS, Tensor
+from tests.support.tensors import texts
+
+
+def values(
+    raw: bytes, datatype: Any, *shape: int, listed: bool = False, **parameters: Any
+) -> list[Any]:
+    """A column out of bytes behind a head."""
+    tensor = Tensor("x", [*shape], datatype, {"binary_data_size": len(raw), **parameters})
+    assert binary_size(tensor) == len(raw)
+    assert check_shape(tensor, listed, 10_000) == shape[0]
+    return list(column(tensor, listed, b"", memoryview(raw), 100))
+
+
+@pytest.mark.parametrize("datatype", NUMBERS)
+def test_every_number_type(datatype: str) -> None:
+    """Little-endian values of each size are read exactly."""
+    dtype = np.dtype(NUMBERS[datatype])
+    given = np.array([0, 1, 1, 0], dtype)
+    assert values(given.tobytes(), datatype, 4) == given.tolist()
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        ends = np.array([limits.min, limits.max], dtype)
+        assert values(ends.tobytes(), datatype, 2, 1) == [limits.min, limits.max]
+
+
+@given(st.lists(st.text(max_size=20), max_size=20))
+def test_texts_come_back(given: list[str]) -> None:
+    """Any text, the empty one and those with separators too."""
+    assert values(texts(given), "BYTES", len(given)) == given
+
+
+@pytest.mark.parametrize(
+    ("dtype", "datatype", "given", "missing", "wanted"),
+    [
+        ("<i8", "INT64", [1, -1, 2], -1, [1, None, 2]),
+        ("<f4", "FP32", [0.1, 0.5], 0.1, [None, 0.5]),
+        ("<f4", "FP32", [float("nan"), 0.5], "NaN", [None, 0.5]),
+        ("<f8", "FP64", [-1.0, 0.5], -1, [None, 0.5]),
+        ("?", "BOOL", [True, False], True, [None, False]),
+    ],
+)
+def test_a_value_stands_for_missing(
+    dtype: str, datatype: str, given: list[Any], missing: Any, wanted: list[Any]
+) -> None:
+    """In the datatype's own precision; NaN by its name."""
+    raw = np.array(given, dtype).tobytes()
+    assert values(raw, datatype, len(given), missing=missing) == wanted
+
+
+def test_lists_lose_their_padding() -> None:
+    """Empty text pads by default, numbers need a name for it; a first missing value is a row's."""
+    raw = texts(["a", "b", "c", "", "", "", "-", ""])
+    assert values(raw, "BYTES", 4, 2, listed=True, missing="-") == [["a", "b"], ["c"], [], None]
+    numbers = np.array([[1, 2], [3, 0]], "<i8").tobytes()
+    assert values(numbers, "INT64", 2, 2, listed=True) == [[1, 2], [3, 0]]
+    assert values(numbers, "INT64", 2, 2, listed=True, padding=0) == [[1, 2], [3]]
+    assert values(numbers[:16], "INT64", 2, listed=True) == [[1], [2]]
+
+
+def test_json_of_any_integer_is_exact() -> None:
+    """2^64 - 1 goes through no float."""
+    data = msgspec.Raw(b"[18446744073709551615]")
+    tensor = Tensor("x", [1], "UINT64", {}, data)
+    assert column(tensor, False, bytes(data), None, 100) == [2**64 - 1]
+
+
+@given(
+    st.sampled_from([*NUMBERS, "BYTES"]), st.binary(max_size=64), st.integers(0, 9),
+    st.integers(0, 3), st.booleans(),
+)  # fmt: skip
+def test_bytes_are_read_or_refused(
+    datatype: str, raw: bytes, rows: int, width: int, listed: bool
+) -> None:
+    """Nothing but a refusal comes out of sizes that do not agree."""
+    refused, found = 0, []
+    try:
+        found = values(raw, datatype, rows, width, listed=listed)
+    except ServiceError as error:
+        refused = error.status
+    assert refused in (400, 422) or len(found) == (rows if listed else rows * width)
