@@ -4,11 +4,10 @@ the router, for the OpenAPI document and for applications that mount this one.""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.convertors import Convertor, register_url_convertor
 from starlette.types import Receive, Scope, Send
 
 from app.catalogue.follower import Follower
@@ -21,6 +20,7 @@ from app.web import asgi
 from app.web.endpoints import ROUTES, ScoringEndpoints
 from app.web.exchange import Endpoint, Route
 from app.web.explain_route import PATH
+from app.web.model_names import NAME
 from app.web.schemas import ErrorBody
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -101,21 +101,6 @@ def _name(route: str, path: str) -> str:
     if "{version}" in path:
         return f"kserve_{route}_version"
     return f"kserve_{route}" if "{name}" in path else route
-
-
-class _ModelName(Convertor[str]):
-    """A model's name in a path; what follows a colon is an operation on it."""
-
-    regex = "[^/:]+"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
-
-
-register_url_convertor("model", _ModelName())
 
 
 def _catalogue(items: Follower) -> dict[str, Any]:
@@ -248,7 +233,7 @@ def build_router(
         tags=["operation"],
         responses={404: {"model": ErrorBody}, 503: {"model": ErrorBody}},
     )
-    async def model_status(name: Annotated[str, Path(pattern="^[^/:]+$")]) -> dict[str, Any]:
+    async def model_status(name: NAME) -> dict[str, Any]:
         """The state of the model, as health checks for TensorFlow Serving and KServe read it.
 
         Any name is taken, as at ``:predict``; 503 like ``/ready``.

@@ -26,7 +26,7 @@ from tests.support.programs import installed
 from tests.support.serving import Service, environment, free_port
 from tests.support.starting import interpreter_that_forks, passed, run
 
-LINKED = ("app", "model", "scripts", "docker", "tests", "ctr", "pyproject.toml",
+LINKED = ("app", "client", "model", "scripts", "docker", "tests", "ctr", "pyproject.toml",
           "docker-compose.yml", "docker-compose.gpu.yml",
           "docker-compose.catalogue.yml")  # fmt: skip
 RUNNERS = {

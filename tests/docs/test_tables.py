@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from app.features.spec import FeatureSpec
 from app.settings import Settings
 from app.store.sqlite import SqliteStore
 from model.config import FEW, OWN, TrainConfig
+from model.draft.toml_text import field_table
+from scripts.made_up_log import SHOP
 from tests.conftest import StartService
 from tests.docs.settings_page import PAGE, page
 from tests.support.feedback import key_file
@@ -64,9 +67,8 @@ def test_training_settings_are_those_of_the_trainer() -> None:
 
 
 def test_the_errors_of_a_spec_are_as_shown() -> None:
-    """The example of docs/feature-spec.md: three mistakes in the spec of docs/training.md."""
-    blocks = re.findall(r"```(toml clicks\.toml|text)\n(.*?)```", TRAINING.read_text(), re.DOTALL)
-    spec = next(text for kind, text in blocks if kind != "text")
+    """The example of docs/feature-spec.md: three mistakes in a spec of the made-up log."""
+    spec = "\n".join(["label = 'click'", *chain(*(field_table(each, {}) for each in SHOP.fields))])
     item = 'name = "item_id"\nkind = "categorical"\n'
     wrong = (
         spec.replace('dtype = "integer"', 'dtype = "int"', 1)

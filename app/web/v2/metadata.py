@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from app import __version__
@@ -12,15 +12,17 @@ from app.errors import NotFound, NotReady, ServiceError
 from app.features.spec import Categorical, Field, MultiCategorical, Numeric
 from app.serving.loading import Loaded
 from app.serving.state import ServingState
+from app.web.model_names import NAME
+from app.web.schemas import ErrorBody
 from app.web.v2.infer import v2_error
 from app.web.v2.schemas import Live, ModelMetadata, Ready, ServerMetadata, TensorMetadata, V2Error
 from app.web.v2.wire import OUTPUTS
 
 EXTENSIONS = ["binary_tensor_data"]
 PLATFORM = "onnxruntime_onnx"
-Name = Annotated[str, Path(pattern="^[^/:]+$")]
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": Ready}}
-_UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": V2Error}}
+_NO_PATH: dict[int | str, dict[str, Any]] = {404: {"model": ErrorBody}}
+_UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": ErrorBody | V2Error}}
 _NO_BUNDLE: dict[int | str, dict[str, Any]] = {503: {"model": V2Error}}
 
 
@@ -54,27 +56,33 @@ def build_v2(state: ServingState) -> APIRouter:
         """A bundle is loaded, verified and warm; 503 like /ready."""
         return ready(None, None)
 
-    @router.get("/models/{name}/ready", responses=_NOT_READY, response_model_exclude_none=True)
-    async def v2_model_ready(name: Name) -> Any:
+    @router.get(
+        "/models/{name:model}/ready",
+        responses={**_NOT_READY, **_NO_PATH},
+        response_model_exclude_none=True,
+    )
+    async def v2_model_ready(name: NAME) -> Any:
         """The same; any name is taken."""
         return ready(name, None)
 
     @router.get(
-        "/models/{name}/versions/{version}/ready",
+        "/models/{name:model}/versions/{version:model}/ready",
         responses={**_NOT_READY, **_UNKNOWN},
         response_model_exclude_none=True,
     )
-    async def v2_version_ready(name: Name, version: Name) -> Any:
+    async def v2_version_ready(name: NAME, version: NAME) -> Any:
         """The same, if this version is in use; else 404."""
         return ready(name, version)
 
-    @router.get("/models/{name}", responses=_NO_BUNDLE)
-    async def v2_model(name: Name) -> Any:
+    @router.get("/models/{name:model}", responses={**_NO_BUNDLE, **_NO_PATH})
+    async def v2_model(name: NAME) -> Any:
         """The inputs and outputs of the bundle in use."""
         return metadata(name, None)
 
-    @router.get("/models/{name}/versions/{version}", responses={**_NO_BUNDLE, **_UNKNOWN})
-    async def v2_version(name: Name, version: Name) -> Any:
+    @router.get(
+        "/models/{name:model}/versions/{version:model}", responses={**_NO_BUNDLE, **_UNKNOWN}
+    )
+    async def v2_version(name: NAME, version: NAME) -> Any:
         """The same, if this version is in use; else 404."""
         return metadata(name, version)
 

@@ -111,13 +111,13 @@ class ServerMetadata(BaseModel):
 
 
 class Live(BaseModel):
-    """Whether the server lives."""
+    """The process answers."""
 
     live: bool
 
 
 class Ready(BaseModel):
-    """Whether the server, or a model, can score."""
+    """The server, or a model, can score, or why it cannot."""
 
     name: str | None = None
     ready: bool

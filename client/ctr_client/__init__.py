@@ -1,0 +1,63 @@
+"""Typed client of the service, synchronous and asynchronous; it needs httpx and nothing else."""
+
+from ctr_client.answers import (
+    ModelInfo,
+    Predictions,
+    Ranked,
+    Ranking,
+    Unknown,
+)
+from ctr_client.asynchronous import AsyncClient
+from ctr_client.errors import (
+    AnswerError,
+    ClientError,
+    ConnectFailed,
+    DeadlinePassed,
+    Detail,
+    EngineFailed,
+    HeadTooLarge,
+    Invalid,
+    Lost,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    Overloaded,
+    ServiceError,
+    TimedOut,
+    TooLarge,
+    Unauthorized,
+    Undecodable,
+    VocabularyUnavailable,
+    WrongMediaType,
+)
+from ctr_client.synchronous import Client
+
+__all__ = [
+    "AnswerError",
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "ConnectFailed",
+    "DeadlinePassed",
+    "Detail",
+    "EngineFailed",
+    "HeadTooLarge",
+    "Invalid",
+    "Lost",
+    "MethodNotAllowed",
+    "ModelInfo",
+    "NotFound",
+    "NotReady",
+    "Overloaded",
+    "Predictions",
+    "Ranked",
+    "Ranking",
+    "ServiceError",
+    "TimedOut",
+    "TooLarge",
+    "Unauthorized",
+    "Undecodable",
+    "Unknown",
+    "VocabularyUnavailable",
+    "WrongMediaType",
+]
