@@ -203,6 +203,8 @@ Piece = tuple[Job, int, int]
 
 def assemble(pieces: Sequence[Piece], context_width: int, candidate_width: int) -> Batch:
     """Join the rows of all pieces into one batch; equal contexts become one row."""
+    if len(pieces) == 1 and pieces[0][0].row_context is None:
+        return _of_one_list(*pieces[0], context_width, candidate_width)
     places: dict[bytes, int] = {}
     row_context: list[int] = []
     candidates: list[Packed] = []
@@ -222,6 +224,19 @@ def assemble(pieces: Sequence[Piece], context_width: int, candidate_width: int) 
         np.frombuffer(b"".join(candidates), np.int32).reshape(-1, candidate_width),
         np.array(row_context, np.int32),
         _slots(pieces),
+    )
+
+
+def _of_one_list(job: Job, start: int, stop: int, context_width: int, width: int) -> Batch:
+    """Return the batch of rows of one job, which have one context; the rows are not copied."""
+    words = np.frombuffer(
+        job.candidates, np.int32, (stop - start) * width, start * width * WORD_BYTES
+    )
+    return Batch(
+        np.frombuffer(job.contexts[0], np.int32).reshape(1, context_width),
+        words.reshape(stop - start, width),
+        np.zeros(stop - start, np.int32),
+        _slots([(job, start, stop)]),
     )
 
 

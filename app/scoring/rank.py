@@ -75,7 +75,8 @@ class Ranking(NamedTuple):
     at_once: bool = False
     """The candidates need no encoding: they are ready in one part."""
     part_rows: int = PART_ROWS
-    """Candidates of a part; the first one has half as many, so that the engine starts soon."""
+    """Candidates of a part. Of a longer list the first has half as many, so that the engine starts
+    soon."""
 
 
 class RankReader:

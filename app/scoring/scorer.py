@@ -2,9 +2,9 @@
 
 A long list travels in parts. The scorer encodes 64 candidates, then 128 at a time (twice as many of
 columns that are looked up together), and after each part tells the batcher how many rows are ready.
-The engine's thread scores those while the event loop encodes the next part, and between steps the
-loop serves other requests. Scores gather in the job; the last part completes its answer. Two things
-end this early:
+A list of 128 (256) or fewer is one part. The engine's thread scores what is ready while the event
+loop encodes the next part, and between steps the loop serves other requests. Scores gather in the
+job; the last part completes its answer. Two things end this early:
 
 - A problem in a value: the rest of the list is still read, so that the answer names the problems
   of all candidates, but nothing more is scored and what was scored is dropped.
@@ -291,7 +291,8 @@ class Scorer:
         """Encode all parts; submit each at once while the list has neither problems nor misses."""
         width = self.encoder.candidate.shape.width * WORD_BYTES
         size = ranking.part_rows
-        for start, stop in _parts(job.rows, job.rows if ranking.at_once else size // 2, size):
+        first = job.rows if ranking.at_once or job.rows <= size else size // 2
+        for start, stop in _parts(job.rows, first, size):
             part = yield from ranking.encode(start, stop)
             if job.answered:
                 # Its deadline passed, or the engine failed one of its parts.

@@ -206,3 +206,25 @@ def test_usual_candidates_are_read_together() -> None:
         patch.setattr(rank.RankReader, "_encode_one_by_one", None)
         for encoder in (ENCODER, ONE_BY_ONE):
             assert outcome(text, True, encoder)[2] == [*range(300)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columnar", "parts"),
+    [(128, False, [128]), (129, False, [64, 129]), (256, True, [256]), (257, True, [128, 257])],
+)
+def test_a_list_that_is_no_longer_than_a_part_is_one_part(
+    rows: int, columnar: bool, parts: list[int]
+) -> None:
+    """A second run of the engine costs more than it gains by beginning sooner."""
+    listed: Any = [{"features": {"must": "m"}}] * rows
+    if columnar:
+        listed = {"features": {"must": ["m"] * rows}}
+    body = json.dumps({"context": {}, "candidates": listed}).encode()
+
+    async def submitted() -> list[int]:
+        batcher = FakeBatcher()
+        for _ in Scorer("version 1", ENCODER, batcher, LIMITS).rank(body, FakeRequest()):
+            pass
+        return [ready for _, ready in batcher.submitted]
+
+    assert asyncio.run(submitted()) == parts
