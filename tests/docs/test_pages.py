@@ -78,6 +78,13 @@ def test_no_page_has_an_unmerged_conflict(page: Path) -> None:
     assert not re.search(r"^(<{7}|>{7})", page.read_text(encoding="utf-8"), re.MULTILINE)
 
 
+@pytest.mark.parametrize("picture", sorted(IMAGES.glob("*.png")), ids=lambda path: path.stem)
+def test_photographs_are_small_and_shown(picture: Path) -> None:
+    """A page of the browser takes less than 100 kB, and some page of the documentation shows it."""
+    assert picture.stat().st_size < 100_000
+    assert any(picture.name in page.read_text(encoding="utf-8") for page in pages())
+
+
 @pytest.mark.parametrize("light", sorted(IMAGES.glob("*-light.svg")), ids=lambda path: path.stem)
 def test_dark_pictures_show_what_the_light_ones_show(light: Path) -> None:
     """A dark picture is the light one in other colours."""

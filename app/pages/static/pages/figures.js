@@ -3,7 +3,7 @@
 export const figure = (value, digits = 4) =>
   value === null || value === undefined || !Number.isFinite(value) ? "–" : value.toFixed(digits);
 
-export const signed = (value, digits = 3) =>
+export const signed = (value, digits = Math.abs(value) < 0.01 ? 5 : 3) =>
   (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
 
 export const count = (value) =>

@@ -124,9 +124,8 @@ function Scores() {
   const bins = score.bins.map(([low, high]) => `${figure(low ?? 0, 3)} to ${figure(high ?? 1, 3)}`);
   return html`<section class="card">
     <h2>Scores</h2>
-    <p class="calm"><small><span class="key-0">now</span> beside <span class="key-1">validation</span>,
-      ${count(version?.counts.at(-1))} scores of ${version?.labels.version}; PSI ${figure(score.psi, 3)},
-      ${score.drifted ? "drifted" : "not drifted"} (threshold ${figure(score.threshold, 3)})</small></p>
+    <p class="calm"><small><span class="key-0">now</span> beside <span class="key-1">validation</span>:
+      ${" "}${count(version?.counts.at(-1))} scores of ${version?.labels.version}; PSI ${figure(score.psi, 3)}, ${score.drifted ? "drifted" : "not drifted"} (threshold ${figure(score.threshold, 3)})</small></p>
     <${Pairs} bins=${bins} first=${score.window} second=${score.trained} names=${names} />
     <p class="row calm"><small>${figure(0, 1)}</small><small>score</small><small>${figure(1, 1)}</small></p>
   </section>`;

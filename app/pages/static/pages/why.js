@@ -48,7 +48,7 @@ function stepsOf(found, candidate) {
   return steps;
 }
 
-const shownStep = (step) => (step.total ? figure(step.to, 3) : signed(step.to - step.from, 3));
+const shownStep = (step) => (step.total ? figure(step.to, 3) : signed(step.to - step.from));
 
 function Parts({ found }) {
   if (!found.first_order) return null;
