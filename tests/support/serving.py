@@ -194,8 +194,9 @@ class Service:
         return self.log_path.read_text(encoding="utf-8")
 
     def events(self) -> list[dict[str, Any]]:
-        """The log's lines, each of which is one JSON object."""
-        return [json.loads(line) for line in self.log().splitlines()]
+        """The log's lines, each of which is one JSON object; without onnxruntime's own."""
+        lines = self.log().splitlines()
+        return [json.loads(line) for line in lines if "[E:onnxruntime" not in line]
 
     def wait_ready(self) -> dict[str, Any]:
         """Wait until ``/ready`` answers 200, and return its answer."""

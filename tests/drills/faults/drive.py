@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
@@ -105,7 +105,14 @@ async def leave_after(port: int, request: Request, seconds: float) -> Answer:
 
 
 async def offer(port: int, request: Request, rate: float, seconds: float) -> list[Answer]:
-    """Send a request ``rate`` times a second, whatever becomes of the earlier ones.
+    """Send a request ``rate`` times a second, whatever becomes of the earlier ones."""
+    return await offer_in_turn(port, [request], rate, seconds)
+
+
+async def offer_in_turn(
+    port: int, requests: Sequence[Request], rate: float, seconds: float
+) -> list[Answer]:
+    """Send requests in turn, ``rate`` a second, whatever becomes of the earlier ones.
 
     Connections are kept and used again; a new one is made when all are waiting.
     """
@@ -119,7 +126,7 @@ async def offer(port: int, request: Request, rate: float, seconds: float) -> lis
                 return wire
         return await Wire.open(port)
 
-    async def one(due: float) -> Answer:
+    async def one(request: Request, due: float) -> Answer:
         start = perf_counter()
         try:
             async with asyncio.timeout(PATIENCE):
@@ -135,7 +142,7 @@ async def offer(port: int, request: Request, rate: float, seconds: float) -> lis
     for number in range(round(rate * seconds)):
         due = begin + number / rate
         await asyncio.sleep(max(0.0, due - perf_counter()))
-        asked.append(asyncio.create_task(one(due)))
+        asked.append(asyncio.create_task(one(requests[number % len(requests)], due)))
     answers = await asyncio.gather(*asked)
     await close(idle)
     return answers

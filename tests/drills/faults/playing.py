@@ -12,6 +12,7 @@ from pathlib import Path
 from time import perf_counter
 
 from tests.drills.faults.callers import departed_callers, impatient_callers
+from tests.drills.faults.canaries import canaries
 from tests.drills.faults.ends import killed_worker, sigterm_under_load
 from tests.drills.faults.figures import Figure, Found, Skipped
 from tests.drills.faults.lists import company, long_lists, wrong_lists
@@ -39,6 +40,7 @@ SCENARIOS: dict[str, Scenario] = {
     "threads": threads,
     "memory": memory,
     "swaps": swaps,
+    "canaries": canaries,
     "sigterm": sigterm_under_load,
     "killed-worker": killed_worker,
     "proxies": proxies,
