@@ -109,6 +109,38 @@ def test_a_caller_may_shorten_its_deadline_but_not_lengthen_it(
     asyncio.run(scene())
 
 
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        ((b"x-request-timeout-ms", b"250"), None),
+        ((b"x-request-timeout-ms", b"0"), 422),
+        ((b"content-type", b"text/plain"), 415),
+        ((b"content-encoding", b"gzip"), 415),
+        ((b"content-length", b"%d" % (LIMITS.max_body_bytes + 1)), 413),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False], ids=["id first", "id last"])
+def test_headers_count_in_any_order(header: Header, status: int | None, first: bool) -> None:
+    """Those after the caller's id too; what is refused by another has the id in its answer."""
+
+    async def scene() -> None:
+        endpoints = endpoints_over()
+        exchange = Kept(endpoints.by_path["/predict"])
+        headers = [(b"x-request-id", b"mine"), header]
+        now = asyncio.get_running_loop().time()
+        taken = endpoints.open(exchange, headers if first else headers[::-1])
+        assert exchange.request_id == b"mine"
+        if status is None:
+            assert taken
+            assert exchange.deadline < now + 60
+        else:
+            assert not taken
+            assert exchange.answer is not None
+            assert exchange.answer[0] == status
+
+    asyncio.run(scene())
+
+
 def test_equal_logits_keep_the_requests_order() -> None:
     """A hundred candidates of five distinct scores; five would keep their order by luck."""
     logit = np.array([number % 5 for number in range(100)], np.float32)
