@@ -16,7 +16,7 @@ from typing import NoReturn
 import typer
 
 from app.errors import CtrError
-from model.commands import data, feedback, redis, scoring, stores, training
+from model.commands import data, explaining, feedback, redis, scoring, stores, training
 from model.progress import say
 from model.result_places import reason_of
 
@@ -32,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "tune": training.tune_command,
     "evaluate": scoring.evaluate,
     "predict": scoring.predict,
+    "explain": explaining.explain,
     "join": feedback.join_command,
     "replay": feedback.replay_command,
     "publish": redis.publish_command,

@@ -34,12 +34,18 @@ class Explainer:
     It has no state of its own: several threads may use it.
     """
 
-    def __init__(self, scoring: Scoring, words: FieldWords, terms: TermsGraph | None) -> None:
-        """``terms`` are those of networks that have some."""
+    def __init__(
+        self,
+        engine: Scoring,
+        words: FieldWords,
+        terms: TermsGraph | None = None,
+        deep: bool = True,
+    ) -> None:
+        """``terms`` are those of networks that have some; all of it unless it is ``deep``."""
         self.words = words
-        self._scoring = scoring
+        self.engine = engine
         self._terms = terms
-        self._deep = True
+        self._deep = deep
 
     @classmethod
     def of(cls, bundle: Bundle, encoder: Encoder, engine: Engine) -> Explainer:
@@ -52,10 +58,9 @@ class Explainer:
         words = FieldWords(layout, *encoder.shapes)
         explainable, graph = bundle.manifest.explainable, bundle.explain_graph
         if explainable is None or graph is None:
-            return cls(engine, words, None)
-        made = cls(engine, words, TermsGraph(engine, graph, explainable, layout))
-        made._deep = explainable.deep
-        return made
+            return cls(engine, words)
+        terms = TermsGraph(engine, graph, explainable, layout)
+        return cls(engine, words, terms, explainable.deep)
 
     def rows(self, players: Players) -> int:
         """Return how many rows an explanation scores, those of terms included."""
@@ -120,7 +125,7 @@ class Explainer:
         for start in range(0, len(present), SLICE_ROWS):
             between()
             part = present[start : start + SLICE_ROWS]
-            found = self._scoring.score(players.rows(row, absent, part))
+            found = self.engine.score(players.rows(row, absent, part))
             logit[start : start + len(part)] = found.logit
             score = float(found.score[-1])
         if not (np.isfinite(logit).all() and np.isfinite(score)):

@@ -96,6 +96,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.training": BUNDLE | DATA | {"model.quality", "model.export"},
     "model.report": BUNDLE | DATA | {"model.quality", "model.training"},
     "model.score_files": ENGINE | DATA | {"model.quality", "model.score_table"},
+    "model.explain_files": EXPLAIN | DATA | {"model.quality"},
+    "model.explain_page": FLOOR
+    | {"app.explain", "app.files", "model.compare_report", "model.explain_files"},
     "model.score_table": {"app.files", "model.result_places"},
     "model.must_beat": ENGINE | DATA | {"app.rollout", "model.quality"},
     "model.feedback": ENGINE
@@ -121,6 +124,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     }
     | {"model.publish"}
     | {"model.feedback"}
+    | {"app.explain", "model.explain_files", "model.explain_page"}
     | {"model.options", "model.put_stored", "model.threads", "model.tune"},
     "model.__main__": {
         "app.errors",
@@ -144,8 +148,8 @@ ONLY_IMPORTERS = {
 # Modules whose functions import what only they need: a command that trains nothing must not wait
 # for torch, which takes longer to load than the command to run.
 IMPORT_LATE = {
-    "model.commands.data", "model.commands.feedback", "model.commands.scoring",
-    "model.commands.stores", "model.commands.training",
+    "model.commands.data", "model.commands.explaining", "model.commands.feedback",
+    "model.commands.scoring", "model.commands.stores", "model.commands.training",
 }  # fmt: skip
 
 # (module, what it imports against the rule): each entry needs a reason beside it.

@@ -24,6 +24,7 @@ from torch.nn import functional
 from app.bundle.bundle import Bundle, Example
 from app.bundle.manifest import (
     EXAMPLES,
+    EXPLAIN_GRAPH,
     GRAPH,
     INT8_GRAPH,
     SPEC,
@@ -36,7 +37,8 @@ from app.features.spec import FeatureSpec
 from app.features.vocabulary import SlotVocabulary, Texts, Vocabulary, arrange
 from model.config import TrainConfig
 from model.data.dataset import Dataset
-from model.export import exporter, first_cut, graph, quantize, serving_form, split
+from model.export import explain, exporter, first_cut, graph, quantize, serving_form, split
+from model.export.explain import write_explain
 from model.export.golden import example
 from model.export.graph import write_graph
 from model.export.quantize import CALIBRATION_ROWS, with_int8_logits, write_int8
@@ -188,13 +190,16 @@ def write_untrained(
                 described["parts"] = write_split(
                     graphs[precision], name, vocabulary.layout, path / candidate, path / combine
                 )
+        described["explainable"] = write_explain(
+            path / GRAPH, name, vocabulary.layout, (), path / EXPLAIN_GRAPH
+        )
         return bundle.finish(described)
 
 
 def _sources() -> str:
     """Hash of the code that decides the files, so that no old graph is ever measured."""
     digest = hashlib.sha256()
-    exporting = (serving_form, exporter, graph, quantize, split, first_cut)
+    exporting = (serving_form, explain, exporter, graph, quantize, split, first_cut)
     for module in (deepfm, mlp, network, *exporting, sys.modules[__name__]):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()
