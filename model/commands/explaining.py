@@ -64,9 +64,9 @@ def explain(
     """
     from app.bundle.bundle import Bundle
     from app.bundle.directory import newest
+    from model.data.reader import Reader
     from model.explain_files import OfflineExplainer
     from model.explain_page import table, told, write_page
-    from model.score_files import Offline
 
     if (row is None) == (not data):
         raise typer.BadParameter("give either --row or --data")
@@ -84,7 +84,7 @@ def explain(
         print(told(found))
         numbers = {"version": opened.version, **found.shown()}
     else:
-        frames = Offline.open(opened.path).frames(data or [], None, max_bad_lines)
+        frames = Reader(opened.spec, data or [], max_bad_lines, label=False).frames()
         shares, count = explainer.fields(frames, rows, baseline.value)
         print(table(shares))
         say(f"{count:,} rows explained")

@@ -2,8 +2,8 @@
 
 ``BUNDLE`` is one that was trained on MovieLens-100k. Three figures, each beside what it is to be
 compared with: the time of an explanation; at Criteo's shape, of one by 32 pairs of orders beside a
-``/rank`` of as many rows; and the 99th percentile of ``/predict`` at 300 requests a second, with two
-explanations a second and without any, in turn.
+``/rank`` of as many rows; and the 99th percentile of ``/predict`` at 300 requests a second, with
+two explanations a second and without any, in turn.
 """
 
 from __future__ import annotations

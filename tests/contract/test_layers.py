@@ -99,6 +99,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.explain_files": EXPLAIN | DATA | {"model.quality"},
     "model.explain_page": FLOOR
     | {"app.explain", "app.files", "model.compare_report", "model.explain_files"},
+    "model.api": EXPLAIN | TRAINER | {"model.explain_files"},
     "model.score_table": {"app.files", "model.result_places"},
     "model.must_beat": ENGINE | DATA | {"app.rollout", "model.quality"},
     "model.feedback": ENGINE
