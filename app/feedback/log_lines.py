@@ -182,10 +182,11 @@ class LineMaker:
         if stored is None:
             self._count_changed(1)
             return None
-        values = {**stored, **own}
+        side = answered.encoder.candidate
+        values = {**side.stored(stored), **own}
         misses: Misses = {}
         try:
-            encoded = answered.encoder.candidate.row(values, misses)
+            encoded = side.row(values, misses)
         except ValueProblem:
             encoded = b""
         if not misses and encoded != bytes(_row(answered, row)):
