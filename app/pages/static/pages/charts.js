@@ -3,15 +3,22 @@
 import { html, useEffect, useRef } from "./vendor/htm-preact.js";
 
 const HEIGHT = 150;
+const LEAST_SECONDS = 30;
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 export const COLOURS = ["--one", "--two", "--three", "--four"];
+
+/** The ends of an axis of time: half a minute at least. */
+function lately(_, low, high) {
+  const last = high ?? Date.now() / 1000;
+  return [Math.min(low ?? last, last - LEAST_SECONDS), last];
+}
 
 function options(width, height, labels, shown, time, axes) {
   const grid = { stroke: colour("--line"), width: 1 };
   const font = "12px system-ui, sans-serif";
   const axis = { stroke: colour("--calm"), grid, ticks: { show: false }, font };
-  const scales = { x: { time }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), (high || 1) * 1.08] } };
+  const scales = { x: time ? { time, range: lately } : { time }, y: { range: (_, low, high) => [Math.min(0, low ?? 0), (high || 1) * 1.08] } };
   if (axes.right) scales[axes.right.scale] = axes.right.range;
   return {
     width,

@@ -3,6 +3,7 @@
 import { html, useEffect, useState } from "./vendor/htm-preact.js";
 import { ApiError } from "./api.js";
 import { Lines, Pairs } from "./charts.js";
+import { Dots } from "./curves.js";
 import { bytes, count, duration, figure, share, short } from "./figures.js";
 import { grown, latest, look, recent, samples, series } from "./history.js";
 import { told } from "./shared.js";
@@ -160,16 +161,42 @@ function Batches() {
   </section>`;
 }
 
-/** Whatever metrics of feedback and of versions there are, as a table. */
-function Counted({ prefix, title, note }) {
-  const names = Object.keys(latest()).filter((name) => name.startsWith(prefix));
-  const rows = names.flatMap((name) => (latest()[name] ?? []).filter((each) => each.value !== undefined)
-    .map((each) => [name, Object.values(each.labels).join(" "), each.value]));
-  if (!rows.length) return null;
-  return html`<section class="card"><h2>${title}</h2><p class="calm"><small>${note}</small></p>
-    <div class="table"><table><thead><tr><th scope="col">what</th><th scope="col">of</th><th scope="col" class="number">value</th></tr></thead>
-    <tbody>${rows.map(([name, of, value]) => html`<tr key=${name + of}><td>${name.replace(prefix, "").replaceAll("_", " ")}</td>
-      <td class="value">${of}</td><td class="number">${short(value)}</td></tr>`)}</tbody></table></div></section>`;
+/** Labelled events by version, and click rates beside scores by the score's bin. */
+function Feedback() {
+  const versions = [...new Set(samples("ctr_feedback_labels").map((each) => each.labels.version))];
+  if (!versions.length) return null;
+  const sum = (name, labels) => samples(`ctr_feedback_${name}`, labels).reduce((total, each) => total + each.value, 0);
+  const rows = versions.map((version) => {
+    const labels = sum("labels", { version });
+    const bins = samples("ctr_feedback_labels", { version }).map(({ labels: { up_to }, value }) => ({
+      predicted: sum("predicted", { version, up_to }) / value,
+      observed: sum("clicks", { version, up_to }) / value,
+    })).sort((one, other) => one.predicted - other.predicted);
+    return { version, labels, bins, predicted: sum("predicted", { version }), clicks: sum("clicks", { version }), loss: sum("log_loss", { version }) / labels };
+  });
+  return html`<section class="card"><h2>Calibration from feedback</h2>
+    <p class="calm"><small>observed click rate by mean score, of labelled events since the start; on the line: calibrated</small></p>
+    <${Dots} label="Observed click rate by score" lines=${rows.map((each) => ({
+      name: each.version, x: each.bins.map((bin) => bin.predicted), y: each.bins.map((bin) => bin.observed) }))} />
+    <div class="table"><table><thead><tr><th scope="col">version</th><th scope="col" class="number">events</th>
+        <th scope="col" class="number">predicted / observed</th><th scope="col" class="number">log loss</th></tr></thead>
+      <tbody>${rows.map((each, place) => html`<tr key=${each.version}><th scope="row" class="value">
+          <svg width="12" height="8" aria-hidden="true"><rect y="2" width="12" height="3" rx="1.5" class="colour-${place}" /></svg> <code>${each.version}</code></th>
+        <td class="number">${count(each.labels)}</td><td class="number">${figure(each.clicks ? each.predicted / each.clicks : null, 3)}</td>
+        <td class="number">${figure(each.loss)}</td></tr>`)}</tbody></table></div></section>`;
+}
+
+/** Both sides of a canary, as far as they are counted. */
+function Trial() {
+  const sides = samples("ctr_trial_rows");
+  if (!sides.length) return null;
+  const total = (labels, outcome) => samples("ctr_trial_requests", { ...labels, outcome })[0]?.value ?? 0;
+  return html`<section class="card"><h2>Canary</h2><p class="calm"><small>since it began</small></p>
+    <div class="table"><table><thead><tr><th scope="col">side</th><th scope="col" class="number">rows</th>
+        <th scope="col" class="number">answered</th><th scope="col" class="number">failed</th></tr></thead>
+      <tbody>${sides.map(({ labels, value }) => html`<tr key=${labels.role}><th scope="row">${labels.role}</th>
+        <td class="number">${count(value)}</td><td class="number">${count(total(labels, "answered"))}</td>
+        <td class="number">${count(total(labels, "failed"))}</td></tr>`)}</tbody></table></div></section>`;
 }
 
 function Facts({ answer }) {
@@ -198,8 +225,8 @@ export function Now({ denied }) {
       <${Scores} />
       <${Batches} />
       <${Refusals} />
-      <${Counted} prefix="ctr_feedback_" title="Feedback" note="what callers say came of it" />
-      <${Counted} prefix="ctr_trial" title="Trial" note="a bundle beside the one that serves" />
+      <${Feedback} />
+      <${Trial} />
       <${Chart} title="CPU" note="cores in use" lines=${pick("cpu")} shown=${short} />
       <${Chart} title="Memory" note="of all processes, shared pages counted in each" lines=${pick("memory")} shown=${(each) => (each === null || each === undefined ? "–" : bytes(each))} />
     </div>`}`;
