@@ -17,7 +17,9 @@ from app.serving.shadow import Asked, Shadow
 from app.serving.trial import Trial
 from app.web.exchange import Endpoint, Exchange
 
-PREDICT = "predict"
+PREDICT, RANK = "predict", "rank"
+TAKING_PART = frozenset((PREDICT, RANK))
+"""Routes whose requests take part in a trial; all others are the live bundle's."""
 
 
 class HasTrial(Protocol):
@@ -53,8 +55,8 @@ class TrialRequests:
         """
         # Looked up when the steps begin: a long body may have waited, and the trial have ended.
         live, trial = self._state.scorer, self._state.trial
-        # Tensors have no keys: the bundle in use scores them.
-        if trial is None or exchange.endpoint.route.name == "infer":
+        # Tensors have no keys, and explanations are of the bundle in use.
+        if trial is None or exchange.endpoint.route.name not in TAKING_PART:
             yield from _score(live, exchange, body)
             return
         if isinstance(trial, Shadow):

@@ -147,6 +147,21 @@ def test_the_request_log_says_who_scored_an_instance(
     assert [found[place][2] for place in range(len(rows))] == [row["user_id"] for row in rows]
 
 
+def test_explanations_are_the_live_bundles(
+    start_admin: StartAdmin, pinned: Path, tiny_bundle: Path, other_bundle: Path, sample: Sample
+) -> None:
+    """They take no part in a canary, whosever the user is, and are not counted on its side."""
+    admin, row = start_admin(pinned, explain="on"), rows_of(sample)[0]
+    assert admin.canary(other_bundle.name, share=1.0).status_code == 200
+    body = {"context": context_of(row), "candidate": candidate_of(row)}
+    answer = admin.service.post("/explain", body)
+    assert answer.status_code == 200, answer.text
+    assert strict(answer.content)["version"] == tiny_bundle.name
+    trial = admin.trial()
+    assert trial is not None
+    assert trial["canary"]["requests"] == trial["live"]["requests"] == 0
+
+
 def test_a_canary_is_promoted(
     start_admin: StartAdmin, pinned: Path, tiny_bundle: Path, other_bundle: Path, sample: Sample
 ) -> None:
