@@ -12,7 +12,7 @@ from app.workers.shared_numbers import SharedNumbers
 
 LATENCY_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 STAGE_BUCKETS = (0.00002, 0.00005, 0.0001, 0.0002, *LATENCY_BUCKETS[:-1])
-SCORING, OPERATION = ("predict", "rank", "explain", "infer"), "operation"
+SCORING, OPERATION = ("predict", "rank", "infer", "explain"), "operation"
 """Routes; every endpoint that does not score is the last one."""
 OUTCOMES = (
     "200", "202", "400", "401", "403", "404", "405", "413", "415", "422", "429", "500", "501",

@@ -131,6 +131,10 @@ class Wire:
         head = f"POST {path} HTTP/1.1\r\nhost: test\r\ncontent-type: {kind}\r\n"
         self._writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
 
+    def write(self, request: bytes) -> None:
+        """Send a request's bytes as they are."""
+        self._writer.write(request)
+
     async def answer(self) -> tuple[int, bytes]:
         """Read status and body of the next answer."""
         self.head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()

@@ -1,0 +1,190 @@
+"""The first hour of a user, and tensors beside JSON.
+
+begin: seconds from ratings.csv of MovieLens-100k to the first ranking: spec, train, app.
+rate: requests per second of one row at /v2/…/infer beside /predict, 32 connections.
+tensors: seconds of 1,000 rows as binary tensors beside the same rows as JSON columns, both at
+/v2/…/infer, one after the other on one connection, the lowest median of the turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from model.fetch import fetch
+from tests.support.serving import ROOT, Service, Wire, environment
+from tests.support.tensors import texts
+
+PARTS = ("begin", "rate", "tensors")
+CONNECTIONS, ROWS = 32, 1_000
+INFER = "/v2/models/ctr/infer"
+
+
+def begin(scratch: Path, quick: bool) -> tuple[dict[str, float], Path]:
+    """Take the way from a CSV to a ranking; return the seconds of each step, and the bundle.
+
+    A ``quick`` training is one epoch: its seconds say nothing.
+    """
+    data = fetch("movielens-100k", ROOT / "data") / "ratings.csv"
+    spec, bundles = scratch / "ratings.toml", scratch / "bundles"
+    found: dict[str, float] = {}
+    settings = scratch / "ratings.train.toml"
+    settings.write_text("epochs = 1\nhidden = [16]\nthreads = 1\n" if quick else "")
+    started = time.perf_counter()
+    for name, words in {
+        "spec": ["spec", data, "--label", "click", "--context", "user_id", "--out", spec],
+        "train": ["train", spec, data, "--out", bundles],
+    }.items():
+        begun = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "model", *map(str, words)], cwd=ROOT, check=True,
+            capture_output=True, env=environment(),
+        )  # fmt: skip
+        found[name] = time.perf_counter() - begun
+    begun = time.perf_counter()
+    service = Service(bundles, scratch / "log")
+    service.wait_ready()
+    service.rank(context={"user_id": 196}, candidates=[{"features": {"item_id": 1}}])
+    found["app"] = time.perf_counter() - begun
+    found["all"] = time.perf_counter() - started
+    service.stop()
+    return found, bundles
+
+
+def row(number: int) -> dict[str, Any]:
+    """A row as a caller of /predict sends it."""
+    return {"user_id": number % 900 + 1, "gender": "MF"[number % 2], "zip": f"{number % 800:05d}",
+            "item_id": number % 1_600 + 1, "year": 1990 + number % 9}  # fmt: skip
+
+
+def columns(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same rows as inputs."""
+    return [
+        {"name": name, "shape": [len(rows)], "data": [each[name] for each in rows],
+         "datatype": "BYTES" if isinstance(rows[0][name], str) else "INT64"}
+        for name in rows[0]
+    ]  # fmt: skip
+
+
+def request(path: str, content: bytes, **headers: Any) -> bytes:
+    """The bytes of a request."""
+    lines = [f"POST {path} HTTP/1.1", "host: test", "content-type: application/json",
+             f"content-length: {len(content)}"]  # fmt: skip
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + content
+
+
+def in_binary(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """The rows as a request with binary tensors, whose answer is binary too."""
+    inputs, tail = columns(rows), b""
+    for each in inputs:
+        values = each.pop("data")
+        raw = texts(values) if each["datatype"] == "BYTES" else np.array(values, "<i8").tobytes()
+        each["parameters"] = {"binary_data_size": len(raw)}
+        tail += raw
+    head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
+    return request(INFER, head + tail, inference_header_content_length=len(head))
+
+
+async def rate(port: int, content: bytes, seconds: float) -> float:
+    """Requests per second of callers who ask again as soon as they are answered."""
+    wires = [await Wire.open(port) for _ in range(CONNECTIONS)]
+    end = time.perf_counter() + seconds
+
+    async def ask(wire: Wire) -> int:
+        count = 0
+        while time.perf_counter() < end:
+            wire.write(content)
+            status, body = await wire.answer()
+            assert status == 200, body
+            count += 1
+        return count
+
+    begun = time.perf_counter()
+    counts = await asyncio.gather(*map(ask, wires))
+    taken = time.perf_counter() - begun
+    for wire in wires:
+        await wire.close()
+    return sum(counts) / taken
+
+
+async def seconds_of(port: int, content: bytes, times: int) -> float:
+    """The median time of a request, one after the other."""
+    wire = await Wire.open(port)
+    taken = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        wire.write(content)
+        status, body = await wire.answer()
+        taken.append(time.perf_counter() - begun)
+        assert status == 200, body[:200]
+    await wire.close()
+    return median(taken)
+
+
+def measure(parts: Sequence[str], seconds: float, turns: int) -> dict[str, Any]:
+    """Measure some of the parts."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as directory:
+        seconds_of_begin, bundles = begin(Path(directory), "begin" not in parts)
+        if "begin" in parts:
+            found["begin"] = seconds_of_begin
+        service = Service(bundles, Path(directory) / "serving", deadline_ms=10_000)
+        service.wait_ready()
+        port = service.port
+        if "rate" in parts:
+            one = [row(7)]
+            bodies = {
+                "/predict": request("/predict", json.dumps({"instances": one}).encode()),
+                "v2, JSON": request(INFER, json.dumps({"inputs": columns(one)}).encode()),
+                "v2, binary": in_binary(one),
+            }
+            rates: dict[str, list[float]] = {name: [] for name in bodies}
+            for _ in range(turns):
+                for name, content in bodies.items():
+                    rates[name].append(asyncio.run(rate(port, content, seconds)))
+            found["rate"] = {name: max(each) for name, each in rates.items()}
+        if "tensors" in parts:
+            many = [row(number) for number in range(ROWS)]
+            bodies = {
+                "JSON columns": request(INFER, json.dumps({"inputs": columns(many)}).encode()),
+                "binary columns": in_binary(many),
+                "/predict": request("/predict", json.dumps({"instances": many}).encode()),
+            }
+            times: dict[str, list[float]] = {name: [] for name in bodies}
+            for _ in range(turns):
+                for name, content in bodies.items():
+                    times[name].append(asyncio.run(seconds_of(port, content, 60)))
+            best = {name: min(each) for name, each in times.items()}
+            best["binary over JSON"] = best["binary columns"] / best["JSON columns"]
+            found["tensors"] = best
+        service.stop()
+    return found
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench-begin", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("parts", nargs="*", default=PARTS, help="all by default")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measured rate")
+    parser.add_argument("--turns", type=int, default=3)
+    options = parser.parse_args()
+    print(json.dumps(measure(options.parts, options.seconds, options.turns), indent=1))
+
+
+if __name__ == "__main__":
+    main()
