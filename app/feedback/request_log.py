@@ -92,7 +92,7 @@ class RequestLog:
 
     def trace(self, request_id: bytes, body: bytes) -> Trace | None:
         """Return the trace of a request that may have to be logged, before it is read."""
-        if self._key is None and not self._sample.holds(request_id):
+        if self._key is None and not self._sample.holds_request(request_id):
             return None
         return Trace(body, self._key)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 from typing import Any
+from zlib import crc32
 
 from app.errors import ValueProblem
 from app.features.keys import plain_key
@@ -17,11 +18,18 @@ class Sample:
     def __init__(self, share: float) -> None:
         """``share`` lies between 0 and 1."""
         self._bound: int = round(share * 2 ** (8 * HASH_BYTES))
+        self._request_bound = share * 2**32
 
     def holds(self, text: bytes) -> bool:
         """True if this text belongs to the share."""
         number = int.from_bytes(blake2b(text, digest_size=HASH_BYTES).digest(), "big")
         return number < self._bound
+
+    def holds_request(self, request_id: bytes) -> bool:
+        """True if a request without a key belongs to the share: a checksum costs a tenth of a
+        hash, and each request is asked for only once.
+        """
+        return crc32(request_id) < self._request_bound
 
     def holds_key(self, value: Any, otherwise: bytes) -> bool:
         """True if a key's value belongs to the share; ``otherwise`` decides where there is none.

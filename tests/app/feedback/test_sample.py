@@ -36,3 +36,13 @@ def test_one_key_has_one_fate() -> None:
 def test_surrogates_are_no_error() -> None:
     """Text that is no UTF-8 has a fate too."""
     assert Sample(1.0).holds_key("\ud800", b"")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 1.0])
+def test_requests_are_chosen_evenly(share: float) -> None:
+    """Ids as the service gives them, which differ in their last digits: the share, anywhere."""
+    sample = Sample(share)
+    for start in (1, 5_000_000):
+        ids = (b"0123456789ab-%x" % number for number in range(start, start + 50_000))
+        held = sum(map(sample.holds_request, ids))
+        assert held / 50_000 == pytest.approx(share, abs=0.01 * share**0.5)
