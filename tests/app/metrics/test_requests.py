@@ -18,7 +18,7 @@ from app.errors import (
     Unauthorized,
     WrongOrigin,
 )
-from app.metrics.requests import OUTCOMES, REFUSALS, RequestsCollector, ScoringMetrics
+from app.metrics.requests import OUTCOMES, REFUSALS, SCORING, RequestsCollector, ScoringMetrics
 from app.workers.shared_numbers import SharedNumbers
 
 
@@ -31,7 +31,7 @@ def kinds(root: type[ServiceError]) -> Iterator[type[ServiceError]]:
 
 # Of a request that is none, of other routes, and of the admin port.
 ELSEWHERE = {
-    HeadTooLarge, NotFound, MethodNotAllowed, Unauthorized, ActivationRefused, StoreUnavailable,
+    HeadTooLarge, MethodNotAllowed, Unauthorized, ActivationRefused, StoreUnavailable,
     EventsUnwritten, WrongOrigin,
 }  # fmt: skip
 COUNTED = NotFound, MethodNotAllowed, Unauthorized, WrongOrigin
@@ -76,7 +76,7 @@ def test_stages_are_shown_by_route() -> None:
         ("ctr_response_seconds_count", "rank"): 1, ("ctr_response_seconds_sum", "rank"): 0.5,
         **{
             (f"ctr_{stage}_seconds_{part}", route): 0
-            for route in ("predict", "explain")
+            for route in SCORING if route != "rank"
             for stage in ("encode", "queue", "response") for part in ("count", "sum")
         },
     }  # fmt: skip
