@@ -75,9 +75,10 @@ from app.workers.listeners import name_of, port_of
 from app.workers.shared_numbers import SharedNumbers
 from app.workers.supervisor import WorkerResources
 
-START_SECONDS, SUCCESSION_SECONDS = 2.0, 5.0
-"""Seconds that a starting service, or a worker that replaces another, loads before it listens and
-answers 503: a proxy that asks for no readiness takes whoever listens for able to serve."""
+START_SECONDS, SUCCESSION_SECONDS, RELIEF_SECONDS = 2.0, 5.0, 60.0
+"""Seconds that a starting service, a worker that replaces another, or one beside workers that are
+ready loads before it listens and answers 503: a proxy that asks for no readiness takes whoever
+listens for able to serve."""
 LOOK_SECONDS = 0.05
 """Time between two looks at whether there is something to wait for."""
 log = logging.getLogger(__name__)
@@ -329,9 +330,7 @@ def build_service(
             if state.failure is not None:
                 raise CtrError(state.failure)
         else:
-            await _loaded_soon(
-                starting, state, SUCCESSION_SECONDS if shared.started else START_SECONDS
-            )
+            await _loaded_soon(starting, state, shared)
         try:
             yield
         finally:
@@ -410,12 +409,15 @@ async def _start(starter: Starter, state: ServingState, opened: Opened | None) -
         state.fail(f"loading failed: {type(error).__name__}")
 
 
-async def _loaded_soon(starting: asyncio.Task[None], state: ServingState, seconds: float) -> None:
+async def _loaded_soon(
+    starting: asyncio.Task[None], state: ServingState, shared: SharedNumbers
+) -> None:
     """Wait for the first bundle, but not for long, nor for a vocabulary that is not there."""
-    end = perf_counter() + seconds
-    while perf_counter() < end and not (
-        starting.done() or state.lacks_vocabulary or state.draining
-    ):
+    begun = perf_counter()
+    most = SUCCESSION_SECONDS if shared.started else START_SECONDS
+    while not (starting.done() or state.lacks_vocabulary or state.draining):
+        if perf_counter() - begun > (RELIEF_SECONDS if shared.others_ready else most):
+            return
         await asyncio.wait([starting], timeout=LOOK_SECONDS)
 
 

@@ -157,6 +157,11 @@ class SharedNumbers:
             self._started.own[0] = 1
 
     @property
+    def others_ready(self) -> bool:
+        """True if a worker beside this one, which is not, is ready, or was when it died."""
+        return any(self._ready.total())
+
+    @property
     def started(self) -> bool:
         """True once all workers have been ready at the same time, even if one has died since."""
         return any(self._started.total())

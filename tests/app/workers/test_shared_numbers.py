@@ -60,6 +60,15 @@ def test_all_have_been_ready_once() -> None:
     assert (before, shared.started) == (False, True)
 
 
+def test_others_that_are_ready_are_known() -> None:
+    """A worker that is not ready knows whether another one is."""
+    shared = SharedNumbers(2)
+    shared.begin_worker(0)
+    alone = shared.others_ready
+    in_worker(shared, 1, lambda: shared.set_ready())
+    assert (alone, shared.others_ready) == (False, True)
+
+
 def test_room_is_limited() -> None:
     """A region that does not fit is refused, instead of written over another one."""
     shared = SharedNumbers(2)
