@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +43,14 @@ def environment(pinned: Path, more: bool = False) -> Path:
     size = sum(path.lstat().st_size for path in home.rglob("*")) / 1e6
     print(f"bench: installed {name}, {size:.0f} MB, versions in {pinned}", file=sys.stderr)
     return home
+
+
+def product_paths() -> str:
+    """Return a ``PYTHONPATH`` by which another environment sees the product and its packages.
+
+    They go before that environment's own, so that it runs the versions that the product runs.
+    """
+    return os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
 
 
 def node_environment(pinned: Path) -> Path:
