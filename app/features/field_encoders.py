@@ -17,6 +17,8 @@ import numpy as np
 from app.errors import ValueProblem
 from app.features.arrays import Indices
 from app.features.canonical import (
+    INTEGER_MAX,
+    INTEGER_MIN,
     KEYS,
     kind_of,
     seconds,
@@ -86,6 +88,8 @@ class CategoricalEncoder:
         self.lookup = _Lookup(field, slot, lookup, find)
         self.nulls = null_values_of(field)
         self.required = field.required
+        self.complete = find is None and not (field.required or self.nulls)
+        """The table has all that a canonical value can mean: all others are OOV."""
         if not field.required:
             lookup[None] = slot.missing
             if field.empty_is_missing:
@@ -116,8 +120,21 @@ class CategoricalEncoder:
             return one_by_one(self, values, misses)
         result = found.reshape(-1, 1)
         if (found < 0).any():
-            settle(self, values, np.flatnonzero(found < 0).tolist(), result, misses)
+            left = np.flatnonzero(found < 0).tolist()
+            if misses is None and self.complete and self._canonical([values[at] for at in left]):
+                found[left] = self.lookup.slot.oov
+            else:
+                settle(self, values, left, result, misses)
         return result
+
+    def _canonical(self, values: Sequence[Any]) -> bool:
+        """Tell whether values are their own keys, so that those which the table lacks are OOV."""
+        if self.lookup.dtype == "string":
+            return {*map(type, values)} <= {str}
+        if self.lookup.dtype == "integer":
+            # They are integers: a None is in the table.
+            return bool(min(values) >= INTEGER_MIN and max(values) <= INTEGER_MAX)
+        return False
 
 
 class ListEncoder:

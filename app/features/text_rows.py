@@ -145,10 +145,7 @@ class TextRows:
             self._tables.append(table)
         # Where a dictionary holds all that a field's texts can mean, all others are OOV.
         self._oov = np.array(
-            [
-                lookup.slot.oov if lookup.find is None and not (each.required or each.nulls) else -1
-                for each, lookup in ((each, each.lookup) for each in encoders)
-            ],
+            [each.lookup.slot.oov if each.complete else -1 for each in encoders],
             np.int32,
         )
         self._missing = np.array(

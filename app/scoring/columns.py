@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
+from struct import Struct
 from typing import Any
 
 from app.features.column_encoding import Misses
@@ -48,10 +50,8 @@ class ColumnReader:
         width = encoder.context.shape.width * WORD_BYTES
         # Equal contexts have one row.
         places: dict[bytes, int] = {}
-        row_context = [
-            places.setdefault(contexts[row * width : (row + 1) * width], len(places))
-            for row in range(rows)
-        ]
+        words = Struct(f"{width}s").iter_unpack(contexts) if width else repeat((b"",), rows)
+        row_context = [places.setdefault(each, len(places)) for (each,) in words]
         different = list(places)
         return Job(
             request, different, candidates, rows, row_context if len(different) > 1 else None

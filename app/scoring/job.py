@@ -210,11 +210,16 @@ def assemble(pieces: Sequence[Piece], context_width: int, candidate_width: int) 
     candidates: list[Packed] = []
     stride = candidate_width * WORD_BYTES
     for job, start, stop in pieces:
-        own = [places.setdefault(context, len(places)) for context in job.contexts]
         if job.row_context is None:
-            row_context += own * (stop - start)
+            row_context += [places.setdefault(job.contexts[0], len(places))] * (stop - start)
         else:
-            row_context += [own[i] for i in job.row_context[start:stop]]
+            # A part of a long job takes no contexts of its other parts along.
+            of_rows = job.row_context[start:stop]
+            own = {
+                number: places.setdefault(job.contexts[number], len(places))
+                for number in dict.fromkeys(of_rows)
+            }
+            row_context += map(own.__getitem__, of_rows)
         whole = stop - start == job.rows
         candidates.append(
             job.candidates if whole else memoryview(job.candidates)[start * stride : stop * stride]

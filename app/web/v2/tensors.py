@@ -20,6 +20,8 @@ from app.web.v2.wire import NUMBERS, Tensor
 
 SIZE = "binary_data_size"
 _LENGTH = Struct("<I")
+_HIGH_BYTES = 3
+"""Bytes of a length that are zero where a text is short."""
 _TYPES: dict[str, tuple[type, ...]] = {"BOOL": (bool,), "BYTES": (str,)}
 _FLOATS, _INTEGERS = (float, int), (int,)
 
@@ -95,19 +97,22 @@ def column(
         assert tensor.data is not msgspec.UNSET
         values = _from_json(tensor, tensor.data, body, rows, width)
     elif tensor.datatype == "BYTES":
-        values = _texts(tensor, raw, rows * width, max_text)
+        values = _texts(tensor, raw, rows * width)
     else:
         values = _numbers(tensor, raw, rows * width)
-    if tensor.datatype == "BYTES":
-        long = next((place for place, text in enumerate(values) if len(text) > max_text), None)
-        if long is not None:
-            raise _too_long(tensor, long // max(width, 1), max_text)
+    if tensor.datatype == "BYTES" and max(map(len, values), default=0) > max_text:
+        long = next(place for place, text in enumerate(values) if len(text) > max_text)
+        raise _too_long(tensor, long // max(width, 1), max_text)
     missing = _parameter(tensor, "missing")
     if is_list:
         return _rows_of(tensor, values, rows, width, missing)
     if missing is msgspec.UNSET:
         return values
-    return [None if _same(value, missing) else value for value in values]
+    if missing != missing:
+        return [None if value != value else value for value in values]
+    if missing not in values:
+        return values
+    return [None if value == missing else value for value in values]
 
 
 def _from_json(tensor: Tensor, data: msgspec.Raw, body: bytes, rows: int, width: int) -> list[Any]:
@@ -148,7 +153,47 @@ def _numbers(tensor: Tensor, raw: memoryview, count: int) -> list[Any]:
     return values
 
 
-def _texts(tensor: Tensor, raw: memoryview, count: int, max_text: int) -> list[str]:
+def _texts(tensor: Tensor, raw: memoryview, count: int) -> list[str]:
+    """Return so many texts, each of which stands after its length."""
+    try:
+        short = short_texts(bytes(raw), count)
+    except UnicodeDecodeError:
+        raise Problems(tensor).undecodable("a text is not UTF-8") from None
+    return texts_one_by_one(tensor, raw, count) if short is None else short
+
+
+def short_texts(content: bytes, count: int) -> list[str] | None:
+    """Return texts of 1 to 255 bytes without a null character, found by passes over all bytes.
+
+    None if there are others, or if sizes do not agree: one by one they show what is wrong.
+
+    Raises:
+        UnicodeDecodeError: a text is not UTF-8.
+    """
+    letters = np.frombuffer(bytearray(content), np.uint8)
+    zeros = np.flatnonzero(letters == 0)
+    # The last three bytes of each length, and no others, are zeros.
+    if not count or len(zeros) != _HIGH_BYTES * count:
+        return None
+    ends = zeros[_HIGH_BYTES - 1 :: _HIGH_BYTES] + 1
+    heads = ends - _LENGTH.size
+    lengths = letters.take(heads, mode="clip")
+    follow = np.append(heads[1:], len(letters))
+    if heads[0] != 0 or (ends + lengths != follow).any():
+        return None
+    if (zeros[::_HIGH_BYTES] != heads + 1).any() or not lengths.all():
+        return None
+    letters[heads] = 0
+    _, *texts = letters.tobytes().decode().split("\0" * _LENGTH.size)
+    return texts
+
+
+def texts_one_by_one(tensor: Tensor, raw: memoryview, count: int) -> list[str]:
+    """Return so many texts, each of which stands after its length.
+
+    Raises:
+        Undecodable: sizes do not agree, or a text is not UTF-8.
+    """
     content, problems = bytes(raw), Problems(tensor)
     size, place, values = len(content), 0, []
     unpack = _LENGTH.unpack_from

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -184,6 +185,42 @@ def test_problem_in_a_list_has_its_position(value: Any, position: int) -> None:
     with pytest.raises(ValueProblem) as caught:
         encoder_for(TAGS).candidate.row({"tags": value})
     assert caught.value.position == position
+
+
+UNKNOWN: Mapping[str, Sequence[Any]] = {
+    "integer": [1, -5, 2**64 - 1, -(2**63), 2, None, 7],
+    "string": ["1", "unknown", "", "TRUE", None, "2 "],
+    "boolean": ["TRUE", "true", "false", True, None],
+}
+
+
+@pytest.mark.parametrize("dtype", UNKNOWN)
+@pytest.mark.parametrize(
+    "keys", [{}, {"null_values": ["7", "unknown"]}, {"empty_is_missing": False}]
+)
+def test_unknown_values_of_a_column_are_those_of_rows(dtype: Any, keys: Any) -> None:
+    """Many unknown values at once: known, null and empty ones beside them stay what they are."""
+    if dtype != "string":
+        keys = {name: value for name, value in keys.items() if name == "null_values"}
+    if dtype == "boolean":
+        keys = {}
+    field = user(dtype=dtype, **keys)
+    known = [True, None] if dtype == "boolean" else [1, None]
+    encoder = encoder_for(field, frame={"user": known if dtype != "string" else ["1", None]})
+    given = UNKNOWN[dtype]
+    side = side_of(encoder, field)
+    assert encoded_columns(side, {"user": given}, len(given)).tolist() == [
+        encoded_row(side, {"user": value}) for value in given
+    ]
+
+
+@pytest.mark.parametrize("wrong", [2**64, -(2**63) - 1, 1.5, True])
+def test_unknown_values_do_not_hide_a_wrong_one(wrong: Any) -> None:
+    """A number out of range among unknown ones has its row and its problem."""
+    field = user(dtype="integer")
+    with pytest.raises(FieldProblems) as caught:
+        encoded_columns(side_of(encoder_for(field), field), {"user": [4, 5, wrong]}, 3)
+    assert [row for row, _ in caught.value.fields["user"].problems] == [2]
 
 
 @pytest.mark.parametrize("name", FIELDS)

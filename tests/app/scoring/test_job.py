@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
 from app.errors import DeadlinePassed, EngineFailed
 from app.features.graph_inputs import Scores
-from app.scoring.job import Job
+from app.scoring.job import Job, assemble
 
 
 class Answers:
@@ -41,6 +43,19 @@ def job(rows: int) -> tuple[Job, Answers]:
 def scores(*logits: float) -> Scores:
     logit = np.array(logits, np.float32)
     return Scores(logit, logit / 10)
+
+
+def test_a_part_of_a_job_has_the_contexts_of_its_rows() -> None:
+    """Rows have their own contexts, whichever part they are in and whoever is beside them."""
+    contexts = [number.to_bytes(4, sys.byteorder) for number in range(5)]
+    long = Job(Answers(), contexts, bytes(4 * 6), 6, [0, 1, 2, 3, 1, 4])
+    other, _ = job(2)
+    batch = assemble([(other, 0, 2), (long, 3, 6)], 1, 1)
+    assert batch.context.ravel()[batch.row_context].tolist() == [0, 0, 3, 1, 4]
+    assert len(batch.context) == 4
+    batch = assemble([(long, 0, 3), (other, 1, 2)], 1, 1)
+    assert batch.context.ravel()[batch.row_context].tolist() == [0, 1, 2, 0]
+    assert (len(batch.context), len(batch.candidate)) == (3, 4)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -11,7 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import ServiceError
-from app.web.v2.tensors import binary_size, check_shape, column
+from app.web.v2.tensors import (
+    binary_size,
+    check_shape,
+    column,
+    short_texts,
+    texts_one_by_one,
+)
 from app.web.v2.wire import NUMBERS, Tensor
 from tests.support.tensors import texts
 
@@ -42,6 +49,51 @@ def test_every_number_type(datatype: str) -> None:
 def test_texts_come_back(given: list[str]) -> None:
     """Any text, the empty one and those with separators too."""
     assert values(texts(given), "BYTES", len(given)) == given
+
+
+SHORT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=60)
+
+
+@given(st.lists(SHORT, min_size=1, max_size=30))
+def test_short_texts_are_found_by_passes_over_their_bytes(given: list[str]) -> None:
+    """Texts of any script; none of the usual ones is read by itself."""
+    assert short_texts(texts(given), len(given)) == given
+
+
+def test_texts_that_passes_leave_alone() -> None:
+    """Empty, long and null ones are read one by one, and mean what they say."""
+    tensor = Tensor("x", [2], "BYTES")
+    for each in (["a", ""], ["b" * 256, "a"], ["c\0d", "e"], ["\0\0\0"], [""], []):
+        assert short_texts(texts(each), len(each)) is None
+        assert slow(tensor, texts(each), len(each)) == each
+    most = ["x" * 255, "\u00e9" * 127, "y"]
+    assert short_texts(texts(most), 3) == most
+
+
+@given(st.lists(SHORT, min_size=1, max_size=5), st.data())
+def test_passes_find_no_texts_that_are_not_there(given: list[str], data: st.DataObject) -> None:
+    """Whatever bytes are changed, added or cut: the texts are those of one look after the other."""
+    raw = bytearray(texts(given))
+    for _ in range(data.draw(st.integers(0, 3))):
+        at = data.draw(st.integers(0, len(raw) - 1))
+        raw[at] = data.draw(st.sampled_from([0, 1, 2, 65, 128, 255, len(raw) - at & 255]))
+    content = bytes(raw[: len(raw) - data.draw(st.integers(0, 2))])
+    count = len(given) + data.draw(st.integers(-1, 1))
+    tensor = Tensor("x", [count], "BYTES")
+    told: list[Any] = []
+    for read in (short_texts, partial(slow, tensor)):
+        try:
+            told.append(read(content, count))
+        except UnicodeDecodeError:
+            told.append("a text is not UTF-8")
+        except ServiceError as error:
+            told.append(str(error).removeprefix("inputs.x: "))
+    assert told[0] is None or told[0] == told[1]
+
+
+def slow(tensor: Tensor, content: bytes, count: int) -> list[str]:
+    """The texts one by one."""
+    return texts_one_by_one(tensor, memoryview(content), count)
 
 
 @pytest.mark.parametrize(
