@@ -14,6 +14,7 @@ trains and scores as a file with the same values does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ class ColumnFrame(Protocol):
         ...
 
 
+_ABSENT = ("NAType", "NaTType")
+"""Types of pandas' own values for nothing, beside NaN."""
 Frame = pl.DataFrame | ArrowFrame | ColumnFrame
 
 
@@ -168,16 +171,34 @@ class Bundle:
 
 
 def _frame_of(frame: Frame) -> pl.DataFrame:
-    """Return a frame as polars has it; NaN of a column without nulls of its own is null."""
+    """Return a frame as polars has it; NaN of a column without nulls of its own is null.
+
+    Raises:
+        FrameError: it is no frame.
+        ImportError: it gives neither Arrow data without a package that is absent, nor lists.
+    """
     if isinstance(frame, pl.DataFrame):
         return frame
     if isinstance(frame, ArrowFrame):
-        return pl.DataFrame(frame)
+        try:
+            return pl.DataFrame(frame)
+        except ImportError:
+            # What pandas has of Arrow data needs pyarrow, which may not be there.
+            if not isinstance(frame, ColumnFrame):
+                raise
     if isinstance(frame, ColumnFrame):
-        return pl.DataFrame(frame.to_dict("list"), strict=False, nan_to_null=True)
+        columns = frame.to_dict("list")
+        whole = {name: [*map(_value_of, values)] for name, values in columns.items()}
+        return pl.DataFrame(whole, strict=False)
     raise FrameError(
         f"expected a data frame of polars, pandas or Arrow, got {type(frame).__name__}"
     )
+
+
+def _value_of(value: Any) -> Any:
+    """Return a value of a list as polars takes it: None for what pandas has where nothing is."""
+    absent = type(value).__name__ in _ABSENT or (isinstance(value, float) and math.isnan(value))
+    return None if absent else value
 
 
 @contextmanager

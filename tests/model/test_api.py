@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,18 @@ class ByColumns:
 
     def to_dict(self, orient: str) -> dict[str, list[Any]]:
         assert orient == "list"
-        return self._frame.to_dict(as_series=False)
+        columns = self._frame.to_dict(as_series=False)
+        return {
+            name: [math.nan if value is None else value for value in values]
+            for name, values in columns.items()
+        }
+
+
+class WithoutPyarrow(ByColumns):
+    """A frame that could give Arrow data if another package were there."""
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        raise ImportError("pyarrow is required")
 
 
 class Arrow:
@@ -63,7 +75,9 @@ def test_frames_score_as_files_do(
     frame[:200].write_parquet(rows)
     Offline.open(tiny_bundle).predict([rows], out, 0.0)
     expected = pl.read_parquet(out)
-    for given in (frame[:200], Arrow(frame[:200]), ByColumns(frame[:200])):
+    assert frame[:200]["country"].null_count(), "texts with gaps"
+    for kind in (pl.DataFrame, Arrow, ByColumns, WithoutPyarrow):
+        given = kind(frame[:200])
         found = bundle.score(given)
         assert found["logit"].to_list() == pytest.approx(expected["logit"].to_list(), abs=1e-6)
         assert found["score"].to_list() == pytest.approx(expected["score"].to_list(), abs=1e-6)

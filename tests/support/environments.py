@@ -12,6 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / "data" / "peers"
 INSTALL_SECONDS = 1800
+PACKAGES = Path(sysconfig.get_path("purelib"))
+"""Where the product's packages are."""
 
 
 class PeerProblem(Exception):
@@ -45,12 +47,22 @@ def environment(pinned: Path, more: bool = False) -> Path:
     return home
 
 
-def product_paths() -> str:
-    """Return a ``PYTHONPATH`` by which another environment sees the product and its packages.
+def seeing_the_product(packages: Path = PACKAGES) -> dict[str, str]:
+    """Return variables by which another environment sees the product and its packages.
 
     They go before that environment's own, so that it runs the versions that the product runs.
     """
-    return os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(packages)])}
+
+
+def told_by(python: Path, program: str, *words: object, packages: Path = PACKAGES) -> str:
+    """Run a program in another environment that sees the product; return what it prints."""
+    done = subprocess.run(
+        [python, "-c", program, *map(str, words)], capture_output=True, text=True, timeout=300,
+        env=seeing_the_product(packages),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def node_environment(pinned: Path) -> Path:

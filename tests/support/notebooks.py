@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.support.environments import product_paths
+from tests.support.environments import seeing_the_product
 
 SECONDS = 240
 RUN = """\
@@ -45,7 +44,7 @@ def executed(python: Path, notebook: Path, out: Path, home: Path) -> None:
     done = subprocess.run(
         [python, "-c", RUN, notebook, out],
         cwd=notebook.parent, capture_output=True, text=True, timeout=SECONDS,
-        env={**os.environ, **dict.fromkeys(places, str(home)), "PYTHONPATH": product_paths()},
+        env={**seeing_the_product(), **dict.fromkeys(places, str(home))},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
