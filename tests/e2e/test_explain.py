@@ -12,13 +12,18 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import StartService
+from app.store.sqlite import SqliteStore
+from app.store.store import Item
+from tests.conftest import PATIENT_MS, StartService
+from tests.support.format_1 import as_format_1
 from tests.support.samples import CANDIDATE, CONTEXT, Sample, candidate_of, context_of
 from tests.support.serving import Service, free_port, logit, strict
 
 pytestmark = pytest.mark.e2e
 KEY = "0123456789abcdef" * 4
 FIELDS = {*CONTEXT, *CANDIDATE}
+STORED = 12
+"""Rows whose items and users are stored."""
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +46,32 @@ def int8_service(start_shared_service: StartService) -> Service:
     return start_shared_service(explain="on", precision="int8")
 
 
+@pytest.fixture(scope="module")
+def stored_service(
+    start_shared_service: StartService, sample: Sample, tmp_path_factory: pytest.TempPathFactory
+) -> Service:
+    """A service whose store has the items and users of some rows, by their places."""
+    path = tmp_path_factory.mktemp("store") / "store.db"
+    store = SqliteStore(path, create=True)
+    rows = list(enumerate(sample.rows[:STORED]))
+    store.put(Item(number, candidate_of(row)) for number, row in rows)
+    store.profiles.put(Item(number, profile_of(row)) for number, row in rows)
+    store.close()
+    return start_shared_service(
+        explain="on", store=f"sqlite://{path}", profile_key="user_id", redis_timeout_ms=PATIENT_MS
+    )
+
+
 @pytest.fixture
 def admin(admin_port: int, service: Service) -> Iterator[httpx.Client]:
     address = f"http://127.0.0.1:{admin_port}"
     with httpx.Client(base_url=address, timeout=60.0, trust_env=False) as client:
         yield client
+
+
+def profile_of(row: dict[str, Any]) -> dict[str, Any]:
+    """What is stored of the user of a row."""
+    return {name: value for name, value in row.items() if name in ("country", "age")}
 
 
 def explained(service: Service, **body: Any) -> dict[str, Any]:
@@ -134,6 +160,59 @@ def test_columns_of_one(service: Service, sample: Sample) -> None:
     columns = {name: [value] for name, value in candidate_of(row).items()}
     listed = explained(service, context=context_of(row), candidates={"features": columns})
     assert listed == of_row(service, row)
+
+
+def test_items_by_id_are_explained_as_their_values(stored_service: Service, sample: Sample) -> None:
+    """One id or two, in the order of the request; one that is not stored is told."""
+    context = context_of(sample.rows[50])
+    rows = {number: candidate_of(sample.rows[number]) for number in (7, 3)}
+    by_id = explained(stored_service, context=context, candidates={"ids": [*rows]})
+    listed = [{"id": number, "features": row} for number, row in rows.items()]
+    assert [each["id"] for each in by_id["candidates"]] == [7, 3]
+    assert by_id == explained(stored_service, context=context, candidates=listed)
+    one = explained(stored_service, context=context, candidates={"ids": [3]})
+    assert one == explained(stored_service, context=context, candidates=listed[1:])
+    alone = explained(stored_service, context=context, candidate=rows[3])
+    assert one["shapley"] == alone["shapley"]
+    body = {"context": context, "candidates": {"ids": [3, STORED + 1]}}
+    answer = stored_service.post("/explain", body)
+    assert answer.status_code == 422, answer.text
+    (detail,) = strict(answer.content)["error"]["details"]
+    assert detail["path"] == "candidates.ids[1]"
+
+
+def test_what_a_profile_has_is_explained(stored_service: Service, sample: Sample) -> None:
+    """As values that were sent; the request's own win."""
+    differ = 0
+    for number, row in enumerate(sample.rows[:STORED]):
+        sent = {"user_id": number, "placement": row["placement"]}
+        by_profile = explained(stored_service, context=sent, candidate=candidate_of(row))
+        whole = {**profile_of(row), **sent}
+        assert by_profile == explained(stored_service, context=whole, candidate=candidate_of(row))
+        other = {**sent, "age": None, "country": None}
+        without = explained(stored_service, context=other, candidate=candidate_of(row))
+        differ += without["shapley"] != by_profile["shapley"]
+    assert differ > STORED // 2
+
+
+def test_a_bundle_without_mean_rows_says_so(
+    start_service: StartService, tiny_bundle: Path, sample: Sample, tmp_path: Path
+) -> None:
+    """Of format 1: 501 and what to do; with missing values as the baseline it explains."""
+    service = start_service(as_format_1(tiny_bundle, tmp_path), explain="on")
+    row = sample.rows[0]
+    body = {"context": context_of(row), "candidate": candidate_of(row)}
+    for asked in (body, {**body, "baseline": "mean"}):
+        answer = service.post("/explain", asked)
+        assert answer.status_code == 501, answer.text
+        error = strict(answer.content)["error"]
+        assert error["code"] == "not_offered"
+        assert '"baseline": "missing"' in error["message"]
+    found = of_row(service, row, baseline="missing")
+    assert found["score"] == pytest.approx(service.predict([row])[0], abs=1e-6)
+    assert shares(found) == pytest.approx(found["logit"], abs=1e-4)
+    assert terms(found) == pytest.approx(found["logit"], abs=1e-4)
+    assert service.metrics()['ctr_requests_total{outcome="501",route="explain"}'] == 2
 
 
 WRONG = [
