@@ -4,6 +4,10 @@ begin: seconds from ratings.csv of MovieLens-100k to the first ranking: spec, tr
 rate: requests per second of one row at /v2/…/infer beside /predict, 32 connections.
 tensors: seconds of 1,000 rows as binary tensors beside the same rows as JSON columns, both at
 /v2/…/infer, one after the other on one connection, the lowest median of the turns.
+quality (only if named): AUC of the drafted spec of MovieLens, and of Frappe if its files are
+there, beside that of the shipped one, three seeds.
+
+CPU time is that of the service's process, user and system, over its requests.
 """
 
 from __future__ import annotations
@@ -23,11 +27,13 @@ from typing import Any
 import numpy as np
 
 from model.fetch import fetch
+from tests.bench.drafted import compare, data_sets
 from tests.support.serving import ROOT, Service, Wire, environment
 from tests.support.tensors import texts
 
 PARTS = ("begin", "rate", "tensors")
-CONNECTIONS, ROWS = 32, 1_000
+QUALITY = "quality"
+CONNECTIONS, ROWS, TIMES = 32, 1_000, 100
 INFER = "/v2/models/ctr/infer"
 
 
@@ -97,8 +103,8 @@ def in_binary(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return request(INFER, head + tail, inference_header_content_length=len(head))
 
 
-async def rate(port: int, content: bytes, seconds: float) -> float:
-    """Requests per second of callers who ask again as soon as they are answered."""
+async def rate(port: int, content: bytes, seconds: float) -> tuple[float, int]:
+    """Requests per second of callers who ask again as soon as they are answered; their number."""
     wires = [await Wire.open(port) for _ in range(CONNECTIONS)]
     end = time.perf_counter() + seconds
 
@@ -116,7 +122,7 @@ async def rate(port: int, content: bytes, seconds: float) -> float:
     taken = time.perf_counter() - begun
     for wire in wires:
         await wire.close()
-    return sum(counts) / taken
+    return sum(counts) / taken, sum(counts)
 
 
 async def seconds_of(port: int, content: bytes, times: int) -> float:
@@ -133,43 +139,83 @@ async def seconds_of(port: int, content: bytes, times: int) -> float:
     return median(taken)
 
 
+def rates(service: Service, seconds: float, turns: int) -> dict[str, Any]:
+    """The best rate of one row by route, its CPU time, and both beside those of /predict."""
+    one = [row(7)]
+    bodies = {
+        "/predict": request("/predict", json.dumps({"instances": one}).encode()),
+        "v2, JSON": request(INFER, json.dumps({"inputs": columns(one)}).encode()),
+        "v2, binary": in_binary(one),
+    }
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in bodies}
+    for _ in range(turns):
+        for name, content in bodies.items():
+            before = service.cpu_seconds()
+            per_second, count = asyncio.run(rate(service.port, content, seconds))
+            found[name].append((per_second, (service.cpu_seconds() - before) / count * 1e6))
+    fastest = {name: max(each)[0] for name, each in found.items()}
+    cpu = {name: min(used for _, used in each) for name, each in found.items()}
+    return {
+        name: {
+            "requests/s": fastest[name],
+            "beside /predict": fastest[name] / fastest["/predict"],
+            "CPU, us": cpu[name],
+            "CPU beside /predict": cpu[name] / cpu["/predict"],
+        }
+        for name in bodies
+    }
+
+
+def long_bodies(service: Service, turns: int) -> dict[str, Any]:
+    """The lowest median of a request with ``ROWS`` rows, its CPU time, and both beside JSON's."""
+    many = [row(number) for number in range(ROWS)]
+    bodies = {
+        "JSON columns": request(INFER, json.dumps({"inputs": columns(many)}).encode()),
+        "binary columns": in_binary(many),
+        "/predict": request("/predict", json.dumps({"instances": many}).encode()),
+    }
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in bodies}
+    for _ in range(turns):
+        for name, content in bodies.items():
+            before = service.cpu_seconds()
+            taken = asyncio.run(seconds_of(service.port, content, TIMES))
+            found[name].append((taken * 1e3, (service.cpu_seconds() - before) / TIMES * 1e3))
+    least = {
+        name: [min(figures) for figures in zip(*each, strict=True)] for name, each in found.items()
+    }
+    json_ms, json_cpu = least["JSON columns"]
+    return {
+        name: {
+            "ms": taken,
+            "beside JSON": taken / json_ms,
+            "CPU, ms": cpu,
+            "CPU beside JSON": cpu / json_cpu,
+        }
+        for name, (taken, cpu) in least.items()
+    }
+
+
 def measure(parts: Sequence[str], seconds: float, turns: int) -> dict[str, Any]:
     """Measure some of the parts."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as directory:
-        seconds_of_begin, bundles = begin(Path(directory), "begin" not in parts)
-        if "begin" in parts:
-            found["begin"] = seconds_of_begin
-        service = Service(bundles, Path(directory) / "serving", deadline_ms=10_000)
-        service.wait_ready()
-        port = service.port
-        if "rate" in parts:
-            one = [row(7)]
-            bodies = {
-                "/predict": request("/predict", json.dumps({"instances": one}).encode()),
-                "v2, JSON": request(INFER, json.dumps({"inputs": columns(one)}).encode()),
-                "v2, binary": in_binary(one),
-            }
-            rates: dict[str, list[float]] = {name: [] for name in bodies}
-            for _ in range(turns):
-                for name, content in bodies.items():
-                    rates[name].append(asyncio.run(rate(port, content, seconds)))
-            found["rate"] = {name: max(each) for name, each in rates.items()}
-        if "tensors" in parts:
-            many = [row(number) for number in range(ROWS)]
-            bodies = {
-                "JSON columns": request(INFER, json.dumps({"inputs": columns(many)}).encode()),
-                "binary columns": in_binary(many),
-                "/predict": request("/predict", json.dumps({"instances": many}).encode()),
-            }
-            times: dict[str, list[float]] = {name: [] for name in bodies}
-            for _ in range(turns):
-                for name, content in bodies.items():
-                    times[name].append(asyncio.run(seconds_of(port, content, 60)))
-            best = {name: min(each) for name, each in times.items()}
-            best["binary over JSON"] = best["binary columns"] / best["JSON columns"]
-            found["tensors"] = best
-        service.stop()
+        scratch = Path(directory)
+        if {*parts} & {*PARTS}:
+            seconds_of_begin, bundles = begin(scratch, "begin" not in parts)
+            if "begin" in parts:
+                found["begin"] = seconds_of_begin
+        if {*parts} & {"rate", "tensors"}:
+            service = Service(bundles, scratch / "serving", deadline_ms=10_000)
+            service.wait_ready()
+            if "rate" in parts:
+                found["rate"] = rates(service, seconds, turns)
+            if "tensors" in parts:
+                found["tensors"] = long_bodies(service, turns)
+            service.stop()
+        if QUALITY in parts:
+            for name, data in data_sets().items():
+                (scratch / name).mkdir()
+                found[f"quality, {name}"] = compare(data, scratch / name)
     return found
 
 
@@ -179,11 +225,14 @@ def main() -> None:
         prog="scripts/bench-begin", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("parts", nargs="*", default=PARTS, help="all by default")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measured rate")
+    names = ", ".join((*PARTS, QUALITY))
+    parser.add_argument("parts", nargs="*", help=f"of {names}; the first three if none is named")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measured rate")
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
-    print(json.dumps(measure(options.parts, options.seconds, options.turns), indent=1))
+    if unknown := {*options.parts} - {*PARTS, QUALITY}:
+        parser.error(f"no part is called {min(unknown)!r}; the parts are {names}")
+    print(json.dumps(measure(options.parts or PARTS, options.seconds, options.turns), indent=1))
 
 
 if __name__ == "__main__":
