@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int32]
 """Rows of the fused table, or the 32-bit words of encoded rows."""
 Floats = NDArray[np.float32]
+Column = Sequence[Any] | NDArray[Any]
+"""The values of a field: as JSON has them, or an array [N] of numbers, of which none is missing."""
 Packed = bytes | bytearray | memoryview
 """Encoded rows one after the other, 32 bits a word in the machine's byte order."""
 

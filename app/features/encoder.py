@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from app.errors import ValueProblem
-from app.features.arrays import Indices, Packed
+from app.features.arrays import Column, Indices, Packed
 from app.features.column_encoding import ColumnProblem, FieldEncoder, Misses
 from app.features.field_encoders import (
     NO_FINDS,
@@ -27,6 +27,7 @@ from app.features.field_encoders import (
 from app.features.fixed_encoder import FixedEncoder
 from app.features.instances import instance_type, member_names
 from app.features.layout import RowShape
+from app.features.number_arrays import DenseRows, dense_rows, encode_array
 from app.features.row_compiler import EncodeRow, Row, compile_row
 from app.features.row_places import group, row_places, row_shape
 from app.features.spec import FeatureSpec, MultiCategorical, Side, served_value
@@ -79,6 +80,8 @@ class Encoder:
         """The texts of both sides, where they are looked up together."""
         for side in (self.context, self.candidate):
             side.look_up_together(self.texts)
+            if in_bulk:
+                side.look_up_in_arrays(vocabulary, tables)
 
 
 def _text_rows(encoders: Sequence[FieldEncoder]) -> TextRows | None:
@@ -139,6 +142,7 @@ class SideEncoder:
         self.texts: TextRows | None = None
         self.text_fields: Mapping[str, int] = {}
         """The fields whose texts are looked up together, with their numbers among ``texts``."""
+        self._dense: dict[str, DenseRows] = {}
         self._word_of = {
             encoder.name: place.start
             for encoder, place in zip(encoders, self.places, strict=True)
@@ -154,6 +158,14 @@ class SideEncoder:
                 for number, each in enumerate(texts.encoders)
                 if each.name in self.fields
             }
+
+    def look_up_in_arrays(self, vocabulary: Vocabulary, tables: Tables) -> None:
+        """Have arrays of integers looked up in tables, where a field's lie close together."""
+        for each in self.encoders:
+            if each.name in vocabulary.slots and each.name not in tables:
+                table = dense_rows(each, vocabulary.slots[each.name])
+                if table is not None:
+                    self._dense[each.name] = table
 
     def stored(self, values: Row) -> Row:
         """Return stored values without those of dynamic fields."""
@@ -171,7 +183,7 @@ class SideEncoder:
 
     def column_steps(
         self,
-        columns: Mapping[str, Sequence[Any]],
+        columns: Mapping[str, Column],
         rows: int,
         misses: Misses | None = None,
         texts: Sequence[TextColumns] = (),
@@ -197,7 +209,7 @@ class SideEncoder:
     def replace_steps(
         self,
         rows: Indices,
-        columns: Mapping[str, Sequence[Any] | None],
+        columns: Mapping[str, Column | None],
         misses: Misses | None = None,
         texts: Sequence[TextColumns] = (),
     ) -> Generator[None, None, None]:
@@ -212,16 +224,24 @@ class SideEncoder:
         problems: dict[str, ColumnProblem] = {}
         together: Container[str] = ()
         if self.texts is not None and misses is None:
-            given = {name: values for name, values in columns.items() if values}
+            given = {
+                name: values
+                for name, values in columns.items()
+                if values is not None and not isinstance(values, np.ndarray) and len(values)
+            }
             together = yield from self._replace_texts(self.texts, rows, given, texts, problems)
         for encoder, places in zip(self.encoders, self.places, strict=True):
             if encoder.name not in columns or encoder.name in together:
                 continue
             try:
                 values = columns[encoder.name]
-                rows[:, places] = (
-                    encoder.one(None) if values is None else encoder.many(values, misses)
-                )
+                if values is None:
+                    rows[:, places] = encoder.one(None)
+                elif isinstance(values, np.ndarray):
+                    dense = self._dense.get(encoder.name)
+                    rows[:, places] = encode_array(encoder, dense, values, misses)
+                else:
+                    rows[:, places] = encoder.many(values, misses)
             except ColumnProblem as problem:
                 problems[encoder.name] = problem
             except ValueProblem as problem:

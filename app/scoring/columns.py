@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import repeat
 from struct import Struct
-from typing import Any
 
+from app.features.arrays import Column
 from app.features.column_encoding import Misses
 from app.features.encoder import Encoder, FieldProblems, SideEncoder
 from app.scoring.job import WORD_BYTES, Job, ScoringRequest
@@ -28,7 +28,7 @@ class ColumnReader:
 
     def read(
         self,
-        columns: Mapping[str, Sequence[Any]],
+        columns: Mapping[str, Column],
         rows: int,
         request: ScoringRequest,
         misses: Misses | None,
@@ -60,7 +60,7 @@ class ColumnReader:
     def _encode(
         self,
         side: SideEncoder,
-        columns: Mapping[str, Sequence[Any]],
+        columns: Mapping[str, Column],
         rows: int,
         problems: Problems,
         misses: Misses | None,

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from app.features.arrays import Indices, Packed
+from app.features.arrays import Column, Indices, Packed
 from app.features.column_encoding import Misses
 from app.features.encoder import Encoder, Fetched, settle
 from app.features.keys import TextKey
@@ -201,7 +201,7 @@ class Scorer:
             self.reading -= 1
 
     def columns(
-        self, columns: Mapping[str, Sequence[Any]], rows: int, request: ScoringRequest
+        self, columns: Mapping[str, Column], rows: int, request: ScoringRequest
     ) -> Steps[None]:
         """Queue rows that come as columns, the fields of both sides among them.
 

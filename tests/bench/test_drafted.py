@@ -13,14 +13,15 @@ pytestmark = pytest.mark.long
 
 
 def test_a_drafted_spec_ranks_movielens_as_the_shipped_one(tmp_path: Path) -> None:
-    """Within the spread of three seeds along time, 0.02 of AUC; and both learn something."""
+    """Within thrice the spread of seeds along time, 0.02 of AUC; and both learn something."""
     data = files("movielens-100k", tmp_path)
     name = SPECS / "movielens-100k"
     told = ("--label", "click", "--context", "user_id")
     found = compare(
         Drafted(data, told, data, name.with_suffix(".toml"), name.with_suffix(".train.toml")),
         tmp_path,
+        seeds=1,
     )
-    assert len(found["shipped"]) == len(found["drafted"]) == 3
+    assert len(found["shipped"]) == len(found["drafted"]) == 1
     assert min(*found["shipped"], *found["drafted"]) > 0.65
     assert found["drafted - shipped"] > -0.02

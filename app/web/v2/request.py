@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from app.errors import Detail, Invalid, TooLarge, Undecodable
+from app.features.arrays import Column
 from app.scoring.decoding import decode
 from app.scoring.limits import Limits
 from app.scoring.steps import Steps
@@ -27,7 +28,7 @@ class Output(NamedTuple):
 class InferRequest(NamedTuple):
     """A request whose values are read."""
 
-    columns: Mapping[str, Sequence[Any]]
+    columns: Mapping[str, Column]
     rows: int
     outputs: Sequence[Output]
     id: str | None
@@ -64,7 +65,7 @@ def read(
     outputs = _outputs(decoded)
     rows = _check(decoded, lists, limits, len(body))
     yield None
-    columns: dict[str, Sequence[Any]] = {}
+    columns: dict[str, Column] = {}
     start = 0
     for tensor in decoded.inputs:
         size = binary_size(tensor)

@@ -13,8 +13,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from app.errors import Detail, Invalid, ServiceError, TooLarge, Undecodable
+from app.features.arrays import Column
 from app.scoring.decoding import MAX_VALUES, column_decoder, decode_part
 from app.web.v2.wire import NUMBERS, Tensor
 
@@ -83,7 +85,7 @@ def check_shape(tensor: Tensor, is_list: bool, body_bytes: int) -> int:
 
 def column(
     tensor: Tensor, is_list: bool, body: bytes, raw: memoryview | None, max_text: int
-) -> Sequence[Any]:
+) -> Column:
     """Return the value of each row; None where it is missing.
 
     ``raw`` are its bytes behind the head, if they are there.
@@ -99,7 +101,10 @@ def column(
     elif tensor.datatype == "BYTES":
         values = _texts(tensor, raw, rows * width)
     else:
-        values = _numbers(tensor, raw, rows * width)
+        array = _numbers(tensor, raw, rows * width)
+        if array.dtype.kind in "iu" and not is_list and "missing" not in tensor.parameters:
+            return array
+        values = array.tolist()
     if tensor.datatype == "BYTES" and max(map(len, values), default=0) > max_text:
         long = next(place for place, text in enumerate(values) if len(text) > max_text)
         raise _too_long(tensor, long // max(width, 1), max_text)
@@ -139,7 +144,7 @@ def _types(tensor: Tensor) -> tuple[type, ...]:
     return _FLOATS if tensor.datatype.startswith("FP") else _INTEGERS
 
 
-def _numbers(tensor: Tensor, raw: memoryview, count: int) -> list[Any]:
+def _numbers(tensor: Tensor, raw: memoryview, count: int) -> NDArray[Any]:
     dtype = np.dtype(NUMBERS[tensor.datatype])
     if len(raw) != count * dtype.itemsize:
         raise Problems(tensor).undecodable(
@@ -148,9 +153,8 @@ def _numbers(tensor: Tensor, raw: memoryview, count: int) -> list[Any]:
     if tensor.datatype == "BOOL":
         # Any byte but 0 is true; numpy takes the bytes as they are.
         dtype = np.dtype("u1")
-    array = np.frombuffer(raw, dtype)
-    values: list[Any] = (array != 0 if tensor.datatype == "BOOL" else array).tolist()
-    return values
+    array: NDArray[Any] = np.frombuffer(raw, dtype)
+    return array != 0 if tensor.datatype == "BOOL" else array
 
 
 def _texts(tensor: Tensor, raw: memoryview, count: int) -> list[str]:
