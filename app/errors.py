@@ -38,6 +38,7 @@ CtrError
     ├── ResultError      results cannot be written to the place that was named
     ├── CalibrationError the validation part gives no calibration
     ├── FeedbackDataError, JoinError    logs of requests and events cannot be used, or joined
+    ├── FrameError, RowError    a data frame, or a row to explain, cannot be used
     ├── SkewFound        rows were served other scores than they have offline
     ├── ExportError      a network cannot be exported, or its graph does not agree with it
     ├── DamagedError     arrays on disk are not what was written

@@ -133,6 +133,10 @@ class Manifest(msgspec.Struct, frozen=True):
         return f"{datetime.fromisoformat(self.created):%Y%m%dT%H%M%SZ}-{self.id[:12]}"
 
 
+_decoder = msgspec.json.Decoder(Manifest)
+_object_decoder = msgspec.json.Decoder(dict[str, Any])
+
+
 def read_manifest(bundle: Path) -> Manifest:
     """Read a bundle's description, without comparing the files with it.
 
@@ -141,13 +145,13 @@ def read_manifest(bundle: Path) -> Manifest:
     """
     try:
         content = (bundle / MANIFEST).read_bytes()
-        version = msgspec.json.decode(content, type=dict[str, Any]).get("format_version")
+        version = _object_decoder.decode(content).get("format_version")
         if version not in READABLE_FORMATS:
             raise BundleError(
                 f"{bundle.name}: format version {version!r} cannot be read, "
                 f"only {', '.join(map(str, READABLE_FORMATS))}"
             )
-        return msgspec.json.decode(content, type=Manifest)
+        return _decoder.decode(content)
     except (OSError, msgspec.MsgspecError) as error:
         raise BundleError(f"{bundle.name}: {MANIFEST} cannot be read: {error}") from error
 

@@ -122,10 +122,13 @@ def _trusted(path: Path) -> bool:
     return True
 
 
+_decoder = msgspec.json.Decoder(list[_Note])
+
+
 def _read(path: Path) -> dict[_Identity, str]:
     try:
         content = read_regular(path, MOST_BYTES)
-        return {note.file: note.sha256 for note in msgspec.json.decode(content, type=list[_Note])}
+        return {note.file: note.sha256 for note in _decoder.decode(content)}
     except FileNotFoundError:
         return {}
     except (OSError, msgspec.MsgspecError) as error:

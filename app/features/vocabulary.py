@@ -211,6 +211,9 @@ class _SlotRecord(msgspec.Struct, forbid_unknown_fields=True):
     mean: int | None = None
 
 
+_records_decoder = msgspec.json.Decoder(list[_SlotRecord])
+
+
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
     """The layout of the fused table, and by slot the values of its rows."""
@@ -250,7 +253,7 @@ class Vocabulary:
         """
         try:
             described = (directory / LAYOUT_FILE).read_bytes()
-            records = msgspec.json.decode(described, type=list[_SlotRecord])
+            records = _records_decoder.decode(described)
             slots = {record.name: _read(directory, record, mapped) for record in records}
             _check_means(records)
         except (OSError, ValueError, msgspec.MsgspecError) as error:

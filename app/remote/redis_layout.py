@@ -77,17 +77,20 @@ class Entry(msgspec.Struct, frozen=True):
         """The entry as the register holds it."""
         return msgspec.json.encode(self)
 
-    @classmethod
-    def decode(cls, raw: bytes) -> Entry:
+    @staticmethod
+    def decode(raw: bytes) -> Entry:
         """Read an entry.
 
         Raises:
             RegisterError: it is malformed.
         """
         try:
-            return msgspec.json.decode(raw, type=cls)
+            return _entry_decoder.decode(raw)
         except msgspec.MsgspecError as error:
             raise RegisterError(f"an entry of {REGISTER} cannot be read: {error}") from error
+
+
+_entry_decoder = msgspec.json.Decoder(Entry)
 
 
 def bucket_count(values: int) -> int:

@@ -80,6 +80,9 @@ class Rollout(msgspec.Struct, frozen=True, omit_defaults=True):
         return msgspec.structs.replace(found, stopped={**dict(kept), candidate.version: ended})
 
 
+_decoder = msgspec.json.Decoder(Rollout)
+
+
 def look_at_rollout(directory: Path) -> Rollout | None:
     """Return what the file holds: nothing where it is absent, and None where it cannot be read.
 
@@ -87,7 +90,7 @@ def look_at_rollout(directory: Path) -> Rollout | None:
     """
     file = directory / ROLLOUT
     try:
-        return msgspec.json.decode(read_regular(file, _MOST_BYTES), type=Rollout)
+        return _decoder.decode(read_regular(file, _MOST_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         return Rollout()
     except (OSError, msgspec.MsgspecError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from app.errors import Detail, Invalid
-from app.scoring.decoding import decode, rank_decoder
+from app.scoring.decoding import UNREADABLE, decode, rank_decoder
 from app.scoring.problems import FieldNames, Problems
 from app.scoring.wire import KnownRankBody, RankBody
 
@@ -44,7 +44,7 @@ def _object(part: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
     """Return the members of an object; none of anything else."""
     try:
         return _object_decoder.decode(part)
-    except (msgspec.MsgspecError, ValueError):
+    except UNREADABLE:
         return {}
 
 
@@ -53,7 +53,7 @@ def _check_ids(candidates: dict[str, msgspec.Raw], problems: Problems) -> None:
     for name, may_be_null in _IDS.items():
         try:
             ids = _list_decoder.decode(candidates.get(name, b"[]"))
-        except (msgspec.MsgspecError, ValueError, RecursionError):
+        except UNREADABLE:
             continue
         taken = {int, str, type(None)} if may_be_null else {int, str}
         wrong = [place for place, each in enumerate(ids) if type(each) not in taken]

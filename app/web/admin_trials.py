@@ -18,6 +18,10 @@ MOST_BYTES = 64 * 1024
 Body = TypeVar("Body")
 
 
+_canary_decoder = msgspec.json.Decoder(CanaryBody)
+_shadow_decoder = msgspec.json.Decoder(ShadowBody)
+
+
 def build_trials_router(activation: Activation, trials: TrialChoice) -> APIRouter:
     """Build the routes."""
     router = APIRouter(prefix="/bundles/{version}")
@@ -25,13 +29,13 @@ def build_trials_router(activation: Activation, trials: TrialChoice) -> APIRoute
     @router.post("/canary")
     async def canary(version: str, request: Request) -> Listing:
         """Let this bundle answer a share of the requests; 409 with the reason if it cannot be."""
-        await trials.canary(version, await _read(request, CanaryBody))
+        await trials.canary(version, await _read(request, _canary_decoder))
         return await run_off_loop(activation.list)
 
     @router.post("/shadow")
     async def shadow(version: str, request: Request) -> Listing:
         """Let this bundle score a share of the requests after their answers."""
-        await trials.shadow(version, await _read(request, ShadowBody))
+        await trials.shadow(version, await _read(request, _shadow_decoder))
         return await run_off_loop(activation.list)
 
     @router.post("/stop")
@@ -48,7 +52,7 @@ def build_trials_router(activation: Activation, trials: TrialChoice) -> APIRoute
     return router
 
 
-async def _read(request: Request, kind: type[Body]) -> Body:
+async def _read(request: Request, decoder: msgspec.json.Decoder[Body]) -> Body:
     """Return the body of a request.
 
     Raises:
@@ -56,7 +60,7 @@ async def _read(request: Request, kind: type[Body]) -> Body:
     """
     body = await read_body(request, MOST_BYTES)
     try:
-        return msgspec.json.decode(body, type=kind)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at ")
         where = path.strip("`").removeprefix("$").lstrip(".") or "body"

@@ -4,7 +4,7 @@ ClientError
 ├── ServiceError          the service refused; ``status``, ``code``, ``details``, ``retry_after``
 │   ├── Undecodable, TooLarge, WrongMediaType, Invalid, HeadTooLarge, NotFound, MethodNotAllowed
 │   ├── Unauthorized
-│   ├── Overloaded
+│   ├── Overloaded, NotOffered
 │   └── NotReady, EngineFailed, VocabularyUnavailable, DeadlinePassed
 ├── ConnectFailed         nothing was sent: no connection, or none free in the pool
 ├── TimedOut              the call's time ran out without an answer
@@ -108,6 +108,12 @@ class HeadTooLarge(ServiceError):
     """431: target and headers are over a limit."""
 
     status_of_class, code_of_class = 431, "head_too_large"
+
+
+class NotOffered(ServiceError):
+    """501: the bundle lacks what the request asks for."""
+
+    status_of_class, code_of_class = 501, "not_offered"
 
 
 class NotReady(ServiceError):

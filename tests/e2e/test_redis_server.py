@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,8 @@ def shell(script: str) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         ["bash", "-c", f"set -eu\npython={shlex.quote(sys.executable)}\n{script}"],
         cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        # Jobs in the background, this test run perhaps, are started without an interrupt.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         yield process

@@ -59,10 +59,14 @@ def doubled(graph: onnx.GraphProto) -> None:
     _replace_score(graph, lambda former: [helper.make_node("Mul", [former, "two"], ["score"])])
 
 
-def failing_for(column: int, index: int) -> Change:
-    """Runs fail that hold a context with an index in a column: a row is looked up that is none."""
+def failing_for(column: int, index: int, title: str = "fails") -> Change:
+    """Runs fail that hold a context with an index in a column: a row is looked up that is none.
+
+    ``title`` names the graph, which makes a version of its own.
+    """
 
     def change(graph: onnx.GraphProto) -> None:
+        graph.name = title
         for name, value in (
             ("column", np.int64(column)),
             ("unlucky", np.int32(index)),

@@ -111,7 +111,7 @@ def spoil_examples(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("dynamic = true\n", "unknown key 'dynamic'"),
+        ("attends = true\n", "unknown key 'attends'"),
         ('dtype = "uuid"\n', "`dtype` must be one of 'boolean', 'integer', 'string', got \"uuid\""),
     ],
 )
