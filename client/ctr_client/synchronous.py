@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -11,7 +12,7 @@ import httpx
 
 from ctr_client import calls
 from ctr_client.answers import Id, ModelInfo, Predictions, Ranking
-from ctr_client.attempts import Attempts, Budget, Pause, attempts
+from ctr_client.attempts import Attempts, Budget, Pause, Send, attempts
 from ctr_client.calls import Call, Features, OnUnknown
 
 KEEPALIVE_SECONDS = 4.0
@@ -39,6 +40,8 @@ class Client:
         further calls wait for one.
         """
         self._timeout, self._retries, self._budget = timeout, retries, Budget()
+        # Threads that queue in httpx' own pool can have a connection closed under them.
+        self._places = threading.BoundedSemaphore(max_connections)
         self._http = httpx.Client(
             base_url=url,
             headers=headers,
@@ -176,13 +179,7 @@ class Client:
                     wanted = steps.send(None)
                     continue
                 try:
-                    response = self._http.request(
-                        call.method,
-                        call.path,
-                        content=call.content,
-                        headers=wanted.headers,
-                        timeout=wanted.seconds,
-                    )
+                    response = self._ask(call, wanted)
                 except httpx.HTTPError as error:
                     wanted = steps.throw(error)
                 else:
@@ -190,3 +187,19 @@ class Client:
         except StopIteration as end:
             answer: T = end.value
             return answer
+
+    def _ask(self, call: Call[T], wanted: Send) -> httpx.Response:
+        begun = time.monotonic()
+        if not self._places.acquire(timeout=wanted.seconds):
+            raise httpx.PoolTimeout("no connection became free")
+        try:
+            left = wanted.seconds - (time.monotonic() - begun)
+            return self._http.request(
+                call.method,
+                call.path,
+                content=call.content,
+                headers=wanted.headers,
+                timeout=max(left, 0.001),
+            )
+        finally:
+            self._places.release()
