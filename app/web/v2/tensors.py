@@ -22,6 +22,8 @@ from app.web.v2.wire import NUMBERS, Tensor
 
 SIZE = "binary_data_size"
 _LENGTH = Struct("<I")
+WORTHWHILE = 32
+"""Values from which on a pass of numpy over all of them costs less than one after the other."""
 _HIGH_BYTES = 3
 """Bytes of a length that are zero where a text is short."""
 _TYPES: dict[str, tuple[type, ...]] = {"BOOL": (bool,), "BYTES": (str,)}
@@ -102,7 +104,8 @@ def column(
         values = _texts(tensor, raw, rows * width)
     else:
         array = _numbers(tensor, raw, rows * width)
-        if array.dtype.kind in "iu" and not is_list and "missing" not in tensor.parameters:
+        plain = array.dtype.kind in "iu" and not is_list and "missing" not in tensor.parameters
+        if plain and rows >= WORTHWHILE:
             return array
         values = array.tolist()
     if tensor.datatype == "BYTES" and max(map(len, values), default=0) > max_text:
@@ -159,6 +162,8 @@ def _numbers(tensor: Tensor, raw: memoryview, count: int) -> NDArray[Any]:
 
 def _texts(tensor: Tensor, raw: memoryview, count: int) -> list[str]:
     """Return so many texts, each of which stands after its length."""
+    if count < WORTHWHILE:
+        return texts_one_by_one(tensor, raw, count)
     try:
         short = short_texts(bytes(raw), count)
     except UnicodeDecodeError:

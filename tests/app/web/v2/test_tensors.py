@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from app.errors import ServiceError
 from app.web.v2.tensors import (
+    WORTHWHILE,
     binary_size,
     check_shape,
     column,
@@ -58,6 +59,18 @@ SHORT = st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=
 def test_short_texts_are_found_by_passes_over_their_bytes(given: list[str]) -> None:
     """Texts of any script; none of the usual ones is read by itself."""
     assert short_texts(texts(given), len(given)) == given
+
+
+@pytest.mark.parametrize("count", [WORTHWHILE - 1, WORTHWHILE])
+def test_many_values_are_what_few_are(count: int) -> None:
+    """Texts and integers, read in either way, and texts that are none."""
+    words = [f"w\u00e9{number}" for number in range(count)]
+    assert values(texts(words), "BYTES", count) == words
+    assert values(np.arange(count, dtype="<u2").tobytes(), "UINT16", count) == [*range(count)]
+    with pytest.raises(ServiceError, match="a text is not UTF-8"):
+        values(texts(words).replace(b"\xc3", b"\xff"), "BYTES", count)
+    with pytest.raises(ServiceError, match="1 bytes are left behind its last text"):
+        values(texts(words) + b"x", "BYTES", count)
 
 
 def test_texts_that_passes_leave_alone() -> None:
