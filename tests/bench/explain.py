@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -26,10 +24,12 @@ import numpy as np
 
 from app.bundle.bundle import Bundle
 from app.bundle.directory import newest
+from tests.bench.paced import p99_of_predict
 from tests.bench.serving import shape
 from tests.support.serving import ROOT, Service
 
-RATE, EXPLANATIONS = 300, 2
+EXPLANATIONS = 2
+"""Explanations a second."""
 RANKED = 2_434
 """Rows of an explanation of 39 fields."""
 
@@ -132,9 +132,9 @@ def beside_predict(bundle: Path, rounds: int, seconds: int) -> dict[str, float]:
     without, beside = [], []
     with service_of(bundle) as service:
         for _ in range(rounds):
-            without.append(load(service, bundle, seconds))
+            without.append(p99_of_predict(service, bundle, seconds))
             with explanations(service, bodies):
-                beside.append(load(service, bundle, seconds))
+                beside.append(p99_of_predict(service, bundle, seconds))
     return {
         "predict_p99_ms": median(without),
         "predict_p99_beside_explanations_ms": median(beside),
@@ -163,18 +163,6 @@ def explanations(service: Service, bodies: list[dict[str, Any]]) -> Iterator[Non
     finally:
         ended.set()
         thread.join()
-
-
-def load(service: Service, bundle: Path, seconds: int) -> float:
-    """The 99th percentile of /predict in milliseconds, by the load generator."""
-    with tempfile.TemporaryDirectory() as directory:
-        out = Path(directory) / "load.json"
-        subprocess.run(
-            [sys.executable, "-m", "tests.load", "--url", service.url, "--rate", str(RATE),
-             "--duration", str(seconds), "--bundle", str(bundle), "--json", str(out)],
-            cwd=ROOT, check=False, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        return float(json.loads(out.read_text())["total"]["latency_ms"]["p99"])
 
 
 if __name__ == "__main__":
