@@ -27,8 +27,7 @@ DEVIATIONS = 3.0
 def form(bundle: Bundle, public: bool) -> dict[str, Any]:
     """Describe the fields and golden requests of a bundle.
 
-    A ``public`` form has no known values of context fields, and only the request that ``/docs``
-    shows.
+    A ``public`` form has no values of context fields: they name people.
     """
     slots = {slot.field: slot for slot in bundle.vocabulary.layout.slots}
     return {
@@ -39,7 +38,10 @@ def form(bundle: Bundle, public: bool) -> dict[str, Any]:
             for field in bundle.spec.fields
         ],
         "examples": [
-            {"context": each.context, "candidates": _candidates(each, bundle.examples)}
+            {
+                "context": {} if public else each.context,
+                "candidates": _candidates(each, bundle.examples),
+            }
             for each in bundle.examples[: 1 if public else MOST_EXAMPLES]
         ],
     }

@@ -103,6 +103,8 @@ def use_every_page(watched: Watched, name: str, service: Service, sample: Sample
         page.get_by_label("Field").select_option(field)
         page.get_by_text(f"as {field} changes").wait_for()
         page.locator(".wide ol.waterfall li, .wide figure.lines").first.wait_for()
+    # Rankings alone are completed from profiles.
+    assert not [url for url in watched.requests if url.endswith("/predict")]
     watched.look(f"{name}-why")
     service.predict(sample.rows[:300])
     watched.go("Now")
@@ -402,10 +404,12 @@ def test_public_pages_show_no_person_and_change_nothing(
     served.service.predict(sample.rows[:100])
     watched = open_page(f"{served.service.url}/pages/")
     page = watched.page
+    page.get_by_label("placement", exact=False).first.fill("top")
     page.get_by_role("button", name="Rank", exact=True).click()
     page.get_by_role("heading", name="Ranking").wait_for()
     names = page.get_by_role("navigation").get_by_role("link").all_inner_texts()
     assert names == ["Try", "Why", "Now"]
+    assert page.get_by_label("user_id", exact=False).first.input_value() == ""
     page.get_by_label("user_id", exact=False).first.fill("1")
     watched.go("Now")
     page.get_by_role("button", name="user_id", exact=True).click()

@@ -10,8 +10,9 @@ let following = 0;
 
 const asText = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
-/** The entry of a raw value. */
+/** The entry of a raw value; nothing stands in the field of one that is not there. */
 export function entryOf(field, value) {
+  if (value === undefined && field.kind !== "multi_categorical") return { mode: "value", text: "", list: [] };
   if (value === undefined || value === null) return { mode: "missing", text: "", list: [] };
   if (field.kind === "multi_categorical") {
     const list = Array.isArray(value) ? value : [value];

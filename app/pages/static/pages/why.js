@@ -158,29 +158,32 @@ async function variants(field, now) {
   return { line: false, found };
 }
 
+/** Rank candidates for a context, as a service does: profiles fill what the context lacks. */
+async function scoresOf(context, candidates) {
+  const { content } = await score("rank", { context, candidates: candidates.map((features) => ({ features })) });
+  const found = [];
+  for (const each of content.ranking) found[each.index] = each.score;
+  return found;
+}
+
 /** Score a candidate and all others with each value of a field; rank 1 is the best. */
 async function ranks(field, candidate, values) {
-  const others = request.candidates.filter((each) => each !== candidate);
-  const changed = (base, value) => {
-    const all = { ...base, [field.name]: value };
-    if (value === undefined) delete all[field.name];
-    return all;
-  };
-  const own = { ...contextValues(), ...candidateValues(candidate) };
-  const ofContext = field.side === "context";
-  const instances = values.map(({ value }) => changed(own, value));
-  const bases = others.map((each) => ({ ...contextValues(), ...candidateValues(each) }));
-  // A candidate's value changes nothing for the others.
-  for (const each of ofContext ? values : [null]) {
-    instances.push(...bases.map((base) => (each ? changed(base, each.value) : base)));
+  const others = request.candidates.filter((each) => each !== candidate).map(candidateValues);
+  const context = contextValues();
+  const own = candidateValues(candidate);
+  // A null is a missing value, which no profile fills.
+  const changed = (base, value) => ({ ...base, [field.name]: value ?? null });
+  const placed = (score, rest) => ({ score, rank: rest.filter((one) => one > score).length + 1 });
+  if (field.side === "context") {
+    return Promise.all(values.map(async (each) => {
+      const [score, ...rest] = await scoresOf(changed(context, each.value), [own, ...others]);
+      return { ...each, ...placed(score, rest) };
+    }));
   }
-  const { content } = await score("predict", { instances });
-  const scores = content.predictions;
-  return values.map((each, place) => {
-    const start = values.length + (ofContext ? place * others.length : 0);
-    const above = scores.slice(start, start + others.length).filter((one) => one > scores[place]).length;
-    return { ...each, score: scores[place], rank: above + 1 };
-  });
+  // A candidate's value changes nothing for the others.
+  const found = await scoresOf(context, [...values.map(({ value }) => changed(own, value)), ...others]);
+  const rest = found.slice(values.length);
+  return values.map((each, place) => ({ ...each, ...placed(found[place], rest) }));
 }
 
 function WhatIf({ candidate }) {
