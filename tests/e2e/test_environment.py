@@ -90,9 +90,13 @@ def environment(project: Path, settings: str, programs: Path) -> subprocess.Comp
 
 
 def torch_version(project: Path) -> str:
-    """The version of torch in the project's environment."""
+    """The version of torch in the project's environment.
+
+    Files of wheels have one time and here one size, so no bytecode that was kept may be believed.
+    """
+    python = project / ".venv" / "bin" / "python"
     done = subprocess.run(
-        [project / ".venv" / "bin" / "python", "-c", "import torch; print(torch.version)"],
+        [python, "-E", "-B", "-c", "import torch; print(torch.version)"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return done.stdout.strip()

@@ -56,7 +56,9 @@ class Supervised:
     def pids(self) -> dict[int, int]:
         """The process ids of the workers that have said so, by number; the latest of each."""
         found = {}
-        for line in self._out.read_text().splitlines():
+        told = self._out.read_text()
+        # A worker may be about to write the last line.
+        for line in told[: told.rfind("\n") + 1].splitlines():
             number, pid = map(int, line.split())
             found[number] = pid
         return found
