@@ -61,12 +61,12 @@ class InnerProducts(Products):
         return context_UP, within_NP, across_NFF.flatten(1)
 
 
-class KernelProducts(Products):
-    """p_ij = v_i^T Q_ij v_j, with a K x K kernel Q_ij for each pair.
+class BilinearProducts(Products):
+    """The vectors (v_i^T Q_ij) * v_j, with a K x K kernel Q_ij for each pair.
 
-    The kernels stand side by side, [K, P * K], those with the same left field i next to each
-    other, so that one product of two matrices turns v_i for all of its pairs. Across the
-    sides that is done once for each context.
+    ``*`` is elementwise. The kernels stand side by side, [K, P * K], those with the same left
+    field i next to each other, so that one product of two matrices turns v_i for all of its pairs.
+    Across the sides that is done once for each context.
     """
 
     def __init__(self, contexts: int, candidates: int, size: int) -> None:
@@ -77,17 +77,31 @@ class KernelProducts(Products):
         self.candidate_kernel = nn.Parameter(torch.randn(size, within * size) * std)
         self.across_kernel = nn.Parameter(torch.randn(size, contexts * candidates * size) * std)
 
-    def forward(
+    def vectors(
         self, context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: RowContext
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return them within the context [U, P, K], within the candidate and across [N, P, K]."""
         contexts, candidates = context_UFK.shape[1], candidate_NFK.shape[1]
         context_UPK = turned(context_UFK, self.context_kernel, range(contexts - 1, 0, -1))
         within_NPK = turned(candidate_NFK, self.candidate_kernel, range(candidates - 1, 0, -1))
         across_UPK = turned(context_UFK, self.across_kernel, contexts * [candidates])
-        context_UP = sum_of_last(context_UPK * context_UFK.index_select(1, self.context_right))
-        within_NP = sum_of_last(within_NPK * candidate_NFK.index_select(1, self.candidate_right))
-        across_NPK = of_rows(across_UPK, row_context_N) * candidate_NFK.repeat(1, contexts, 1)
-        return context_UP, within_NP, sum_of_last(across_NPK)
+        return (
+            context_UPK * context_UFK.index_select(1, self.context_right),
+            within_NPK * candidate_NFK.index_select(1, self.candidate_right),
+            of_rows(across_UPK, row_context_N) * candidate_NFK.repeat(1, contexts, 1),
+        )
+
+
+class KernelProducts(BilinearProducts):
+    """p_ij = v_i^T Q_ij v_j, the sum of each vector of ``BilinearProducts``."""
+
+    def forward(
+        self, context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: RowContext
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        context_UPK, within_NPK, across_NPK = self.vectors(
+            context_UFK, candidate_NFK, row_context_N
+        )
+        return sum_of_last(context_UPK), sum_of_last(within_NPK), sum_of_last(across_NPK)
 
 
 def turned(left_RFK: Tensor, kernel_KX: Tensor, pairs: Sequence[int]) -> Tensor:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.environments import PeerProblem, environment
 from tests.support.realdata import files
-from tests.support.registry import skip_without_registry
+from tests.support.registry import environment_or_skip
 
 PINNED = Path(__file__).with_name("shap.txt")
 ROWS = 20_000
@@ -27,9 +26,4 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shap_python(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An interpreter that has shap and pandas, beside what the product has; for real data."""
-    try:
-        return environment(PINNED) / "bin" / "python"
-    except PeerProblem:
-        wanted = PINNED.read_text(encoding="utf-8").splitlines()[-1]
-        skip_without_registry(wanted, tmp_path_factory.mktemp("by-hand"))
-        raise
+    return environment_or_skip(PINNED, tmp_path_factory.mktemp("by-hand")) / "bin" / "python"

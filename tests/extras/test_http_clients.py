@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.environments import PeerProblem, environment
-from tests.support.registry import skip_without_registry
+from tests.support.registry import environment_or_skip
 from tests.support.samples import Sample, candidate_of, context_of
 from tests.support.serving import Service, strict
 
@@ -57,12 +56,7 @@ asyncio.run(main())
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of the clients' environment."""
-    try:
-        return environment(PINNED) / "bin" / "python"
-    except PeerProblem:
-        wanted = PINNED.read_text(encoding="utf-8").splitlines()[-1]
-        skip_without_registry(wanted, tmp_path_factory.mktemp("by-hand"))
-        raise
+    return environment_or_skip(PINNED, tmp_path_factory.mktemp("by-hand")) / "bin" / "python"
 
 
 @pytest.mark.parametrize("program", [REQUESTS, AIOHTTP], ids=["requests", "aiohttp"])

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.environments import PeerProblem, environment, node_environment
 from tests.support.programs import program
-from tests.support.registry import skip_without_registry
+from tests.support.registry import environment_or_skip, node_environment_or_skip
 from tests.support.samples import Sample, candidate_of, context_of
 from tests.support.serving import Service, strict
 
@@ -92,25 +91,14 @@ export const wrong: components["schemas"]["RankRequest"] = { context: {}, candid
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs of openapi-python-client's environment."""
-    try:
-        return environment(PYTHON_PINNED) / "bin"
-    except PeerProblem:
-        wanted = PYTHON_PINNED.read_text(encoding="utf-8").splitlines()[-1]
-        skip_without_registry(wanted, tmp_path_factory.mktemp("by-hand"))
-        raise
+    return environment_or_skip(PYTHON_PINNED, tmp_path_factory.mktemp("by-hand")) / "bin"
 
 
 @pytest.fixture(scope="module")
 def node() -> Path:
     """The programs of openapi-typescript's environment."""
     program("npm")
-    try:
-        return node_environment(NODE_PINNED) / "node_modules" / ".bin"
-    except PeerProblem as problem:
-        asked = subprocess.run(["npm", "ping"], capture_output=True, text=True, timeout=120)
-        if asked.returncode:
-            pytest.skip(f"no npm registry can be reached: {problem}")
-        raise
+    return node_environment_or_skip(NODE_PINNED) / "node_modules" / ".bin"
 
 
 @pytest.fixture(scope="module", params=["ignore", "error"])

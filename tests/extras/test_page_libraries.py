@@ -34,7 +34,7 @@ OWN_LICENCE = "pages/vendor/preact.LICENSE.txt"
 def test_a_file_is_that_of_its_package(name: str, tmp_path: Path) -> None:
     """By hash; the package is installed by the integrity that the lock file has."""
     package, file = FILES[name]
-    home = library(package, tmp_path)
+    home = library(package)
     assert json.loads((home / "package.json").read_text())["version"] == VERSIONS[package]
     expected = hashlib.sha256((home / file).read_bytes()).hexdigest()
     assert hashlib.sha256(page_files()[name].content).hexdigest() == expected

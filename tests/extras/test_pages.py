@@ -43,7 +43,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The script that looks for what makes a page hard to use."""
-    home = library("axe-core", tmp_path_factory.mktemp("axe"))
+    home = library("axe-core")
     return (home / "axe.min.js").read_text(encoding="utf-8")
 
 

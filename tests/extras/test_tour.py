@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.environments import PeerProblem, environment
 from tests.support.notebooks import executed, outputs, shapes
 from tests.support.realdata import files
-from tests.support.registry import skip_without_registry
+from tests.support.registry import environment_or_skip
 
 pytestmark = pytest.mark.extras
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,14 +24,7 @@ LARGEST = 40_000
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of the notebook's kernel."""
-    try:
-        return environment(PINNED) / "bin" / "python"
-    except PeerProblem:
-        wanted = next(
-            line for line in PINNED.read_text("utf-8").splitlines() if line.startswith("nbclient=")
-        )
-        skip_without_registry(wanted, tmp_path_factory.mktemp("by-hand"))
-        raise
+    return environment_or_skip(PINNED, tmp_path_factory.mktemp("by-hand")) / "bin" / "python"
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.environments import PeerProblem, environment
-from tests.support.registry import skip_without_registry
+from tests.support.registry import environment_or_skip
 from tests.support.samples import Sample
 from tests.support.serving import Service, strict
 from tests.support.tensors import inputs
@@ -109,13 +108,8 @@ def test_a_client_of_the_protocol_gets_the_scores(
     name: str, program: str, service: Service, sample: Sample, tmp_path: Path
 ) -> None:
     """Inputs and outputs as JSON and as bytes, health, metadata, an error that names a value."""
-    pinned = HERE / f"{name}.txt"
-    try:
-        python = environment(pinned) / "bin" / "python"
-    except PeerProblem:
-        wanted = pinned.read_text(encoding="utf-8").splitlines()[-1]
-        skip_without_registry(wanted, tmp_path / "by-hand")
-        raise
+    home = environment_or_skip(HERE / f"{name}.txt", tmp_path / "by-hand")
+    python = home / "bin" / "python"
     rows = sample.rows[:20]
     given: list[dict[str, Any]] = inputs(rows)
     done = subprocess.run(

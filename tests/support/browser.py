@@ -10,9 +10,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from tests.support.environments import ROOT, PeerProblem, environment, node_environment
+from tests.support.environments import ROOT
 from tests.support.programs import program
-from tests.support.registry import skip_without_registry
+from tests.support.registry import environment_or_skip, node_environment_or_skip
 
 EXTRAS = ROOT / "tests" / "extras"
 PINNED, LIBRARIES = EXTRAS / "browser.txt", EXTRAS / "page-libraries"
@@ -25,25 +25,17 @@ NETWORK_NOTE = "Failed to load resource"
 """Beginning of the line that a browser itself writes about an answer of 400 or above, or none."""
 
 
-def library(name: str, scratch: Path) -> Path:
+def library(name: str) -> Path:
     """Return the directory of an npm package, as pinned; skip the test where none can be had."""
     program("npm")
-    try:
-        return node_environment(LIBRARIES) / "node_modules" / name
-    except PeerProblem:
-        skip_without_registry(PINNED.read_text(encoding="utf-8").splitlines()[-1], scratch)
-        raise
+    return node_environment_or_skip(LIBRARIES) / "node_modules" / name
 
 
 @contextmanager
 def chromium(scratch: Path) -> Iterator[Any]:
     """Run Debian's Chromium, driven by playwright out of an environment of its own."""
     path = program("chromium")
-    try:
-        home = environment(PINNED)
-    except PeerProblem:
-        skip_without_registry(PINNED.read_text(encoding="utf-8").splitlines()[-1], scratch)
-        raise
+    home = environment_or_skip(PINNED, scratch)
     [packages] = home.glob("lib/python*/site-packages")
     sys.path.append(str(packages))
     try:

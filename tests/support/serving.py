@@ -199,8 +199,9 @@ class Service:
 
     def events(self) -> list[dict[str, Any]]:
         """The log's lines, each of which is one JSON object; without onnxruntime's own."""
-        lines = self.log().splitlines()
-        return [json.loads(line) for line in lines if "[E:onnxruntime" not in line]
+        # Texts in it may have characters at which str.splitlines cuts, too.
+        lines = self.log().strip("\n").split("\n")
+        return [json.loads(line) for line in lines if line and "[E:onnxruntime" not in line]
 
     def wait_ready(self) -> dict[str, Any]:
         """Wait until ``/ready`` answers 200, and return its answer."""
