@@ -37,6 +37,7 @@ from model.export.golden import example
 from model.networks.deepfm import DeepFM
 from tests.bench.serving.__main__ import wrk
 from tests.bench.serving.shape import write_untrained
+from tests.support.processes import children
 from tests.support.serving import ROOT, free_port
 
 USER, ITEM = "user", "item"
@@ -213,11 +214,6 @@ def cpu_seconds(process: int) -> float:
     """Return the CPU time that a process has used."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def children(process: int) -> list[int]:
-    """Return the processes that a process has started."""
-    return [int(n) for n in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 def measure(

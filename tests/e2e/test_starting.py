@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import starting
+from tests.support.processes import children, runs
 from tests.support.serving import ROOT, Service, environment, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -36,18 +37,6 @@ def test_never_ends() -> None:
         found.with_suffix(".new").rename(found)
         Event().wait()
 """
-
-
-def children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def runs(pid: int) -> bool:
-    """Return whether there is such a process, which is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")

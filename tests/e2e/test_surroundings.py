@@ -20,6 +20,7 @@ import pytest
 from app.metrics.processes import CPU, GAUGES
 from tests.conftest import StartService
 from tests.support.children import ending_with_us
+from tests.support.processes import children
 from tests.support.programs import program
 from tests.support.samples import Sample
 from tests.support.serving import APP, ROOT, environment, free_port, wait_until, workers_of
@@ -37,11 +38,6 @@ def in_namespace() -> bool:
     if shutil.which(NAMESPACE[0]) is None:
         return False
     return subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode == 0
-
-
-def children(pid: int) -> list[int]:
-    """The children of a process, zombies too."""
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @contextmanager

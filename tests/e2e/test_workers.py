@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.conftest import StartService
+from tests.support.processes import runs
 from tests.support.samples import Sample
 from tests.support.serving import APP, Service, Wire, run_to_end, strict, wait_until, workers_of
 
@@ -22,14 +23,6 @@ pytestmark = pytest.mark.e2e
 
 WORKERS = 4
 NO_DEVICE = {"CUDA_VISIBLE_DEVICES": "-1"}
-
-
-def gone(pid: int) -> bool:
-    """Return whether a process has ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
 
 
 def requests_in(metrics: dict[str, float]) -> float:
@@ -86,7 +79,7 @@ def test_metrics_are_those_of_all_workers(several: Service, sample: Sample) -> N
 
     killed = workers_of(several)[0]
     os.kill(killed, signal.SIGKILL)
-    wait_until(lambda: gone(killed), "it is dead")
+    wait_until(lambda: not runs(killed), "it is dead")
     wait_until(lambda: len(set(workers_of(several)) - {killed}) == WORKERS, "it is replaced", 30)
     assert {requests_in(scrape(several)) for _ in range(20)} == {1000}
     assert {status for status, _ in asyncio.run(ask(several.port, bodies, 40))} == {200}
@@ -215,7 +208,7 @@ def test_workers_end_with_their_supervisor(tiny_bundle: Path, tmp_path: Path) ->
     service.process.kill()
     service.process.wait()
     service.client.close()
-    wait_until(lambda: all(map(gone, pids)), "the workers have ended", 30)
+    wait_until(lambda: not any(map(runs, pids)), "the workers have ended", 30)
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", service.port)) != 0
 

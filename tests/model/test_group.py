@@ -21,6 +21,7 @@ from app.bundle.bundle import Bundle
 from model.export.weights import read_weights
 from model.pipeline import CHECKPOINTS
 from tests.support import realdata
+from tests.support.processes import children
 from tests.support.samples import Sample
 from tests.support.serving import free_port, wait_until
 from tests.support.starting import start
@@ -205,8 +206,7 @@ def test_a_killed_group_goes_on(sample: Sample, tmp_path: Path) -> None:
 
 def descendants(pid: int) -> list[int]:
     """A process and all below it."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(found for child in children for found in descendants(int(child)))]
+    return [pid, *(found for child in children(pid) for found in descendants(child))]
 
 
 @pytest.mark.e2e

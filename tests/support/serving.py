@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.processes import children
 from tests.support.starting import run, start
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -311,5 +312,4 @@ class Service:
 
 def workers_of(service: Service) -> list[int]:
     """The processes of the workers."""
-    pid = service.process.pid
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return children(service.process.pid)

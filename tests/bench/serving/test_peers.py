@@ -23,6 +23,7 @@ from tests.bench.serving.peers.peer import Launch, Mosec, Row, Triton, pinned
 from tests.bench.serving.peers.scoring import Tables
 from tests.support import environments
 from tests.support.environments import ROOT, PeerProblem
+from tests.support.processes import runs
 from tests.support.serving import wait_until
 
 pytestmark = pytest.mark.slow
@@ -140,15 +141,6 @@ class Constant(Mosec):
         return Launch(words, {})
 
 
-def running_still(process: int) -> bool:
-    """Return whether a process runs; one that ended and was not waited for does not."""
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
 @pytest.mark.parametrize("ending", [None, KeyboardInterrupt, SystemExit])
 def test_nothing_of_a_peer_outlives_its_turn(
     tmp_path: Path, ending: type[BaseException] | None
@@ -159,7 +151,7 @@ def test_nothing_of_a_peer_outlives_its_turn(
     def turn() -> None:
         with running.serving(Constant("constant", note), Path(), Path(), ROWS[0]) as server:
             assert running.ask(server.port, "/predict", {}) == {"predictions": [0.5]}
-            assert running_still(int(note.read_text()))
+            assert runs(int(note.read_text()))
             if ending:
                 raise ending
 
@@ -168,7 +160,7 @@ def test_nothing_of_a_peer_outlives_its_turn(
             turn()
     else:
         turn()
-    wait_until(lambda: not running_still(int(note.read_text())), "the child is gone")
+    wait_until(lambda: not runs(int(note.read_text())), "the child is gone")
 
 
 def lineup(peers: Sequence[Constant], scratch: Path) -> Lineup:
