@@ -6,6 +6,7 @@ vocabulary: time of a step with a table twice as large, the other half of it unu
 negatives: AUC and mean score after learning from a tenth of the rows without a click.
 memory: memory and rate of each stage over files of many rows.
 absences: AUC and log loss on rows that lack a field which no training row does.
+networks: AUC and log loss on Frappe of networks that FuxiCTR's package has the parts of, beside it.
 busy: rows per second beside one busy process a core, with the bound on spinning and without.
 
 The peers run in environments of their own below data/peers, made the first time (3 GB).
@@ -25,10 +26,19 @@ from typing import Any
 
 import torch
 
-from tests.bench.training import absences, busy, criteo, frappe, memory, negatives, vocabulary
+from tests.bench.training import (
+    absences,
+    busy,
+    criteo,
+    frappe,
+    memory,
+    negatives,
+    networks,
+    vocabulary,
+)
 from tests.bench.training.running import BFLOAT16, Failed
 
-PARTS = ("criteo", "frappe", "vocabulary", "negatives", "memory", "absences", "busy")
+PARTS = ("criteo", "frappe", "vocabulary", "negatives", "memory", "absences", "networks", "busy")
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -91,7 +101,7 @@ def run(part: str, options: argparse.Namespace, scratch: Path) -> dict[str, Any]
     """
     turns, threads = options.repetitions, options.threads
     brief = has_bfloat16() and not options.no_bfloat16
-    if part in ("frappe", "negatives") and not frappe.present():
+    if part in ("frappe", "negatives", "networks") and not frappe.present():
         print(f"SKIPPED: {part}: no Frappe data at {frappe.HOME}", flush=True)
         return None
     match part:
@@ -110,6 +120,9 @@ def run(part: str, options: argparse.Namespace, scratch: Path) -> dict[str, Any]
         case "absences":
             found = absences.measure(turns, threads, tell)
             print(absences.table(found), flush=True)
+        case "networks":
+            found = networks.measure(scratch, turns, threads, tell)
+            print(networks.table(found), flush=True)
         case "busy":
             found = busy.measure(scratch, turns, threads, tell)
             print(busy.table(found), flush=True)

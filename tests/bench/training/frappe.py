@@ -53,20 +53,30 @@ def rows_of(layout: Layout, data: Dataset) -> Rows:
     return Rows(index, data.label, [slot.size for slot in slots])
 
 
-def works(scratch: Path, threads: int, seed: int) -> dict[str, Work]:
-    """Return each library's work: FuxiCTR's published settings, and the shipped ones."""
-    theirs = Work(
+def published(scratch: Path, threads: int, seed: int) -> Work:
+    """Return the work with FuxiCTR's published settings."""
+    return Work(
         str(scratch / "train"), threads, validation=str(scratch / "validation"), target=TARGET,
         epochs=100, batch_size=4096, embedding_size=10, hidden=(400, 400, 400),
         learning_rate=0.001, embedding_l2=0.05, dropout=0.2, batch_norm=True, seed=seed,
     )  # fmt: skip
-    shipped = SettingsFile.read(SPECS / "frappe.train.toml").config("deepfm", MANY_ROWS)
-    ours = replace(
-        theirs, epochs=shipped.epochs, batch_size=shipped.batch_size, hidden=shipped.hidden,
-        embedding_size=shipped.embedding_size, learning_rate=shipped.learning_rate,
-        embedding_l2=shipped.embedding_l2, dropout=shipped.dropout,
+
+
+def shipped(work: Work) -> Work:
+    """Return the work with the settings that the product ships for its network."""
+    config = SettingsFile.read(SPECS / "frappe.train.toml").config(work.network, MANY_ROWS)
+    return replace(
+        work, epochs=config.epochs, batch_size=config.batch_size, hidden=config.hidden,
+        embedding_size=config.embedding_size, learning_rate=config.learning_rate,
+        embedding_l2=config.embedding_l2, dropout=config.dropout,
+        batch_norm=config.batch_norm, cross_layers=config.cross_layers,
     )  # fmt: skip
-    return {PRODUCT.name: ours, FUXICTR.name: theirs}
+
+
+def works(scratch: Path, threads: int, seed: int) -> dict[str, Work]:
+    """Return each library's work: FuxiCTR's published settings, and the shipped ones."""
+    theirs = published(scratch, threads, seed)
+    return {PRODUCT.name: shipped(theirs), FUXICTR.name: theirs}
 
 
 def measure(

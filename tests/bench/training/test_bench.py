@@ -17,9 +17,19 @@ import torch
 from model.data.slot_counts import slot_columns
 from model.training.fit import fit
 from tests.bench.training import __main__ as command
-from tests.bench.training import absences, busy, criteo, frappe, memory, negatives, running
+from tests.bench.training import (
+    absences,
+    busy,
+    criteo,
+    frappe,
+    memory,
+    negatives,
+    networks,
+    running,
+    with_product,
+)
 from tests.bench.training.running import DEEPCTR_TORCH, FUXICTR, PEERS, PRODUCT, Failed, Library
-from tests.bench.training.work import Rows, Work, read_rows, write_rows
+from tests.bench.training.work import Rows, Work, read_rows, tested, write_rows
 from tests.support import environments
 from tests.support.clicks import CONFIG, LAYOUT, dataset
 from tests.support.environments import ROOT
@@ -89,6 +99,52 @@ def test_the_product_learns_through_its_own_trainer(tmp_path: Path) -> None:
     figures = PRODUCT.run(work)
     assert figures["rows_per_second"] > 0
     assert figures["train_loss"] < math.log(2)
+    assert "auc" not in figures
+
+
+def test_the_named_network_is_judged_on_the_test_part(tmp_path: Path) -> None:
+    """Its settings reach the trainer; AUC and log loss are those of rows that it never saw."""
+    for part, seed in (("rows", 1), ("held", 2), ("test", 3)):
+        write_rows(tmp_path / part, few(3_000 if part == "rows" else 500, seed))
+    work = Work(
+        str(tmp_path / "rows"), 1, epochs=4, batch_size=64, embedding_size=4, hidden=(8,),
+        learning_rate=0.01, validation=str(tmp_path / "held"), target=1.1,
+        test=str(tmp_path / "test"), network="dcn_v2", cross_layers=3,
+    )  # fmt: skip
+    settings = with_product.settings(work)
+    assert (settings.network, settings.cross_layers) == ("dcn_v2", 3)
+    figures = PRODUCT.run(work)
+    assert figures["auc"] > 0.999
+    assert figures["log_loss"] < 0.1
+
+
+def test_scores_are_judged_as_scikit_learn_judges_them() -> None:
+    """Ties and scores of 0 and 1 included."""
+    from sklearn.metrics import log_loss, roc_auc_score  # a second of import, wanted here only
+
+    random = np.random.default_rng(1)
+    label = (random.random(500) < 0.3).astype(np.uint8)
+    score = np.round(random.random(500), 1)
+    found = tested(score, label)
+    assert found["auc"] == pytest.approx(roc_auc_score(label, score), abs=1e-12)
+    inside = np.clip(score, 1e-7, 1 - 1e-7)
+    assert found["log_loss"] == pytest.approx(log_loss(label, inside), abs=1e-12)
+
+
+def test_networks_are_shown_in_each_way(tmp_path: Path) -> None:
+    """FuxiCTR and the product have the same settings; the last row has the shipped ones."""
+    works = networks.works(tmp_path, 2, 7)
+    for network, ways in works.items():
+        assert list(ways) == list(networks.WAYS)
+        theirs, same, shipped = ways.values()
+        assert theirs == same != shipped
+        assert {work.network for work in ways.values()} == {network}
+        assert {(work.seed, work.target) for work in ways.values()} == {(7, 1.0)}
+    turn = {"auc": 0.98, "log_loss": 0.15, "seconds": 9.6}
+    better = {"auc": 0.985, "log_loss": 0.14, "seconds": 10.0}
+    lines = networks.table({"deepfm": {FUXICTR.name: [turn, better], PRODUCT.name: [turn]}})
+    assert "| deepfm | fuxictr | 0.9825 ± 0.0035 | 0.1450 ± 0.0071 | 10 |" in lines
+    assert "| deepfm | product | 0.9800 | 0.1500 | 10 |" in lines
 
 
 def test_the_better_peer_counts() -> None:

@@ -10,9 +10,18 @@ import numpy as np
 from app.features.layout import Layout, Slot
 from model.config import TrainConfig
 from model.data.dataset import Dataset
-from model.training.evaluation import Evaluation
+from model.training.evaluation import Evaluation, predict
 from model.training.fit import fit
-from tests.bench.training.work import Rows, Watch, Work, answer, field_name, given, read_rows
+from tests.bench.training.work import (
+    Rows,
+    Watch,
+    Work,
+    answer,
+    field_name,
+    given,
+    read_rows,
+    tested,
+)
 
 
 class Reached(Exception):
@@ -44,7 +53,8 @@ def settings(work: Work) -> TrainConfig:
         hidden=work.hidden, embedding_size=work.embedding_size, batch_size=work.batch_size,
         learning_rate=work.learning_rate, embedding_l2=work.embedding_l2, dropout=work.dropout,
         batch_norm=work.batch_norm, epochs=work.epochs, evaluations_per_epoch=1,
-        precision=work.precision, seed=work.seed, threads=work.threads,
+        precision=work.precision, seed=work.seed, threads=work.threads, network=work.network,
+        cross_layers=work.cross_layers,
     )  # fmt: skip
     return config if work.usual else replace(config, oov_rate=0.0)
 
@@ -72,8 +82,13 @@ def main() -> None:
     except Reached:
         answer(seconds=perf_counter() - started, evaluations=watch.seen)
         return
+    seconds = perf_counter() - started
+    figures = {}
+    if work.test:
+        test = dataset_of(read_rows(work.test), layout)
+        figures = tested(predict(result.network, test).astype(np.float64), test.label)
     answer(
-        seconds=perf_counter() - started, evaluations=watch.seen,
+        seconds=seconds, evaluations=watch.seen, **figures,
         rows_per_second=result.rows_per_second, train_loss=result.history[-1].train_loss,
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ INDEX, LABEL, SIZES, COLUMNS = "index.npy", "label.npy", "sizes.json", "columns.
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """DeepFM with Adam over the rows of ``train``, for so many epochs.
+    """A network with Adam over the rows of ``train``, for so many epochs.
 
     ``usual`` leaves on what each library does beside that work when nobody asks it not to, or as
     its examples do: metrics of the training rows, a progress bar, the product's hiding of values.
@@ -33,12 +33,17 @@ class Work:
     usual: bool = False
     validation: str = ""
     """Rows to evaluate on after each epoch; none are evaluated without."""
+    test: str = ""
+    """Rows to score after the training, with the best weights of the validation."""
+    network: str = "deepfm"
     target: float = 1.0
     """The validation AUC at which to stop."""
     epochs: int = 1
     batch_size: int = 4096
     embedding_size: int = 16
     hidden: tuple[int, ...] = (400, 400, 400)
+    cross_layers: int = 2
+    """Of ``dcn_v2`` alone."""
     learning_rate: float = 0.001
     embedding_l2: float = 0.0
     dropout: float = 0.0
@@ -101,6 +106,21 @@ class Watch:
         """Take an evaluation; tells whether the target is reached."""
         self.seen.append({"seconds": perf_counter() - self._started, "auc": auc})
         return auc >= self.target
+
+
+def tested(score: NDArray[np.float64], label: NDArray[np.uint8]) -> dict[str, float]:
+    """Return AUC and log loss of scores [R], as the runners of all libraries tell them.
+
+    The AUC is the share of pairs in the right order, equal scores being half of it; the log loss
+    is in nats, its scores no nearer to 0 and 1 than 1e-7.
+    """
+    _, place, count = np.unique(score, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[place]
+    clicks = int(label.sum())
+    above = rank[label == 1].sum() - clicks * (clicks + 1) / 2
+    inside = np.clip(score, 1e-7, 1 - 1e-7)
+    loss = -np.where(label == 1, np.log(inside), np.log1p(-inside)).mean()
+    return {"auc": float(above / (clicks * (len(label) - clicks))), "log_loss": float(loss)}
 
 
 def given() -> Work:
