@@ -31,12 +31,14 @@ class Batch(NamedTuple):
     A row holds the single-valued slots, then the padded places of the list slots, then the
     scaled slots' numbers, the bits of each float32 as an int32. ``slots`` [N] are the places of
     the candidates' item parts, below zero where there is none; None if no row has any.
+    ``of_page`` says that somebody tries rows of it on a page of the service.
     """
 
     context: Indices
     candidate: Indices
     row_context: Indices
     slots: Indices | None = None
+    of_page: bool = False
 
 
 class Scores(NamedTuple):

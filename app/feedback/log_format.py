@@ -6,6 +6,7 @@ a file is a :class:`LoggedBundle`, every other one a :class:`LoggedRequest`.
 
 from __future__ import annotations
 
+import sys
 from base64 import b64decode, b64encode
 from typing import Any, Literal
 
@@ -75,7 +76,9 @@ decode_line = msgspec.json.Decoder(Line).decode
 
 def packed(words: bytes | memoryview) -> str:
     """Return the words of an encoded row as text: base64 of 32-bit integers, low byte first."""
-    return b64encode(np.frombuffer(words, np.int32).astype("<i4").tobytes()).decode()
+    if sys.byteorder == "big":
+        words = np.frombuffer(words, np.int32).astype("<i4").tobytes()
+    return b64encode(words).decode()
 
 
 def unpacked(text: str) -> Indices:

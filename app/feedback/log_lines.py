@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -15,7 +15,6 @@ from app.features.graph_inputs import Scores
 from app.feedback.log_format import LoggedCandidate, LoggedRequest, packed
 from app.feedback.sample import Sample
 from app.scoring.decoding import (
-    candidate_decoder,
     column_decoder,
     instance_decoder,
     predict_decoder,
@@ -25,6 +24,8 @@ from app.scoring.job import WORD_BYTES, Ids, ListedItems
 from app.scoring.trace import Trace
 from app.scoring.wire import CandidateColumns
 
+Values = Mapping[str, Any] | msgspec.Raw
+"""Values by field, or the JSON of them: the scorer has read it, so it is valid."""
 StoredValues = Callable[[int | str], Mapping[str, Any] | None]
 """Gives the values that the store has of an item now; None if it has none."""
 
@@ -53,8 +54,17 @@ class Answered(NamedTuple):
         return len(trace.body) + len(trace.candidates) + 8 * len(self.scores.logit)
 
 
+class _Candidate(msgspec.Struct, frozen=True):
+    """A candidate of ``/rank`` in row form."""
+
+    features: msgspec.Raw
+
+
+_candidate_decoder = msgspec.json.Decoder(_Candidate)
+
+
 class LineMaker:
-    """Makes lines: decodes the body again, and asks the store for what only its items have."""
+    """Makes lines: takes the body apart again, and asks the store for what only its items have."""
 
     def __init__(
         self,
@@ -100,11 +110,21 @@ class LineMaker:
             answered.degraded,
         )
 
-    def _kept(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _kept(self, values: Values) -> dict[str, Any]:
+        """Return values without those that are left out."""
+        if isinstance(values, msgspec.Raw):
+            text = bytes(values)
+            # A line is one line.
+            if not self._omit and b"\n" not in text and b"\r" not in text:
+                # The encoder writes it where a dictionary would be.
+                return cast("dict[str, Any]", values)
+            values = instance_decoder.decode(text)
+        if not self._omit:
+            return dict(values)
         return {name: value for name, value in values.items() if name not in self._omit}
 
     def _candidate(
-        self, answered: Answered, row: int, place: int, features: Mapping[str, Any] | None
+        self, answered: Answered, row: int, place: int, features: Values | None
     ) -> LoggedCandidate:
         scores, trace, listed = answered.scores, answered.trace, answered.listed
         index: int | None = row
@@ -123,14 +143,14 @@ class LineMaker:
             0 if trace.row_context is None else trace.row_context[row],
         )
 
-    def _instances(
-        self, answered: Answered
-    ) -> tuple[list[int], Sequence[Mapping[str, Any] | None]]:
+    def _instances(self, answered: Answered) -> tuple[list[int], Sequence[Values | None]]:
         """Return the rows of ``/predict`` that belong to the sample, and their values."""
         trace = answered.trace
         instances = trace.instances
         if instances is None:
             parts = predict_decoder.decode(trace.body).instances
+            if self._key is None and answered.listed is None:
+                return list(range(len(parts))), parts
             instances = [instance_decoder.decode(part) for part in parts]
         rows = list(range(len(instances)))
         if self._key is not None:
@@ -148,11 +168,11 @@ class LineMaker:
 
     def _listed_features(
         self, answered: Answered, rows: Sequence[int], context: Mapping[str, Any]
-    ) -> Sequence[Mapping[str, Any] | None]:
+    ) -> Sequence[Values | None]:
         """Return the values of candidates of ``/rank``."""
         candidates = rank_decoder.decode(answered.trace.body).candidates
         if not isinstance(candidates, CandidateColumns):
-            return [candidate_decoder.decode(candidates[row]).features for row in rows]
+            return [_candidate_decoder.decode(candidates[row]).features for row in rows]
         columns = {}
         if candidates.features is not msgspec.UNSET:
             columns = {

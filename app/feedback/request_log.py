@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from time import monotonic, sleep, time
+from time import monotonic, perf_counter, sleep, time
 from typing import Any, Literal
 
 import msgspec
@@ -39,6 +39,9 @@ GATHER_SECONDS = 0.25
 """Time for which requests gather before they are written."""
 WRITE_BYTES = 256 * 2**10
 """Bytes of lines that are compressed and written at once."""
+HOLD_SECONDS = 0.0003
+"""Time for which lines are made before the event loop may go on, if it waits. Each such pause costs
+as much as a short line."""
 LOOK_SECONDS = 5.0
 """Time between two looks at the age of the file in use."""
 CLOSE_SECONDS = 5.0
@@ -62,6 +65,10 @@ class RequestLog:
         self._metrics = metrics
         self._key = settings.request_log_key
         self._sample = Sample(settings.request_log_share)
+        self.may_hold: Callable[[bytes], bool] = (
+            self._sample.holds_request if self._key is None else _any_request
+        )
+        """Tells by the id of a request, before it is read, whether it may have to be logged."""
         self._files = LogFiles(self._directory, settings.request_log_bytes, workers)
         self._store_url = None if settings.store is None else settings.store.get_secret_value()
         self._store: Store | None = None
@@ -92,9 +99,7 @@ class RequestLog:
 
     def trace(self, request_id: bytes, body: bytes) -> Trace | None:
         """Return the trace of a request that may have to be logged, before it is read."""
-        if self._key is None and not self._sample.holds_request(request_id):
-            return None
-        return Trace(body, self._key)
+        return Trace(body, self._key) if self.may_hold(request_id) else None
 
     def take(
         self,
@@ -170,7 +175,7 @@ class RequestLog:
             self._failed(error)
         self._begin()
         lines: list[bytes] = []
-        size = 0
+        size, held = 0, perf_counter()
         while self._queue:
             answered = self._queue.popleft()
             self._bytes_out += answered.size
@@ -182,8 +187,10 @@ class RequestLog:
                 self._write(lines)
                 self._begin()
                 lines, size = [], 0
-            # The event loop may have waited for this thread.
-            sleep(0)
+            if perf_counter() - held > HOLD_SECONDS:
+                # The event loop may have waited for this thread.
+                sleep(0)
+                held = perf_counter()
         if lines:
             self._write(lines)
 
@@ -248,6 +255,11 @@ class RequestLog:
                 self._store = None
             return None
         return None if found is None else found.values
+
+
+def _any_request(request_id: bytes) -> bool:
+    """Every request may have to be logged where its key decides, which is in its body."""
+    return True
 
 
 def _bundle_of(answered: Answered) -> LoggedBundle:

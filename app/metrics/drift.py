@@ -32,9 +32,9 @@ from app.features.graph_inputs import Batch, Scores
 from app.features.layout import PADDING, Slot
 from app.workers.shared_numbers import SharedNumbers
 
-SAMPLE_ROWS, SAMPLE_SECONDS = 512, 0.25
+SAMPLE_ROWS, SAMPLE_SECONDS = 512, 0.9
 """Most rows that are counted at a time, and the least time between two times: what bounds the
-cost."""
+cost. The shares of a sample are those of all."""
 PIECES = 10
 """Parts of the window; the oldest leaves as a whole."""
 MOST_BINS = 2**13
@@ -189,9 +189,15 @@ class Drift:
         return bool(self._watched) or self._scores is not None
 
     def observe(self, runs: Sequence[tuple[Batch, Scores]]) -> None:
-        """Count a sample of what was scored, unless it was only just done."""
+        """Count a sample of what was scored, unless it was only just done.
+
+        Runs with rows that somebody tries on a page are left out.
+        """
         now = monotonic()
         if now < self._next or not self.watches:
+            return
+        runs = [run for run in runs if not run[0].of_page]
+        if not runs:
             return
         self._next = now + SAMPLE_SECONDS
         if self._in_piece >= self._piece_rows:

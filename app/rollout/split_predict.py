@@ -74,6 +74,7 @@ class _Half:
         self.places = places
         self._counting = counting
         self.deadline = split.request.deadline
+        self.of_page = split.request.of_page
 
     def departed(self) -> bool:
         return self._split.over or self._split.request.departed()

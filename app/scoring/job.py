@@ -54,6 +54,8 @@ class Caller(Protocol):
     """Time at which the last run so far ended."""
     trace: Trace | None
     """Takes the rows as they were scored; None where they are not logged."""
+    of_page: bool
+    """Somebody tries the rows on a page of the service: they say nothing of what callers send."""
 
     def departed(self) -> bool:
         """Tell whether the caller has gone; on any thread."""
@@ -209,7 +211,10 @@ def assemble(pieces: Sequence[Piece], context_width: int, candidate_width: int) 
     row_context: list[int] = []
     candidates: list[Packed] = []
     stride = candidate_width * WORD_BYTES
+    of_page = False
     for job, start, stop in pieces:
+        if job.caller.of_page:
+            of_page = True
         if job.row_context is None:
             row_context += [places.setdefault(job.contexts[0], len(places))] * (stop - start)
         else:
@@ -229,6 +234,7 @@ def assemble(pieces: Sequence[Piece], context_width: int, candidate_width: int) 
         np.frombuffer(b"".join(candidates), np.int32).reshape(-1, candidate_width),
         np.array(row_context, np.int32),
         _slots(pieces),
+        of_page,
     )
 
 
@@ -242,6 +248,7 @@ def _of_one_list(job: Job, start: int, stop: int, context_width: int, width: int
         words.reshape(stop - start, width),
         np.zeros(stop - start, np.int32),
         _slots([(job, start, stop)]),
+        job.caller.of_page,
     )
 
 

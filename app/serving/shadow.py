@@ -55,7 +55,7 @@ class _ShadowCaller:
     ids: Ids | None = None
     top_k: int | None = None
     trace: Trace | None = None
-    degraded = without_profiles = False
+    degraded = without_profiles = of_page = False
     encoded = begun = ended = 0.0
     rows = 0
 

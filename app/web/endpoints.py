@@ -235,7 +235,8 @@ class ScoringEndpoints:
                 steps = self._trial_requests.steps(exchange, body)
             else:
                 exchange.version = scorer.version
-                if exchange.endpoint.request_log is not None:
+                request_log = exchange.endpoint.request_log
+                if request_log is not None and request_log.may_hold(exchange.request_id):
                     exchange.begin_trace(scorer, body)
                 if exchange.endpoint.route.short(scorer, body, exchange):
                     return

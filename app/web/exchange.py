@@ -85,7 +85,7 @@ class Exchange(ABC):
     request_id = b"-"
     deadline = 0.0
     version = ""
-    answered = degraded = without_profiles = False
+    answered = degraded = without_profiles = of_page = False
     rows = 0
     ids: Ids | None = None
     listed: ListedItems | None = None
@@ -154,7 +154,9 @@ class Exchange(ABC):
 
     def begin_trace(self, scorer: Scorer, body: bytes) -> None:
         """Keep what the request log needs of a request, if it may have to be logged."""
-        self.trace, self.encoder = self.trace_of(body), scorer.encoder
+        trace = self.trace_of(body)
+        if trace is not None:
+            self.trace, self.encoder = trace, scorer.encoder
 
     def trace_of(self, body: bytes) -> Trace | None:
         """Return the trace of a body, or of a part of it, if it may have to be logged."""

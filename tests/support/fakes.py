@@ -58,7 +58,7 @@ class FakeRequest:
     def __init__(self, seconds: float = 60.0) -> None:
         self.deadline = asyncio.get_running_loop().time() + seconds
         self.encoded = self.begun = self.ended = 0.0
-        self.degraded = False
+        self.degraded = self.of_page = False
         self.trace: Trace | None = None
         self.listed: ListedItems | None = None
         self.ids: Ids | None = None

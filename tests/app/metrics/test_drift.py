@@ -176,6 +176,23 @@ def test_little_is_counted_however_much_is_scored(tiny_bundle: Path, sample: Sam
 
 
 @pytest.mark.usefixtures("patient")
+def test_rows_that_somebody_tries_are_left_out(tiny_bundle: Path, sample: Sample) -> None:
+    """Of runs that come together, those of callers are counted."""
+    bundle = Bundle.open(tiny_bundle)
+    encoder = Encoder(bundle.spec, bundle.vocabulary)
+    watched = Drift(SharedNumbers(), bundle, encoder.context, encoder.candidate, 4_000)
+    scored = Scored(bundle, encoder, [dict(row) for row in sample.rows[:100]])
+    batch, scores = scored.run(np.arange(100))
+    tried = batch._replace(of_page=True), scores
+    watched.observe([tried])
+    assert {slot["count"] for slot in watched.report()["slots"].values()} == {0}
+    watched.observe([tried, scored.run(np.arange(30)), tried])
+    report = watched.report()
+    assert report["score"]["count"] == 30
+    assert report["slots"]["placement"]["count"] == 30
+
+
+@pytest.mark.usefixtures("patient")
 def test_workers_add_up_and_another_bundle_begins_anew(
     tiny_bundle: Path, other_bundle: Path, sample: Sample
 ) -> None:

@@ -38,6 +38,7 @@ class Waiting:
         self._departed = departed
         self.outcome: asyncio.Future[Scores] = loop.create_future()
         self.trace = None
+        self.of_page = False
         self.encoded = self.begun = self.ended = 0.0
 
     def departed(self) -> bool:

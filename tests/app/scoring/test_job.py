@@ -17,6 +17,7 @@ class Answers:
 
     deadline = float("inf")
     trace = None
+    of_page = False
 
     def __init__(self) -> None:
         self.encoded = self.begun = self.ended = 0.0
@@ -88,6 +89,15 @@ def test_the_first_error_is_the_answer() -> None:
     each.fail(EngineFailed("later"))
     each.deliver(1, scores(2))
     assert caller.given == [error]
+
+
+def test_a_batch_says_that_somebody_tries_rows_of_it() -> None:
+    """Whichever job of it comes from a page, alone or beside others."""
+    one, two, tried = job(1)[0], job(2)[0], job(2)[0]
+    tried.caller.of_page = True
+    for jobs, expected in (([one], False), ([one, two], False), ([tried], True),
+                           ([one, tried], True), ([tried, two], True)):  # fmt: skip
+        assert assemble([(each, 0, each.rows) for each in jobs], 1, 1).of_page is expected
 
 
 def test_an_error_after_the_scores_is_dropped() -> None:
