@@ -216,7 +216,7 @@ def build_server(
         entries.append(build_trials_router(service.activation, service.trials))
         entries.append(build_explain_router(service.endpoints))
         data = [
-            build_shared_data(service.serving, service.metrics, public=False),
+            build_shared_data(service.serving, service.metrics, store_url, public=False),
             build_scoring(service.endpoints),
             build_explain_router(service.endpoints),
             build_admin_data(service.activation, store_url),
@@ -368,8 +368,16 @@ def build_service(
     if settings.pages == "on":
         own = own_pages(settings)
         data = APIRouter(prefix="/pages/data", dependencies=[Depends(own.check)])
-        data.include_router(build_shared_data(state, metrics, public=True))
+        store_url = None if settings.store is None else settings.store.get_secret_value()
+        data.include_router(build_shared_data(state, metrics, store_url, public=True))
         service.include_router(data)
+        own_scoring = APIRouter(
+            prefix="/pages/score", dependencies=[Depends(own.check)], include_in_schema=False
+        )
+        own_scoring.include_router(build_scoring(endpoints))
+        if settings.explain == "on":
+            own_scoring.include_router(build_explain_router(endpoints))
+        service.include_router(own_scoring)
         service.include_router(build_pages(own, admin=False, explains=settings.explain == "on"))
     if feedback is not None and settings.feedback_key_file is not None:
         keys = Keys(settings.feedback_key_file)

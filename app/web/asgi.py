@@ -17,11 +17,17 @@ class _ClientGone(Exception):
 
 
 async def serve(
-    endpoints: ScoringEndpoints, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send
+    endpoints: ScoringEndpoints,
+    endpoint: Endpoint,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    of_page: bool = False,
 ) -> None:
-    """Answer one request."""
+    """Answer one request; ``of_page`` says that a page of the service sends it."""
     make = endpoint.route.exchange or AsgiExchange
     exchange = make(endpoint, scope, receive)
+    exchange.of_page = of_page
     if endpoints.open(exchange, scope["headers"]):
         try:
             async with asyncio.timeout(endpoints.limits.receive_seconds):

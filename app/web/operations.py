@@ -49,21 +49,23 @@ class _ScoringResponse(Response):
     the application is mounted below another path do they come this way.
     """
 
-    def __init__(self, endpoints: ScoringEndpoints, endpoint: Endpoint) -> None:
+    def __init__(self, endpoints: ScoringEndpoints, endpoint: Endpoint, of_page: bool) -> None:
         super().__init__()
-        self._endpoints, self._endpoint = endpoints, endpoint
+        self._endpoints, self._endpoint, self._of_page = endpoints, endpoint, of_page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await asgi.serve(self._endpoints, self._endpoint, scope, receive, send)
+        await asgi.serve(self._endpoints, self._endpoint, scope, receive, send, self._of_page)
 
 
-def scoring(endpoints: ScoringEndpoints, path: str) -> Callable[..., Awaitable[Response]]:
-    """Return the function behind a scoring path of a router."""
+def scoring(
+    endpoints: ScoringEndpoints, path: str, of_page: bool = False
+) -> Callable[..., Awaitable[Response]]:
+    """Return the function behind a scoring path of a router; ``of_page`` is one of the pages'."""
     endpoint = endpoints.find(path.replace("{", "").replace("}", ""))
     assert endpoint is not None
 
     async def score() -> Response:
-        return _ScoringResponse(endpoints, endpoint)
+        return _ScoringResponse(endpoints, endpoint, of_page)
 
     async def score_named(name: str) -> Response:
         return await score()
@@ -83,7 +85,7 @@ def build_explain_router(endpoints: ScoringEndpoints) -> APIRouter:
     @router.post(PATH)
     async def explain() -> Response:
         """Explain a score."""
-        return _ScoringResponse(endpoints, endpoints.explain)
+        return _ScoringResponse(endpoints, endpoints.explain, of_page=False)
 
     return router
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import time
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse
@@ -18,7 +18,9 @@ from app.pages.files import PageFile, page_files
 from app.pages.form import form, known_values
 from app.pages.now import now
 from app.pages.search import search_items
+from app.pages.stored import profile_of, ranked_items, read_ids
 from app.serving.activation import Activation
+from app.serving.loading import Loaded
 from app.serving.state import ServingState
 from app.web.endpoints import ScoringEndpoints
 from app.web.operations import scoring
@@ -41,8 +43,11 @@ KEPT_SECONDS = 3600
 LIBRARIES = ("pages/vendor/", "docs/swagger-ui")
 MOST_TEXT = 200
 """Characters of a text that is searched for."""
+MOST_IDS_TEXT = 4000
+"""Characters of the ids of a ranking."""
 SCORING_PATHS = ("/predict", "/rank")
 DOCS = "docs/index.html"
+Found = TypeVar("Found")
 
 
 def answer_file(request: Request, name: str, policy: str = POLICY) -> Response:
@@ -93,7 +98,7 @@ def build_pages(
         if admin:
             own_paths = {"data": "../admin/pages/", "scoring": "../admin/pages/"}
             return {"admin": True, "explain": explains, "public_port": public_port, **own_paths}
-        return {"admin": False, "explain": explains, "data": "data/", "scoring": "../"}
+        return {"admin": False, "explain": explains, "data": "data/", "scoring": "score/"}
 
     @router.get("/pages/{name:path}")
     async def file(request: Request, name: str) -> Response:
@@ -103,14 +108,16 @@ def build_pages(
 
 
 def build_scoring(endpoints: ScoringEndpoints) -> APIRouter:
-    """Build the routes by which pages of the admin port have rows scored, as on the public one."""
+    """Build the routes by which pages have rows scored, as others are; drift leaves them out."""
     router = APIRouter()
     for path in SCORING_PATHS:
-        router.add_api_route(path, scoring(endpoints, path), methods=["POST"])
+        router.add_api_route(path, scoring(endpoints, path, of_page=True), methods=["POST"])
     return router
 
 
-def build_shared_data(state: ServingState, metrics: Metrics, *, public: bool) -> APIRouter:
+def build_shared_data(
+    state: ServingState, metrics: Metrics, store_url: str | None, *, public: bool
+) -> APIRouter:
     """Build the routes of data for the pages that both ports have: Try, Why and Now."""
     router = APIRouter(include_in_schema=False)
 
@@ -121,6 +128,8 @@ def build_shared_data(state: ServingState, metrics: Metrics, *, public: bool) ->
         found = form(bundle, public)
         loaded = state.loaded
         found["items"] = len(loaded.items.catalogue) if loaded and loaded.items else None
+        profiles = loaded.profiles if loaded else None
+        found["profile_key"] = profiles.field if profiles and profiles.known else None
         return found
 
     @router.get("/values")
@@ -132,6 +141,21 @@ def build_shared_data(state: ServingState, metrics: Metrics, *, public: bool) ->
         bundle = _bundle(state)
         found = await run_off_loop(lambda: known_values(bundle, field, begins, public))
         return {"values": found}
+
+    @router.get("/ranked")
+    async def ranked(ids: Annotated[str, Query(max_length=MOST_IDS_TEXT)]) -> dict[str, Any]:
+        """Titles and values of items that a ranking names; ``ids`` are a JSON list."""
+        url, encoder = _store(store_url), _loaded(state).encoder
+        wanted = read_ids(ids)
+        return {"items": await _asked(lambda: ranked_items(url, wanted, encoder.candidate))}
+
+    @router.get("/profile")
+    async def profile(key: Annotated[str, Query(max_length=MOST_TEXT)]) -> dict[str, Any]:
+        """The fields that a profile fills where a request lacks them; ``key`` is JSON."""
+        profiles = _loaded(state).profiles
+        if profiles is None:
+            raise NotFound("this service has no profiles: see CTR_PROFILE_KEY")
+        return await profile_of(profiles, key, public)
 
     @router.get("/now")
     async def show_now(
@@ -164,14 +188,19 @@ def build_admin_data(activation: Activation, store_url: str | None) -> APIRouter
         search: Annotated[str, Query(max_length=MOST_TEXT)] = "",
     ) -> dict[str, Any]:
         """Items that contain a text."""
-        if store_url is None:
-            raise NotFound("this service has no store: see CTR_STORE")
-        return await _asked(lambda: search_items(store_url, search))
+        url = _store(store_url)
+        return await _asked(lambda: search_items(url, search))
 
     return router
 
 
-async def _asked(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _store(url: str | None) -> str:
+    if url is None:
+        raise NotFound("this service has no store: see CTR_STORE")
+    return url
+
+
+async def _asked(work: Callable[[], Found]) -> Found:
     try:
         return await run_off_loop(work)
     except StoreError as error:
@@ -179,6 +208,10 @@ async def _asked(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _bundle(state: ServingState) -> Bundle:
+    return _loaded(state).bundle
+
+
+def _loaded(state: ServingState) -> Loaded:
     if state.loaded is None:
         raise NotReady(state.not_ready)
-    return state.loaded.bundle
+    return state.loaded

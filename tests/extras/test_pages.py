@@ -17,11 +17,11 @@ import pytest
 from app.store.sqlite import SqliteStore
 from app.store.store import Item
 from model.config import NETWORKS, TrainConfig
-from tests.conftest import StartService
+from tests.conftest import PATIENT_MS, StartService
 from tests.support.admin import KEY, WithAdmin, start_with_admin
 from tests.support.browser import Watched, chromium, library, stored
 from tests.support.programs import program
-from tests.support.samples import SPEC, Sample, candidate_of, context_of
+from tests.support.samples import KNOWN_USER, SPEC, Sample, candidate_of, context_of
 from tests.support.serving import Service, wait_until
 from tests.support.trained import trained
 
@@ -194,7 +194,7 @@ def test_values_are_offered_and_wrong_ones_are_told(served: WithAdmin, open_page
         "us"
     }
     field.fill("us")
-    page.get_by_label("user_id: kind of value").select_option("unseen")
+    page.get_by_label("user_id: kind of value").select_option("oov")
     page.get_by_label("age: kind of value").select_option("missing")
     page.get_by_role("button", name="JSON").click()
     context = json.loads(page.locator("pre.code").inner_text())["context"]
@@ -370,6 +370,128 @@ def test_a_canary_is_begun_promoted_and_told_of(
     page.get_by_role("button", name="Promote: yes").click()
     page.get_by_text(f"{tiny_bundle.name} serves").wait_for()
     assert serving() == tiny_bundle.name
+
+
+def test_a_shadow_is_begun_and_stopped(
+    sample: Sample, tiny_bundle: Path, scratch: Path, start_service: StartService, open_page: Open
+) -> None:
+    """It answers nobody; the page shows what it scored, and a stopped one waits."""
+    later = trained(sample.spec, sample.data, QUICK, scratch / "later", after=tiny_bundle.name)
+    directory = scratch / "bundles"
+    for each in (tiny_bundle, later):
+        shutil.copytree(each, directory / each.name)
+    both = start_with_admin(start_service, scratch, directory)
+    watched = open_page(f"{both.url}/pages/#/bundles", KEY)
+    page = watched.page
+    page.locator("form.trial select").select_option("shadow")
+    assert page.get_by_label("by field").count() == 0
+    page.get_by_role("spinbutton").fill("100")
+    page.get_by_role("button", name="Begin").click()
+    page.get_by_text("shadow, running").wait_for()
+    page.get_by_text("takes 100% of the requests").wait_for()
+    both.service.predict(sample.rows[:50])
+
+    def scored() -> bool:
+        page.get_by_role("button", name="Look again").click()
+        facts = page.locator("section", has=page.get_by_role("heading", name="On trial"))
+        return "50" in facts.locator("dd").first.inner_text()
+
+    watched.wait_until(scored)
+    assert both.service.client.get("/ready").json()["version"] == later.name
+    watched.look("shadow")
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="no", exact=True).click()
+    page.get_by_text("shadow, running").wait_for()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Stop: yes").click()
+    page.get_by_role("heading", name="On trial").wait_for(state="detached")
+    page.get_by_role("cell", name="held").wait_for()
+
+
+def test_a_canary_is_stopped(
+    sample: Sample, tiny_bundle: Path, scratch: Path, start_service: StartService, open_page: Open
+) -> None:
+    """Everybody is answered by the bundle in use then."""
+    later = trained(sample.spec, sample.data, QUICK, scratch / "later", after=tiny_bundle.name)
+    directory = scratch / "bundles"
+    for each in (tiny_bundle, later):
+        shutil.copytree(each, directory / each.name)
+    both = start_with_admin(start_service, scratch, directory)
+    row = next(row for row in sample.rows if "user_id" in row)
+    asked = {"context": context_of(row), "candidates": [{"features": candidate_of(row)}]}
+    watched = open_page(f"{both.url}/pages/#/bundles", KEY)
+    page = watched.page
+    page.get_by_role("spinbutton").fill("100")
+    page.get_by_label("by field").fill("user_id")
+    page.get_by_role("button", name="Begin").click()
+    page.get_by_text("canary, running").wait_for()
+    assert both.service.post("/rank", asked).json()["version"] == tiny_bundle.name
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Stop: yes").click()
+    page.get_by_role("heading", name="On trial").wait_for(state="detached")
+    assert both.service.post("/rank", asked).json()["version"] == later.name
+    page.get_by_role("cell", name="held").wait_for()
+
+
+def test_the_best_items_of_the_catalogue_are_named_and_explained(
+    sample: Sample, tiny_bundle: Path, scratch: Path, start_service: StartService, open_page: Open
+) -> None:
+    """By their titles, on both ports; Why takes them as candidates."""
+    settings = {"pages": "on", "explain": "on"}
+    both = with_store(start_service, tiny_bundle, scratch, films(sample), **settings)
+    for url, key in ((both.url, KEY), (both.service.url, None)):
+        watched = open_page(f"{url}/pages/#/try", key)
+        page = watched.page
+        page.get_by_label("placement", exact=False).first.fill("top")
+        page.get_by_label("rank the whole catalogue").check()
+        page.get_by_role("button", name="Rank", exact=True).click()
+        names = page.locator("ol.scores .name")
+        names.first.wait_for()
+        shown = names.all_inner_texts()
+        assert len(shown) == 20
+        assert all(re.fullmatch(r"Film \d+", name) for name in shown)
+        scores = page.locator("ol.scores b.figure").all_inner_texts()
+        watched.look("catalogue-ranked")
+        page.get_by_role("link", name=f"why {shown[2]} has its score").click()
+        page.get_by_role("heading", name=shown[2], exact=True).wait_for()
+        page.get_by_text("this candidate", exact=True).wait_for()
+        first = page.locator("section", has=page.get_by_role("heading", name=shown[2], exact=True))
+        assert first.locator("b.figure").first.inner_text() == scores[2]
+        page.get_by_label("beside").select_option(label=f"1. {shown[0]}")
+        page.get_by_role("heading", name=re.compile("^Why the (first|second) is before")).wait_for()
+
+
+def test_values_of_a_profile_are_told_from_missing_ones(
+    sample: Sample, tiny_bundle: Path, scratch: Path, start_service: StartService, open_page: Open
+) -> None:
+    """Why shows them to holders of the key, and to others that they come from the profile."""
+    both = with_store(
+        start_service, tiny_bundle, scratch, films(sample),
+        profile_key="user_id", redis_timeout_ms=PATIENT_MS, pages="on", explain="on",
+    )  # fmt: skip
+    store = SqliteStore(scratch / "store.db")
+    store.profiles.put([Item(KNOWN_USER, {"age": 41, "country": "us"})])
+    store.close()
+    for url, key, told in (
+        (both.url, KEY, "41, from the profile"),
+        (both.service.url, None, "from the profile"),
+    ):
+        watched = open_page(f"{url}/pages/#/try", key)
+        page = watched.page
+        page.get_by_label("placement", exact=False).first.fill("top")
+        page.get_by_label("user_id", exact=False).first.fill(str(KNOWN_USER))
+        page.get_by_label("age: kind of value").select_option("missing")
+        page.get_by_label("country: kind of value").select_option("missing")
+        watched.go("Why")
+        step = page.locator("ol.waterfall li .name[title=age]").first
+        step.wait_for()
+        assert told in step.inner_text()
+        assert "missing" not in step.inner_text()
+        page.get_by_text(re.compile(f"age {told}")).first.wait_for()
+        page.get_by_label("Field").select_option("country")
+        page.get_by_text(f"Now: {'us, ' if key else ''}from the profile").wait_for()
+        watched.look("profile")
+        page.close()
 
 
 def test_the_keyboard_is_enough(served: WithAdmin, open_page: Open) -> None:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import httpx
 import pytest
 
+from app.metrics.drift import SAMPLE_SECONDS
 from app.pages.files import page_files
 from app.store.sqlite import SqliteStore
 from app.store.store import Item
-from tests.conftest import StartService
+from tests.conftest import PATIENT_MS, StartService
 from tests.support.admin import BEARER, WithAdmin, start_with_admin
-from tests.support.samples import Sample, candidate_of, context_of
-from tests.support.serving import strict
+from tests.support.samples import KNOWN_USER, Sample, candidate_of, context_of
+from tests.support.serving import strict, wait_until
 
 pytestmark = pytest.mark.e2e
 PRIVATE = ("/admin/pages/form", "/admin/pages/values?field=tags", "/admin/pages/now",
-           "/admin/pages/bundles", "/admin/pages/items?search=x")  # fmt: skip
+           "/admin/pages/bundles", "/admin/pages/items?search=x", "/admin/pages/ranked?ids=[1]",
+           "/admin/pages/profile?key=12345")  # fmt: skip
 
 OF_TIME = {
     "process_resident_memory_bytes",
@@ -37,10 +40,12 @@ def both(
     scratch = tmp_path_factory.mktemp("admin")
     store = SqliteStore(scratch / "store.db", create=True)
     store.put([Item(number, candidate_of(row)) for number, row in enumerate(sample.rows[:5])])
+    store.put([Item("seven", {"title": "Seven", "price": 7, "cost": 5})])
+    store.profiles.put([Item(KNOWN_USER, {"age": 40, "country": "us", "shoe": 43})])
     store.close()
     return start_with_admin(
         start_shared_service, scratch, pages="on", pages_hosts="ctr.example, other.example",
-        store=f"sqlite://{scratch}/store.db",
+        store=f"sqlite://{scratch}/store.db", profile_key="user_id", redis_timeout_ms=PATIENT_MS,
     )  # fmt: skip
 
 
@@ -97,6 +102,61 @@ def test_rows_are_scored_on_the_admin_port_by_key(both: WithAdmin, sample: Sampl
         shown, expected = strict(answer.content), strict(public.content)
         assert shown.pop("predictions", None) == pytest.approx(expected.pop("predictions", None))
         assert json.dumps(shown)[:60] == json.dumps(expected)[:60]
+
+
+def test_items_of_a_ranking_come_by_id(both: WithAdmin, sample: Sample) -> None:
+    """With title and the values that the bundle scores, on both ports; null for one that is not."""
+    for base, key in ((f"{both.url}/admin/pages", BEARER), (f"{both.service.url}/pages/data", {})):
+        answer = get(f'{base}/ranked?ids=["seven", 2, "nobody"]', **key)
+        assert strict(answer.content)["items"] == [
+            {"title": "Seven", "features": {"price": 7}},
+            {"title": None, "features": candidate_of(sample.rows[2])},
+            None,
+        ]
+        assert strict(get(f"{base}/ranked?ids=[]", **key).content)["items"] == []
+        for wrong in ("7", "[7", "[[7]]", "[1.5]", str([*range(101)])):
+            assert code(get(f"{base}/ranked?ids={wrong}", **key), 422)
+
+
+def test_a_profile_is_shown_to_holders_of_a_key(both: WithAdmin) -> None:
+    """Strangers learn which fields it fills and no value; who has none is told so."""
+    admin, public = f"{both.url}/admin/pages/profile", f"{both.service.url}/pages/data/profile"
+    found = strict(get(f"{admin}?key={KNOWN_USER}", **BEARER).content)
+    assert found == {"fields": ["age", "country"], "values": {"age": 40, "country": "us"}}
+    assert strict(get(f'{admin}?key="{KNOWN_USER}"', **BEARER).content) == found
+    assert strict(get(f"{public}?key={KNOWN_USER}").content) == {**found, "values": {}}
+    for key in ("1", "null", '"nobody"', "1.5"):
+        assert strict(get(f"{admin}?key={key}", **BEARER).content) == {"fields": [], "values": {}}
+    for wrong in ("[1]", "{", "", "true"):
+        assert code(get(f"{admin}?key={wrong}", **BEARER), 422)
+    assert strict(get(f"{public[:-8]}/form").content)["profile_key"] == "user_id"
+
+
+def test_rows_that_are_tried_on_pages_do_not_drift(both: WithAdmin, sample: Sample) -> None:
+    """They are scored and counted as others are, on both ports; what callers send is watched."""
+
+    def watched() -> int:
+        report = strict(get(f"{both.service.url}/drift").content)
+        return int(report["score"]["count"])
+
+    def scored() -> float:
+        return both.service.metrics()["ctr_rows_total"]
+
+    before, rows = watched(), scored()
+    body = {"instances": sample.rows[:20]}
+    for url, key in (
+        (f"{both.url}/admin/pages/predict", BEARER),
+        (f"{both.service.url}/pages/score/predict", {}),
+    ):
+        answer = httpx.post(url, json=body, headers=key, trust_env=False, verify=False)
+        assert answer.status_code == 200, answer.text
+    wait_until(lambda: scored() == rows + 40, "the rows are counted")
+    assert watched() == before
+    # At most so often are rows counted at all.
+    sleep(SAMPLE_SECONDS)
+    both.service.predict(sample.rows[:20])
+    wait_until(lambda: scored() == rows + 60, "the rows are counted")
+    assert watched() > before
 
 
 def test_the_public_port_shows_no_person_and_takes_no_action(both: WithAdmin) -> None:

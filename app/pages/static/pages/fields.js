@@ -2,7 +2,7 @@
 
 import { html, useEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { data } from "./api.js";
-import { UNSEEN_NUMBER, UNSEEN_TEXT } from "./request.js";
+import { OOV_NUMBER, OOV_TEXT } from "./request.js";
 import { count } from "./figures.js";
 
 const WAIT_MS = 120;
@@ -109,15 +109,15 @@ function List({ field, id, entry, change }) {
 
 function Field({ field, id, entry, change, problem }) {
   const modes = [["value", "value"], ["missing", "missing"]];
-  if (field.known !== undefined && field.dtype !== "boolean") modes.push(["unseen", "never seen"]);
+  if (field.known !== undefined && field.dtype !== "boolean") modes.push(["oov", "OOV"]);
   const Input = field.kind === "multi_categorical" ? List : Scalar;
-  const unseen = field.dtype === "integer" ? UNSEEN_NUMBER : UNSEEN_TEXT;
+  const oov = field.dtype === "integer" ? OOV_NUMBER : OOV_TEXT;
   return html`<div class="field">
     <label for=${id}><b>${field.name}</b> <small>${label(field)}</small></label>
     <div class="entry">
       ${entry.mode === "value"
         ? html`<${Input} field=${field} id=${id} entry=${entry} change=${change} />`
-        : html`<input id=${id} disabled value=${entry.mode === "unseen" ? unseen : "absent"} />`}
+        : html`<input id=${id} disabled value=${entry.mode === "oov" ? oov : "absent"} />`}
       <select class="mode" aria-label="${field.name}: kind of value" value=${entry.mode}
         onChange=${(event) => change({ ...entry, mode: event.target.value })}>
         ${modes.map(([value, text]) => html`<option value=${value}>${text}</option>`)}

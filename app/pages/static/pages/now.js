@@ -78,13 +78,14 @@ function Slots({ chosen, choose }) {
     <p class="calm">${drifted.length
       ? html`<span class="tag bad">${drifted.length} drifted</span> ${drifted.map((each) => each.slot).join(", ")}:
         what comes now is not what the network was trained on.`
-      : html`<span class="tag good">no drift</span> Values come as they did in training, as far as their number tells.`}</p>
+      : html`<span class="tag good">no drift</span> Values come as they did in training, as far as their number tells.`}
+      ${" "}<small>OOV: values that training never saw, or too rarely. Requests of these pages are left out of drift.</small></p>
     <div class="table" tabindex="0" role="region" aria-label="Values by field">
     <table>
-      <caption class="hidden">Shares of missing and unseen values, and drift, by field</caption>
+      <caption class="hidden">Shares of missing and OOV values, and drift, by field</caption>
       <thead><tr><th scope="col">field</th><th scope="col">state</th>
         <th scope="col" class="number">PSI</th><th scope="col" class="number">threshold</th>
-        <th scope="col" class="number">unseen</th><th scope="col" class="number">in training</th>
+        <th scope="col" class="number">OOV</th><th scope="col" class="number">in training</th>
         <th scope="col" class="number">missing</th><th scope="col" class="number">in training</th></tr></thead>
       <tbody>${rows.map((each) => html`<tr key=${each.slot} aria-selected=${each.slot === chosen}>
         <th scope="row"><button class="quiet" aria-pressed=${each.slot === chosen}
@@ -105,7 +106,7 @@ function Detail({ slot }) {
   if (!slot) return html`<p class="calm"><small>Choose a field to see its values now beside those of training.</small></p>`;
   if (detail?.slot !== slot) return null;
   const names = ["now", "training"];
-  const rows = detail.bins.map((bin, place) => [bin, detail.window[place], detail.trained[place]])
+  const rows = detail.bins.map((bin, place) => [bin === "oov" ? "OOV" : bin, detail.window[place], detail.trained[place]])
     .filter(([, now, before]) => now > 0 || before > 0);
   const moved = [...rows].sort((a, b) => Math.abs(b[1] - b[2]) - Math.abs(a[1] - a[2])).slice(0, 12);
   return html`<h3>${slot}: <span class="key-0">now</span> beside <span class="key-1">training</span></h3>

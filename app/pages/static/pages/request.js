@@ -1,10 +1,15 @@
 // The request that the pages Try and Why share: a context and its candidates, as typed.
 
-// What is typed for a field: {mode: "value" | "missing" | "unseen", text, list}.
-export const UNSEEN_TEXT = "never-seen-before";
-export const UNSEEN_NUMBER = "987654321987";
+import { data } from "./api.js";
 
-export const request = { form: null, version: null, context: {}, candidates: [] };
+// What is typed for a field: {mode: "value" | "missing" | "oov", text, list}.
+export const OOV_TEXT = "never-seen-before";
+export const OOV_NUMBER = "987654321987";
+
+const NO_PROFILE = { fields: [], values: {} };
+
+/** `profile` are the fields that the context has from its profile, and those values that may be shown. */
+export const request = { form: null, version: null, context: {}, candidates: [], profile: NO_PROFILE };
 
 let following = 0;
 
@@ -34,8 +39,8 @@ function scalar(field, text) {
 export function valueOf(field, entry) {
   if (!entry || entry.mode === "missing") return undefined;
   const list = field.kind === "multi_categorical";
-  if (entry.mode === "unseen") {
-    const value = field.dtype === "integer" ? Number(UNSEEN_NUMBER) : UNSEEN_TEXT;
+  if (entry.mode === "oov") {
+    const value = field.dtype === "integer" ? Number(OOV_NUMBER) : OOV_TEXT;
     return list ? [value] : value;
   }
   if (list) return entry.list.map((each) => scalar(field, each));
@@ -94,6 +99,16 @@ export function nameOf(candidate) {
 
 export const contextValues = () => valuesOf("context", request.context);
 export const candidateValues = (candidate) => valuesOf("candidate", candidate.entries);
+
+/** Look up the profile that fills this context; without one, or an answer, nothing is filled. */
+export async function readProfile() {
+  request.profile = NO_PROFILE;
+  const key = contextValues()[request.form.profile_key];
+  if (key === undefined) return;
+  const found = await data("profile", { key: JSON.stringify(key) }).catch(() => NO_PROFILE);
+  const own = contextValues();
+  request.profile = { ...found, fields: found.fields.filter((name) => own[name] === undefined) };
+}
 
 export const rankBody = () => ({
   context: contextValues(),

@@ -1,7 +1,7 @@
 // Try: a request made by hand, its scores, and the same request for other programs.
 
 import { html, useState } from "./vendor/htm-preact.js";
-import { publicAddress, score } from "./api.js";
+import { data, publicAddress, score } from "./api.js";
 import { Fields } from "./fields.js";
 import { duration, figure } from "./figures.js";
 import {
@@ -74,10 +74,22 @@ function Candidate({ candidate, place, open, toggle, change, remove, problems })
   </li>`;
 }
 
+/** Items of a ranking of the whole catalogue, as candidates that Why can explain; null for one that is gone. */
+async function asCandidates(ranking) {
+  const { items } = await data("ranked", { ids: JSON.stringify(ranking.map((each) => each.id)) });
+  return items.map((item, place) => item && newCandidate(item.features, item.title ?? `id ${ranking[place].id}`));
+}
+
 function Result({ result }) {
-  const { answer, ms, names, path } = result;
+  const { answer, ms, names, path, items } = result;
+  // Why takes the items of a ranking as the candidates of the request.
+  const explained = items?.filter((each) => each);
   const rows = path === "rank"
-    ? answer.ranking.map((each) => ({ name: names[each.index] ?? `id ${each.id}`, score: each.score, index: each.index }))
+    ? answer.ranking.map((each, place) => ({
+      name: items ? items[place]?.name ?? `id ${each.id}` : names[each.index],
+      score: each.score,
+      index: items ? explained.indexOf(items[place]) : each.index,
+    }))
     : answer.predictions.map((each, index) => ({ name: names[index], score: each, index }));
   const most = Math.max(...rows.map((each) => each.score ?? 0), 1e-12);
   return html`<section class="card" aria-label="Scores">
@@ -91,12 +103,13 @@ function Result({ result }) {
         <svg class="track" aria-hidden="true" width="100%" height="8">
           <rect class="bar" width="${(100 * (each.score ?? 0)) / most}%" height="8" rx="2" /></svg>
         <b class="figure">${figure(each.score, 4)}</b>
-        ${each.index !== undefined && path !== "all" && html`<a href="#/why?${each.index}"
-          aria-label="why candidate ${each.index + 1} has its score">Why</a>`}
+        ${each.index >= 0 && html`<a href="#/why?${each.index}" onClick=${() => { if (items) request.candidates = explained; }}
+          aria-label="why ${items ? each.name : `candidate ${each.index + 1}`} has its score">Why</a>`}
       </li>`)}
     </ol>
     <p class="calm"><small>A score is the probability of a click. ${path === "rank"
-      ? "Highest first." : "In the order of the request."}</small></p>
+      ? "Highest first." : "In the order of the request."}
+      ${items && " Why makes these items the candidates of the request."}</small></p>
   </section>`;
 }
 
@@ -119,7 +132,8 @@ function Form() {
     try {
       const { content, ms } = await score(path, body);
       const names = all ? [] : request.candidates.map(nameOf);
-      setResult({ answer: content, ms, path, names });
+      const items = all ? await asCandidates(content.ranking) : null;
+      setResult({ answer: content, ms, path, names, items });
       setError(null);
     } catch (problem) {
       setError(problem);

@@ -6,7 +6,7 @@ import { data, explain, score } from "./api.js";
 import { Bars, Lines, Waterfall } from "./charts.js";
 import { figure, short, signed } from "./figures.js";
 import {
-  UNSEEN_NUMBER, UNSEEN_TEXT, candidateValues, contextValues, nameOf, request, valueOf,
+  OOV_NUMBER, OOV_TEXT, candidateValues, contextValues, nameOf, readProfile, request, valueOf,
 } from "./request.js";
 import { Problem, WithForm } from "./shared.js";
 
@@ -20,7 +20,19 @@ const sigmoid = (logit) => 1 / (1 + Math.exp(-logit));
 const words = (value) =>
   value === undefined ? "missing" : Array.isArray(value) ? value.join(", ") || "empty" : String(value);
 
-const valueIn = (field, candidate) => ({ ...contextValues(), ...candidateValues(candidate) })[field];
+const ownValue = (field, candidate) => ({ ...contextValues(), ...candidateValues(candidate) })[field];
+const isFilled = (field) => request.profile.fields.includes(field);
+
+/** The value that a row is scored with, as far as it may be shown: the request's, or the profile's. */
+const valueIn = (field, candidate) =>
+  isFilled(field) ? request.profile.values[field] : ownValue(field, candidate);
+
+/** The words for it. */
+function wordsIn(field, candidate) {
+  const value = valueIn(field, candidate);
+  if (!isFilled(field)) return words(value);
+  return value === undefined ? "from the profile" : `${words(value)}, from the profile`;
+}
 
 /** The largest first; those beyond a number become one. */
 function largest(pairs, most) {
@@ -38,7 +50,7 @@ function stepsOf(found, candidate) {
   for (const each of largest(fields, MOST_STEPS)) {
     steps.push({
       name: each.name,
-      note: each.other ? null : words(valueIn(each.name, candidate)),
+      note: each.other ? null : wordsIn(each.name, candidate),
       from: at,
       to: at + each.value,
     });
@@ -80,9 +92,10 @@ function Two({ answer, first, second }) {
   const rows = answer.difference.shapley.map(({ field, value }) => ({
     name: field,
     value,
-    note: valueIn(field, first) === undefined && valueIn(field, second) === undefined ? null
-      : words(valueIn(field, first)) === words(valueIn(field, second)) ? words(valueIn(field, first))
-        : `${words(valueIn(field, first))} | ${words(valueIn(field, second))}`,
+    note: isFilled(field) ? wordsIn(field, first)
+      : valueIn(field, first) === undefined && valueIn(field, second) === undefined ? null
+        : words(valueIn(field, first)) === words(valueIn(field, second)) ? words(valueIn(field, first))
+          : `${words(valueIn(field, first))} | ${words(valueIn(field, second))}`,
   }));
   const [a, b] = answer.candidates;
   const pairs = answer.difference.pairs?.map(({ fields, value }) => ({ name: fields.join(" × "), value }));
@@ -152,8 +165,8 @@ async function variants(field, now) {
   }));
   const present = words(now);
   if (now !== undefined && !found.some((each) => words(each.value) === present)) found.unshift({ label: present, value: now });
-  const unseen = field.dtype === "integer" ? Number(UNSEEN_NUMBER) : UNSEEN_TEXT;
-  if (field.dtype !== "boolean") found.push({ label: "never seen", value: list ? [unseen] : unseen });
+  const oov = field.dtype === "integer" ? Number(OOV_NUMBER) : OOV_TEXT;
+  if (field.dtype !== "boolean") found.push({ label: "OOV", value: list ? [oov] : oov });
   if (!field.required) found.push({ label: "missing", value: undefined });
   return { line: false, found };
 }
@@ -210,7 +223,7 @@ function WhatIf({ candidate }) {
         ${fields.map((each) => html`<option key=${each.name} value=${each.name}>${each.name} (${each.side})</option>`)}
       </select></label></div>
     <p class="calm">Score and rank of ${nameOf(candidate)} among ${all} candidate${all === 1 ? "" : "s"} as <b>${name}</b> changes; all else stays.
-      Now: ${words(now)}.</p>
+      Now: ${wordsIn(name, candidate)}. <small>OOV: a value that training never saw.</small></p>
     <${Problem} error=${error} />
     ${rows && state.of === name && (line
       ? html`<${Lines} title="Score and rank by ${name}" time=${false} height=${220} x=${rows.map((each) => each.x)}
@@ -218,7 +231,7 @@ function WhatIf({ candidate }) {
           shown=${(value) => (value === null || value === undefined ? "–" : String(Number(value.toFixed(4))))}
           right=${{ scale: "rank", range: () => [all + 0.5, 0.5] }} />
         <p class="calm"><small>The legend shows the values at the right end.</small></p>`
-      : html`<${Bars} rows=${rows.map((each) => ({ name: each.label, value: each.score, rank: each.rank, marked: words(each.value) === words(now) }))}
+      : html`<${Bars} rows=${rows.map((each) => ({ name: each.label, value: each.score, rank: each.rank, marked: words(each.value) === words(now) && !(isFilled(name) && now === undefined) }))}
           shown=${(each) => `${figure(each.value, 4)} #${each.rank}`} tone=${(each) => (each.marked ? "" : "still")} />`)}
   </section>`;
 }
@@ -233,6 +246,11 @@ function Choice({ label, chosen, choose, none }) {
   </select></label>`;
 }
 
+const contextWords = () => [
+  ...Object.entries(contextValues()).map(([name, value]) => `${name} ${words(value)}`),
+  ...request.profile.fields.map((name) => `${name} ${wordsIn(name)}`),
+].join(" · ");
+
 function Chosen({ port }) {
   const [first, setFirst] = useState(Math.min(asked(), request.candidates.length - 1));
   const [second, setSecond] = useState(null);
@@ -241,14 +259,17 @@ function Chosen({ port }) {
     addEventListener("hashchange", follow);
     return () => removeEventListener("hashchange", follow);
   }, []);
+  const [looked, setLooked] = useState(false);
+  useEffect(() => { readProfile().then(() => setLooked(true)); }, []);
   const candidate = request.candidates[first];
+  if (!looked) return html`<p class="calm">Loading…</p>`;
   if (!candidate) return html`<p>There is no candidate: add one on the page <a href="#/try">Try</a>.</p>`;
   const other = second === null || second === first ? null : request.candidates[second];
   return html`<section class="card"><div class="row start">
       <${Choice} label="Candidate" chosen=${first} choose=${setFirst} />
       ${port.explain && html`<${Choice} label="beside" chosen=${second} choose=${setSecond} none />`}
       <a href="#/try">Change the request</a></div>
-      <p class="calm">Context: ${Object.entries(contextValues()).map(([name, value]) => `${name} ${words(value)}`).join(" · ") || "no values"}</p>
+      <p class="calm">Context: ${contextWords() || "no values"}</p>
     </section>
     ${port.explain ? html`<${Explained} first=${candidate} second=${other} />`
       : html`<p class="calm">This port explains no scores; see CTR_EXPLAIN.</p>`}
