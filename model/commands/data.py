@@ -62,6 +62,8 @@ def spec_command(
         list[str] | None,
         typer.Option(help="Names of all columns, separated by commas, of files without a header."),
     ] = None,
+    items: ItemsFiles = None,
+    item_id: ItemId = None,
     sample_rows: Annotated[
         int, typer.Option(min=1, help="Rows to look at; of larger files blocks are taken evenly.")
     ] = 300_000,
@@ -74,10 +76,12 @@ def spec_command(
     from app.features.spec import FeatureSpec
     from app.files import write_file
     from model.draft.draft import draft
+    from model.draft.items import with_items
     from model.draft.look import look_at
     from model.result_places import ResultError, require_file
 
-    require_file(out, data, parents=True)
+    stored = stored_files(items, item_id, None, None)
+    require_file(out, [*data, *(path for each in stored for path in each.paths)], parents=True)
     if out.exists() and not replace:
         raise ResultError(f"{out} is there already; name another file with --out, or --replace it")
     names = column_names(columns or (), "--columns") or None
@@ -86,6 +90,8 @@ def spec_command(
         for each, option in ((context, "--context"), (candidate, "--candidate"))
     )
     look = look_at(data, label, names, sample_rows)
+    for each in stored:
+        look = with_items(look, each.paths, each.key)
     found = draft(look, *sides)
     text = found.text()
     # Its own reader is the judge of what was written.

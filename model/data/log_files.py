@@ -154,28 +154,28 @@ def require_columns(
             _Wanted(wanted, keep, optional).of(file, names)
 
 
-def column_names(spec: FeatureSpec, file: LogFile) -> list[str] | None:
+def column_names(spec: FeatureSpec, file: LogFile, key: str | None = None) -> list[str] | None:
     """Return the names of a file's columns, None if it has no rows.
 
-    Those of JSON lines are the ones that its first lines have.
+    Those of JSON lines are the ones that its first lines have; ``key`` is that of :func:`pieces`.
 
     Raises:
         DataError: the file cannot be read.
     """
     with _errors_of_reading(file.path):
         if is_json_lines(file.path):
-            return _json_names(file)
+            return _json_names(file, key)
         return _names(spec, file)
 
 
-def _json_names(file: LogFile) -> list[str] | None:
+def _json_names(file: LogFile, key: str | None) -> list[str] | None:
     """Return the names of the first lines' values, in the order in which they come."""
     names: dict[str, None] = {}
     with open_text(file.path) as (_, opened):
         for line in opened.readlines(_JSON_BYTES_AT_ONCE):
             # Lines that are no objects are told when all are read.
             with suppress(UnreadableLine):
-                names.update(dict.fromkeys(read_object(line)))
+                names.update(dict.fromkeys(read_object(line, key)))
     return list(names) or None
 
 

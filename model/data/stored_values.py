@@ -82,7 +82,7 @@ class _Reading:
         return Source(path.name, sha256(path), path.stat().st_size, rows)
 
     def _add(self, frame: pl.DataFrame) -> None:
-        keys = _keys(frame[self._files.key], self.key).alias(_KEY)
+        keys = row_keys(frame[self._files.key], self.key).alias(_KEY)
         told = f"field {self._files.key!r}: expected the {self._files.kind}'s id"
         problems = dict.fromkeys(np.flatnonzero(keys.is_null()).tolist(), told)
         columns = [keys]
@@ -113,7 +113,7 @@ class _Reading:
         return pl.Series(column.name, texts, pl.Binary).gather(codes)
 
 
-def _keys(column: pl.Series, key: TextKey) -> pl.Series:
+def row_keys(column: pl.Series, key: TextKey) -> pl.Series:
     """Return the text of each row's key, None where it has none."""
     values, codes = distinct(column)
     return pl.Series([key(value) for value in values], dtype=pl.String).gather(codes)
@@ -145,7 +145,7 @@ class StoredValues:
 
     def join(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, NDArray[np.bool_]]:
         """Return the rows with the values that they lack, and which of them have an entry."""
-        keys = _keys(frame[self.files.key], self.key).alias(_KEY)
+        keys = row_keys(frame[self.files.key], self.key).alias(_KEY)
         entries = self.entries.with_columns(pl.lit(True).alias(_FOUND))
         found = keys.to_frame().join(entries, on=_KEY, how="left", maintain_order="left")
         columns = []

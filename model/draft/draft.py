@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -66,6 +66,13 @@ class Draft:
             )
         if look.bad.count:
             lines.append(f"{look.bad.report()}; train needs --max-bad-lines with such lines")
+        if look.items is not None and look.items.unknown:
+            lines.append(
+                f"{look.items.unknown:,} rows were left out: their {in_comment(look.items.key)} is"
+                " in no file of --items; train needs --max-bad-lines with such lines"
+            )
+        if look.items is not None and look.items.bad.count:
+            lines.append(f"--items: {look.items.bad.report()}")
         if self.click_rate in (0.0, 1.0):
             lines.append(f"the labels are all {self.click_rate:.0f}: nothing can be learned")
         if self.unsure:
@@ -116,6 +123,7 @@ class Draft:
         yield from comment(
             [
                 f"Feature spec of {files}{f' and {more} more files' if more > 0 else ''}: {rows}.",
+                *self._of_items(),
                 "Every key is explained in docs/feature-spec.md. The figures are those of the data",
                 "that were looked at; AUC alone is what a column tells of a click by itself, 0.5 is"
                 " nothing.",
@@ -150,6 +158,14 @@ class Draft:
             asked = "" if guess.sure else "; context or candidate?"
             yield from field_table(field, {"side": f"{guess.reason}{asked}"})
 
+    def _of_items(self) -> Iterator[str]:
+        """Yield what must be told of files of items: the commands need them, too."""
+        items = self.look.items
+        if items is not None:
+            files = ", ".join(in_comment(name, 80) for name in items.names)
+            yield f"Values of items are from {files}, by {in_comment(items.key)}: the commands that"
+            yield "read data need --items and --id, too, and a service a catalogue of the items."
+
     def _notes(self, found: Found) -> list[str]:
         """Return what is worth knowing of a field beside its keys."""
         notes = [found.note] if found.note else []
@@ -173,8 +189,9 @@ class Draft:
 def draft(look: Look, context: Sequence[str] = (), candidate: Sequence[str] = ()) -> Draft:
     """Make a spec of what was seen.
 
-    ``context`` and ``candidate`` are columns known to be of a side. Others that are the same in
-    all rows of such a column's value are of its side, too.
+    ``context`` and ``candidate`` are columns known to be of a side, as are those of files of items
+    and their id. Others that are the same in all rows of such a column's value are of its side,
+    too.
 
     Raises:
         DataError: there is no such column, a label is neither 0 nor 1, or no field is left.
@@ -192,7 +209,13 @@ def draft(look: Look, context: Sequence[str] = (), candidate: Sequence[str] = ()
             )
         if name == label_name and option != "--label":
             raise DataError(f"{option}: {name!r} is the label")
+    of_items: frozenset[str] = frozenset()
+    if look.items is not None:
+        of_items = look.items.columns
+        candidate = [*(name for name in candidate if name != look.items.key), look.items.key]
     for name in context:
+        if name in of_items or (look.items is not None and name == look.items.key):
+            raise DataError(f"{name!r} is named by --context, and is a column of items")
         if name in candidate:
             raise DataError(f"{name!r} is named by --context and by --candidate")
     check_labels(look.layout, look.frame)
@@ -208,13 +231,17 @@ def draft(look: Look, context: Sequence[str] = (), candidate: Sequence[str] = ()
         raise DataError(f"a spec needs two fields, one of each side; left out are{reasons}")
     guesses = guess_sides(
         {name: each.codes for name, each in found.items()},
-        [name for name, each in kept.items() if isinstance(each.field, Time)],
+        [n for n, each in kept.items() if isinstance(each.field, Time) and n not in of_items],
         context,
         candidate,
         list(kept),
     )
+    told = {name: Guess("candidate", "of --items", True) for name in kept if name in of_items}
+    if look.items is not None and look.items.key in kept:
+        told[look.items.key] = Guess("candidate", "the item's id", True)
+    guesses |= told
     kept = {name: replace_field(each, guesses[name].side) for name, each in kept.items()}
-    spec = _spec(look, kept)
+    spec = _spec(look, kept, of_items)
     timed = kept.get(spec.timestamp) if spec.timestamp else None
     span = None
     if timed is not None and timed.moments is not None:
@@ -230,12 +257,13 @@ def replace_field(found: Found, side: str) -> Found:
     return Found(found.column, field, found.codes, found.auc, found.note, found.moments)
 
 
-def _spec(look: Look, kept: Mapping[str, Found]) -> FeatureSpec:
+def _spec(look: Look, kept: Mapping[str, Found], of_items: Collection[str]) -> FeatureSpec:
     fields = [each.field for each in kept.values() if each.field is not None]
     ordered = [field for side in ("context", "candidate") for field in fields if field.side == side]
     times = [
         each for each in kept.values()
         if each.moments is not None and each.moments.present.all()
+        and each.column.name not in of_items
     ]  # fmt: skip
     timestamp = max(times, key=lambda each: len(each.column.values), default=None)
     return replace(

@@ -38,6 +38,21 @@ OTHER_DELIMITERS = (";", "\t", "|", ",")
 """Tried in this order where the one that the file's ending suggests finds a single column."""
 
 
+@dataclass(frozen=True, slots=True)
+class Items:
+    """Files with the values of items that were joined to the rows of a log."""
+
+    names: tuple[str, ...]
+    """The names of the files."""
+    key: str
+    """The column with an item's id."""
+    columns: frozenset[str]
+    """The columns that the log does not have."""
+    unknown: int
+    """Rows of the sample that were left out: their item is in no file."""
+    bad: BadLines
+
+
 @dataclass(slots=True)
 class Look:
     """A sample of the rows of files, and what was noticed on the way."""
@@ -55,11 +70,13 @@ class Look:
     bad: BadLines
     unusable: dict[str, str] = field(default_factory=dict)
     """Columns that no field can be, each with the reason."""
+    items: Items | None = None
+    """The files of items, where the log has ids alone."""
 
     @property
     def whole(self) -> bool:
         """Tell whether the sample is all rows."""
-        return self.frame.height == self.rows
+        return self.frame.height + (self.items.unknown if self.items else 0) == self.rows
 
 
 def look_at(
@@ -68,8 +85,11 @@ def look_at(
     columns: Sequence[str] | None = None,
     sample_rows: int = SAMPLE_ROWS,
     progress: bool = True,
+    key: str | None = None,
 ) -> Look:
     """Read files; ``columns`` names the columns of files without a header.
+
+    With ``key``, lines of JSON may be entries of a store, whose id is the value of that column.
 
     Raises:
         DataError: a file cannot be read, the columns of two files differ, or there are no rows.
@@ -80,12 +100,12 @@ def look_at(
     files = [*map(LogFile, shown, distinct_names(shown))]
     layout = FeatureSpec(label=label, fields=(), columns=tuple(columns) if columns else None)
     layout = _with_delimiter(layout, files[0])
-    present = _columns_of(layout, files)
+    present = _columns_of(layout, files, key)
     unusable = _unusable(files[0], present)
     wanted = [name for name in dict.fromkeys(present) if name not in unusable]
     names = tuple(name for _, name in files)
     look = Look(names, layout, pl.DataFrame(), tuple(wanted), 0, BadLines(), unusable)
-    kept = list(_sampled(look, files, wanted, sample_rows, progress))
+    kept = list(_sampled(look, files, wanted, sample_rows, progress, key))
     if not kept:
         raise DataError(f"there are no rows in {', '.join(look.names)}")
     look.frame = pl.concat(kept, how="vertical_relaxed")
@@ -93,10 +113,10 @@ def look_at(
     return look
 
 
-def _columns_of(layout: FeatureSpec, files: Sequence[LogFile]) -> list[str]:
+def _columns_of(layout: FeatureSpec, files: Sequence[LogFile], key: str | None) -> list[str]:
     """Return the names of the first file's columns that has any."""
     for file in files:
-        if names := column_names(layout, file):
+        if names := column_names(layout, file, key):
             return names
     raise DataError(f"there are no rows in {', '.join(name for _, name in files)}")
 
@@ -134,7 +154,12 @@ def _unusable(file: LogFile, present: Sequence[str]) -> dict[str, str]:
 
 
 def _sampled(
-    look: Look, files: Sequence[LogFile], wanted: Sequence[str], sample_rows: int, progress: bool
+    look: Look,
+    files: Sequence[LogFile],
+    wanted: Sequence[str],
+    sample_rows: int,
+    progress: bool,
+    key: str | None,
 ) -> Iterator[pl.DataFrame]:
     """Yield the sample's part of each piece; count the rows of all."""
     total = sum(path.stat().st_size for path, _ in files)
@@ -143,7 +168,9 @@ def _sampled(
         for path, name in files:
             before = shown.n
             optional = wanted if is_json_lines(path) else ()
-            for piece in pieces(look.layout, path, wanted, look.bad, name=name, optional=optional):
+            for piece in pieces(
+                look.layout, path, wanted, look.bad, name=name, optional=optional, key=key
+            ):
                 look.rows += piece.frame.height
                 if not share:
                     rows = piece.frame.height * total / max(1, piece.bytes)

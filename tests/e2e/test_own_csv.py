@@ -43,6 +43,37 @@ def renamed_avazu(scratch: Path) -> Path:
     return path
 
 
+def test_from_a_log_with_ids_to_a_ranking(tmp_path: Path, start_service: StartService) -> None:
+    """``spec``, ``train`` and ``items put`` join a log with the file of its items; the service
+    ranks all of them by id."""
+    [log] = realdata.files("open-bandit", tmp_path)
+    items = log.with_name("random_all_item_context.csv")
+    (tmp_path / "quick.toml").write_text(CONFIG)
+    spec, bundles = tmp_path / "own.toml", tmp_path / "bundles"
+    store = f"sqlite://{tmp_path}/store.db"
+    joined = ["--items", items, "--id", "item_id"]
+    for words in (
+        ["spec", log, "--label", "click", *joined, "--out", spec],
+        ["train", spec, log, *joined, "--config", tmp_path / "quick.toml", "--out", bundles],
+        ["items", "put", items, "--id", "item_id", "--spec", spec, "--store", store],
+    ):
+        done = run("model", *words, env=environment(), timeout=600)
+        assert done.returncode == 0, done.stderr
+    fields = {field.name: field.side for field in FeatureSpec.load(spec).fields}
+    of_items = {name for name in pl.read_csv(items).columns if name}
+    assert {fields[name] for name in of_items} == {"candidate"}
+    service = start_service(bundles, unknown_fields="error", store=store)
+    row = pl.read_csv(log, infer_schema=False).row(0, named=True)
+    context = {name: row[name] for name, side in fields.items() if side == "context"}
+    numbers = {
+        field.name for field in FeatureSpec.load(spec).fields if type(field).__name__ == "Numeric"
+    }
+    context = {n: float(v) if n in numbers and v else v for n, v in context.items()}
+    ranking = service.rank(context=context, candidates={"all": True})
+    assert len(ranking) == pl.read_csv(items).height
+    assert len({place["score"] for place in ranking}) > 10
+
+
 @pytest.mark.parametrize(
     ("make", "label", "key"),
     [(open_bandit, "click", "item_id"), (renamed_avazu, "geklickt", "Anzeige")],
