@@ -18,7 +18,7 @@ from app.scoring.job import ListedItems
 class Request:
     """A caller that keeps its answer."""
 
-    deadline, rows = 5.0, 0
+    deadline, rows, of_page = 5.0, 0, False
     listed: ListedItems | None = None
     versions: Any = None
     answer: Any = None
