@@ -20,7 +20,7 @@ RUN /venv/bin/python -m pip install -q --only-binary=:all: -c constraints.txt -r
 WORKDIR /srv
 COPY app app/
 COPY model model/
-COPY docker/first-bundle ./
+COPY docker/first-bundle docker/daily-bundle ./
 RUN python -m compileall -q --invalidation-mode unchecked-hash .
 
 FROM python:3.11-slim-bookworm

@@ -1,4 +1,4 @@
-"""What tests in the environment of shap and pandas share."""
+"""What tests in the environments of shap and pandas, and of helm, share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.chart import helm_or_skip
 from tests.support.realdata import files
 from tests.support.registry import environment_or_skip
 
@@ -27,3 +28,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shap_python(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An interpreter that has shap and pandas, beside what the product has; for real data."""
     return environment_or_skip(PINNED, tmp_path_factory.mktemp("by-hand")) / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
+def helm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The path of helm."""
+    return helm_or_skip(tmp_path_factory.mktemp("by-hand"))

@@ -84,13 +84,13 @@ def nginx(
 
 
 @contextmanager
-def haproxy(folder: Path, ports: Sequence[int]) -> Iterator[int]:
-    """Run haproxy before services, which it asks for /ready."""
+def haproxy(
+    folder: Path, ports: Sequence[int], check: str = "inter 300ms fall 2 rise 1"
+) -> Iterator[int]:
+    """Run haproxy before services, which it asks for /ready, as often as ``check`` says."""
     executable, port = program("haproxy"), free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    servers = "\n".join(
-        f"  server ctr{each} 127.0.0.1:{each} check inter 300ms fall 2 rise 1" for each in ports
-    )
+    servers = "\n".join(f"  server ctr{each} 127.0.0.1:{each} check {check}" for each in ports)
     (folder / "haproxy.cfg").write_text(HAPROXY.format(port=port, servers=servers))
     with _running([executable, "-f", str(folder / "haproxy.cfg")], folder, port):
         yield port

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from itertools import count, takewhile
 from time import perf_counter
 from typing import Any, NamedTuple, TypeVar
 
@@ -116,6 +117,20 @@ async def offer_in_turn(
 
     Connections are kept and used again; a new one is made when all are waiting.
     """
+    total = round(rate * seconds)
+    return await _offer(port, requests, rate, lambda number: number < total)
+
+
+async def offer_while(
+    port: int, request: Request, rate: float, lasts: Callable[[], bool]
+) -> list[Answer]:
+    """Send a request ``rate`` times a second as long as ``lasts`` says so."""
+    return await _offer(port, [request], rate, lambda _: lasts())
+
+
+async def _offer(
+    port: int, requests: Sequence[Request], rate: float, lasts: Callable[[int], bool]
+) -> list[Answer]:
     idle: list[Wire] = []
     asked: list[asyncio.Task[Answer]] = []
 
@@ -139,7 +154,7 @@ async def offer_in_turn(
         return Answer(status, taken, content, "\r\nretry-after: " in wire.head, start - due)
 
     begin = perf_counter()
-    for number in range(round(rate * seconds)):
+    for number in takewhile(lasts, count()):
         due = begin + number / rate
         await asyncio.sleep(max(0.0, due - perf_counter()))
         asked.append(asyncio.create_task(one(requests[number % len(requests)], due)))

@@ -21,6 +21,7 @@ from tests.drills.faults.overload import overload
 from tests.drills.faults.proxies import proxies
 from tests.drills.faults.redis_outage import SCENARIOS as REDIS
 from tests.drills.faults.resources import bodies, memory, threads
+from tests.drills.faults.rolling_update import rolling_update
 from tests.drills.faults.stage import Stage
 from tests.drills.faults.swaps import swaps
 from tests.drills.faults.way_back import full_disk, killed_feedback
@@ -44,13 +45,14 @@ SCENARIOS: dict[str, Scenario] = {
     "sigterm": sigterm_under_load,
     "killed-worker": killed_worker,
     "proxies": proxies,
+    "rolling-update": rolling_update,
     "full-disk": full_disk,
     "killed-feedback": killed_feedback,
     **REDIS,
 }
 
 
-TOGETHER = ("proxies", "mutated-bodies", *REDIS, "memory", "company")
+TOGETHER = ("proxies", "rolling-update", "mutated-bodies", *REDIS, "memory", "company")
 """Scenarios that wait a lot, or whose outcomes count more than their times; the longest first."""
 AT_A_TIME = 3
 
