@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
@@ -65,14 +65,17 @@ def check_of(deployment: Object) -> str:
     return f"inter {probe['periodSeconds']}s fall {probe['failureThreshold']} rise 1"
 
 
+def asked_until(over: threading.Event, port: int, request: Request) -> list[Answer]:
+    """Ask until it is over; return the answers."""
+    return run(offer_while(port, request, RATE, lambda: not over.is_set()))
+
+
 def updated(replicas: Deployment, port: int, request: Request) -> Iterator[Figure]:
     """Update again and again; what those who ask meanwhile see."""
     for number in range(1, UPDATES + 1):
         over = threading.Event()
         with ThreadPoolExecutor(1) as pool:
-            asking: Future[list[Answer]] = pool.submit(
-                lambda over=over: run(offer_while(port, request, RATE, lambda: not over.is_set()))
-            )
+            asking = pool.submit(asked_until, over, port, request)
             try:
                 time.sleep(SETTLED_SECONDS)
                 begin = time.monotonic()
