@@ -29,6 +29,7 @@ CtrError
 │   └── NotOffered 501
 └── the trainer's, each beside the code that raises it
     ├── ConfigError      training settings cannot be used
+    ├── RemoteError      a file of an object store cannot be read or written
     ├── DataError        files cannot be read as training data
     ├── UnreadableColumn     nor can a Parquet column: a DataError once the file is named
     ├── CrossError       a network cannot use the crosses of its spec

@@ -8,29 +8,84 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 
 from app.features.spec import DataPart
 from model.config import NETWORKS
 from model.data.stored_files import Kind, StoredFiles
+from model.remote.bundles import local_bundle
+from model.remote.files import file_path, with_patterns_found
+
+
+class _FilePath(click.ParamType[Path, str | Path]):
+    """A path of this machine, or the address of a file in an object store."""
+
+    name = "path"
+
+    def convert(
+        self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path:
+        return value if isinstance(value, Path) else file_path(value)
+
+
+FILE_PATH = _FilePath()
+
+
+def each_file(paths: list[Path] | None) -> list[Path] | None:
+    """Return the files that were named, those of patterns of a store one by one."""
+    return paths and with_patterns_found(paths)
+
+
+def _bundle_if_any(path: Path | None) -> Path | None:
+    return path and local_bundle(path)
+
 
 Spec = Annotated[Path, typer.Argument(help="The feature spec, a TOML file.")]
 DataToSplit = Annotated[
     list[Path] | None,
-    typer.Argument(help="CSV, TSV, JSON lines or Parquet, also gzipped; split into three parts."),
+    typer.Argument(
+        click_type=FILE_PATH,
+        callback=each_file,
+        help="CSV, TSV, JSON lines or Parquet, also gzipped; split into three parts.",
+    ),
 ]
-Data = Annotated[list[Path], typer.Argument(help="CSV, TSV, JSON lines or Parquet, also gzipped.")]
+Data = Annotated[
+    list[Path],
+    typer.Argument(
+        click_type=FILE_PATH,
+        callback=each_file,
+        help="CSV, TSV, JSON lines or Parquet, also gzipped.",
+    ),
+]
 TrainFiles = Annotated[
-    list[Path] | None, typer.Option("--train", help="Files of the training part.")
+    list[Path] | None,
+    typer.Option(
+        "--train", click_type=FILE_PATH, callback=each_file, help="Files of the training part."
+    ),
 ]
 ValidationFiles = Annotated[
-    list[Path] | None, typer.Option("--validation", help="Files of the validation part.")
+    list[Path] | None,
+    typer.Option(
+        "--validation",
+        click_type=FILE_PATH,
+        callback=each_file,
+        help="Files of the validation part.",
+    ),
 ]
-TestFiles = Annotated[list[Path] | None, typer.Option("--test", help="Files of the test part.")]
+TestFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--test", click_type=FILE_PATH, callback=each_file, help="Files of the test part."
+    ),
+]
 ItemsFiles = Annotated[
     list[Path] | None,
     typer.Option(
-        "--items", help="Files with the values of items, for data that have their ids; needs --id."
+        "--items",
+        click_type=FILE_PATH,
+        callback=each_file,
+        help="Files with the values of items, for data that have their ids; needs --id.",
     ),
 ]
 ItemId = Annotated[
@@ -40,6 +95,8 @@ ProfilesFiles = Annotated[
     list[Path] | None,
     typer.Option(
         "--profiles",
+        click_type=FILE_PATH,
+        callback=each_file,
         help="Files with the values of users, for data that have their key; needs --key.",
     ),
 ]
@@ -73,6 +130,12 @@ PasswordFile = Annotated[
         help="File with the password, or a user and a password on two lines.",
     ),
 ]
+BundleToOpen = Annotated[
+    Path,
+    typer.Argument(
+        click_type=FILE_PATH, callback=local_bundle, help="A bundle, or a directory of them."
+    ),
+]
 SettingsOption = Annotated[
     Path | None,
     typer.Option(
@@ -87,6 +150,8 @@ MustBeatOption = Annotated[
     Path | None,
     typer.Option(
         "--must-beat",
+        click_type=FILE_PATH,
+        callback=_bundle_if_any,
         help="Bundle, or directory of bundles, that the new one must be as good as.",
     ),
 ]
@@ -100,7 +165,11 @@ GateFile = Annotated[
 ]
 InitFrom = Annotated[
     Path | None,
-    typer.Option(help="Bundle whose weights to start from: yesterday's, or an fm for an fnn."),
+    typer.Option(
+        click_type=FILE_PATH,
+        callback=_bundle_if_any,
+        help="Bundle whose weights to start from: yesterday's, or an fm for an fnn.",
+    ),
 ]
 
 CacheDirectory = Annotated[

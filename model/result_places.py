@@ -16,6 +16,8 @@ from pathlib import Path
 from app.bundle.directory import is_bundle
 from app.errors import CtrError
 from app.files import PARTIAL
+from model.remote.bundles import require_store
+from model.remote.files import RemoteFile, is_address
 
 
 class ResultError(CtrError):
@@ -28,6 +30,7 @@ def require_directory(directory: Path) -> None:
     Raises:
         ResultError: they cannot.
     """
+    _require_here(directory)
     created: list[Path] = []
     try:
         for each in reversed([directory, *directory.parents]):
@@ -46,9 +49,15 @@ def require_directory(directory: Path) -> None:
 def require_bundle_directory(directory: Path) -> None:
     """Check that bundles can be written into a directory, which may be absent yet.
 
+    It may be one of an object store.
+
     Raises:
         ResultError: they cannot, or it is a bundle itself.
+        RemoteError: the store does not take them.
     """
+    if isinstance(directory, RemoteFile):
+        require_store(directory)
+        return
     require_directory(directory)
     if is_bundle(directory):
         raise ResultError(f"{directory} is a bundle; name the directory that holds bundles")
@@ -65,6 +74,7 @@ def require_file(
         ResultError: it cannot, is one of the ``inputs`` under this or another name, or lies in
             the ``bundle``.
     """
+    _require_here(path)
     try:
         mode = path.stat().st_mode if path.exists() else None
         if mode is not None and stat.S_ISDIR(mode):
@@ -77,6 +87,9 @@ def require_file(
         if not path.parent.is_dir():
             raise ResultError(f"{path} cannot be written: there is no directory {path.parent}")
         for given in inputs:
+            # A file of a store is none of this machine's; asking for it would copy it.
+            if isinstance(given, RemoteFile):
+                continue
             if mode is not None and given.exists() and path.samefile(given):
                 named = "an input" if path == given else f"the input {given} by another name"
                 raise ResultError(f"{path} is {named}, and must stay; name another file")
@@ -85,6 +98,15 @@ def require_file(
         _try_to_write(path.parent)
     except OSError as error:
         raise _refused(path, error) from error
+
+
+def _require_here(path: Path) -> None:
+    """Refuse an address of a store, which as a path would be a directory here."""
+    if is_address(path):
+        raise ResultError(
+            f"{path} cannot be written: of all results only the bundles of train can be in an"
+            " object store"
+        )
 
 
 def _try_to_write(directory: Path) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from app.files import write_file
-from model.options import BadLines
+from model.options import FILE_PATH, BadLines, BundleToOpen, each_file
 from model.progress import say
 from model.result_places import require_file
 from model.threads import limit_torch
@@ -31,13 +31,17 @@ class PrecisionName(StrEnum):
 
 
 def explain(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or a directory of them.")],
+    bundle: BundleToOpen,
     row: Annotated[
         str | None, typer.Option(help="A row to explain: a JSON object, as /predict takes it.")
     ] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Files whose rows show how much each field decides; may be repeated."),
+        typer.Option(
+            click_type=FILE_PATH,
+            callback=each_file,
+            help="Files whose rows show how much each field decides; may be repeated.",
+        ),
     ] = None,
     rows: Annotated[
         int, typer.Option(min=1, help="Rows of the files that are explained, drawn at random.")

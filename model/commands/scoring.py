@@ -11,6 +11,7 @@ import typer
 from app.files import write_file
 from model.options import (
     BadLines,
+    BundleToOpen,
     Data,
     ItemId,
     ItemsFiles,
@@ -27,7 +28,7 @@ from model.threads import limit_torch
 
 
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or a directory of them.")],
+    bundle: BundleToOpen,
     data: Data,
     part: Annotated[
         PartName | None,
@@ -71,7 +72,7 @@ def evaluate(
 
 
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or a directory of them.")],
+    bundle: BundleToOpen,
     data: Data,
     out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .tsv.")],
     keep: Annotated[

@@ -12,6 +12,7 @@ from app.bundle.directory import newest
 from app.features.spec import DataPart
 from model.config import MANY_ROWS, NETWORKS, Quantized, SettingsFile, settings_path
 from model.options import (
+    FILE_PATH,
     BadLines,
     CacheDirectory,
     DataToSplit,
@@ -35,6 +36,8 @@ from model.options import (
 )
 from model.progress import FIRST, say
 from model.quality.figures import Counts
+from model.remote.bundles import bundle_place
+from model.remote.files import RemoteFile
 from model.result_places import require_bundle_directory, require_directory
 from model.threads import limit_torch
 
@@ -77,7 +80,9 @@ def train_command(
     ] = 0,
     must_beat: MustBeatOption = None,
     gate: GateFile = None,
-    out: Annotated[Path, typer.Option(help="Directory of bundles to write to.")] = Path("bundles"),
+    out: Annotated[
+        Path, typer.Option(click_type=FILE_PATH, help="Directory of bundles to write to.")
+    ] = Path("bundles"),
 ) -> None:
     """Train a network, export and check it, and print the new bundle's path.
 
@@ -94,6 +99,11 @@ def train_command(
     # The first process writes for all of them.
     if FIRST:
         require_bundle_directory(out)
+    if resume and isinstance(out, RemoteFile) and cache is None:
+        raise typer.BadParameter(
+            "with --out in an object store it needs --cache, which keeps the states",
+            param_hint="--resume",
+        )
     settings = SettingsFile.beside(spec, config)
     name = network or settings.network
     given = {} if seed is None else {"seed": seed}
@@ -107,12 +117,12 @@ def train_command(
     stored = stored_files(items, item_id, profiles, profile_key)
     inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines, stored=stored)
     checkpointing = CheckpointOptions(checkpoint_seconds, checkpoint_steps, resume)
-    with joined() as group:
+    with joined() as group, bundle_place(out, cache) as place:
         prepared = prepare_together(group, spec, inputs, before, cache)
         training = settings.config(name, prepared.train_rows, **given)
-        trained = train(prepared, training, out, True, init_from, checkpointing, group)
+        trained = train(prepared, training, place.directory, True, init_from, checkpointing, group)
         if group.rank == 0:
-            print(export(trained, out, quantize, other))
+            print(place.publish(export(trained, place.directory, quantize, other)))
 
 
 def compare_command(

@@ -36,6 +36,7 @@ DATA = {
     "model.group",
     "model.networks",
     "model.progress",
+    "model.remote",
     "model.result_places",
 }
 TRAINER = DATA | {
@@ -81,9 +82,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.config": {"app.errors", "app.features", "model.threads"},
     "model.fingerprint": set(),
     "model.group": set(),
-    "model.options": {"app.features", "model.config", "model.data.stored_files"},
+    "model.options": {
+        "app.features",
+        "model.config",
+        "model.data.stored_files",
+        "model.remote",
+    },
     "model.progress": set(),
-    "model.result_places": BUNDLE,
+    "model.remote": BUNDLE,
+    "model.result_places": BUNDLE | {"model.remote"},
     "model.fetch": {"app.errors", "app.files", "model.result_places"},
     "model.networks": FEATURES | {"model.config"},
     "model.data": BUNDLE | DATA,
@@ -143,6 +150,7 @@ ONLY_IMPORTERS = {
     "redis": {"app.remote.link"},
     "hiredis": {"app.remote.link"},
     "optuna": {"model.tune"},
+    "pyarrow": {"model.remote.file_systems"},
     "sqlite3": {"app.store.sqlite_file"},
 }
 
