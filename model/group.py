@@ -1,4 +1,4 @@
-"""The processes that train one network together, as ``torchrun`` starts them.
+"""The processes that train one network together, as ``torchrun`` or Ray starts them.
 
 Each holds the whole network and table, reads its own share of every batch and gives the others the
 distinct rows that it names and its gradients; all then take the same step.
@@ -83,7 +83,13 @@ ALONE = Group()
 
 @contextmanager
 def joined() -> Iterator[Group]:
-    """Join the processes that ``torchrun`` has started, or be alone without it."""
+    """Join the processes that ``torchrun`` has started, or be alone without it.
+
+    Those that Ray has started are a group already, which it ends, too.
+    """
+    if dist.is_initialized():
+        yield _group()
+        return
     if "WORLD_SIZE" not in os.environ:
         yield ALONE
         return
@@ -94,6 +100,10 @@ def joined() -> Iterator[Group]:
 
     dist.init_process_group("gloo", timeout=LONGEST_WAIT)
     try:
-        yield Group(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
+        yield _group()
     finally:
         dist.destroy_process_group()
+
+
+def _group() -> Group:
+    return Group(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))

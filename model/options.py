@@ -8,7 +8,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from app.features.spec import DataPart
@@ -16,20 +15,6 @@ from model.config import NETWORKS
 from model.data.stored_files import Kind, StoredFiles
 from model.remote.bundles import local_bundle
 from model.remote.files import file_path, with_patterns_found
-
-
-class _FilePath(click.ParamType[Path, str | Path]):
-    """A path of this machine, or the address of a file in an object store."""
-
-    name = "path"
-
-    def convert(
-        self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Path:
-        return value if isinstance(value, Path) else file_path(value)
-
-
-FILE_PATH = _FilePath()
 
 
 def each_file(paths: list[Path] | None) -> list[Path] | None:
@@ -45,7 +30,7 @@ Spec = Annotated[Path, typer.Argument(help="The feature spec, a TOML file.")]
 DataToSplit = Annotated[
     list[Path] | None,
     typer.Argument(
-        click_type=FILE_PATH,
+        parser=file_path,
         callback=each_file,
         help="CSV, TSV, JSON lines or Parquet, also gzipped; split into three parts.",
     ),
@@ -53,7 +38,7 @@ DataToSplit = Annotated[
 Data = Annotated[
     list[Path],
     typer.Argument(
-        click_type=FILE_PATH,
+        parser=file_path,
         callback=each_file,
         help="CSV, TSV, JSON lines or Parquet, also gzipped.",
     ),
@@ -61,29 +46,27 @@ Data = Annotated[
 TrainFiles = Annotated[
     list[Path] | None,
     typer.Option(
-        "--train", click_type=FILE_PATH, callback=each_file, help="Files of the training part."
+        "--train", parser=file_path, callback=each_file, help="Files of the training part."
     ),
 ]
 ValidationFiles = Annotated[
     list[Path] | None,
     typer.Option(
         "--validation",
-        click_type=FILE_PATH,
+        parser=file_path,
         callback=each_file,
         help="Files of the validation part.",
     ),
 ]
 TestFiles = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--test", click_type=FILE_PATH, callback=each_file, help="Files of the test part."
-    ),
+    typer.Option("--test", parser=file_path, callback=each_file, help="Files of the test part."),
 ]
 ItemsFiles = Annotated[
     list[Path] | None,
     typer.Option(
         "--items",
-        click_type=FILE_PATH,
+        parser=file_path,
         callback=each_file,
         help="Files with the values of items, for data that have their ids; needs --id.",
     ),
@@ -95,7 +78,7 @@ ProfilesFiles = Annotated[
     list[Path] | None,
     typer.Option(
         "--profiles",
-        click_type=FILE_PATH,
+        parser=file_path,
         callback=each_file,
         help="Files with the values of users, for data that have their key; needs --key.",
     ),
@@ -133,7 +116,7 @@ PasswordFile = Annotated[
 BundleToOpen = Annotated[
     Path,
     typer.Argument(
-        click_type=FILE_PATH, callback=local_bundle, help="A bundle, or a directory of them."
+        parser=file_path, callback=local_bundle, help="A bundle, or a directory of them."
     ),
 ]
 SettingsOption = Annotated[
@@ -150,7 +133,7 @@ MustBeatOption = Annotated[
     Path | None,
     typer.Option(
         "--must-beat",
-        click_type=FILE_PATH,
+        parser=file_path,
         callback=_bundle_if_any,
         help="Bundle, or directory of bundles, that the new one must be as good as.",
     ),
@@ -166,7 +149,7 @@ GateFile = Annotated[
 InitFrom = Annotated[
     Path | None,
     typer.Option(
-        click_type=FILE_PATH,
+        parser=file_path,
         callback=_bundle_if_any,
         help="Bundle whose weights to start from: yesterday's, or an fm for an fnn.",
     ),

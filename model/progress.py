@@ -11,18 +11,23 @@ from typing import Self, TypeAlias
 
 from tqdm import tqdm
 
-FIRST = os.environ.get("RANK", "0") == "0"
-"""True in the first of several processes, or the only one; the others print nothing."""
-
 LINE_SECONDS = 5.0
 """Time between the first lines of progress where standard error is not a terminal."""
 MAX_LINE_SECONDS = 60.0
 """The same in a long stage: the time grows to a third of what the stage has taken so far."""
 
 
+def is_first() -> bool:
+    """Tell whether this is the first of several processes, or the only one.
+
+    The others print nothing.
+    """
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(text: str) -> None:
     """Print a line without breaking a progress bar."""
-    if not FIRST:
+    if not is_first():
         return
     tqdm.write(text, file=sys.stderr)
     sys.stderr.flush()

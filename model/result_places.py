@@ -104,8 +104,8 @@ def _require_here(path: Path) -> None:
     """Refuse an address of a store, which as a path would be a directory here."""
     if is_address(path):
         raise ResultError(
-            f"{path} cannot be written: of all results only the bundles of train can be in an"
-            " object store"
+            f"{RemoteFile(path)} cannot be written: of all results only the bundles of train can be"
+            " in an object store"
         )
 
 

@@ -13,6 +13,7 @@ import polars as pl
 from app.bundle.bundle import Bundle
 from app.bundle.directory import newest
 from app.features.encoder import Encoder
+from app.features.graph_inputs import Scores
 from app.features.spec import DataPart
 from app.scoring.engine import Engine
 from model.data.encode import encode
@@ -42,11 +43,11 @@ class Offline:
     engine: Engine
 
     @classmethod
-    def open(cls, path: Path) -> Offline:
+    def open(cls, path: Path, threads: int | None = None) -> Offline:
         """Open and verify a bundle, or the newest one in a directory."""
         bundle = Bundle.open(newest(path))
         encoder = Encoder(bundle.spec, bundle.vocabulary)
-        engine = open_engine(bundle.graph, encoder, bundle.vocabulary.layout)
+        engine = open_engine(bundle.graph, encoder, bundle.vocabulary.layout, threads=threads)
         return cls(bundle, encoder, engine)
 
     def frames(
@@ -69,7 +70,7 @@ class Offline:
             values = [read_stored(spec, each, max_bad_lines) for each in stored]
             reader = Reader(spec, paths, max_bad_lines, stored=values)
             yield from reader.frames()
-            _warn(reader.warnings)
+            warn_each(reader.warnings)
             return
         described = manifest.training["split"]
         if described["mode"] == "files":
@@ -85,7 +86,7 @@ class Offline:
                     f"the rows could not be kept in {directory}: {error.strerror}; TMPDIR in the"
                     " environment names another place"
                 ) from error
-            _warn(split_rows.warnings)
+            warn_each(split_rows.warnings)
             recorded = [source["sha256"] for source in manifest.data]
             if [source.sha256 for source in split_rows.sources[part]] != recorded:
                 raise DataError("these are not the files that this bundle was trained on")
@@ -133,16 +134,11 @@ class Offline:
             ResultError: ``out`` cannot be written, is one of the files, or would have two columns
                 of one name.
         """
-        if twice := [path for path in paths if paths.count(path) > 1]:
-            raise DataError(f"{twice[0]} is given twice: its rows could not be told apart")
+        require_different(paths)
         inputs = [*paths, *(path for each in stored for path in each.paths)]
         require_file(out, inputs, self.bundle.path)
         require_table_name(out)
-        if taken := [name for name in keep if name in RESULT_COLUMNS]:
-            raise ResultError(
-                f"--keep: {taken[0]!r} is a column of the result ({', '.join(RESULT_COLUMNS)});"
-                " give that of the input another name"
-            )
+        check_kept(keep)
         spec, rows, kept = self.bundle.spec, 0, list(dict.fromkeys(keep))
         values = [read_stored(spec, each, max_bad_lines) for each in stored]
         reader = Reader(
@@ -150,21 +146,56 @@ class Offline:
         )
         with score_table(out) as table:
             for frame in reader.frames():
-                scores = score_dataset(self.engine, encode(spec, self.encoder, frame, label=False))
-                result = [
-                    frame[FILE].alias("file"),
-                    frame[LINE].alias("line"),
-                    *(frame[KEPT + name].alias(name) for name in kept),
-                    pl.Series("logit", scores.logit),
-                    pl.Series("score", scores.score),
-                    pl.Series("version", [self.bundle.version]).new_from_index(0, frame.height),
-                ]
-                table.add(pl.DataFrame(result))
+                table.add(self.scored(frame, kept))
                 rows += frame.height
-            _warn(reader.warnings)
+            warn_each(reader.warnings)
         return rows
 
+    def scored(self, frame: pl.DataFrame, kept: Sequence[str]) -> pl.DataFrame:
+        """Return what ``predict`` writes of rows, whose columns ``kept`` it keeps.
 
-def _warn(warnings: Sequence[str]) -> None:
+        A row's scores have the same bits whatever rows are beside it.
+        """
+        scores = Scores(np.zeros(0, np.float32), np.zeros(0, np.float32))
+        if frame.height:
+            data = encode(self.bundle.spec, self.encoder, frame, label=False)
+            scores = score_dataset(self.engine, data, whole_runs=True)
+        return pl.DataFrame(
+            [
+                frame[FILE].alias("file"),
+                frame[LINE].alias("line"),
+                *(frame[KEPT + name].alias(name) for name in kept),
+                pl.Series("logit", scores.logit),
+                pl.Series("score", scores.score),
+                pl.Series("version", [self.bundle.version]).new_from_index(0, frame.height),
+            ]
+        )
+
+
+def require_different(paths: Sequence[Path]) -> None:
+    """Refuse a file that is given twice.
+
+    Raises:
+        DataError: one is.
+    """
+    if twice := [path for path in paths if paths.count(path) > 1]:
+        raise DataError(f"{twice[0]} is given twice: its rows could not be told apart")
+
+
+def check_kept(keep: Sequence[str]) -> None:
+    """Refuse to keep a column that has the name of one of the result.
+
+    Raises:
+        ResultError: one has.
+    """
+    if taken := [name for name in keep if name in RESULT_COLUMNS]:
+        raise ResultError(
+            f"--keep: {taken[0]!r} is a column of the result ({', '.join(RESULT_COLUMNS)});"
+            " give that of the input another name"
+        )
+
+
+def warn_each(warnings: Sequence[str]) -> None:
+    """Print warnings."""
     for warning in warnings:
         warn(warning)

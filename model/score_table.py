@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
@@ -43,6 +43,8 @@ class ScoreTable:
         self._path, self._directory = path, directory
         self._separator = SEPARATORS.get(path.suffix.lower())
         self._parts: list[Path] = []
+        self.metadata: Mapping[str, str] | None = None
+        """Texts that a Parquet file keeps beside its rows."""
         self._columns: pl.DataFrame | None = None
         """The columns of all parts so far, without rows."""
 
@@ -74,7 +76,7 @@ class ScoreTable:
         whole = self._directory / "whole"
         with whole.open("wb") as file:
             if self._separator is None:
-                _join_parquet(self._parts, file)
+                _join_parquet(self._parts, file, self.metadata)
             else:
                 for part in self._parts:
                     file.write(part.read_bytes())
@@ -137,11 +139,13 @@ class _Noting(io.RawIOBase):
         self._file.flush()
 
 
-def _join_parquet(parts: Sequence[Path], file: IO[bytes]) -> None:
+def _join_parquet(
+    parts: Sequence[Path], file: IO[bytes], metadata: Mapping[str, str] | None
+) -> None:
     noting = _Noting(file)
     whole = _concat([pl.scan_parquet(part, glob=False) for part in parts])
     try:
-        whole.sink_parquet(cast(IO[bytes], noting))
+        whole.sink_parquet(cast(IO[bytes], noting), metadata=metadata and dict(metadata))
     except pl.exceptions.PolarsError as error:
         if noting.error is None:
             raise

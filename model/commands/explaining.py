@@ -10,8 +10,9 @@ import msgspec
 import typer
 
 from app.files import write_file
-from model.options import FILE_PATH, BadLines, BundleToOpen, each_file
+from model.options import BadLines, BundleToOpen, each_file
 from model.progress import say
+from model.remote.files import file_path
 from model.result_places import require_file
 from model.threads import limit_torch
 
@@ -38,7 +39,7 @@ def explain(
     data: Annotated[
         list[Path] | None,
         typer.Option(
-            click_type=FILE_PATH,
+            parser=file_path,
             callback=each_file,
             help="Files whose rows show how much each field decides; may be repeated.",
         ),

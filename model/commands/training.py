@@ -12,7 +12,6 @@ from app.bundle.directory import newest
 from app.features.spec import DataPart
 from model.config import MANY_ROWS, NETWORKS, Quantized, SettingsFile, settings_path
 from model.options import (
-    FILE_PATH,
     BadLines,
     CacheDirectory,
     DataToSplit,
@@ -34,10 +33,10 @@ from model.options import (
     part_files,
     stored_files,
 )
-from model.progress import FIRST, say
+from model.progress import is_first, say
 from model.quality.figures import Counts
 from model.remote.bundles import bundle_place
-from model.remote.files import RemoteFile
+from model.remote.files import RemoteFile, file_path
 from model.result_places import require_bundle_directory, require_directory
 from model.threads import limit_torch
 
@@ -81,7 +80,7 @@ def train_command(
     must_beat: MustBeatOption = None,
     gate: GateFile = None,
     out: Annotated[
-        Path, typer.Option(click_type=FILE_PATH, help="Directory of bundles to write to.")
+        Path, typer.Option(parser=file_path, help="Directory of bundles to write to.")
     ] = Path("bundles"),
 ) -> None:
     """Train a network, export and check it, and print the new bundle's path.
@@ -97,7 +96,7 @@ def train_command(
 
     limit_torch()
     # The first process writes for all of them.
-    if FIRST:
+    if is_first():
         require_bundle_directory(out)
     if resume and isinstance(out, RemoteFile) and cache is None:
         raise typer.BadParameter(

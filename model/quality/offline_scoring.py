@@ -43,8 +43,12 @@ def batch_of(data: Dataset) -> Batch:
     )
 
 
-def score_dataset(engine: Engine, data: Dataset) -> Scores:
+def score_dataset(engine: Engine, data: Dataset, whole_runs: bool = False) -> Scores:
     """Score every row, each its own context.
+
+    With ``whole_runs`` every run of the engine has ``ROWS_PER_RUN`` rows, the last row again where
+    there are no more. A product of matrices is cut by its shape, and only so is the order of its
+    sums the same for every row, whatever rows and however many are scored.
 
     Raises:
         EngineFailed: a run fails.
@@ -52,6 +56,11 @@ def score_dataset(engine: Engine, data: Dataset) -> Scores:
     logit: NDArray[np.float32] = np.empty(len(data), np.float32)
     score: NDArray[np.float32] = np.empty(len(data), np.float32)
     for start in range(0, len(data), ROWS_PER_RUN):
-        rows = slice(start, start + ROWS_PER_RUN)
-        logit[rows], score[rows] = engine.score(batch_of(data.take(rows)))
+        rows = slice(start, min(start + ROWS_PER_RUN, len(data)))
+        taken: slice | NDArray[np.int64] = rows
+        if whole_runs:
+            taken = np.minimum(np.arange(start, start + ROWS_PER_RUN), len(data) - 1)
+        found = engine.score(batch_of(data.take(taken)))
+        count = rows.stop - rows.start
+        logit[rows], score[rows] = found.logit[:count], found.score[:count]
     return Scores(logit, score)

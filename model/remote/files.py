@@ -44,13 +44,15 @@ class RemoteFile(PosixPath):
         return str(COPIES.of(str(self)))
 
 
-def file_path(text: str) -> Path:
+def file_path(text: str | Path) -> Path:
     """Return the path that a text names, on this machine or in an object store.
 
     Raises:
         RemoteError: it is an address of a store that names no file.
     """
-    return RemoteFile(checked_url(text)) if is_url(text) else Path(text)
+    if isinstance(text, str) and is_url(text):
+        return RemoteFile(checked_url(text))
+    return Path(text)
 
 
 def is_address(path: Path) -> bool:

@@ -93,16 +93,15 @@ def test_data_of_a_store_train_and_score_as_files_do(sample: Sample, tmp_path: P
     there = Path(model("train", sample.spec, url, *words, tmp_path / "others"))
     assert Bundle.open(here).manifest.id == Bundle.open(there).manifest.id
     assert Bundle.open(there).manifest.data[0]["name"] == "clicks.csv"
-    for name, local, far in (
-        ("text", sample.data, url),
-        ("parquet", tmp_path / "clicks.parquet", parquet),
+    tables = []
+    for name, data in (
+        ("local", (sample.data, tmp_path / "clicks.parquet")),
+        ("far", (url, parquet)),
     ):
-        tables = []
-        for which, data in (("local", local), ("far", far)):
-            out = tmp_path / f"{name}-{which}.parquet"
-            model("predict", here, data, "--out", out)
-            tables.append(pl.read_parquet(out))
-        assert_frame_equal(*tables, check_exact=True)
+        out = tmp_path / f"{name}.parquet"
+        model("predict", here, *data, "--out", out)
+        tables.append(pl.read_parquet(out))
+    assert_frame_equal(*tables, check_exact=True)
 
 
 def test_patterns_are_looked_up_in_the_store(sample: Sample, tmp_path: Path) -> None:
