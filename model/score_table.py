@@ -145,7 +145,7 @@ def _join_parquet(
     noting = _Noting(file)
     whole = _concat([pl.scan_parquet(part, glob=False) for part in parts])
     try:
-        whole.sink_parquet(cast(IO[bytes], noting), metadata=metadata and dict(metadata))
+        whole.sink_parquet(cast(IO[bytes], noting), metadata=dict(metadata) if metadata else None)
     except pl.exceptions.PolarsError as error:
         if noting.error is None:
             raise
