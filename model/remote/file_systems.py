@@ -38,7 +38,7 @@ _LASTING = {
     "NO_SUCH_KEY": "there is no such file",
     "RESOURCE_NOT_FOUND": "there is no such file",
 }
-"""What S3 calls errors that another try does not mend, and what they are called here."""
+"""Errors of S3 that another try does not mend, and what they are called here."""
 _PASSING = {
     "SLOW_DOWN": "the store asks for fewer requests",
     "THROTTLING": "the store asks for fewer requests",
@@ -66,7 +66,7 @@ class Entry:
     url: str
     size: int
     modified: int
-    """When it was written, in nanoseconds since 1970; 0 where the store does not say."""
+    """The moment of its writing, in nanoseconds since 1970; 0 where the store does not say."""
 
 
 def is_url(text: str) -> bool:

@@ -51,7 +51,7 @@ class S3Server:
         self._process.wait()
 
     def variables(self, port: int | None = None) -> dict[str, str]:
-        """What a program needs to know of it; ``port`` is that of a way to it."""
+        """Return the variables by which a program finds it; ``port`` is that of a way to it."""
         return {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port or self.port}",
             "AWS_ACCESS_KEY_ID": "testing",
