@@ -24,6 +24,7 @@ CtrError
 │   ├── Unauthorized 401, ActivationRefused 409: where a key is needed only
 │   ├── Overloaded 429
 │   ├── NotReady 503, EngineFailed 503, VocabularyUnavailable 503, DeadlinePassed 504
+│   │   └── DeviceLost 503: an EngineFailed after which the process ends
 │   ├── StoreUnavailable 503: on the admin port only
 │   ├── EventsUnwritten 503: events that cannot be kept
 │   └── NotOffered 501
@@ -270,6 +271,10 @@ class EngineFailed(ServiceError):
     """The graph did not give one finite score for each row."""
 
     status, code = 503, "engine_failed"
+
+
+class DeviceLost(EngineFailed):
+    """The device does not work any more in this process, which must end."""
 
 
 class VocabularyUnavailable(ServiceError):

@@ -25,6 +25,7 @@ Group = Literal[
     "Bundle",
     "Network",
     "Engine",
+    "GPU",
     "Batching and limits",
     "Vocabulary in Redis",
     "Catalogue",
@@ -167,8 +168,45 @@ class Settings(BaseSettings):
         "seconds",
     )
 
+    gpu_batch_rows: PositiveInt = _setting(
+        "GPU",
+        4_096,
+        "Size of the largest graph on a GPU; batches are gathered up to it, or to a smaller graph"
+        " where a run is predicted to take more than 2 ms",
+        "rows",
+    )
+    gpu_small_rows: NonNegativeInt | None = _setting(
+        "GPU",
+        None,
+        "Batches of fewer rows are scored on the CPU; without it those that a measurement at the"
+        " start finds faster there",
+        "rows",
+    )
+    gpu_memory_bytes: PositiveInt | None = _setting(
+        "GPU",
+        None,
+        "Bound of the GPU's memory that an engine may use; a swap has two engines for a while, and"
+        " each worker has its own",
+        "bytes",
+    )
+    gpu_arena: Literal["exact", "doubling"] = _setting(
+        "GPU",
+        "exact",
+        "How an engine's memory on the GPU grows: exact by what is asked for, doubling to the next"
+        " power of two",
+    )
+    gpu_tf32: Literal["off", "on"] = _setting(
+        "GPU",
+        "off",
+        "on lets matrix products use TF32, which has 10 bits of mantissa: faster, and a bundle is"
+        " refused whose golden requests then come out beyond the tolerance",
+    )
+    gpu_graphs: Literal["on", "off"] = _setting(
+        "GPU", "on", "CUDA graphs; off launches each kernel by itself"
+    )
+
     max_batch_rows: PositiveInt = _setting(
-        "Batching and limits", 256, "Maximum size of one engine run", "rows"
+        "Batching and limits", 256, "Maximum size of one engine run on the CPU", "rows"
     )
     batch_linger_us: NonNegativeInt = _setting(
         "Batching and limits",

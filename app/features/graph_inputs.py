@@ -90,6 +90,15 @@ def feed(batch: Batch, context: RowShape, candidate: RowShape) -> dict[str, Indi
     return arrays
 
 
+def words_of(side: Side, shape: RowShape) -> Sequence[tuple[str, int, int]]:
+    """Return which words of a side's row each input takes: its name, the first, the one behind."""
+    return (
+        (side, 0, shape.single),
+        *((_list_input(side, number), *place) for number, place in enumerate(shape.lists)),
+        *([(_value_input(side), shape.indices, shape.width)] if shape.values else []),
+    )
+
+
 def part_name(number: int) -> str:
     """Return the name of an array of the item part: an output of ``candidate.onnx``."""
     return f"item_part_{number}"

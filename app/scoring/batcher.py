@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 from types import TracebackType
 
@@ -42,6 +43,15 @@ Observe = Callable[[Batch, Scores, float, Closed], None]
 """Called after each run that gave scores, with its seconds and the reason why its batch closed."""
 
 
+class Flight:
+    """One of several runs that may be in flight, and its pieces; none between runs."""
+
+    def __init__(self, runs: EngineRuns) -> None:
+        self.runs = runs
+        self.pieces: Sequence[Piece] = ()
+        self.closed: Closed = "alone"
+
+
 class MicroBatcher:
     """Gathers rows and gives them to one engine, a batch at a time.
 
@@ -67,12 +77,14 @@ class MicroBatcher:
         hung: Callable[[], None] = lambda: None,
         stuck: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = perf_counter,
+        in_flight: int = 1,
     ) -> None:
         """``clock`` measures what a run holds up if it runs on the event loop.
 
         For an engine that works on the CPU that is the thread's CPU time: a run on the engine's
         thread also waits for the interpreter and for a processor, and would look too long for
-        the loop for as long as it runs elsewhere.
+        the loop for as long as it runs elsewhere. So many runs may be ``in_flight`` at once, each
+        on a thread of its own.
         """
         self._max_rows = max_rows
         self._max_queue_rows = max_queue_rows
@@ -95,16 +107,18 @@ class MicroBatcher:
         self._short_seen = -SHARING_SECONDS
         self._closed = self._hangs = False
         self._hung = hung
-        self._runs = EngineRuns(
-            engine,
-            context_width,
-            candidate_width,
-            self._finish,
-            hang_seconds,
-            self._end_hung,
-            stuck,
-            clock,
-        )
+        self._in_flight = in_flight
+
+        def runs(finish: Callable[[Run], None]) -> EngineRuns:
+            words = engine, context_width, candidate_width, finish
+            return EngineRuns(*words, hang_seconds, self._end_hung, stuck, clock)
+
+        self._runs = runs(self._finish)
+        # Where several runs are in flight, these have them, and ``_runs`` those of the loop alone.
+        self._flights = [
+            Flight(runs(partial(self._land, number)))
+            for number in range(in_flight if in_flight > 1 else 0)
+        ]
         self._sweeper: asyncio.TimerHandle | None = None
         self.cost = CostModel()
         # Where the clock is that of the runs, one model says both.
@@ -114,7 +128,8 @@ class MicroBatcher:
 
     async def __aenter__(self) -> MicroBatcher:
         self._loop = asyncio.get_running_loop()
-        self._runs.start(self._loop)
+        for each in (self._runs, *(flight.runs for flight in self._flights)):
+            each.start(self._loop)
         return self
 
     async def __aexit__(
@@ -126,7 +141,8 @@ class MicroBatcher:
         if self._sweeper is not None:
             self._sweeper.cancel()
         self._close()
-        self._runs.stop()
+        for each in (self._runs, *(flight.runs for flight in self._flights)):
+            each.stop()
 
     def _close(self) -> None:
         """Begin no more runs, and answer every caller who waits."""
@@ -143,6 +159,13 @@ class MicroBatcher:
     def idle(self) -> bool:
         """True if no rows are queued or in the engine."""
         return not (self._running or self._small or self._large)
+
+    @property
+    def _full(self) -> bool:
+        """True if no further run may begin."""
+        if self._flights:
+            return all(flight.pieces for flight in self._flights)
+        return bool(self._running)
 
     def _refusal(self) -> ServiceError:
         """Return the answer to every caller once no more runs begin."""
@@ -173,7 +196,9 @@ class MicroBatcher:
     def _wait(self, rows: int, now: float) -> float:
         """Predict the time until so many waiting rows are scored."""
         runs = -(-rows // self._max_rows)
-        return WAIT_MARGIN * (self.cost.seconds(rows, runs) + max(0.0, self._run_ends - now))
+        # The time of a run has that in it for which it waits for those beside it.
+        queued = self.cost.seconds(rows, runs) / self._in_flight
+        return WAIT_MARGIN * (queued + max(0.0, self._run_ends - now))
 
     def submit(self, job: Job) -> None:
         """Score the ready rows of a job along with those of others; its caller is told the outcome.
@@ -252,7 +277,7 @@ class MicroBatcher:
             self._large.append(job)
         if self._sweeper is None:
             self._sweep_later()
-        if not (self._scheduled or self._running):
+        if not (self._scheduled or self._full):
             self._schedule()
         self._hand_ahead()
 
@@ -286,7 +311,7 @@ class MicroBatcher:
         Where only long lists wait it starts at once: they fill a run by themselves, and the loop
         may be encoding the rest of one for a while.
         """
-        if self._scheduled or self._running:
+        if self._scheduled or self._full:
             return
         if self._linger:
             self._scheduled = True
@@ -303,7 +328,7 @@ class MicroBatcher:
         pieces = self._gather()
         if not pieces:
             return
-        self._running = pieces
+        self._running = [*self._running, *pieces] if self._flights else pieces
         self.company = len(pieces)
         rows = sum(stop - start for _, start, stop in pieces)
         # While the rest of a list is being encoded, the loop has other work to do.
@@ -316,8 +341,15 @@ class MicroBatcher:
             begun = perf_counter()
             for job, _, _ in pieces:
                 job.caller.begun = job.caller.begun or begun
-            self._runs.begin(pieces)
-            self._hand_ahead()
+            if not self._flights:
+                self._runs.begin(pieces)
+                self._hand_ahead()
+                return
+            flight = next(each for each in self._flights if not each.pieces)
+            flight.pieces, flight.closed = pieces, self._closed_by
+            flight.runs.begin(pieces)
+            if self._small or self._large:
+                self._schedule()
 
     def _hand_ahead(self) -> None:
         """Give the engine's thread the next rows of a list that it has a run of, and that is alone.
@@ -326,6 +358,8 @@ class MicroBatcher:
         """
         if self._ahead or len(self._running) != 1 or len(self._large) != 1 or self._small:
             return
+        if self._flights:
+            return  # Its run begins beside the one that there is.
         job = self._large[0]
         if job is not self._running[0][0] or self._closed or not self._wanted(job):
             return
@@ -420,10 +454,19 @@ class MicroBatcher:
         job.fail(DeadlinePassed("the deadline passed before the rows were scored"))
         self.abandoned += 1
 
+    def _land(self, number: int, run: Run) -> None:
+        """Finish one of several runs in flight."""
+        flight = self._flights[number]
+        flight.pieces, self._closed_by = (), flight.closed
+        self._finish(run)
+
     def _finish(self, run: Run) -> None:
         """Answer every caller of a run, then start the next one."""
         closed = self._closed_by
-        self._running = self._begun_ahead()
+        if self._flights:
+            self._running = [piece for flight in self._flights for piece in flight.pieces]
+        else:
+            self._running = self._begun_ahead()
         outcome, begun, ended = run.outcome, run.begun, run.ended
         for job, _, _ in run.pieces:
             caller = job.caller
@@ -454,7 +497,7 @@ class MicroBatcher:
             if self._loop_cost is not self.cost:
                 self._loop_cost.observe(row, run.work)
             self._observe(run.batch, outcome, run.ended - run.begun, closed)
-        if self._running:
+        if self._running and not self._flights:
             self._hand_ahead()
         elif (self._small or self._large) and not self._closed:
             self._schedule()
@@ -468,7 +511,10 @@ class MicroBatcher:
                 job.fail(DeadlinePassed("the deadline passed before the rows were scored"))
         self._sweeper = None
         if not self._closed:
-            self._runs.look_after_thread(self._running)
+            for flight in self._flights:
+                flight.runs.look_after_thread(flight.pieces)
+            if not self._flights:
+                self._runs.look_after_thread(self._running)
         if waiting:
             self._sweep_later()
 

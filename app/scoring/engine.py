@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -14,6 +15,7 @@ from app.errors import BundleError, EngineFailed, ProviderError
 from app.features.arrays import Floats, Indices
 from app.features.graph_inputs import Batch, Scores, feed, graph_inputs
 from app.features.layout import Layout, RowShape
+from app.scoring.job import Scoring
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _largest = np.maximum.reduce
@@ -38,6 +40,9 @@ class Engine:
     ``provider`` is the execution provider that the session really uses. ``fallback`` is the
     reason where ``auto`` could not use CUDA, else None.
     """
+
+    in_flight = 1
+    """Batches that it can score at once."""
 
     def __init__(
         self,
@@ -78,6 +83,19 @@ class Engine:
         return str(self._session.get_providers()[0])
 
     @property
+    def batch_rows(self) -> int | None:
+        """The largest batch to gather; None leaves it to the settings."""
+        return None
+
+    def ways(self) -> Sequence[Scoring]:
+        """Return each way in which a batch may be scored; golden requests are, in all of them."""
+        return (self,)
+
+    def described(self) -> dict[str, Any] | None:
+        """Return what operators are told of a device; None without one."""
+        return None
+
+    @property
     def tolerance(self) -> float:
         """Largest difference of a logit on this provider from the logit at export."""
         return INT8_TOLERANCE if self.precision == "int8" else TOLERANCE[self.provider]
@@ -88,11 +106,7 @@ class Engine:
         Raises:
             BundleError: the graph cannot be loaded.
         """
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        options = session_options(self.threads)
         providers: list[str | tuple[str, dict[str, str]]] = [CPU]
         if use_cuda:
             providers.insert(0, (CUDA, {"use_tf32": "0"}))
@@ -148,6 +162,16 @@ class Engine:
                         np.arange(count, dtype=np.int32) % contexts,
                     )
                 )
+
+
+def session_options(threads: int) -> ort.SessionOptions:
+    """Return the options that all sessions have."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
 
 
 def run(

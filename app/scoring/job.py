@@ -127,6 +127,10 @@ class Job:
     # many rows batches have taken. A job begins with this; only what differs is kept for each.
     admitted = queued = answered = False
     taken = done = 0
+    first = 0
+    """Rows before the first one without a score; runs in flight may end in any order."""
+    later: dict[int, int] | None = None
+    """Ends of the ranges with scores behind that row, by their starts."""
     logit: Floats | None = None
     score: Floats | None = None
     partial = False
@@ -160,6 +164,7 @@ class Job:
                 self.score = np.empty(self.rows, np.float32)
             self.logit[start : start + count] = scores.logit
             self.score[start : start + count] = scores.score
+            self._note(start, start + count)
             scores = Scores(self.logit, self.score)
         self.done += count
         if self.done == self.rows and not self.answered:
@@ -181,13 +186,22 @@ class Job:
         """
         if self.answered:
             return
-        # The rows of a job are scored in their order.
-        done, late = self.done, isinstance(error, DeadlinePassed)
+        done, late = self.first, isinstance(error, DeadlinePassed)
         if late and self.partial and done and self.logit is not None and self.score is not None:
             self._tell(Scores(self.logit[:done], self.score[:done]))
         else:
             self.answered = True
             self.caller.failed(error)
+
+    def _note(self, start: int, stop: int) -> None:
+        """Note which rows have scores."""
+        if start == self.first:
+            self.first = stop
+            while self.later and self.first in self.later:
+                self.first = self.later.pop(self.first)
+        else:
+            self.later = self.later or {}
+            self.later[start] = stop
 
     def _tell(self, scores: Scores) -> None:
         self.answered = True

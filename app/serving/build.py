@@ -112,7 +112,7 @@ class Builder:
             loaded.scoring,
             encoder.context.shape.width,
             encoder.candidate.shape.width,
-            max_rows=settings.max_batch_rows,
+            max_rows=loaded.engine.batch_rows or settings.max_batch_rows,
             max_queue_rows=settings.max_queue_rows,
             linger=settings.batch_linger_us / 1e6,
             inline_seconds=inline_seconds,
@@ -122,6 +122,7 @@ class Builder:
             hung=hung,
             stuck=self._end_process,
             clock=thread_time if loaded.engine.provider == CPU else perf_counter,
+            in_flight=loaded.engine.in_flight,
         )
 
     def _beside(self, loaded: Loaded, runs: TrialRuns, counted: bool) -> Observe:

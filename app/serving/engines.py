@@ -15,12 +15,14 @@ import numpy as np
 
 from app.bundle.bundle import Bundle
 from app.bundle.manifest import INT8_GRAPH, Precision
-from app.errors import BundleError
+from app.errors import BundleError, EngineFailed, ProviderError
 from app.explain.explainer import Explainer
 from app.features.arrays import Indices
 from app.features.encoder import Encoder
 from app.features.graph_inputs import Batch
 from app.scoring.engine import CPU, Engine
+from app.scoring.engine_cuda import CudaEngine
+from app.scoring.engine_device import DeviceOptions, cuda_device
 from app.scoring.split_engine import SplitEngine, ThroughParts
 from app.serving.golden import verify_examples
 from app.settings import Settings
@@ -85,21 +87,39 @@ class Engines:
         Raises:
             BundleError, ProviderError: as ``start``, or the bundle has no such graph.
         """
-        engine = Engine(
-            bundle.graph_in(precision),
-            bundle.vocabulary.layout,
-            encoder.context.shape,
-            encoder.candidate.shape,
-            self._settings.provider,
-            self._settings.engine_threads or engine_threads(cpu_quota(), self._settings.workers),
-            precision,
+        engine = self._engine(precision, bundle, encoder)
+        worst = max(
+            verify_examples(bundle, encoder, way, engine.tolerance, precision)
+            for way in engine.ways()
         )
-        worst = verify_examples(bundle, encoder, engine, engine.tolerance, precision)
         engine.warm_up()
         explainer = None
         if self._settings.explain == "on" or self._settings.admin_port is not None:
             explainer = Explainer.of(bundle, encoder, engine)
         return StartedEngine(engine, worst, self._split(engine, bundle, encoder), explainer)
+
+    def _engine(self, precision: Precision, bundle: Bundle, encoder: Encoder) -> Engine:
+        """Return an engine on the provider that the settings ask for, or on the CPU with a reason.
+
+        Raises:
+            BundleError, ProviderError: as ``start``.
+        """
+        settings = self._settings
+        graph, layout = bundle.graph_in(precision), bundle.vocabulary.layout
+        words = graph, layout, *encoder.shapes
+        threads = settings.engine_threads or engine_threads(cpu_quota(), settings.workers)
+        wanted = settings.provider != "cpu" and precision == "float32"
+        device = cuda_device() if wanted else None
+        if device is None:
+            return Engine(*words, settings.provider, threads, precision)
+        try:
+            return CudaEngine(*words, device, device_options(settings), threads)
+        except (BundleError, EngineFailed) as error:
+            if settings.provider == "cuda":
+                raise ProviderError(f"CUDA cannot serve this bundle: {error}") from error
+            engine = Engine(*words, "cpu", threads)
+            engine.fallback = str(error)
+            return engine
 
     def _split(self, engine: Engine, bundle: Bundle, encoder: Encoder) -> SplitEngine | None:
         """Return the verified split graphs of a bundle for the items of a store."""
@@ -144,6 +164,18 @@ def largest_ratio(bundle: Bundle, encoder: Encoder, engine: Engine, other: Engin
                 taken.append(perf_counter() - began)
         ratios.append(median(times[engine]) / median(times[other]))
     return max(ratios)
+
+
+def device_options(settings: Settings) -> DeviceOptions:
+    """Return what the settings say of a GPU."""
+    return DeviceOptions(
+        settings.gpu_batch_rows,
+        settings.gpu_small_rows,
+        settings.gpu_memory_bytes,
+        settings.gpu_arena,
+        settings.gpu_tf32 == "on",
+        settings.gpu_graphs == "on",
+    )
 
 
 def _rows(packed: bytes, width: int, rows: int) -> Indices:

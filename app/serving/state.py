@@ -6,7 +6,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
-from app.errors import NotOffered, NotReady
+from app.errors import DeviceLost, NotOffered, NotReady
 from app.explain.explaining import Explaining
 from app.remote.vocabulary import RemoteVocabulary
 from app.scoring.batcher import MicroBatcher
@@ -61,6 +61,8 @@ class ServingState:
         self.engine_failing = asyncio.Event()
         self.engine_hangs = False
         """A run of the engine does not end, and its thread cannot be taken back."""
+        self.device_lost = False
+        """The engine's device works no more in this process."""
 
     @property
     def loaded(self) -> Loaded | None:
@@ -102,6 +104,8 @@ class ServingState:
         """The reason why the service is not ready."""
         if self.engine_hangs:
             return "the engine hangs"
+        if self.device_lost:
+            return "the GPU is lost"
         if self.engine_failing.is_set():
             return "the engine fails"
         if self.in_use is not None:
@@ -119,7 +123,7 @@ class ServingState:
     @property
     def ready(self) -> bool:
         """True if this worker is ready, and the others are or have been."""
-        works = not (self.engine_failing.is_set() or self.engine_hangs)
+        works = not (self.engine_failing.is_set() or self.engine_hangs or self.device_lost)
         return self.in_use is not None and works and self._shared.started
 
     def use(self, bundle: BundleInUse) -> None:
@@ -146,7 +150,13 @@ class ServingState:
         self.fail("the engine hangs: a run did not end in time")
 
     def engine_failed(self, error: BaseException) -> None:
-        """Note a failed run; after ``FAILURES`` of them in a row the engine counts as failing."""
+        """Note a failed run; after ``FAILURES`` of them in a row the engine counts as failing.
+
+        After a lost device no engine of this process works on it: another process must.
+        """
+        if isinstance(error, DeviceLost) and not self.device_lost:
+            self.device_lost = True
+            self.fail(str(error))
         self._failures += 1
         if self._failures == FAILURES:
             log.error("the engine failed %d times in a row: %s", FAILURES, error)

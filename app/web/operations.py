@@ -173,6 +173,7 @@ def build_router(
             "precision": loaded.engine.precision,
             "precision_reason": loaded.precision_reason,
             "engine_threads": loaded.engine.threads,
+            "gpu": loaded.engine.described(),
             "vocabulary": "memory" if remote is None else "redis",
             "redis_problem": remote.problem if remote else None,
             "refused_bundle": state.refused,
@@ -203,6 +204,7 @@ def build_router(
             "provider_fallback": loaded.engine.fallback,
             "precision": loaded.engine.precision,
             "precision_reason": loaded.precision_reason,
+            "gpu": loaded.engine.described(),
             "tolerance": loaded.engine.tolerance,
             "golden_examples_worst_difference": loaded.worst_difference,
             "fields": [

@@ -11,6 +11,11 @@ from pydantic import SecretStr, ValidationError
 from app.settings import Settings, unknown_variables
 
 OTHER: dict[str, tuple[str, Any]] = {
+    "gpu_small_rows": ("0", 0),
+    "gpu_memory_bytes": ("1000", 1000),
+    "gpu_arena": ("doubling", "doubling"),
+    "gpu_tf32": ("on", "on"),
+    "gpu_graphs": ("off", "off"),
     "item_parts_bytes": ("0", 0),
     "parts_dir": ("/var/lib/parts", Path("/var/lib/parts")),
     "bundle": ("elsewhere", Path("elsewhere")),
@@ -52,6 +57,8 @@ OTHER: dict[str, tuple[str, Any]] = {
 """Values other than the default; settings that are not here take a whole number."""
 NO_DEFAULT = (
     "bundle",
+    "gpu_small_rows",
+    "gpu_memory_bytes",
     "item_parts_bytes",
     "parts_dir",
     "gate",

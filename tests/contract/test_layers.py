@@ -146,7 +146,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # A library that these modules hide from all others. The trainer asks onnxruntime for its tool to
 # quantise a graph; whatever runs one is app.scoring.engine.
 ONLY_IMPORTERS = {
-    "onnxruntime": {"app.scoring.engine", "model.export.quantize"},
+    "onnxruntime": {"app.scoring.engine", "app.scoring.engine_device", "model.export.quantize"},
     "redis": {"app.remote.link"},
     "hiredis": {"app.remote.link"},
     "optuna": {"model.tune"},
