@@ -9,13 +9,16 @@ What onnxruntime 1.31's Python offers, and what of it is used:
   filled while the graph of the other runs. onnxruntime's stream does not wait for the default one.
 - A stream of one's own (``user_compute_stream``) must be made by other libraries and changes
   nothing of this: onnxruntime has a stream of its own for each session, and waits for its end.
-- Host memory is pinned where a device of the registered provider offers memory that both see.
+- onnxruntime's CUDA provider gives Python no pinned memory, so CUDA's own library pins the host's
+  arrays, which it has loaded already; where it cannot, copies are slower, and ``/ready`` says so.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import re
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +35,8 @@ from app.scoring.engine import CPU, CUDA, cuda_problem, session_options
 Array = NDArray[Any]
 Arena = Literal["exact", "doubling"]
 _ARENAS: dict[Arena, str] = {"exact": "kSameAsRequested", "doubling": "kNextPowerOfTwo"}
+RUNTIME = "libcudart.so.13"
+"""CUDA's library of the version that onnxruntime is built with."""
 BLOCKING = frozenset({"Shape", "Size", "If", "Loop", "Scan", "ScatterND", "NonZero"})
 """Operators that no fixed-size graph has: control flow, and what computes with shapes on the CPU,
 block the capture of a CUDA graph (onnxruntime issues 17930 and 10859)."""
@@ -123,11 +128,15 @@ class CudaDevice:
 
     provider = CUDA
 
-    def __init__(self) -> None:
-        self._pinned = _pinned_memory()
-        self._kept: list[Any] = []
-        self.pinned = self._pinned is not None
-        """True if the host's arrays are in pinned memory."""
+    def __init__(self, runtime: Any = None) -> None:
+        """``runtime`` is CUDA's library, which pins memory; None leaves it pageable."""
+        self._runtime = runtime
+        self._pinned: list[mmap.mmap] = []
+        self.pinned = runtime is not None
+        """True if all of the host's arrays are in pinned memory."""
+        if runtime is not None:
+            # The memory stays as long as it is pinned: the callback has the list.
+            weakref.finalize(self, _unpin, runtime, self._pinned)
 
     def providers(self, options: DeviceOptions, memory_bytes: int | None) -> list[Any]:
         chosen = {
@@ -142,17 +151,15 @@ class CudaDevice:
         return [(CUDA, chosen)]
 
     def host(self, shape: Sequence[int], dtype: type) -> Array:
-        if self._pinned is None:
-            return np.zeros(shape, dtype)
-        value = ort.OrtValue.ortvalue_from_shape_and_type(
-            list(shape), dtype, memory_info=self._pinned
-        )
-        self._kept.append(value)
-        size = value.tensor_size_in_bytes()
-        shown = (ctypes.c_byte * size).from_address(value.data_ptr())
-        array: Array = np.frombuffer(shown, dtype).reshape(shape)
-        array[...] = 0
-        return array
+        # Pages of its own: two arrays of one page could not both be pinned.
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        memory = mmap.mmap(-1, max(1, size))
+        if self.pinned:
+            code = self._runtime.cudaHostRegister(*_place(memory), ctypes.c_uint(0))
+            self.pinned = code == 0
+        if self.pinned:
+            self._pinned.append(memory)
+        return np.frombuffer(memory, dtype, int(np.prod(shape))).reshape(shape)
 
     def value(self, host: Array) -> Any:
         return ort.OrtValue.ortvalue_from_numpy(host, "cuda", 0)
@@ -174,15 +181,22 @@ class CudaDevice:
 
 def cuda_device() -> CudaDevice | None:
     """Return the CUDA device; None where ``cuda_problem`` has a reason."""
-    return CudaDevice() if cuda_problem() is None else None
+    if cuda_problem() is not None:
+        return None
+    try:
+        return CudaDevice(ctypes.CDLL(RUNTIME))
+    except OSError:
+        return CudaDevice()
 
 
-def _pinned_memory() -> Any:
-    """Return onnxruntime's name for pinned host memory of the CUDA device; None without one."""
-    for device in ort.get_ep_devices():
-        if device.ep_name == CUDA:
-            return device.memory_info(ort.OrtDeviceMemoryType.HOST_ACCESSIBLE)
-    return None
+def _place(memory: mmap.mmap) -> tuple[ctypes.c_void_p, ctypes.c_size_t]:
+    start = ctypes.addressof(ctypes.c_byte.from_buffer(memory))
+    return ctypes.c_void_p(start), ctypes.c_size_t(len(memory))
+
+
+def _unpin(runtime: Any, pinned: list[mmap.mmap]) -> None:
+    for memory in pinned:
+        runtime.cudaHostUnregister(_place(memory)[0])
 
 
 class FixedGraph:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -135,3 +136,42 @@ def test_settings_become_options_of_cuda() -> None:
         "arena_extend_strategy": "kNextPowerOfTwo",
         "gpu_mem_limit": "1073741824",
     }
+
+
+class Runtime:
+    """CUDA's library, as far as it pins memory; ``room`` is how many arrays it takes."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.pinned: dict[int, int] = {}
+
+    def cudaHostRegister(self, start: Any, size: Any, flags: Any) -> int:  # noqa: N802
+        if len(self.pinned) == self.room:
+            return 2
+        assert start.value % 4096 == 0
+        self.pinned[start.value] = size.value
+        return 0
+
+    def cudaHostUnregister(self, start: Any) -> int:  # noqa: N802
+        del self.pinned[start.value]
+        return 0
+
+
+@pytest.mark.parametrize("room", [0, 2, 3])
+def test_memory_is_pinned_as_long_as_its_device_is_there(room: int) -> None:
+    """Where CUDA has no more of it, arrays are pageable, which operators are told."""
+    runtime = Runtime(room)
+    device = CudaDevice(runtime)
+    arrays = [device.host(shape, np.float32) for shape in ([7, 3], [5], [4096])]
+    assert [array.shape for array in arrays] == [(7, 3), (5,), (4096,)]
+    for array in arrays:
+        assert not array.any()
+        array[...] = 1
+    assert device.pinned is (room == 3)
+    assert sorted(runtime.pinned) == sorted(each.ctypes.data for each in arrays[:room])
+    assert list(runtime.pinned.values()) == [each.nbytes for each in arrays[:room]]
+    del device
+    assert not runtime.pinned
+    assert CudaDevice().pinned is False
+    empty = CudaDevice(Runtime(1)).host([4, 0], np.int32)
+    assert empty.shape == (4, 0)
