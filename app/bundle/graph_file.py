@@ -1,4 +1,4 @@
-"""Where a graph keeps its large tensors: read from the graph's file, without the library onnx.
+"""The places of a graph's large tensors, read from the graph's file without the library onnx.
 
 The service has onnxruntime alone, which does not tell. A graph is a protocol buffer; the numbers
 of fields are those of onnx.proto: ModelProto.graph is 7, GraphProto.initializer 5; of TensorProto

@@ -46,7 +46,7 @@ _OUT_OF_MEMORY = {("CUDA", 2), ("CUBLAS", 3)}
 
 @dataclass(frozen=True, slots=True)
 class DeviceOptions:
-    """What the settings say of a GPU."""
+    """The settings of a GPU."""
 
     largest_rows: int = 4096
     """Rows of the largest bucket."""
@@ -55,7 +55,7 @@ class DeviceOptions:
     memory_bytes: int | None = None
     """Bound of the device's memory for one engine; None is without one."""
     arena: Arena = "exact"
-    """How onnxruntime's memory grows: by what is asked for, or to the next power of two."""
+    """The growth of onnxruntime's memory: by what is asked for, or to the next power of two."""
     tf32: bool = False
     """Matrix products with 10 bits of mantissa."""
     graphs: bool = True
@@ -63,7 +63,7 @@ class DeviceOptions:
 
 
 class Device(Protocol):
-    """Where graphs run. A test's own may fail as a card does."""
+    """The place where graphs run; a test's own may fail as a card does."""
 
     provider: str
 
