@@ -31,6 +31,7 @@ CtrError
 └── the trainer's, each beside the code that raises it
     ├── ConfigError      training settings cannot be used
     ├── RemoteError      a file of an object store cannot be read or written
+    ├── ClusterError     a Ray cluster cannot be used, or lost its workers
     ├── DataError        files cannot be read as training data
     ├── UnreadableColumn     nor can a Parquet column: a DataError once the file is named
     ├── CrossError       a network cannot use the crosses of its spec

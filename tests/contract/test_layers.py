@@ -30,6 +30,7 @@ SERVICE = CATALOGUE | {
 PAGES = SERVICE - {"app.settings", "app.remote"}
 DATA = {
     "model.array_files",
+    "model.cluster",
     "model.config",
     "model.data",
     "model.fingerprint",
@@ -79,6 +80,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"model.threads"},
     "model.threads": {"app.workers.cpus"},
     "model.array_files": FEATURES,
+    "model.cluster": {"app", "app.errors", "model"},
     "model.config": {"app.errors", "app.features", "model.threads"},
     "model.fingerprint": set(),
     "model.group": set(),
@@ -151,6 +153,7 @@ ONLY_IMPORTERS = {
     "hiredis": {"app.remote.link"},
     "optuna": {"model.tune"},
     "pyarrow": {"model.remote.file_systems"},
+    "ray": {"model.cluster.ray_engine"},
     "sqlite3": {"app.store.sqlite_file"},
 }
 

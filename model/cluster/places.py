@@ -1,0 +1,44 @@
+"""Where the blocks of a large piece of work run: in this process, or on the machines of a cluster.
+
+What is computed is the same code either way; only :meth:`Places.map` differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+Block = TypeVar("Block")
+Result = TypeVar("Result")
+
+
+class Places(Protocol):
+    """Runs a function on blocks of work."""
+
+    many: bool
+    """True if several blocks run at once."""
+
+    def map(self, function: Callable[[Block], Result], blocks: Iterable[Block]) -> Iterator[Result]:
+        """Yield what the function returns for each block, in the order of the blocks.
+
+        The function may run more than once for a block, in other processes too, and be killed in
+        between: what it leaves outside of its result, it writes whole and under a name that the
+        block decides (:func:`app.files.write_file`). It is a function of a module, and blocks and
+        results are small and can be pickled; large data go through files that all places see. An
+        error of the first block that has one is raised here, and later blocks may not be run.
+        """
+        ...
+
+
+class ThisProcess:
+    """Runs each block when its result is asked for."""
+
+    many = False
+
+    def map(self, function: Callable[[Block], Result], blocks: Iterable[Block]) -> Iterator[Result]:
+        """See :meth:`Places.map`."""
+        for block in blocks:
+            yield function(block)
+
+
+THIS_PROCESS = ThisProcess()

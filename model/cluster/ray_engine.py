@@ -1,0 +1,235 @@
+"""Blocks of work on the machines of a Ray cluster; the only importer of ray.
+
+Ray places the blocks, runs them again where a worker has died, and holds back what does not fit.
+Nothing of what is computed is decided here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import app
+import model
+from app.errors import CtrError
+from model.cluster.places import Block, Result
+
+MEMORY_MIB = 1024
+"""Memory that a block may take, by default: Ray runs no more at once on a machine than fit."""
+RETRIES = 16
+"""How often a block is run again after its worker has died. A block that kills each worker ends
+the command, after these."""
+HERE, FOUND = "ray", "auto"
+"""Addresses without a host: a Ray of this command alone, and the one that this machine runs."""
+_CLIENT = "ray://"
+_CONNECT_SECONDS = 10.0
+_OBJECTS_BYTES = 128 * 2**20
+"""Shared memory of an own Ray: blocks and results are small."""
+
+
+class ClusterError(CtrError):
+    """A cluster that cannot be used, or that lost its workers; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What the machines of a cluster have in all."""
+
+    machines: int
+    cpus: float
+    memory_mib: int
+    """Of all machines, as Ray counts it."""
+
+
+@contextmanager
+def connected(
+    address: str, workers: int | None = None, memory_mib: int = MEMORY_MIB
+) -> Iterator[RayPlaces]:
+    """Connect to a Ray cluster, and leave it at the end.
+
+    ``address`` is ``ray`` (a Ray on this machine that begins and ends with this call), ``auto``
+    (the one that this machine runs), ``host:port`` of a cluster that this machine is part of, or
+    ``ray://host:port`` of any other. ``workers`` are the blocks that run at once, by default as
+    many as the cluster has CPUs; ``memory_mib`` is what each of them may take. Telemetry is off,
+    and an own Ray has no dashboard.
+
+    Raises:
+        ClusterError: Ray is not installed or does not answer, or no machine has room for a block.
+    """
+    ray = _ray()
+    told_before = signal.getsignal(signal.SIGTERM)
+    mine = not ray.is_initialized()
+    if mine:
+        _connect(ray, address, workers)
+        # Ray's own handler ends the process with another code, and without unwinding.
+        signal.signal(signal.SIGTERM, told_before)
+    try:
+        places = RayPlaces(ray, workers, memory_mib)
+        places.require_room()
+        yield places
+    finally:
+        if mine:
+            ray.shutdown()
+
+
+class RayPlaces:
+    """The machines of the cluster that :func:`connected` has connected to."""
+
+    many = True
+
+    def __init__(self, ray: Any, workers: int | None, memory_mib: int) -> None:
+        self.ray = ray
+        """The module; of its API only what this module and its neighbours need."""
+        self.workers = workers
+        self.memory_mib = memory_mib
+
+    def resources(self) -> Resources:
+        """Return what the machines have that are there now."""
+        machines = self._machines()
+        return Resources(
+            len(machines),
+            sum(each.get("CPU", 0.0) for each in machines),
+            int(sum(each.get("memory", 0) for each in machines)) // 2**20,
+        )
+
+    def require_room(self) -> None:
+        """Check that a block can run at all: Ray would wait for such a machine for ever.
+
+        Raises:
+            ClusterError: no machine has a CPU and the memory.
+        """
+        machines = self._machines()
+        most = max((each.get("memory", 0) for each in machines if each.get("CPU")), default=0)
+        if most < self.memory_mib * 2**20:
+            raise ClusterError(
+                f"no machine of the cluster has {self.memory_mib:,} MiB for a worker: the largest"
+                f" has {int(most) // 2**20:,} MiB; --worker-memory takes less"
+            )
+
+    def map(
+        self,
+        function: Callable[[Block], Result],
+        blocks: Iterable[Block],
+        cpus: float = 1.0,
+    ) -> Iterator[Result]:
+        """See :meth:`model.cluster.places.Places.map`; ``cpus`` is what a block takes.
+
+        Twice as many blocks as can run at once are given to Ray at a time, so the blocks may be
+        an iterator that makes them as they are needed.
+
+        Raises:
+            ClusterError: a block's worker died ``RETRIES`` times more than once, or the cluster
+                is gone.
+        """
+        remote = self.ray.remote(function).options(
+            num_cpus=cpus,
+            memory=self.memory_mib * 2**20,
+            max_retries=RETRIES,
+            retry_exceptions=False,
+            name=getattr(function, "__name__", "block"),
+        )
+        at_once = self.workers or max(1, int(self.resources().cpus / cpus))
+        waiting: deque[Any] = deque()
+        try:
+            for block in blocks:
+                if len(waiting) >= 2 * at_once:
+                    yield self._result(waiting.popleft())
+                waiting.append(remote.remote(block))
+            while waiting:
+                yield self._result(waiting.popleft())
+        finally:
+            for unwanted in waiting:
+                self.ray.cancel(unwanted, force=True)
+
+    def _result(self, reference: Any) -> Any:
+        errors = self.ray.exceptions
+        try:
+            return self.ray.get(reference)
+        except errors.RayTaskError as error:
+            # What the function raised, without Ray's account of where.
+            if isinstance(error.cause, Exception):
+                raise error.cause from None
+            raise ClusterError(f"a block failed: {error}") from error
+        except errors.OutOfMemoryError as error:
+            raise ClusterError(
+                f"a worker of {self.memory_mib:,} MiB was ended, as its machine had no memory left;"
+                " --worker-memory and --workers say how much is used at once"
+            ) from error
+        except errors.RayError as error:
+            first = str(error).strip().splitlines()[0]
+            raise ClusterError(
+                f"the cluster lost a block {RETRIES + 1} times, or is gone: {first}"
+            ) from error
+
+    def _machines(self) -> list[dict[str, float]]:
+        return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+
+
+def _ray() -> Any:
+    """Import ray, its telemetry switched off."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    try:
+        import ray
+        import ray.exceptions
+    except ModuleNotFoundError as error:
+        raise ClusterError(
+            f"--cluster needs Ray, and {error.name!r} is not installed: pip install"
+            " 'deepfm-serving[cluster]', in the environment of this command and on each machine"
+        ) from error
+    return ray
+
+
+def _connect(ray: Any, address: str, workers: int | None) -> None:
+    given: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": "error",
+        "configure_logging": True,
+    }
+    environment: dict[str, Any] = {"env_vars": _variables()}
+    if address == HERE:
+        given |= {
+            "address": "local",
+            "include_dashboard": False,
+            "object_store_memory": _OBJECTS_BYTES,
+        }
+        given |= {} if workers is None else {"num_cpus": workers}
+    else:
+        given["address"] = address
+        # The code that decides the result is this command's on every machine.
+        environment["py_modules"] = [
+            str(Path(package.__path__[0]).resolve()) for package in (app, model)
+        ]
+        if address != FOUND:
+            _require_answer(address)
+    try:
+        ray.init(runtime_env=environment, **given)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        last = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise ClusterError(f"--cluster {address}: {last}") from error
+
+
+def _variables() -> dict[str, str]:
+    # A block has one CPU.
+    return {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+def _require_answer(address: str) -> None:
+    """Ask the port: Ray itself would try for a minute, and say less."""
+    host, colon, port = address.removeprefix(_CLIENT).rpartition(":")
+    if not (colon and port.isdigit() and host):
+        raise ClusterError(
+            f"--cluster {address}: expected {HERE}, {FOUND}, host:port or {_CLIENT}host:port"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ClusterError(
+            f"--cluster {address}: nothing answers there: {error.strerror or error}"
+        ) from error
