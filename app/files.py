@@ -14,8 +14,9 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PARTIAL = ".partial-"
@@ -100,10 +101,15 @@ def partial_directory(parent: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def remove_abandoned(parent: Path) -> None:
-    """Remove the partial directories of processes that were killed."""
-    for directory in parent.glob(f"{PARTIAL}*/"):
+def remove_abandoned(parent: Path, names: str = f"{PARTIAL}*/", seconds: float = 0.0) -> None:
+    """Remove the directories of these names that no process has and that are so old.
+
+    By default these are the partial directories of processes that were killed.
+    """
+    for directory in parent.glob(names):
         try:
+            if seconds and time.time() - directory.stat().st_mtime < seconds:
+                continue
             lock = os.open(directory, os.O_RDONLY)
         except OSError:
             continue
@@ -115,6 +121,36 @@ def remove_abandoned(parent: Path) -> None:
             pass
         finally:
             os.close(lock)
+
+
+@contextmanager
+def unfinished_directory(
+    directory: Path, keep: Callable[[BaseException], bool] = lambda error: False
+) -> Iterator[Path]:
+    """Yield a directory of unfinished work, which the next process with the same work goes on in.
+
+    It is removed at the end, unless the process is killed or ``keep`` says so of an error. One
+    process at a time has it: others wait.
+    """
+    while True:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = os.open(directory, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Whoever had it before may have removed it.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), directory.stat()):
+                break
+        os.close(lock)
+    try:
+        yield directory
+    except BaseException as error:
+        if not keep(error):
+            shutil.rmtree(directory, ignore_errors=True)
+        raise
+    else:
+        shutil.rmtree(directory, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
 def _locked(parent: Path) -> tuple[Path, int]:

@@ -17,6 +17,8 @@ class Places(Protocol):
 
     many: bool
     """True if several blocks run at once."""
+    memory_mib: int
+    """About how much memory a block may take."""
 
     def map(self, function: Callable[[Block], Result], blocks: Iterable[Block]) -> Iterator[Result]:
         """Yield what the function returns for each block, in the order of the blocks.
@@ -34,6 +36,7 @@ class ThisProcess:
     """Runs each block when its result is asked for."""
 
     many = False
+    memory_mib = 1024
 
     def map(self, function: Callable[[Block], Result], blocks: Iterable[Block]) -> Iterator[Result]:
         """See :meth:`Places.map`."""

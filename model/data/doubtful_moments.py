@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 from app.errors import ValueProblem
 from app.features.canonical import seconds
@@ -98,6 +100,33 @@ class DoubtfulMoments:
         self._counts[where] += 1
         moment = datetime.fromtimestamp(second, UTC)
         self._first.setdefault(where, f"{value!r} is read as {moment:%Y-%m-%d %H:%M:%S} UTC")
+
+    def state(self) -> dict[str, Any]:
+        """Return what was counted, in a form that JSON can hold."""
+        return {
+            "column": msgspec.to_builtins(self._column),
+            "key": self._key,
+            "looked_at": self._looked_at,
+            "counts": self._counts,
+            "first": self._first,
+            "formats": None if self._formats is None else sorted(self._formats),
+        }
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> DoubtfulMoments:
+        """Begin with the column of a :meth:`state`, and nothing counted."""
+        return cls(msgspec.convert(state["column"], Time), state["key"])
+
+    def merge(self, later: Mapping[str, Any]) -> None:
+        """Add the :meth:`state` of later rows."""
+        self._looked_at += later["looked_at"]
+        for where, count in later["counts"].items():
+            self._counts[where] += count
+        for where, first in later["first"].items():
+            self._first.setdefault(where, first)
+        if later["formats"] is not None:
+            found = frozenset(later["formats"])
+            self._formats = found if self._formats is None else self._formats & found
 
     def lines(self) -> Iterator[str]:
         """Yield a warning for moments before 1995, in the future, or that read as dates."""

@@ -20,16 +20,20 @@ import polars as pl
 import app.features
 import model.data
 from app.errors import BundleError
-from app.features.encoder import Encoder
 from app.features.spec import DataPart, FeatureSpec
 from app.features.vocabulary import Vocabulary
 from model.array_files import Arrays, DamagedError, read_arrays, write_arrays
+from model.cluster.places import Places
 from model.data.dataset import Dataset
-from model.data.encode import encode
+from model.data.frame_encoding import (
+    FrameToEncode,
+    arrays_file,
+    encode_frame,
+    forget_encoder,
+    sample_of,
+)
 from model.data.input_files import SplitRows
 from model.data.log_files import Source
-from model.data.split import PARTS
-from model.data.values import json_rows
 from model.progress import progress_bar
 
 DECIDING = tuple(Path(path) for package in (app.features, model.data) for path in package.__path__)
@@ -63,39 +67,47 @@ def code_hash(folders: Sequence[Path] = DECIDING) -> str:
 
 
 def write_encoded(
-    directory: Path,
+    entry: Path,
     spec: FeatureSpec,
-    vocabulary: Vocabulary,
+    vocabulary: Path,
     split_rows: SplitRows,
+    directory: Path,
+    places: Places,
     progress: bool = False,
 ) -> None:
-    """Encode rows, a frame at a time, into a directory of their own."""
-    encoder = Encoder(spec, vocabulary, training=True)
-    counts = np.bincount(split_rows.part, minlength=len(PARTS))
-    tests = int(counts[PARTS.index("test")]) if "test" in split_rows.parts else 0
-    # Evenly over the part, which may be in the order of time.
-    sample = np.linspace(0, tests, min(SAMPLE, tests), endpoint=False).astype(np.int64)
+    """Encode rows, a frame at a time, and put them together as ``entry``, whole or not at all.
+
+    ``directory`` keeps what is encoded of each frame until then.
+
+    Raises:
+        OSError: there is no room for the rows.
+    """
+    found = [*split_rows.on_disk.places()]
+    samples: Sequence[Sequence[int]] = [()] * len(found)
+    if "test" in split_rows.parts:
+        samples = sample_of(split_rows.part, [rows for rows, _ in found], SAMPLE)
+    frames = [
+        FrameToEncode(
+            number, directory, spec, vocabulary, not places.many, path, where,
+            split_rows.part_file, split_rows.parts, sample,
+        )
+        for number, ((where, path), sample) in enumerate(zip(found, samples, strict=True))
+    ]  # fmt: skip
     rows: list[dict[str, Any]] = []
-    tested = 0
-    with (
-        write_arrays(directory) as entry,
-        progress_bar("encoding", len(split_rows.on_disk), "rows", progress) as shown,
-    ):
-        for where, frame in split_rows.on_disk.frames():
-            data = encode(spec, encoder, frame)
-            for part in split_rows.parts:
-                chosen = np.flatnonzero(split_rows.part[where] == PARTS.index(part))
-                for name, array in _columns(data.take(chosen)).items():
-                    entry.append(f"{part}.{name}", array)
-                if part == "test":
-                    wanted = sample[(sample >= tested) & (sample < tested + len(chosen))] - tested
-                    rows += json_rows(spec, frame[chosen[wanted].tolist()])
-                    tested += len(chosen)
-            shown.update(frame.height)
-        (entry.directory / VOCABULARY).mkdir()
-        vocabulary.save(entry.directory / VOCABULARY)
-        (entry.directory / ROWS).write_bytes(msgspec.json.Encoder().encode_lines(rows))
-        entry.description = {
+    with progress_bar("encoding", len(split_rows.on_disk), "rows", progress) as shown:
+        for frame, tested in zip(frames, places.map(encode_frame, frames), strict=True):
+            rows += tested
+            shown.update(frame.rows.stop - frame.rows.start)
+    forget_encoder()
+    with write_arrays(entry) as writer:
+        for frame in frames:
+            with np.load(arrays_file(directory, frame.number), allow_pickle=False) as arrays:
+                for name, array in arrays.items():
+                    writer.append(name, array)
+        (writer.directory / VOCABULARY).mkdir()
+        Vocabulary.load(vocabulary, spec, mapped=True).save(writer.directory / VOCABULARY)
+        (writer.directory / ROWS).write_bytes(msgspec.json.Encoder().encode_lines(rows))
+        writer.description = {
             "kept": {part: spec.kept(part) for part in split_rows.parts},
             "sources": {
                 part: [asdict(source) for source in sources]
@@ -123,19 +135,6 @@ def read_encoded(directory: Path, spec: FeatureSpec) -> EncodedData:
     data = {part: _dataset(part, arrays, described["kept"][part]) for part in sources}
     rows = msgspec.json.Decoder().decode_lines((directory / ROWS).read_bytes())
     return EncodedData(vocabulary, data, sources, described["warnings"], rows)
-
-
-def _columns(data: Dataset) -> Arrays:
-    arrays: Arrays = {"context": data.context, "candidate": data.candidate, "label": data.label}
-    for name, lists in (("contexts", data.context_lists), ("candidates", data.candidate_lists)):
-        arrays |= {f"{name}.{number}": column for number, column in enumerate(lists)}
-    if data.context_value is not None:
-        arrays["context_value"] = data.context_value
-    if data.candidate_value is not None:
-        arrays["candidate_value"] = data.candidate_value
-    if data.weight is not None:
-        arrays["weight"] = data.weight
-    return arrays
 
 
 def _dataset(part: DataPart, arrays: Arrays, kept: float) -> Dataset:

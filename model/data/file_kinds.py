@@ -23,6 +23,11 @@ def is_json_lines(path: Path) -> bool:
     return ending_of_text(path) in _JSON_LINES
 
 
+def is_gzip(path: Path) -> bool:
+    """Tell whether a text file is gzipped."""
+    return path.suffix.lower() in GZIP
+
+
 def ending_of_text(path: Path) -> str:
     """Return the ending of a text file's name, before that of gzip."""
     return _ending(path, GZIP)

@@ -12,14 +12,29 @@ import polars as pl
 from numpy.typing import NDArray
 
 from app.features.spec import DataPart, FeatureSpec
-from app.files import sha256
-from model.data.frames_on_disk import FramesOnDisk
-from model.data.log_files import DataError, Source, visible
+from app.files import write_file
+from model.cluster.places import THIS_PROCESS, Places
+from model.data.bad_lines import BadLines
+from model.data.block_reading import (
+    BlockRead,
+    BlockToRead,
+    merge_notes,
+    read_block,
+    write_stored,
+)
+from model.data.file_blocks import BlockSize, FileContent, Looked, look
+from model.data.frames_on_disk import FrameFile, FramesOnDisk
+from model.data.log_files import DataError, LogFile, Source, no_usable_line, visible
 from model.data.reader import MOMENT, Reader
 from model.data.split import PARTS, SHARES, SplitMode, split
 from model.data.stored_files import StoredFiles
 from model.data.stored_values import StoredValues, read_stored
 from model.fingerprint import fingerprint_of
+from model.progress import progress_bar
+
+PART = "part"
+"""File of a directory of rows: the place in ``PARTS`` of each row's part, a byte each."""
+DEFAULT_SIZE = BlockSize()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +44,8 @@ class SplitRows:
     on_disk: FramesOnDisk
     part: NDArray[np.uint8]
     """The place in ``PARTS`` of each row's part."""
+    part_file: Path
+    """The file that holds ``part``."""
     parts: Sequence[DataPart]
     """The parts that are wanted."""
     sources: Mapping[DataPart, Sequence[Source]]
@@ -37,6 +54,22 @@ class SplitRows:
     def train(self, name: str) -> Iterator[pl.Series]:
         """Yield a column of the training part, in pieces."""
         return self.on_disk.column(name, self.part == PARTS.index("train"))
+
+
+def _of_file(
+    reader: Reader, file: LogFile, content: FileContent, results: Iterator[BlockRead]
+) -> Iterator[tuple[str, int]]:
+    """Yield the frames of a file's blocks, and add what was found to its reader's account."""
+    bad, rows = BadLines(), 0
+    for _ in content.parts:
+        found = next(results)
+        merge_notes(reader, found)
+        bad.merge(found.bad)
+        rows += found.rows
+        yield from found.frames
+    if bad.total and not rows:
+        raise no_usable_line(file.name, bad)
+    reader.note_file(file, Source(file.path.name, content.sha256, content.bytes, rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,69 +86,114 @@ class InputFiles:
     stored: Sequence[StoredFiles] = ()
     """Values of items and users that the files lack."""
 
-    def read(self, spec: FeatureSpec, directory: Path, progress: bool = False) -> SplitRows:
-        """Read the files into a directory and find each row's part.
+    def look(
+        self, places: Places = THIS_PROCESS, size: BlockSize = DEFAULT_SIZE
+    ) -> Mapping[Path, FileContent]:
+        """Read every file once, for its hash and its blocks.
 
         Raises:
-            DataError: the files cannot be used.
+            DataError: a file cannot be read.
         """
-        if self.parts is not None:
-            return self._read_parts(spec, directory, self.parts, progress)
-        if spec.negatives is not None and set(spec.negatives.parts) != set(PARTS):
-            raise DataError(
-                "negatives: by the spec only some parts are thinned, and data that are split are"
-                " thinned alike in all parts; give files for each part"
-            )
-        timed = self._mode(spec) == "time"
-        if timed and spec.timestamp is None:
-            raise DataError("the spec has no `timestamp` to split along")
-        stored = self._stored(spec)
-        reader = Reader(
-            spec, self.data, self.max_bad_lines, moment=timed, progress=progress, stored=stored
-        )
-        on_disk = FramesOnDisk(directory)
-        moments = []
-        for frame in reader.frames():
-            on_disk.add(frame)
-            if timed:
-                moments.append(frame[MOMENT].to_numpy())
-        part = split(len(on_disk), np.concatenate(moments) if timed else None, self.seed)
-        return SplitRows(
-            on_disk,
-            part,
-            self.wanted,
-            dict.fromkeys(self.wanted, reader.sources),
-            reader.warnings,
-        )
+        paths = list(dict.fromkeys(path for found in self._files().values() for path in found))
+        try:
+            return dict(zip(paths, places.map(look, (Looked(p, size) for p in paths)), strict=True))
+        except OSError as error:
+            raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
 
-    def _read_parts(
+    def read(
         self,
         spec: FeatureSpec,
         directory: Path,
-        files: Mapping[DataPart, Sequence[Path]],
-        progress: bool,
+        progress: bool = False,
+        places: Places = THIS_PROCESS,
+        size: BlockSize = DEFAULT_SIZE,
+        contents: Mapping[Path, FileContent] | None = None,
     ) -> SplitRows:
-        if self.data or set(files) != set(self.wanted):
-            parts = ", ".join(self.wanted)
-            raise DataError(f"give either data files, or files for each part: {parts}")
-        on_disk = FramesOnDisk(directory)
-        part: list[NDArray[np.uint8]] = []
-        sources: dict[DataPart, Sequence[Source]] = {}
-        warnings: list[str] = []
+        """Read the files into a directory and find each row's part.
+
+        ``contents`` are what :meth:`look` has found, with blocks of this ``size``. What an earlier
+        call has left in the directory, for the same files and the same spec, is not read again.
+
+        Raises:
+            DataError: the files cannot be used.
+            OSError: the directory has no room for the rows.
+        """
+        timed = self.parts is None and self._timed(spec)
         stored = self._stored(spec)
         readers = {
-            name: Reader(spec, files[name], self.max_bad_lines, progress=progress, stored=stored)
-            for name in self.wanted
+            part: Reader(spec, paths, self.max_bad_lines, moment=timed, stored=stored)
+            for part, paths in self._groups(spec).items()
         }
         for reader in readers.values():
             reader.require_columns()
-        for name, reader in readers.items():
-            for frame in reader.frames():
-                on_disk.add(frame)
-                part.append(np.full(frame.height, PARTS.index(name), np.uint8))
-            sources[name] = reader.sources
+        if contents is None:
+            contents = self.look(places, size)
+        kept = write_stored(directory, stored)
+        blocks = [
+            BlockToRead(number, directory, spec, file, part, timed, kept)
+            for number, (file, part) in enumerate(
+                (file, part)
+                for reader in readers.values()
+                for file in reader.files
+                for part in contents[file.path].parts
+            )
+        ]
+        results = places.map(read_block, blocks)
+        frames: list[FrameFile] = []
+        own: list[NDArray[np.uint8]] = []
+        total = sum(contents[f.path].bytes for reader in readers.values() for f in reader.files)
+        with progress_bar("reading", total, "bytes", progress) as shown:
+            for part, reader in readers.items():
+                used = 0
+                for file in reader.files:
+                    for name, rows in _of_file(reader, file, contents[file.path], results):
+                        frames.append(FrameFile(directory / name, rows))
+                        used += rows
+                    shown.update(contents[file.path].bytes)
+                reader.require_rows(used)
+                if part is not None:
+                    own.append(np.full(used, PARTS.index(part), np.uint8))
+        on_disk = FramesOnDisk(frames)
+        sources: dict[DataPart, Sequence[Source]] = {}
+        warnings: list[str] = []
+        for part, reader in readers.items():
+            sources |= dict.fromkeys(self.wanted if part is None else [part], reader.sources)
             warnings += [warning for warning in reader.warnings if warning not in warnings]
-        return SplitRows(on_disk, np.concatenate(part), self.wanted, sources, warnings)
+        if own:
+            path = directory / PART
+            write_file(path, np.concatenate(own).tobytes())
+            found = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        else:
+            moments = (lambda: map(pl.Series.to_numpy, on_disk.column(MOMENT))) if timed else None
+            found = split(len(on_disk), moments, self.seed, directory / PART)
+        return SplitRows(on_disk, found, directory / PART, self.wanted, sources, warnings)
+
+    def _groups(self, spec: FeatureSpec) -> Mapping[DataPart | None, Sequence[Path]]:
+        """Return the files whose lines are counted together; None is the part of a split."""
+        if self.parts is None:
+            if spec.negatives is not None and set(spec.negatives.parts) != set(PARTS):
+                raise DataError(
+                    "negatives: by the spec only some parts are thinned, and data that are split"
+                    " are thinned alike in all parts; give files for each part"
+                )
+            return {None: self.data}
+        if self.data or set(self.parts) != set(self.wanted):
+            parts = ", ".join(self.wanted)
+            raise DataError(f"give either data files, or files for each part: {parts}")
+        return {part: self.parts[part] for part in self.wanted}
+
+    def _timed(self, spec: FeatureSpec) -> bool:
+        timed = self._mode(spec) == "time"
+        if timed and spec.timestamp is None:
+            raise DataError("the spec has no `timestamp` to split along")
+        return timed
+
+    def _files(self) -> Mapping[str, Sequence[Path]]:
+        """Return all files by what they are for, without those that are passed over."""
+        files: dict[str, Sequence[Path]] = {"data": self.data}
+        files.update({str(part): paths for part, paths in (self.parts or {}).items()})
+        files.update({f"{each.kind} by {each.key}": each.paths for each in self.stored})
+        return {name: visible(paths) for name, paths in files.items()}
 
     def _stored(self, spec: FeatureSpec) -> Sequence[StoredValues]:
         return [read_stored(spec, each, self.max_bad_lines) for each in self.stored]
@@ -125,22 +203,23 @@ class InputFiles:
             return "time" if spec.timestamp is not None else "random"
         return self.mode
 
-    def key(self, text: str, spec: FeatureSpec, *others: object) -> str:
+    def key(
+        self,
+        text: str,
+        spec: FeatureSpec,
+        *others: object,
+        contents: Mapping[Path, FileContent] | None = None,
+    ) -> str:
         """Return a hash of the files' names and content, the spec, the options and ``others``.
 
         Raises:
             DataError: a file cannot be read.
         """
-        files: dict[str, Sequence[Path]] = {"data": self.data}
-        files.update({str(part): paths for part, paths in (self.parts or {}).items()})
-        files.update({f"{each.kind} by {each.key}": each.paths for each in self.stored})
-        try:
-            content = {
-                name: [[path.name, sha256(path)] for path in visible(paths)]
-                for name, paths in files.items()
-            }
-        except OSError as error:
-            raise DataError(f"cannot read {error.filename}: {error.strerror}") from error
+        known = self.look() if contents is None else contents
+        content = {
+            name: [[path.name, known[path].sha256] for path in paths]
+            for name, paths in self._files().items()
+        }
         return fingerprint_of(
             text, content, self.describe(spec), list(self.wanted), self.max_bad_lines, *others
         )

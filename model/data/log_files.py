@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from app.errors import CtrError
 from app.features.nearest import suggestion
 from app.features.spec import FeatureSpec
 from model.data.bad_lines import BadLines
+from model.data.file_blocks import WHOLE, FilePart, chunks_of
 from model.data.file_kinds import (
     DELIMITERS,
     NOT_DECOMPRESSED,
@@ -45,6 +46,11 @@ _SINGLE_BYTES = b"\x1f\x1e\x1d\x1c\x01\x02\x03\x04\x05\x06\x07\x0e\x0f\x10\x11\x
 
 class DataError(CtrError):
     """Data that cannot be trained on; the message names file, line and column."""
+
+
+def no_usable_line(name: str, bad: BadLines) -> DataError:
+    """Return the error of a file that has lines, all of them bad."""
+    return DataError(f"{name} has no usable line\n{bad.report()}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,7 @@ class _Wanted(NamedTuple):
     keep: Sequence[str]
     optional: Collection[str]
     key: str | None = None
+    part: FilePart = WHOLE
 
     def of(self, file: LogFile, present: Sequence[str]) -> list[str]:
         """Return those of a file with these columns, but for kept ones.
@@ -115,8 +122,9 @@ def pieces(
     name: str | None = None,
     optional: Collection[str] = (),
     key: str | None = None,
+    part: FilePart = WHOLE,
 ) -> Iterator[Piece]:
-    """Read the wanted columns of a file, a bounded number of lines at a time.
+    """Read the wanted columns of a file, or of a part of it, a bounded number of lines at a time.
 
     ``name`` is the file's in messages and frames, by default its base name.
     The columns ``keep`` are there a second time, as the file has them, under their names after
@@ -126,12 +134,12 @@ def pieces(
 
     Raises:
         DataError: the file cannot be read, or a column is absent or of a type that its field
-            cannot have.
+            cannot have, or a whole file of text has lines and none that can be used.
     """
     file = LogFile(path, name or path.name)
     with _errors_of_reading(path):
         read = _parquet if is_parquet(path) else _json if is_json_lines(path) else _text
-        for frame, position in read(spec, file, _Wanted(wanted, keep, optional, key), bad):
+        for frame, position in read(spec, file, _Wanted(wanted, keep, optional, key, part), bad):
             yield Piece(frame.with_columns(pl.lit(file.name).alias(FILE)), position)
 
 
@@ -233,9 +241,11 @@ def _parquet(
             return
         read = wanted.of(file, list(columns.schema))
         names = dict.fromkeys([*read, *wanted.keep])
-        for start in range(0, rows, ROWS_AT_ONCE):
+        end = rows if wanted.part.stop is None else wanted.part.stop
+        for start in range(wanted.part.start, end, ROWS_AT_ONCE):
             # Slices, not batches: those hold whole row groups, several at a time.
-            found = lazy.select(cs.by_name(*names)).slice(start, ROWS_AT_ONCE).collect()
+            length = min(ROWS_AT_ONCE, end - start)
+            found = lazy.select(cs.by_name(*names)).slice(start, length).collect()
             frame = columns.plain(found.select(cs.by_name(*read)))
             # A spec without fields is that of a first look, which takes what there is.
             if spec.fields:
@@ -276,7 +286,10 @@ def _text(
             return
         own = wanted.of(file, names)
         read = list(dict.fromkeys([*own, *wanted.keep]))
-        for numbers, lines in _good_lines(file, opened, delimiter, len(names), first_line, bad):
+        if wanted.part.start:
+            first_line = wanted.part.first_line
+        chunks = chunks_of(opened, _BYTES_AT_ONCE, wanted.part)
+        for numbers, lines in _good_lines(file, chunks, delimiter, len(names), first_line, bad):
             frame = _parsed(b"\n".join(lines) + b"\n", delimiter, names, read)
             if frame.height != len(lines):
                 raise DataError(f"{file.name}: quotes near line {numbers[0]} do not pair up")
@@ -284,17 +297,17 @@ def _text(
             kept = [frame[name].alias(KEPT + name) for name in wanted.keep]
             frame = frame.select(cs.by_name(*own)).with_columns(kept)
             yield frame.with_columns(pl.Series(LINE, numbers, pl.Int64)), on_disk.tell()
-    if bad.total > total and not usable:
-        raise DataError(f"{file.name} has no usable line\n{bad.report()}")
+    if bad.total > total and not usable and wanted.part == WHOLE:
+        raise no_usable_line(file.name, bad)
 
 
 def _json(
     spec: FeatureSpec, file: LogFile, wanted: _Wanted, bad: BadLines
 ) -> Iterator[tuple[pl.DataFrame, int]]:
     """Read a file of JSON objects, one a line; values are left as their JSON."""
-    total, usable, first = bad.total, False, 1
+    total, usable, first = bad.total, False, wanted.part.first_line
     with open_text(file.path) as (on_disk, opened):
-        while chunk := opened.readlines(_JSON_BYTES_AT_ONCE):
+        for chunk in chunks_of(opened, _JSON_BYTES_AT_ONCE, wanted.part):
             columns: Columns = {name: [] for name in {*wanted.names, *wanted.keep}}
             numbers = [*_add_objects(columns, file, chunk, first, bad, wanted.key)]
             first += len(chunk)
@@ -306,8 +319,8 @@ def _json(
                 kept = [as_text(KEPT + name, columns[name]) for name in wanted.keep]
                 lines = pl.Series(LINE, numbers, pl.Int64)
                 yield frame.with_columns(*kept, lines), on_disk.tell()
-    if bad.total > total and not usable:
-        raise DataError(f"{file.name} has no usable line\n{bad.report()}")
+    if bad.total > total and not usable and wanted.part == WHOLE:
+        raise no_usable_line(file.name, bad)
 
 
 def _add_objects(
@@ -407,14 +420,19 @@ def _header(
 
 
 def _good_lines(
-    file: LogFile, opened: IO[bytes], delimiter: str, width: int, number: int, bad: BadLines
+    file: LogFile,
+    chunks: Iterable[list[bytes]],
+    delimiter: str,
+    width: int,
+    number: int,
+    bad: BadLines,
 ) -> Iterator[tuple[list[int], list[bytes]]]:
     """Yield chunks of lines with the right number of values, and their line numbers."""
     mark = delimiter.encode()
     quoting = delimiter != "\t"
     edge = re.escape(mark)
     quoted = re.compile(rb'(^|%b)"[^"]*(?:""[^"]*)*"(?=%b|\Z)' % (edge, edge))
-    while chunk := opened.readlines(_BYTES_AT_ONCE):
+    for chunk in chunks:
         numbers, lines = [], []
         for ended in chunk:
             line = ended.rstrip(b"\r\n")

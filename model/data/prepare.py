@@ -16,16 +16,19 @@ from app.features.encoder import Encoder
 from app.features.layout import Layout
 from app.features.spec import DataPart, FeatureSpec
 from app.features.vocabulary import Vocabulary
-from app.files import partial_directory, remove_abandoned
+from app.files import partial_directory, put_in_place, remove_abandoned, unfinished_directory
 from model.array_files import DamagedError
+from model.cluster.places import THIS_PROCESS, Places
 from model.config import TrainConfig
 from model.data.cross_counts import count_crosses
 from model.data.dataset import Dataset
 from model.data.encoded_data import EncodedData, code_hash, read_encoded, write_encoded
+from model.data.file_blocks import BlockSize, FileContent
 from model.data.input_files import InputFiles
 from model.data.log_files import DataError, Source
 from model.data.null_texts import null_warnings
 from model.data.slot_counts import always_present
+from model.data.value_counts import count_rows
 from model.data.vocabulary_learning import learn_vocabulary, reused_numbers
 from model.fingerprint import fingerprint_of
 from model.group import Group
@@ -35,6 +38,8 @@ from model.progress import LINE_SECONDS, Stopwatch, say, warn
 SHOWN_FIELDS = 3
 """Fields that a warning names at most: it is one line of a screen. The manifest has the share of
 missing values of all."""
+_WORK, _WORK_SECONDS = ".work-", 7 * 86_400.0
+"""Name of a directory of unfinished work, and the age at which nobody goes on with it."""
 PURPOSES: Mapping[DataPart, str] = {
     "train": "to train on",
     "validation": "to validate",
@@ -92,6 +97,8 @@ def prepare(
     before: Bundle | None = None,
     cache: Path | None = None,
     progress: bool = True,
+    places: Places = THIS_PROCESS,
+    keep_work: bool = False,
 ) -> Prepared:
     """Read the files, learn the vocabulary of the training part and encode every part.
 
@@ -102,6 +109,10 @@ def prepare(
     are the same; without, it is in the system's directory for temporary files, and gone with this
     process.
 
+    The work is done in blocks, by the ``places``, which all see the files and the cache; the
+    result is the same for all of them. A process that was killed leaves what it has done in the
+    cache, and the next one goes on from there; with ``keep_work`` so does one that was interrupted.
+
     Raises:
         SpecError: the spec breaks a rule.
         DataError: the files cannot be used, or there is no room for what they become.
@@ -109,25 +120,26 @@ def prepare(
     text = FeatureSpec.read(spec_path)
     spec = FeatureSpec.parse(text, str(spec_path))
     start = perf_counter()
+    work = Work(spec, inputs, before, progress, places)
     with ExitStack() as stack:
         if cache is None:
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="ctr-")))
             entry, encoded = directory / "encoded", None
         else:
-            entry = cache / _key(inputs, text, spec, before)
+            key = work.key(text)
+            entry = cache / key
             encoded = _kept(entry, spec)
         done = "read and encoded" if encoded is None else "taken from the cache"
         if encoded is None:
             try:
-                _encode(spec, inputs, before, entry, progress)
+                encoded = work.encode(entry, keep_work and cache is not None)
             except OSError as error:
                 raise DataError(
                     f"the rows could not be kept in {entry.parent}: {error.strerror}; --cache, or"
                     " TMPDIR in the environment, names another place"
                 ) from error
-            encoded = read_encoded(entry, spec)
             # Dropped if a file has changed since its hash was taken.
-            if cache is not None and entry.name != _key(inputs, text, spec, before):
+            if cache is not None and entry.name != work.key(text, again=True):
                 shutil.rmtree(entry)
     data, vocabulary = encoded.data, encoded.vocabulary
     warnings = (*encoded.warnings, *null_warnings(spec, vocabulary, data["train"]))
@@ -177,23 +189,78 @@ def prepare_together(
     return prepared
 
 
-def _key(inputs: InputFiles, text: str, spec: FeatureSpec, before: Bundle | None) -> str:
-    """Return the name of the cache's entry: content, rules and code decide it."""
-    return inputs.key(text, spec, code_hash(), before and before.manifest.id)[:32]
+class Work:
+    """The work from files to encoded rows, which goes on where a killed process has left it."""
 
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        inputs: InputFiles,
+        before: Bundle | None,
+        progress: bool,
+        places: Places,
+    ) -> None:
+        self._spec, self._inputs, self._before = spec, inputs, before
+        self._progress, self._places = progress, places
+        self._size = BlockSize.of_memory(places.memory_mib)
+        self._contents: Mapping[Path, FileContent] | None = None
 
-def _encode(
-    spec: FeatureSpec, inputs: InputFiles, before: Bundle | None, entry: Path, progress: bool
-) -> None:
-    remove_abandoned(entry.parent)
-    with partial_directory(entry.parent) as directory:
+    def key(self, text: str, again: bool = False) -> str:
+        """Return the name of the cache's entry: content, rules and code decide it.
+
+        ``again`` looks at the files anew.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        if self._contents is None or again:
+            self._contents = self._inputs.look(self._places, self._size)
+        before = self._before and self._before.manifest.id
+        key = self._inputs.key(text, self._spec, code_hash(), before, contents=self._contents)
+        return key[:32]
+
+    def encode(self, entry: Path, keep: bool) -> EncodedData:
+        """Make the cache's entry; ``keep`` what is done if it is interrupted.
+
+        Raises:
+            DataError: the files cannot be used.
+            OSError: there is no room for what they become.
+        """
+        remove_abandoned(entry.parent)
+        remove_abandoned(entry.parent, f"{_WORK}*/", _WORK_SECONDS)
+        # Blocks of another size are other blocks.
+        name = f"{_WORK}{entry.name}-{self._size.rows}"
+        with unfinished_directory(
+            entry.parent / name, lambda error: keep and not isinstance(error, DataError | OSError)
+        ) as directory:
+            # Another process may have made it while this one waited for the directory.
+            encoded = _kept(entry, self._spec)
+            if encoded is None:
+                self._fill(entry, directory)
+                encoded = read_encoded(entry, self._spec)
+        return encoded
+
+    def _fill(self, entry: Path, directory: Path) -> None:
+        spec, places = self._spec, self._places
+        rows, counts, frames = (directory / name for name in ("rows", "counts", "frames"))
+        for each in (rows, counts, frames):
+            each.mkdir(exist_ok=True)
         watch = Stopwatch()
-        split_rows = inputs.read(spec, directory, progress)
+        split_rows = self._inputs.read(
+            spec, rows, self._progress, places, self._size, self._contents
+        )
         _say_if_long(f"read {len(split_rows.on_disk):,} rows", watch.lap())
-        reused = reused_numbers(spec, before) if before else None
-        vocabulary = learn_vocabulary(spec, split_rows.train, reused)
+        vocabulary = directory / "vocabulary"
+        if not vocabulary.exists():
+            reused = reused_numbers(spec, self._before) if self._before else {}
+            found = count_rows(
+                spec, split_rows.on_disk, split_rows.part_file, counts, frozenset(reused), places
+            )
+            with partial_directory(directory) as partial:
+                learn_vocabulary(spec, found, reused).save(partial)
+                put_in_place(partial, vocabulary)
         _say_if_long("learned the vocabulary", watch.lap())
-        write_encoded(entry, spec, vocabulary, split_rows, progress)
+        write_encoded(entry, spec, vocabulary, split_rows, frames, places, self._progress)
         _say_if_long("encoded", watch.lap())
 
 

@@ -26,12 +26,14 @@ from app.features.spec import FeatureSpec, Field, Time
 from app.files import sha256
 from model.data.bad_lines import BadLines
 from model.data.doubtful_moments import date_formats, date_hint
+from model.data.file_blocks import WHOLE, FilePart
 from model.data.log_files import (
     FILE,
     KEPT,
     LINE,
     DataError,
     LogFile,
+    Piece,
     Source,
     distinct_names,
     pieces,
@@ -80,15 +82,15 @@ class Reader:
                 + (f": names that begin with _ or . are passed over ({hidden})" if hidden else "")
             )
         self.bad = BadLines()
-        self._notes = ReadingNotes()
+        self.notes = ReadingNotes()
         self.sources: list[Source] = []
         """Of the files that were read to their end."""
         self._spec, self._paths, self._max_bad_lines = spec, shown, max_bad_lines
-        self._files = [*map(LogFile, shown, distinct_names(shown))]
-        self._notes.hidden = [path.name for path in paths if path not in shown]
+        self.files = [*map(LogFile, shown, distinct_names(shown))]
+        self.notes.hidden = [path.name for path in paths if path not in shown]
         self._label, self._moment, self._progress, self._keep = label, moment, progress, keep
         # Each reader counts its own rows.
-        self._stored = [copy(each) for each in stored]
+        self.stored = [copy(each) for each in stored]
         vocabulary = unlearned(spec)
         self._fields = [(field, field_encoder(field, vocabulary)) for field in spec.fields]
 
@@ -96,8 +98,8 @@ class Reader:
     def warnings(self) -> list[str]:
         """The warnings after the last frame."""
         left_out = [f"{LEFT_OUT}{self.bad.report()}"] if self.bad.count else []
-        joined = [line for each in self._stored for line in each.lines()]
-        return left_out + joined + self._notes.lines()
+        joined = [line for each in self.stored for line in each.lines()]
+        return left_out + joined + self.notes.lines()
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """Yield the good rows of all files in their order; no frame is empty.
@@ -107,24 +109,63 @@ class Reader:
                 wanted time is not a time, or, at the end, the share of bad lines is above
                 ``max_bad_lines`` or no row is left.
         """
-        rows = 0
-        for frame in self._read():
+        self.require_columns()
+        used = 0
+        total = sum(path.stat().st_size for path in self._paths)
+        with progress_bar("reading", total, "bytes", self._progress) as shown:
+            for file in self.files:
+                rows, before = 0, shown.n
+                for frame, piece in self.part(file):
+                    rows += piece.frame.height
+                    used += frame.height
+                    if frame.height:
+                        yield frame
+                    shown.update(before + piece.bytes - shown.n)
+                size = file.path.stat().st_size
+                self.note_file(file, Source(file.path.name, sha256(file.path), size, rows))
+        self.require_rows(used)
+
+    def part(self, file: LogFile, part: FilePart = WHOLE) -> Iterator[tuple[pl.DataFrame, Piece]]:
+        """Yield the good rows of a file, or of a part of it, beside the rows as they were read.
+
+        Raises:
+            DataError: as :meth:`frames` does for its rows.
+        """
+        spec, wanted, optional = self._spec, self._wanted(), self._optional()
+        found = pieces(
+            spec, file.path, wanted, self.bad, self._keep, file.name, optional, part=part
+        )
+        for piece in found:
+            frame, nan = without_nan(piece.frame)
+            self.notes.add_nan(nan)
             if self._label:
-                check_labels(self._spec, frame)
+                check_labels(spec, frame)
             good = self._good_rows(*self._joined(frame))
             if self._moment:
                 good = good.with_columns(
-                    pl.Series(MOMENT, _moments(self._spec, good, self._notes), pl.Int64)
+                    pl.Series(MOMENT, _moments(spec, good, self.notes), pl.Int64)
                 )
-            rows += good.height
-            if good.height:
-                yield good
+            yield good, piece
+
+    def note_file(self, file: LogFile, source: Source) -> None:
+        """Note a file whose rows have all been read."""
+        if not source.rows:
+            self.notes.files_without_rows.append(file.name)
+        self.sources.append(source)
+
+    def require_rows(self, used: int) -> None:
+        """Check, after the last row, that enough of the lines could be used.
+
+        Raises:
+            DataError: as :meth:`frames` does at the end.
+        """
+        self.sources += [source for each in self.stored for source in each.sources]
         bad = self.bad
         if bad.count > self._max_bad_lines * bad.total:
             raise DataError(
                 f"{bad.report()}\n(--max-bad-lines allows {self._max_bad_lines:g} of the lines)"
             )
-        if not rows:
+        if not used:
             if bad.total == 0:
                 raise DataError(
                     f"there are no rows in {', '.join(path.name for path in self._paths)}"
@@ -137,7 +178,7 @@ class Reader:
         Raises:
             DataError: one is not, or lacks one.
         """
-        require_columns(self._spec, self._files, self._wanted(), self._keep, self._optional())
+        require_columns(self._spec, self.files, self._wanted(), self._keep, self._optional())
 
     def _columns(self) -> list[str]:
         """Return the columns that a frame has of the spec."""
@@ -151,50 +192,30 @@ class Reader:
 
     def _wanted(self) -> list[str]:
         """Return the columns that are read."""
-        keys = (each.files.key for each in self._stored)
+        keys = (each.files.key for each in self.stored)
         return list(dict.fromkeys([*self._columns(), *keys]))
 
     def _optional(self) -> set[str]:
         """Return the columns that the files may lack, as they are stored elsewhere."""
         spec = self._spec
         needed = {spec.label, spec.timestamp, spec.weight} | {
-            each.files.key for each in self._stored
+            each.files.key for each in self.stored
         }
-        return {name for each in self._stored for name in each.optional()} - needed
-
-    def _read(self) -> Iterator[pl.DataFrame]:
-        """Yield the files' frames as they are, and note the files."""
-        self.require_columns()
-        spec, wanted, optional = self._spec, self._wanted(), self._optional()
-        total = sum(path.stat().st_size for path in self._paths)
-        with progress_bar("reading", total, "bytes", self._progress) as shown:
-            for path, name in self._files:
-                rows, before = 0, shown.n
-                for piece in pieces(spec, path, wanted, self.bad, self._keep, name, optional):
-                    rows += piece.frame.height
-                    frame, nan = without_nan(piece.frame)
-                    self._notes.add_nan(nan)
-                    yield frame
-                    shown.update(before + piece.bytes - shown.n)
-                if not rows:
-                    self._notes.files_without_rows.append(name)
-                size = path.stat().st_size
-                self.sources.append(Source(path.name, sha256(path), size, rows))
-        self.sources += [source for each in self._stored for source in each.sources]
+        return {name for each in self.stored for name in each.optional()} - needed
 
     def _joined(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, NDArray[np.bool_]]:
         """Return a frame with stored values, and the rows whose item is known."""
         good = np.ones(frame.height, bool)
-        if not self._stored:
-            self._notes.add_absent(frame)
+        if not self.stored:
+            self.notes.add_absent(frame)
             return frame, good
-        for each in self._stored:
+        for each in self.stored:
             frame, known = each.join(frame)
             if each.files.kind == "item":
                 good &= known
                 for file, line in frame.filter(pl.Series(~known)).select(FILE, LINE).iter_rows():
                     self.bad.add(file, line, f"field {each.files.key!r}: --items has no such item")
-        self._notes.add_absent(frame)
+        self.notes.add_absent(frame)
         columns = {*self._columns(), FILE, LINE}
         return frame.select(cs.by_name(*columns) | cs.starts_with(KEPT)), good
 
@@ -203,9 +224,9 @@ class Reader:
         for spec_field, encoder in self._fields:
             column = frame[spec_field.name]
             values, codes = field_values(spec_field, column)
-            self._notes.add_times(spec_field, column, values)
+            self.notes.add_times(spec_field, column, values)
             if isinstance(spec_field, Time):
-                self._notes.add_moments(spec_field, values)
+                self.notes.add_moments(spec_field, values)
             problems = problems_of(encoder, values)
             if not problems:
                 continue
@@ -218,7 +239,7 @@ class Reader:
         if self._label and self._spec.weight is not None:
             self._check_weights(frame, good)
         if self._label:
-            self._notes.add_labels(labels(self._spec, frame), good)
+            self.notes.add_labels(labels(self._spec, frame), good)
         return frame if good.all() else frame.filter(pl.Series(good))
 
     def _check_weights(self, frame: pl.DataFrame, good: NDArray[np.bool_]) -> None:

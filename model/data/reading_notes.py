@@ -78,6 +78,35 @@ class ReadingNotes:
         """Note the distinct values of a time, whose format the spec's ``key`` gives."""
         self._doubtful.setdefault(column.name, DoubtfulMoments(column, key)).add(values)
 
+    def state(self) -> dict[str, Any]:
+        """Return the notes on rows, in a form that JSON can hold; those on files are left out."""
+        return {
+            "nan": self._nan,
+            "never": self._never,
+            "local": self._local,
+            "moments_as_text": sorted(self._moments_as_text),
+            "doubtful": [each.state() for each in self._doubtful.values()],
+            "rows": self._rows,
+            "clicks": self._clicks,
+        }
+
+    def merge(self, later: Mapping[str, Any]) -> None:
+        """Add the :meth:`state` of notes on later rows."""
+        self._nan.update(later["nan"])
+        for name, never in later["never"].items():
+            self._never[name] = self._never.get(name, True) and never
+        for name, zone in later["local"].items():
+            self._local.setdefault(name, zone)
+        self._moments_as_text.update(later["moments_as_text"])
+        for state in later["doubtful"]:
+            name = state["column"]["name"]
+            if name not in self._doubtful:
+                self._doubtful[name] = DoubtfulMoments.of(state)
+            self._doubtful[name].merge(state)
+        for used in (0, 1):
+            self._rows[used] += later["rows"][used]
+            self._clicks[used] += later["clicks"][used]
+
     def lines(self) -> list[str]:
         """Return the warnings."""
         left_out, used = self._rows

@@ -12,9 +12,12 @@ import polars as pl
 
 from app.features.spec import DataPart, FeatureSpec
 from app.features.vocabulary import Vocabulary
+from model.cluster.places import THIS_PROCESS
+from model.data.frames_on_disk import FrameFile, FramesOnDisk, write_frame
 from model.data.input_files import InputFiles
 from model.data.reader import Reader
 from model.data.split import PARTS
+from model.data.value_counts import count_rows
 from model.data.vocabulary_learning import learn_vocabulary
 
 
@@ -33,4 +36,20 @@ def part_of(spec: FeatureSpec, inputs: InputFiles, part: DataPart) -> pl.DataFra
 
 def learned(spec: FeatureSpec, frame: pl.DataFrame) -> Vocabulary:
     """The vocabulary learned from the rows of one frame."""
-    return learn_vocabulary(spec, lambda name: [frame[name]])
+    return learned_of(spec, [frame])
+
+
+def learned_of(spec: FeatureSpec, frames: Sequence[pl.DataFrame]) -> Vocabulary:
+    """The vocabulary learned from rows that lie in several frames."""
+    with TemporaryDirectory() as name:
+        directory = Path(name)
+        files = []
+        for number, frame in enumerate(frames):
+            path = directory / f"{number}.parquet"
+            write_frame(path, frame)
+            files.append(FrameFile(path, frame.height))
+        on_disk = FramesOnDisk(files)
+        parts = directory / "part"
+        parts.write_bytes(bytes(len(on_disk)))
+        counts = count_rows(spec, on_disk, parts, directory, frozenset(), THIS_PROCESS)
+        return learn_vocabulary(spec, counts)

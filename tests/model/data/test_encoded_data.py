@@ -32,6 +32,7 @@ NOT_DECIDING = {
     "app.errors",
     "app.files",
     "model.array_files",
+    "model.cluster.places",
     "model.config",
     "model.fingerprint",
     "model.group",

@@ -16,7 +16,7 @@ from app.features.field_encoders import field_encoder
 from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
 from model.data import log_files
 from model.data.bad_lines import BadLines
-from model.data.frames_on_disk import FramesOnDisk
+from model.data.frames_on_disk import FrameFile, FramesOnDisk, write_frame
 from model.data.log_files import FILE, LINE, DataError
 from model.data.reader import MOMENT, Reader, labels
 from model.data.values import field_values
@@ -553,8 +553,8 @@ def test_any_name_of_a_field_is_its_own(tmp_path: Path, name: str, ending: str) 
     assert table[name].to_list() == ["x", "y"]
     assert table[MOMENT].to_list() == [5, 7]
     assert table[LINE].to_list() == ([2, 3] if ending == "csv" else [1, 2])
-    on_disk = FramesOnDisk(tmp_path)
-    on_disk.add(table)
+    write_frame(tmp_path / "frame.parquet", table)
+    on_disk = FramesOnDisk([FrameFile(tmp_path / "frame.parquet", table.height)])
     assert pl.concat(on_disk.column(name, np.array([True, False]))).to_list() == ["x"]
 
 

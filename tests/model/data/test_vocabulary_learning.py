@@ -15,22 +15,20 @@ from numpy.typing import NDArray
 
 from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
 from app.features.vocabulary import Edges, Scale, Vocabulary
-from model.data.vocabulary_learning import (
-    distinct_numbers,
-    learn_vocabulary,
-    mean_std,
-    quantile_edges,
-)
+from model.data.value_counts import COUNT, KEY, count_values, fractions_of
+from model.data.vocabulary_learning import mean_std, quantile_edges
+from tests.support.frames import learned_of
 
 OTHER = Categorical(name="other", side="candidate")
 
 
 def counted(values: Sequence[float | None]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """The distinct numbers and their counts, whole and in pieces."""
-    found = distinct_numbers([(values, np.ones(len(values), np.int64))])
-    pieces = distinct_numbers(([value], np.array([1])) for value in values)
-    np.testing.assert_array_equal(found, pieces)
-    return found
+    """The distinct numbers and their counts."""
+    spec = FeatureSpec(label="click", fields=(Numeric(name="n", side="context"), OTHER))
+    columns = pl.DataFrame({"n": pl.Series(values, dtype=pl.Float64)})
+    columns = columns.with_columns(pl.lit(None, pl.String).alias("other"))
+    lines = count_values(spec, lambda name: columns[name])["numbers"]
+    return fractions_of(lines.group_by(KEY).agg(pl.col(COUNT).sum()))
 
 
 def learned(field: Field, values: Sequence[Any]) -> Vocabulary:
@@ -38,11 +36,9 @@ def learned(field: Field, values: Sequence[Any]) -> Vocabulary:
     frame = pl.DataFrame({field.name: values}, strict=False)
     spec = FeatureSpec(label="click", fields=(field, OTHER))
     frame = frame.with_columns(pl.lit(None, pl.String).alias("other"))
-    whole = learn_vocabulary(spec, lambda name: [frame[name]])
+    whole = learned_of(spec, [frame])
     # However the rows are cut into pieces, they teach the same.
-    pieces = learn_vocabulary(
-        spec, lambda name: (frame[name][i : i + 2] for i in range(0, len(values), 2))
-    )
+    pieces = learned_of(spec, [frame[i : i + 2] for i in range(0, len(values), 2)])
     assert list(map(repr, whole.slots.values())) == list(map(repr, pieces.slots.values()))
     assert whole.layout == pieces.layout
     return whole
@@ -229,7 +225,7 @@ def test_only_the_given_rows_teach() -> None:
     )
     spec = FeatureSpec(label="click", fields=fields)
     frame = pl.DataFrame({"user": ["a", "b", "c"], "n": [1.0, 2.0, 1000.0]})
-    vocabulary = learn_vocabulary(spec, lambda name: [frame[name][:2]])
+    vocabulary = learned_of(spec, [frame[:2]])
     users, numbers = vocabulary.slots["user"], vocabulary.slots["n"]
     assert not isinstance(users, Edges)
     assert isinstance(numbers, Edges)
