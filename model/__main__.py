@@ -27,6 +27,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "fetch": data.fetch_command,
     "spec": data.spec_command,
     "check": data.check_command,
+    "prepare": data.prepare_command,
     "train": training.train_command,
     "compare": training.compare_command,
     "tune": training.tune_command,

@@ -162,6 +162,26 @@ CacheDirectory = Annotated[
     ),
 ]
 
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        help="Run blocks on Ray: ray (on this machine, for this command), auto (the Ray that this"
+        " machine runs), host:port or ray://host:port. All machines see the files and --cache."
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Blocks that run at once on the cluster. Default: one for each CPU."),
+]
+WorkerMemory = Annotated[
+    int,
+    typer.Option(
+        min=128,
+        help="MiB that a block may take on the cluster: its size follows, and Ray runs no more on"
+        " a machine than fit.",
+    ),
+]
+
 
 class Split(StrEnum):
     """Ways of splitting data files into parts."""

@@ -12,6 +12,10 @@ Block = TypeVar("Block")
 Result = TypeVar("Result")
 
 
+MEMORY_MIB = 1024
+"""Memory that a block may take, by default."""
+
+
 class Places(Protocol):
     """Runs a function on blocks of work."""
 
@@ -36,7 +40,9 @@ class ThisProcess:
     """Runs each block when its result is asked for."""
 
     many = False
-    memory_mib = 1024
+
+    def __init__(self, memory_mib: int = MEMORY_MIB) -> None:
+        self.memory_mib = memory_mib
 
     def map(self, function: Callable[[Block], Result], blocks: Iterable[Block]) -> Iterator[Result]:
         """See :meth:`Places.map`."""

@@ -19,10 +19,8 @@ from typing import Any
 import app
 import model
 from app.errors import CtrError
-from model.cluster.places import Block, Result
+from model.cluster.places import MEMORY_MIB, Block, Places, Result, ThisProcess
 
-MEMORY_MIB = 1024
-"""Memory that a block may take, by default: Ray runs no more at once on a machine than fit."""
 RETRIES = 16
 """How often a block is run again after its worker has died. A block that kills each worker ends
 the command, after these."""
@@ -49,6 +47,24 @@ class Resources:
 
 
 @contextmanager
+def opened(
+    address: str | None, workers: int | None = None, memory_mib: int = MEMORY_MIB
+) -> Iterator[Places]:
+    """Yield this process, or what :func:`connected` gives if there is an address.
+
+    Raises:
+        ClusterError: as :func:`connected` does, and if there are workers and no address.
+    """
+    if address is None:
+        if workers is not None:
+            raise ClusterError("--workers is for a cluster: give --cluster, too")
+        yield ThisProcess(memory_mib)
+        return
+    with connected(address, workers, memory_mib) as places:
+        yield places
+
+
+@contextmanager
 def connected(
     address: str, workers: int | None = None, memory_mib: int = MEMORY_MIB
 ) -> Iterator[RayPlaces]:
@@ -57,7 +73,8 @@ def connected(
     ``address`` is ``ray`` (a Ray on this machine that begins and ends with this call), ``auto``
     (the one that this machine runs), ``host:port`` of a cluster that this machine is part of, or
     ``ray://host:port`` of any other. ``workers`` are the blocks that run at once, by default as
-    many as the cluster has CPUs; ``memory_mib`` is what each of them may take. Telemetry is off,
+    many as the cluster has CPUs; ``memory_mib`` is what each of them may take: Ray runs no more at
+    once on a machine than fit. Telemetry is off,
     and an own Ray has no dashboard.
 
     Raises:

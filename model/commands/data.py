@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from app.features.spec import DataPart
 from model.config import MANY_ROWS, SettingsFile
 from model.options import (
     BadLines,
     CacheDirectory,
+    Cluster,
     Data,
     DataToSplit,
+    InitFrom,
     ItemId,
     ItemsFiles,
     Network,
@@ -25,6 +29,8 @@ from model.options import (
     TestFiles,
     TrainFiles,
     ValidationFiles,
+    WorkerMemory,
+    Workers,
     column_names,
     part_files,
     stored_files,
@@ -105,6 +111,57 @@ def spec_command(
     for line in found.warnings():
         warn(line)
     print(out)
+
+
+def prepare_command(
+    spec: Spec,
+    data: DataToSplit = None,
+    train_files: TrainFiles = None,
+    validation_files: ValidationFiles = None,
+    test_files: TestFiles = None,
+    network: Network = None,
+    config: SettingsOption = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the split; overrides that of --config.")
+    ] = None,
+    init_from: InitFrom = None,
+    items: ItemsFiles = None,
+    item_id: ItemId = None,
+    profiles: ProfilesFiles = None,
+    profile_key: ProfileKey = None,
+    split: SplitOption = Split.auto,
+    max_bad_lines: BadLines = 0.0,
+    without_test: Annotated[
+        bool, typer.Option("--without-test", help="Leave out the test part, as `tune` does.")
+    ] = False,
+    cluster: Cluster = None,
+    workers: Workers = None,
+    worker_memory: WorkerMemory = 1024,
+    *,
+    cache: Annotated[Path, typer.Option(help="Directory that keeps the encoded data.")],
+) -> None:
+    """Read, split and encode data, and print where they are; `train` and `compare` find them.
+
+    With the options that decide the rows (seed, split, files) equal, those commands read no file
+    again with the same --cache. A run that was interrupted or killed goes on where it was.
+    """
+    from app.bundle.bundle import Bundle
+    from app.bundle.directory import newest
+    from model.cluster.ray_engine import opened
+    from model.data.input_files import InputFiles
+    from model.data.prepare import prepare_rows
+    from model.data.split import PARTS
+
+    settings = SettingsFile.beside(spec, config)
+    given = {} if seed is None else {"seed": seed}
+    seed = settings.config(network or settings.network, MANY_ROWS, **given).seed
+    parts = part_files(train_files, validation_files, None if without_test else test_files)
+    before = Bundle.open(newest(init_from)) if init_from else None
+    stored = stored_files(items, item_id, profiles, profile_key)
+    wanted: Sequence[DataPart] = ("train", "validation") if without_test else PARTS
+    inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines, wanted, stored)
+    with opened(cluster, workers, worker_memory) as places:
+        print(prepare_rows(spec, inputs, before, cache, places))
 
 
 def check_command(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -98,7 +97,6 @@ def prepare(
     cache: Path | None = None,
     progress: bool = True,
     places: Places = THIS_PROCESS,
-    keep_work: bool = False,
 ) -> Prepared:
     """Read the files, learn the vocabulary of the training part and encode every part.
 
@@ -111,7 +109,7 @@ def prepare(
 
     The work is done in blocks, by the ``places``, which all see the files and the cache; the
     result is the same for all of them. A process that was killed leaves what it has done in the
-    cache, and the next one goes on from there; with ``keep_work`` so does one that was interrupted.
+    cache, and the next one goes on from there.
 
     Raises:
         SpecError: the spec breaks a rule.
@@ -119,38 +117,16 @@ def prepare(
     """
     text = FeatureSpec.read(spec_path)
     spec = FeatureSpec.parse(text, str(spec_path))
+    work = Work(text, spec, inputs, before, progress, places)
     start = perf_counter()
-    work = Work(spec, inputs, before, progress, places)
-    with ExitStack() as stack:
-        if cache is None:
-            directory = Path(stack.enter_context(TemporaryDirectory(prefix="ctr-")))
-            entry, encoded = directory / "encoded", None
-        else:
-            key = work.key(text)
-            entry = cache / key
-            encoded = _kept(entry, spec)
-        done = "read and encoded" if encoded is None else "taken from the cache"
-        if encoded is None:
-            try:
-                encoded = work.encode(entry, keep_work and cache is not None)
-            except OSError as error:
-                raise DataError(
-                    f"the rows could not be kept in {entry.parent}: {error.strerror}; --cache, or"
-                    " TMPDIR in the environment, names another place"
-                ) from error
-            # Dropped if a file has changed since its hash was taken.
-            if cache is not None and entry.name != work.key(text, again=True):
-                shutil.rmtree(entry)
+    if cache is None:
+        with TemporaryDirectory(prefix="ctr-") as directory:
+            encoded, done = _made(work, Path(directory) / "encoded", False), "read and encoded"
+    else:
+        encoded, _, done = _cached(work, cache, False)
     data, vocabulary = encoded.data, encoded.vocabulary
     warnings = (*encoded.warnings, *null_warnings(spec, vocabulary, data["train"]))
-    for warning in warnings:
-        warn(warning)
-    counts = ", ".join(f"{len(rows):,} {PURPOSES[part]}" for part, rows in data.items())
-    say(
-        f"{done}: {sum(map(len, data.values())):,} rows in {perf_counter() - start:.1f} s"
-        f" ({counts})"
-    )
-    _warn_of_flat_labels(data)
+    _say_what_is_there(encoded, warnings, f"{done}:", perf_counter() - start)
     _warn_of_untrained_absence(spec, vocabulary.layout, data["train"])
     return Prepared(
         spec_path.stem,
@@ -165,6 +141,67 @@ def prepare(
         before.manifest.id if before else None,
         warnings,
     )
+
+
+def prepare_rows(
+    spec_path: Path,
+    inputs: InputFiles,
+    before: Bundle | None,
+    cache: Path,
+    places: Places = THIS_PROCESS,
+    progress: bool = True,
+) -> Path:
+    """Fill the cache as :func:`prepare` does, and return the entry; what is there is verified.
+
+    What has been done is kept if this is interrupted, too. Of the rows nothing is looked at: what
+    is told of their values is told when they are trained on.
+
+    Raises:
+        SpecError: the spec breaks a rule.
+        DataError: the files cannot be used, or there is no room for what they become.
+        ClusterError: a cluster has lost its workers, or is gone.
+    """
+    text = FeatureSpec.read(spec_path)
+    spec = FeatureSpec.parse(text, str(spec_path))
+    start = perf_counter()
+    work = Work(text, spec, inputs, before, progress, places)
+    encoded, entry, done = _cached(work, cache, True)
+    _say_what_is_there(encoded, encoded.warnings, f"{done}:", perf_counter() - start)
+    return entry
+
+
+def _cached(work: Work, cache: Path, keep: bool) -> tuple[EncodedData, Path, str]:
+    """Return the cache's entry, making it where it is not there, and how it was come by."""
+    entry = cache / work.key()
+    encoded = work.kept(entry)
+    if encoded is not None:
+        return encoded, entry, "taken from the cache"
+    encoded = _made(work, entry, keep)
+    # Dropped if a file has changed since its hash was taken.
+    if entry.name != work.key(again=True):
+        shutil.rmtree(entry)
+    return encoded, entry, "read and encoded"
+
+
+def _made(work: Work, entry: Path, keep: bool) -> EncodedData:
+    try:
+        return work.encode(entry, keep)
+    except OSError as error:
+        raise DataError(
+            f"the rows could not be kept in {entry.parent}: {error.strerror}; --cache, or"
+            " TMPDIR in the environment, names another place"
+        ) from error
+
+
+def _say_what_is_there(
+    encoded: EncodedData, warnings: Sequence[str], done: str, seconds: float
+) -> None:
+    for warning in warnings:
+        warn(warning)
+    data = encoded.data
+    counts = ", ".join(f"{len(rows):,} {PURPOSES[part]}" for part, rows in data.items())
+    say(f"{done} {sum(map(len, data.values())):,} rows in {seconds:.1f} s ({counts})")
+    _warn_of_flat_labels(data)
 
 
 def prepare_together(
@@ -194,18 +231,19 @@ class Work:
 
     def __init__(
         self,
+        text: str,
         spec: FeatureSpec,
         inputs: InputFiles,
         before: Bundle | None,
         progress: bool,
         places: Places,
     ) -> None:
-        self._spec, self._inputs, self._before = spec, inputs, before
+        self._text, self._spec, self._inputs, self._before = text, spec, inputs, before
         self._progress, self._places = progress, places
         self._size = BlockSize.of_memory(places.memory_mib)
         self._contents: Mapping[Path, FileContent] | None = None
 
-    def key(self, text: str, again: bool = False) -> str:
+    def key(self, again: bool = False) -> str:
         """Return the name of the cache's entry: content, rules and code decide it.
 
         ``again`` looks at the files anew.
@@ -216,8 +254,18 @@ class Work:
         if self._contents is None or again:
             self._contents = self._inputs.look(self._places, self._size)
         before = self._before and self._before.manifest.id
-        key = self._inputs.key(text, self._spec, code_hash(), before, contents=self._contents)
+        key = self._inputs.key(self._text, self._spec, code_hash(), before, contents=self._contents)
         return key[:32]
+
+    def kept(self, entry: Path) -> EncodedData | None:
+        """Return the cache's entry, if it is there and whole."""
+        if not entry.exists():
+            return None
+        try:
+            return read_encoded(entry, self._spec)
+        except DamagedError as error:
+            warn(f"the cache is damaged and is written again: {error}")
+            return None
 
     def encode(self, entry: Path, keep: bool) -> EncodedData:
         """Make the cache's entry; ``keep`` what is done if it is interrupted.
@@ -234,7 +282,7 @@ class Work:
             entry.parent / name, lambda error: keep and not isinstance(error, DataError | OSError)
         ) as directory:
             # Another process may have made it while this one waited for the directory.
-            encoded = _kept(entry, self._spec)
+            encoded = self.kept(entry)
             if encoded is None:
                 self._fill(entry, directory)
                 encoded = read_encoded(entry, self._spec)
@@ -267,17 +315,6 @@ class Work:
 def _say_if_long(stage: str, seconds: float) -> None:
     if seconds >= LINE_SECONDS:
         say(f"{stage} in {seconds:.1f} s")
-
-
-def _kept(entry: Path, spec: FeatureSpec) -> EncodedData | None:
-    """Return the cache's entry, if it is there and whole."""
-    if not entry.exists():
-        return None
-    try:
-        return read_encoded(entry, spec)
-    except DamagedError as error:
-        warn(f"the cache is damaged and is written again: {error}")
-        return None
 
 
 def _warn_of_untrained_absence(spec: FeatureSpec, layout: Layout, train: Dataset) -> None:

@@ -127,6 +127,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {
         "app.remote",
         "model.check",
+        "model.cluster",
         "model.compare",
         "model.compare_report",
         "model.draft",
