@@ -1,4 +1,4 @@
-"""Where the blocks of a large piece of work run: in this process, or on the machines of a cluster.
+"""Places where the blocks of a large piece of work run: this process, or a cluster.
 
 What is computed is the same code either way; only :meth:`Places.map` differs.
 """

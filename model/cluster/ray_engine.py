@@ -22,7 +22,7 @@ from app.errors import CtrError
 from model.cluster.places import MEMORY_MIB, Block, Places, Result, ThisProcess
 
 RETRIES = 16
-"""How often a block is run again after its worker has died. A block that kills each worker ends
+"""Times that a block is run again after its worker has died. A block that kills each worker ends
 the command, after these."""
 HERE, FOUND = "ray", "auto"
 """Addresses without a host: a Ray of this command alone, and the one that this machine runs."""
@@ -38,7 +38,7 @@ class ClusterError(CtrError):
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What the machines of a cluster have in all."""
+    """CPUs and memory of all machines of a cluster."""
 
     machines: int
     cpus: float

@@ -40,7 +40,7 @@ class BlockToRead:
 
 @dataclass(slots=True)
 class BlockRead:
-    """What was found in a block; its good rows lie in frames on disk."""
+    """Findings of a block; its good rows lie in frames on disk."""
 
     frames: list[tuple[str, int]]
     """Names of the frames' files, and their rows."""

@@ -55,7 +55,7 @@ class BlockSize(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FileContent:
-    """What a look at a file found."""
+    """Findings of a look at a file."""
 
     bytes: int
     sha256: str

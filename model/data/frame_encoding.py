@@ -44,7 +44,7 @@ class FrameToEncode:
     parts: Path
     wanted: Sequence[DataPart]
     sample: Sequence[int]
-    """Which of the frame's rows of the test part are wanted as JSON."""
+    """Rows of the frame's test part that are wanted as JSON, by their place in it."""
 
 
 _decode = msgspec.json.Decoder(list[Row]).decode

@@ -74,7 +74,7 @@ def _shuffled(found: NDArray[np.uint8], stops: list[int], seed: int, scratch: Pa
 
 
 class _Cut(NamedTuple):
-    """Where a part begins: at the row ``number`` (from 0) of those of a moment."""
+    """Beginning of a part: the row ``number`` (from 0) of those of a moment."""
 
     moment: int
     number: int

@@ -1,4 +1,4 @@
-"""How often each value of each slot is in the rows to train on: by frame, then merged in a tree.
+"""Counts of the values of each slot in the rows to train on: by frame, then merged in a tree.
 
 Counts lie in files of two kinds, of texts and of numbers, a line for each slot and value. The hash
 of the value decides its bucket; whatever has to be added up is of one bucket, so that one merge
