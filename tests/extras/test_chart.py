@@ -23,7 +23,8 @@ from tests.support.chart import (
     run_helm,
 )
 from tests.support.markdown import ROOT, blocks
-from tests.support.registry import environment_or_skip
+from tests.support.programs import program
+from tests.support.registry import environment_or_skip, node_environment_or_skip
 
 pytestmark = pytest.mark.extras
 VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
@@ -40,6 +41,15 @@ for version in sys.argv[2:]:
             kubernetes_validate.validate(each, version, strict=True)
         except kubernetes_validate.ValidationError as error:
             print(f"{version} {name}: {'.'.join(map(str, error.path))}: {error.message[:300]}")
+"""
+OPERATOR = Path(__file__).with_name("prometheus-operator")
+OPERATE = """\
+import { PrometheusRule, ServiceMonitor }
+    from "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1";
+import { readFileSync } from "node:fs";
+for (const each of JSON.parse(readFileSync(0))) {
+    new { PrometheusRule, ServiceMonitor }[each.kind](each).validate();
+}
 """
 PAGE = ROOT / "docs" / "kubernetes.md"
 OF_THE_OPERATOR = "monitoring.coreos.com/v1"
@@ -299,3 +309,33 @@ def test_the_autoscaler_and_the_alerts(objects: dict[str, list[dict[str, Any]]])
         one(found, "Service")["metadata"]["labels"].items()
     )
     assert OF_THE_OPERATOR not in {each["apiVersion"] for each in objects["plain"]}
+
+
+def test_prometheus_and_its_operator_take_what_is_rendered(
+    objects: dict[str, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """Objects by the operator's schemas, rules by promtool, which knows every field of them."""
+    found = [each for each in objects["autoscaled"] if each["apiVersion"] == OF_THE_OPERATOR]
+    assert len(found) == 2
+    home = node_environment_or_skip(OPERATOR)
+    (home / "validate.mjs").write_text(OPERATE, encoding="utf-8")
+
+    def said(given: list[dict[str, Any]]) -> str:
+        done = subprocess.run(
+            ["node", home / "validate.mjs"], input=json.dumps(given),
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        return done.stderr if done.returncode else ""
+
+    assert said(found) == ""
+    wrong = json.loads(json.dumps(found))
+    one(wrong, "ServiceMonitor")["spec"]["endpoints"][0]["relabelings"][0]["action"] = "swap"
+    assert "relabelings/0/action" in said(wrong)
+    groups = {"groups": one(found, "PrometheusRule")["spec"]["groups"]}
+    file = tmp_path / "rules.yml"
+    file.write_text(json.dumps(groups), encoding="utf-8")
+    checked = subprocess.run(
+        [program("promtool"), "check", "rules", "--lint=all", "--lint-fatal", file],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stdout + checked.stderr

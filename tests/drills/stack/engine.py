@@ -50,11 +50,16 @@ class NoEngine(Exception):
     """This machine cannot run an engine, for a reason that is none of the stack's."""
 
 
-def run(words: Sequence[str | Path], env: Mapping[str, str] | None = None) -> str:
+def run(
+    words: Sequence[str | Path],
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+) -> str:
     """Run a command and return its output; a failure shows what it wrote."""
     done = subprocess.run(
-        [str(word) for word in words], cwd=ROOT, env=env, capture_output=True, text=True
-    )
+        [str(word) for word in words], cwd=ROOT, env=env, capture_output=True, text=True,
+        timeout=timeout,
+    )  # fmt: skip
     if done.returncode:
         wrote = f"{done.stdout}\n{done.stderr}"[-6000:]
         raise SystemExit(f"{words[0]} {words[1]} ended with {done.returncode}:\n{wrote}")

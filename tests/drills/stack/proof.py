@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.drills.stack.pods import rolled
 from tests.drills.stack.stack import PROJECT, TRAIN_ARGUMENTS, Stack, wait_until
 from tests.drills.stack.traffic import RIGHT, Traffic, Truth
 
@@ -247,6 +248,10 @@ class Proof:
         """Requests that meet a closing or closed service may be refused; no other failure may."""
         allowed = {RIGHT, "503", "ConnectError", "ReadError", "RemoteProtocolError", "WriteError"}
         need(set(outcomes) <= allowed, f"around the end of a service: {dict(outcomes)}")
+
+    def rolling_update(self) -> str:
+        """Pods of the chart, as containers, are replaced under load: no request fails."""
+        return rolled(self.stack, self.truth.bodies[0])
 
     def stop_under_load(self) -> str:
         """SIGTERM under load: what was begun is answered, idle connections do not hold it up."""

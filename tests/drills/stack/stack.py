@@ -64,9 +64,9 @@ class Stack:
                 raise SystemExit(f"{failure}\n{logs}") from None
             raise
 
-    def docker(self, *words: str) -> str:
-        """Run a command of Docker's."""
-        return run([self._engine.docker, *words], self._env)
+    def docker(self, *words: str, timeout: float | None = None) -> str:
+        """Run a command of Docker's; ``subprocess.TimeoutExpired`` where it takes too long."""
+        return run([self._engine.docker, *words], self._env, timeout)
 
     def up(self) -> None:
         """Bring everything up and wait until it is healthy."""
