@@ -49,7 +49,7 @@ defaults
   timeout connect 2s
   timeout client 60s
   timeout server 60s
-  option redispatch
+  {retries}
 frontend callers
   bind 127.0.0.1:{port}
   default_backend ctr
@@ -85,13 +85,19 @@ def nginx(
 
 @contextmanager
 def haproxy(
-    folder: Path, ports: Sequence[int], check: str = "inter 300ms fall 2 rise 1"
+    folder: Path,
+    ports: Sequence[int],
+    check: str = "inter 300ms fall 2 rise 1",
+    retries: str = "option redispatch",
 ) -> Iterator[int]:
-    """Run haproxy before services, which it asks for /ready, as often as ``check`` says."""
+    """Run haproxy before services, which it asks for /ready, as often as ``check`` says.
+
+    ``retries`` is what becomes of a refused connection; by default another instance is asked.
+    """
     executable, port = program("haproxy"), free_port()
     folder.mkdir(parents=True, exist_ok=True)
     servers = "\n".join(f"  server ctr{each} 127.0.0.1:{each} check {check}" for each in ports)
-    (folder / "haproxy.cfg").write_text(HAPROXY.format(port=port, servers=servers))
+    (folder / "haproxy.cfg").write_text(HAPROXY.format(port=port, servers=servers, retries=retries))
     with _running([executable, "-f", str(folder / "haproxy.cfg")], folder, port):
         yield port
 

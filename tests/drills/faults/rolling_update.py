@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
-from tests.drills.faults.drive import Answer, Request, offer_while, run
+from tests.drills.faults.drive import Answer, Request, offer, offer_while, run
 from tests.drills.faults.figures import Figure, Skipped
 from tests.drills.faults.stage import Stage, predict
 from tests.drills.rolling import Deployment
@@ -19,7 +19,7 @@ from tests.support.chart import CHART, Object, container_of, helm, one, rendered
 from tests.support.environments import PeerProblem
 from tests.support.programs import installed
 from tests.support.proxies import haproxy
-from tests.support.serving import Service, free_port
+from tests.support.serving import Service, free_port, wait_until
 
 UPDATES, REPLICAS = 3, 2
 RATE = 300
@@ -27,7 +27,9 @@ RATE = 300
 VALUES = CHART / "ci" / "plain-values.yaml"
 SETS = (f"replicas={REPLICAS}", "workers=1", 'settings={"CTR_DEADLINE_MS":20000}')
 """A deadline longer than a busy machine stands still: what a request waits for is no fault."""
-SETTLED_SECONDS = 1.0
+NO_RETRIES = "retries 0"
+"""Connections that a pod refuses are lost, as between callers and pods without a proxy."""
+SETTLED_SECONDS = 0.5
 """Time of requests before and after an update."""
 
 
@@ -48,8 +50,10 @@ def rolling_update(stage: Stage) -> Iterator[Figure | Skipped]:
         processes = Processes(stage.bundle, Path(folder), deployment)
         replicas = Deployment(deployment, ports, processes.replica)
         try:
-            with haproxy(Path(folder) / "haproxy", ports, check_of(deployment)) as port:
+            front = haproxy(Path(folder) / "haproxy", ports, check_of(deployment), NO_RETRIES)
+            with front as port:
                 replicas.install()
+                wait_settled(port, predict(stage.rows[0]))
                 yield from updated(replicas, port, predict(stage.rows[0]))
         finally:
             replicas.kill()
@@ -57,6 +61,16 @@ def rolling_update(stage: Stage) -> Iterator[Figure | Skipped]:
         yield Figure(f"pods: {fault}", number, 0, exact=True)
     yield Figure("pods", processes.started)
     yield Figure("pods that did not end as promised", replicas.faults.total(), 0, exact=True)
+
+
+def wait_settled(port: int, request: Request) -> None:
+    """Wait until the proxy has noticed on which of its ports there is no pod."""
+
+    def settled() -> bool:
+        answers = run(offer(port, request, RATE, SETTLED_SECONDS))
+        return all(answer.status == 200 for answer in answers)
+
+    wait_until(settled, "the proxy knows where pods are", 30)
 
 
 def check_of(deployment: Object) -> str:

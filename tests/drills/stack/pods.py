@@ -7,7 +7,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.drills.faults.drive import Request
-from tests.drills.faults.rolling_update import RATE, REPLICAS, SETS, VALUES, check_of, updated
+from tests.drills.faults.rolling_update import (
+    NO_RETRIES,
+    RATE,
+    REPLICAS,
+    SETS,
+    VALUES,
+    check_of,
+    updated,
+    wait_settled,
+)
 from tests.drills.rolling import Deployment
 from tests.drills.stack.stack import PROJECT, Stack
 from tests.support.chart import Object, container_of, helm, one, pod_of, rendered
@@ -90,10 +99,12 @@ def rolled(stack: Stack, body: bytes) -> str:
     try:
         with (
             TemporaryDirectory(prefix="haproxy-") as folder,
-            haproxy(Path(folder), ports, check_of(deployment)) as port,
+            haproxy(Path(folder), ports, check_of(deployment), NO_RETRIES) as port,
         ):
+            request = Request("/rank", body)
             replicas.install()
-            figures = list(updated(replicas, port, Request("/rank", body)))
+            wait_settled(port, request)
+            figures = list(updated(replicas, port, request))
     finally:
         replicas.kill()
     failed = [f"{each.name} {each.value:g}" for each in figures if each.failed]
