@@ -69,7 +69,7 @@ class BundleCounts(Collector):
         self._rows.own[0] += rows
 
     def poll(self) -> bool:
-        """Count the batches that were kept; return whether there were any."""
+        """Count the batches that were kept; return whether there were any, or are some left."""
         kept, self._kept, self._kept_rows = self._kept, [], 0
         if kept:
             context, candidate = self._sides
@@ -85,8 +85,9 @@ class BundleCounts(Collector):
             self._scores.observe(np.concatenate([scores.score for _, scores in kept]))
             for side in self._sides:
                 side.publish()
-            if self.drift is not None:
-                self.drift.observe(kept)
+        if self.drift is not None:
+            self.drift.observe(kept)
+            return bool(kept) or self.drift.waiting
         return bool(kept)
 
     def collect(self) -> Iterable[Metric]:

@@ -177,6 +177,7 @@ class Drift:
         self._pieces = np.zeros((PIECES, self._score_range.stop))
         self._piece, self._in_piece = 0, 0
         self._next = 0.0
+        self._held: list[tuple[Batch, Scores]] = []
         # All bundles use the same region in turn; its first number says whose the others are.
         self._region = shared.region("drift", 1 + MOST_BINS + MOST_SCORE_BINS)
         if self._region.own[0] != self._number:
@@ -189,16 +190,21 @@ class Drift:
         return bool(self._watched) or self._scores is not None
 
     def observe(self, runs: Sequence[tuple[Batch, Scores]]) -> None:
-        """Count a sample of what was scored, unless it was only just done.
+        """Count a sample of what was scored; if one was counted only just now, of the last of it
+        and of what comes until the next time.
 
         Runs with rows that somebody tries on a page are left out.
         """
+        if not self.watches:
+            return
+        self._held += [run for run in runs if not run[0].of_page]
         now = monotonic()
-        if now < self._next or not self.watches:
+        if now < self._next:
+            self._hold_fewer()
             return
-        runs = [run for run in runs if not run[0].of_page]
-        if not runs:
+        if not self._held:
             return
+        runs, self._held = self._held, []
         self._next = now + SAMPLE_SECONDS
         if self._in_piece >= self._piece_rows:
             self._piece = (self._piece + 1) % PIECES
@@ -216,6 +222,20 @@ class Drift:
         self._in_piece += len(candidates)
         if self._region.own[0] == self._number:
             self._region.array[1 : 1 + self._score_range.stop] = self._pieces.sum(0)
+
+    @property
+    def waiting(self) -> bool:
+        """True if runs wait to be counted at the next time."""
+        return bool(self._held)
+
+    def _hold_fewer(self) -> None:
+        """Let go of all but the last runs."""
+        rows = 0
+        for place in reversed(range(len(self._held))):
+            rows += len(self._held[place][0].candidate)
+            if rows >= SAMPLE_ROWS:
+                del self._held[:place]
+                return
 
     def _window(self) -> Counts:
         return np.array(self._region.total_of(self._number)[1 : 1 + self._score_range.stop])

@@ -388,7 +388,7 @@ def test_a_shadow_is_begun_and_stopped(
     page.get_by_role("spinbutton").fill("100")
     page.get_by_role("button", name="Begin").click()
     page.get_by_text("shadow, running").wait_for()
-    page.get_by_text("takes 100% of the requests").wait_for()
+    page.get_by_text("takes 100 % of the requests").wait_for()
     both.service.predict(sample.rows[:50])
 
     def scored() -> bool:

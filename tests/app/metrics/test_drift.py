@@ -175,6 +175,33 @@ def test_little_is_counted_however_much_is_scored(tiny_bundle: Path, sample: Sam
     assert max(counted[:1]) <= SAMPLE_ROWS
 
 
+def test_a_burst_is_not_missed(
+    tiny_bundle: Path, sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last rows that come while none is counted are counted at the next time, and no more."""
+    now = 100.0
+    monkeypatch.setattr(drift, "monotonic", lambda: now)
+    bundle = Bundle.open(tiny_bundle)
+    encoder = Encoder(bundle.spec, bundle.vocabulary)
+    watched = Drift(SharedNumbers(), bundle, encoder.context, encoder.candidate, 100_000)
+    scored = Scored(bundle, encoder, [dict(row) for row in sample.rows[:100]])
+
+    def counted() -> int:
+        return int(watched.report()["score"]["count"])
+
+    watched.observe([scored.run(np.arange(1))])
+    assert (counted(), watched.waiting) == (1, False)
+    for _ in range(20):
+        watched.observe([scored.run(np.arange(100))])
+    assert (counted(), watched.waiting) == (1, True)
+    now += drift.SAMPLE_SECONDS
+    watched.observe([])
+    assert 1 + SAMPLE_ROWS / 2 <= counted() <= 1 + SAMPLE_ROWS
+    assert not watched.waiting
+    watched.observe([])
+    assert counted() <= 1 + SAMPLE_ROWS
+
+
 @pytest.mark.usefixtures("patient")
 def test_rows_that_somebody_tries_are_left_out(tiny_bundle: Path, sample: Sample) -> None:
     """Of runs that come together, those of callers are counted."""
