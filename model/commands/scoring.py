@@ -9,20 +9,26 @@ from typing import Annotated
 import typer
 
 from app.files import write_file
+from model.cluster.places import MEMORY_MIB
 from model.options import (
     BadLines,
     BundleToOpen,
+    Cluster,
     Data,
     ItemId,
     ItemsFiles,
     PartName,
     ProfileKey,
     ProfilesFiles,
+    WorkerMemory,
+    Workers,
     column_names,
     stored_files,
 )
 from model.progress import say, warn
 from model.quality.figures import few_clicks
+from model.remote.bundles import local_bundle
+from model.remote.files import file_path
 from model.result_places import require_file
 from model.threads import limit_torch
 
@@ -72,9 +78,17 @@ def evaluate(
 
 
 def predict(
-    bundle: BundleToOpen,
+    bundle: Annotated[
+        Path, typer.Argument(parser=file_path, help="A bundle, or a directory of them.")
+    ],
     data: Data,
-    out: Annotated[Path, typer.Option(help="File to write: .parquet, .csv or .tsv.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="File to write: .parquet, .csv or .tsv; with --cluster a directory, which gets one"
+            " Parquet file for each block."
+        ),
+    ],
     keep: Annotated[
         list[str] | None,
         typer.Option(
@@ -87,16 +101,26 @@ def predict(
     profiles: ProfilesFiles = None,
     profile_key: ProfileKey = None,
     max_bad_lines: BadLines = 0.0,
+    cluster: Cluster = None,
+    workers: Workers = None,
+    worker_memory: WorkerMemory = MEMORY_MIB,
 ) -> None:
     """Score files offline, with or without labels, and write one row for each line.
 
-    The columns are file, line, those of --keep, logit, score and version.
+    The columns are file, line, those of --keep, logit, score and version. With --cluster the same
+    command goes on with a run that was killed; _SUCCESS in --out says that one has ended.
     """
+    from model.cluster.ray_engine import opened
+    from model.score_blocks import predict_blocks
     from model.score_files import Offline
 
     limit_torch()
     stored = stored_files(items, item_id, profiles, profile_key)
     kept = column_names(keep or ())
-    rows = Offline.open(bundle).predict(data, out, max_bad_lines, kept, stored)
+    if cluster is None and workers is None:
+        rows = Offline.open(local_bundle(bundle)).predict(data, out, max_bad_lines, kept, stored)
+    else:
+        with opened(cluster, workers, worker_memory) as places:
+            rows = predict_blocks(places, bundle, data, out, max_bad_lines, kept, stored)
     say(f"{rows:,} rows scored")
     print(out)

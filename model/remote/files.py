@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from pathlib import Path, PosixPath
+from typing import Self
 
 from app.files import partial_directory, remove_abandoned
 from model.remote.file_systems import (
@@ -42,6 +43,10 @@ class RemoteFile(PosixPath):
 
     def __fspath__(self) -> str:
         return str(COPIES.of(str(self)))
+
+    def absolute(self) -> Self:
+        """Return this path: it is the same from every directory."""
+        return self
 
 
 def file_path(text: str | Path) -> Path:

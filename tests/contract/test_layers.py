@@ -105,6 +105,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.training": BUNDLE | DATA | {"model.quality", "model.export"},
     "model.report": BUNDLE | DATA | {"model.quality", "model.training"},
     "model.score_files": ENGINE | DATA | {"model.quality", "model.score_table"},
+    "model.score_blocks": ENGINE | DATA | {"model.score_files", "model.score_table"},
     "model.explain_files": EXPLAIN | DATA | {"model.quality"},
     "model.explain_page": FLOOR
     | {"app.explain", "app.files", "model.compare_report", "model.explain_files"},
@@ -129,6 +130,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "model.check",
         "model.cluster",
         "model.compare",
+        "model.score_blocks",
         "model.compare_report",
         "model.draft",
         "model.fetch",

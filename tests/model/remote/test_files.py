@@ -24,6 +24,7 @@ def test_a_remote_file_is_named_by_its_address() -> None:
     for again in (pickle.loads(pickle.dumps(path)), file_path(URL)):
         assert (again, str(again), hash(again)) == (path, URL, hash(path))
     assert str(path.parent) == "s3://bucket/day=1"
+    assert path.absolute() == path
     assert is_address(path)
     assert is_address(Path(URL))
 
