@@ -220,7 +220,12 @@ class ServiceServer(_Server):
 
     async def on_tick(self, counter: int) -> bool:
         self._descriptors.look()
-        return await super().on_tick(counter) or self.state.failure is not None
+        ends = await super().on_tick(counter)
+        if self.state.failure is None:
+            return ends
+        # As by a signal, or idle connections would be waited for.
+        self.state.draining = self._connections.ending = True
+        return True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
