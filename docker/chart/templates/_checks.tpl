@@ -8,6 +8,14 @@
 {{- if and $bundles.volume (ne (len $bundles.volume) 1) }}
 {{- fail "bundles.volume: give one kind of volume" }}
 {{- end }}
+{{- if and $bundles.initContainer (not $bundles.initContainer.image) }}
+{{- fail "bundles.initContainer: needs an image" }}
+{{- end }}
+{{- range $name := list "name" "securityContext" }}
+{{- if hasKey $bundles.initContainer $name }}
+{{- fail (printf "bundles.initContainer.%s: is the chart's own" $name) }}
+{{- end }}
+{{- end }}
 {{- range $name := list "redis" "store" }}
 {{- $url := (index $.Values $name).url }}
 {{- if or (contains "@" $url) (regexMatch "[?&]([a-z]+_)?password=" $url) }}
