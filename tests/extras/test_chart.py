@@ -237,6 +237,15 @@ def test_secrets_are_files_by_name(objects: dict[str, list[dict[str, Any]]]) -> 
     assert env["CTR_ITEM_PARTS_BYTES"] == "1073741824"
 
 
+def test_a_gpu_is_asked_for_and_used(objects: dict[str, list[dict[str, Any]]]) -> None:
+    """Or the pod does not start: the service never falls back to the CPU there."""
+    for name, found in objects.items():
+        container = container_of(one(found, "Deployment"))
+        env = {each["name"]: each.get("value") for each in container["env"]}
+        gpus = container["resources"]["limits"].get("nvidia.com/gpu")
+        assert (gpus, env["CTR_PROVIDER"]) == ((1, "cuda") if name == "gpu" else (None, "cpu"))
+
+
 def test_the_admin_port_stays_inside(objects: dict[str, list[dict[str, Any]]]) -> None:
     """By itself it listens within the pod; opened, it has a policy and a Service of its own."""
 
@@ -281,6 +290,8 @@ def test_selectors_find_the_pods_of_the_service_alone(
     ]
     assert len(selectors) == 6
     for selector in selectors:
+        # A Deployment's selector cannot change, so no version is in it.
+        assert {name.partition("/")[2] for name in selector} == {"name", "instance", "component"}
         assert selector.items() <= labels.items()
         assert not selector.items() <= job.items()
 

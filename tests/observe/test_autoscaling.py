@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.conftest import StartService
+from tests.drills.faults.slow_service import SLOW, VARIABLE
 from tests.support.markdown import ROOT
 from tests.support.programs import program
+from tests.support.prometheus import ask, prometheus
+from tests.support.samples import Sample
+from tests.support.serving import wait_until
 
 CHART = ROOT / "docker" / "chart"
 RULES = CHART / "files" / "recording.yml"
@@ -139,3 +145,46 @@ def test_rules_name_metrics_that_there_are() -> None:
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     for metric in re.findall(r"\bctr_\w+", RULES.read_text(encoding="utf-8")):
         assert re.sub(r"_(sum|count)$", "", metric) in page, metric
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_a_real_service_is_seen(
+    start_service: StartService, sample: Sample, tmp_path: Path
+) -> None:
+    """0 as soon as it is scraped; above the autoscaler's bounds while it refuses requests."""
+    program("prometheus")
+    service = start_service(program=SLOW, env={VARIABLE: "20"}, max_batch_rows=4, max_queue_rows=50)
+    groups = yaml.safe_load(RULES.read_text(encoding="utf-8"))["groups"]
+    (tmp_path / "rules.yml").write_text(
+        json.dumps({"groups": [{**group, "interval": "1s"} for group in groups]})
+    )
+    labels = {"namespace": "ads", "pod": "a"}
+    job = {
+        "job_name": "ctr",
+        "static_configs": [{"targets": [f"127.0.0.1:{service.port}"], "labels": labels}],
+    }
+    config = {
+        "global": {"scrape_interval": "1s"},
+        "rule_files": [str(tmp_path / "rules.yml")],
+        "scrape_configs": [job],
+    }
+    body = {"instances": sample.rows[:4]}
+
+    with prometheus(config, tmp_path) as url:
+
+        def values() -> list[float]:
+            """The values of both rules, of the one pod."""
+            found = [each for name in (WAIT, REFUSED) for each in ask(url, name)]
+            assert all(labels.items() <= each["metric"].items() for each in found)
+            return [float(each["value"][1]) for each in found]
+
+        wait_until(lambda: values() == [0.0, 0.0], "an idle pod is seen", 60)
+        with ThreadPoolExecutor(32) as callers:
+
+            def overloaded() -> bool:
+                list(callers.map(lambda _: service.post("/predict", body), range(64)))
+                wait, refused = values()
+                return wait > 0.01 and refused > 1
+
+            wait_until(overloaded, "an overloaded pod is seen", 60)

@@ -20,8 +20,10 @@ from tests.conftest import StartService
 from tests.support.admin import BEARER, write_hash
 from tests.support.markdown import ROOT
 from tests.support.programs import program
+from tests.support.prometheus import ask
+from tests.support.prometheus import prometheus as running_prometheus
 from tests.support.samples import Sample, candidate_of, context_of
-from tests.support.serving import Service, free_port, wait_until
+from tests.support.serving import Service, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 OBSERVE = ROOT / "docker" / "observe"
@@ -96,43 +98,14 @@ def service(
 @pytest.fixture(scope="module")
 def prometheus(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Prometheus with the stack's configuration and rules, scraping the service."""
-    path = program("prometheus")
-    scratch = tmp_path_factory.mktemp("prometheus")
     config = yaml.safe_load((OBSERVE / "prometheus.yml").read_text(encoding="utf-8"))
     config["global"] = {"scrape_interval": f"{SCRAPE_SECONDS}s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(OBSERVE / name) for name in config["rule_files"]]
     [job] = config["scrape_configs"]
     assert job.pop("dns_sd_configs")[0]["names"] == ["service"]
     job["static_configs"] = [{"targets": [f"127.0.0.1:{service.port}"]}]
-    (scratch / "prometheus.yml").write_text(json.dumps(config), encoding="utf-8")
-    port = free_port()
-    with (scratch / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [path, f"--config.file={scratch}/prometheus.yml", f"--storage.tsdb.path={scratch}/data",
-             f"--web.listen-address=127.0.0.1:{port}"],
-            stdout=log, stderr=log,
-        )  # fmt: skip
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: answers(url), "Prometheus answers", 60)
+    with running_prometheus(config, tmp_path_factory.mktemp("prometheus")) as url:
         yield url
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/-/ready", trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def ask(url: str, expression: str) -> list[Any]:
-    """Return the result of an expression; it must be one that Prometheus takes."""
-    answer = httpx.get(f"{url}/api/v1/query", params={"query": expression}, trust_env=False)
-    assert answer.status_code == 200, f"{expression}: {answer.text}"
-    return list(answer.json()["data"]["result"])
 
 
 def send(service: Service, sample: Sample) -> None:
