@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -110,3 +111,13 @@ def test_wrong_arguments_are_told(days: Days) -> None:
     assert done.returncode != 0
     assert "data/*.csv" in done.stderr
     assert days.seen() == set()
+
+
+def test_one_at_a_time(days: Days) -> None:
+    """A job that is begun by hand beside the day's ends at once."""
+    (days.bundles / ".new").mkdir()
+    with (days.bundles / ".new" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = days.run()
+    assert done.returncode == 1
+    assert done.stderr == f"error: another training writes into {days.bundles}\n"
