@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from importlib import metadata
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,11 @@ from app.scoring.job import Scoring
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _largest = np.maximum.reduce
+_WARNING, _FATAL = 2, 4
+"""Least severe lines of onnxruntime's own log: as it begins, and none."""
+_NOT_LOADED = re.compile(r"^Failed to load ([^\s:]+):", re.MULTILINE)
+_SOURCE = re.compile(r"^/\S+:\d+ .*\(.*?\) ")
+"""The place in onnxruntime's source with which some of its messages begin."""
 ort.disable_telemetry_events()
 TOLERANCE = {CPU: 1e-4, CUDA: 1e-3}
 """Largest difference of a logit from the trainer's, by provider (float32)."""
@@ -207,12 +215,23 @@ def cuda_problem() -> str | None:
     """Return the reason why CUDA cannot be used on this machine; None if it can."""
     if CUDA not in ort.get_available_providers():
         return "this onnxruntime was built without CUDA"
+    missing: list[str] = []
     if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
+        # It prints what it cannot load.
+        with redirect_stdout(StringIO()) as printed:
+            ort.preload_dlls()
+        missing = _NOT_LOADED.findall(printed.getvalue())
+    # What it writes into the log by itself is no line of ours.
+    ort.set_default_logger_severity(_FATAL)
     try:
         ort.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", 0)
     except Exception as error:
-        return f"no usable CUDA device ({str(error).splitlines()[0][:200]})"
+        reason = _SOURCE.sub("", str(error).splitlines()[0])[:200]
+        if missing:
+            reason = f"{', '.join(missing)} cannot be loaded"
+        return f"no usable CUDA device ({reason})"
+    finally:
+        ort.set_default_logger_severity(_WARNING)
     return None
 
 

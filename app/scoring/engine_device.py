@@ -28,7 +28,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from app.errors import BundleError, DeviceLost, EngineFailed
+from app.errors import BundleError, DeviceLost, EngineFailed, ProviderError
 from app.features.arrays import Floats, Indices
 from app.scoring.engine import CPU, CUDA, cuda_problem, session_options
 
@@ -179,10 +179,14 @@ class CudaDevice:
         session.run_with_iobinding(binding, options)
 
 
-def cuda_device() -> CudaDevice | None:
-    """Return the CUDA device; None where ``cuda_problem`` has a reason."""
-    if cuda_problem() is not None:
-        return None
+def cuda_device() -> CudaDevice:
+    """Return the CUDA device.
+
+    Raises:
+        ProviderError: there is none that can be used; it says why.
+    """
+    if (problem := cuda_problem()) is not None:
+        raise ProviderError(problem)
     try:
         return CudaDevice(ctypes.CDLL(RUNTIME))
     except OSError:

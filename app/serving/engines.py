@@ -108,15 +108,13 @@ class Engines:
         graph, layout = bundle.graph_in(precision), bundle.vocabulary.layout
         words = graph, layout, *encoder.shapes
         threads = settings.engine_threads or engine_threads(cpu_quota(), settings.workers)
-        wanted = settings.provider != "cpu" and precision == "float32"
-        device = cuda_device() if wanted else None
-        if device is None:
+        if settings.provider == "cpu" or precision == "int8":
             return Engine(*words, settings.provider, threads, precision)
         try:
-            return CudaEngine(*words, device, device_options(settings), threads)
-        except (BundleError, EngineFailed) as error:
+            return CudaEngine(*words, cuda_device(), device_options(settings), threads)
+        except (ProviderError, BundleError, EngineFailed) as error:
             if settings.provider == "cuda":
-                raise ProviderError(f"CUDA cannot serve this bundle: {error}") from error
+                raise ProviderError(f"CUDA was asked for and cannot be used: {error}") from error
             engine = Engine(*words, "cpu", threads)
             engine.fallback = str(error)
             return engine

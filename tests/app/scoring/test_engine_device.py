@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from app.errors import BundleError, DeviceLost
-from app.scoring.engine import CUDA
+from app.errors import BundleError, DeviceLost, ProviderError
+from app.scoring.engine import CUDA, cuda_problem
 from app.scoring.engine_device import (
     CudaDevice,
     DeviceOptions,
@@ -110,10 +110,12 @@ def test_failures_are_told_apart(text: str) -> None:
     assert len(str(found)) < 300
 
 
+@pytest.mark.skipif(cuda_problem() is None, reason="this machine has CUDA")
 def test_without_cuda_there_is_no_device() -> None:
-    """Nothing is made where there is no usable GPU."""
-    device = cuda_device()
-    assert device is None or device.provider == CUDA
+    """The reason is that of the probe."""
+    with pytest.raises(ProviderError) as caught:
+        cuda_device()
+    assert str(caught.value) == cuda_problem()
 
 
 def test_settings_become_options_of_cuda() -> None:
