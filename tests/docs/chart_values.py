@@ -105,6 +105,11 @@ def page() -> str:
     )
 
 
-if __name__ == "__main__":
+def write() -> None:
+    """Write the schema, and the table."""
     SCHEMA.write_text(schema(), encoding="utf-8")
     PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()

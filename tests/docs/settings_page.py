@@ -1,6 +1,6 @@
 """The tables of settings in docs/settings.md, out of ``app/settings.py``.
 
-``python -m tests.docs.settings_page`` writes them; a test compares.
+``python -m tests.docs.settings_page`` writes them, and what the chart has of them; tests compare.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from app.command_line import readable_bytes
 from app.settings import Description, descriptions
+from tests.docs import chart_values
 from tests.support.markdown import ROOT
 
 PAGE = ROOT / "docs" / "settings.md"
@@ -52,3 +53,4 @@ def page() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    chart_values.write()
