@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import yaml
@@ -58,6 +59,7 @@ def schema() -> str:
     return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
 
 
+@cache
 def values() -> dict[str, Any]:
     """The chart's defaults."""
     found = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
