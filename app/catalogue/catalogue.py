@@ -64,6 +64,16 @@ class Catalogue:
 
     def put(self, identity: int | str, row: Indices, values: Mapping[str, Any]) -> None:
         """Hold the row and the values of an item, in the place of those that it had."""
+        self.put_values([self.put_row(identity, row)], [values])
+
+    def put_values(self, places: Sequence[int], values: Sequence[Mapping[str, Any]]) -> None:
+        """Hold the values of items at the places that their rows have."""
+        self._filters.put(places, values)
+
+    def put_row(self, identity: int | str, row: Indices) -> int:
+        """Hold the row of an item and return its place, where its values must follow before any
+        request is answered.
+        """
         self.refused.pop(str(identity), None)
         place = self._place(identity)
         same = place != UNKNOWN and bool((self._rows.array[place] == row).all())
@@ -76,9 +86,9 @@ class Catalogue:
                     self._places[name] = place
         self._name(place, identity)
         self._rows.put(place, row)
-        self._filters.put(place, values)
         if self.parts is not None and not same:
             self.parts.change(place)
+        return place
 
     def _name(self, place: int, identity: int | str) -> None:
         """Note the id of the item at a place, as it was put."""

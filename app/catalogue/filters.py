@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from app.catalogue.rows import GrowingRows
 from app.errors import ValueProblem
+from app.features.arrays import Indices
 from app.features.canonical import KEYS, number
 from app.features.null_values import null_values_of
 from app.features.spec import Categorical, Field, MultiCategorical, Numeric
@@ -28,9 +29,11 @@ class Numbers:
         self._nulls = null_values_of(field)
         self._rows: GrowingRows[np.float64] = GrowingRows(1, np.float64)
 
-    def put(self, place: int, value: Any) -> None:
-        missing = value is None or value in self._nulls
-        self._rows.put(place, np.nan if missing else number(value))
+    def put(self, places: Indices, values: Sequence[Any]) -> None:
+        """Hold the values of the items at some places."""
+        nulls = self._nulls
+        found = [np.nan if v is None or v in nulls else number(v) for v in values]
+        self._rows.put_all(places, found)
 
     def matches(self, condition: Condition) -> Mask:
         """Return for each place whether its value meets a condition."""
@@ -53,12 +56,25 @@ class Keys:
         self._rows: GrowingRows[np.int32] = GrowingRows(width, np.int32)
         self._codes: dict[Any, int] = {}
 
-    def put(self, place: int, value: Any) -> None:
-        values = value if isinstance(value, list) else [value]
-        there = (each for each in values if not self._missing(each))
-        # Values after the last place may be anything: the encoder has not checked them.
-        codes = [self._code(each) for each in islice(there, self._rows.width)]
-        self._rows.put(place, codes + [MISSING] * (self._rows.width - len(codes)))
+    def put(self, places: Indices, values: Sequence[Any]) -> None:
+        """Hold the values of the items at some places."""
+        known, width = self._codes.get, self._rows.width
+        found: list[int] = []
+        for value in values:
+            if type(value) is list:
+                there = (each for each in value if not self._missing(each))
+                # Values after the last place may be anything: the encoder has not checked them.
+                codes = [self._code(each) for each in islice(there, width)]
+                found += codes + [MISSING] * (width - len(codes))
+            else:
+                # Most are written as their key is, which was met before.
+                code = known(value)
+                if code is None:
+                    code = MISSING if self._missing(value) else self._code(value)
+                found.append(code)
+                if width > 1:
+                    found += [MISSING] * (width - 1)
+        self._rows.put_all(places, found)
         if len(self._codes) > 2 * len(self._rows.array) + SPARE_CODES:
             self._compact()
 
@@ -112,10 +128,15 @@ class Filters:
             else:
                 self._refused[field.name] = "a time cannot be filtered"
 
-    def put(self, place: int, values: Mapping[str, Any]) -> None:
-        """Hold the values of the item at a place; the encoder has taken them."""
+    def put(self, places: Sequence[int], values: Sequence[Mapping[str, Any]]) -> None:
+        """Hold the values of the items at some places; the encoder has taken them.
+
+        A column at a time: an item at a time takes five times as long. Of several values for one
+        place the last count.
+        """
+        spots = np.array(places, np.int32)
         for name, column in self._columns.items():
-            column.put(place, values.get(name))
+            column.put(spots, [each.get(name) for each in values])
 
     def mask(self, name: str, condition: Condition) -> Mask:
         """Return for each place whether a value of the field meets the condition.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from time import monotonic
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -280,6 +280,8 @@ class Follower:
                 refused[place] = f"{name}: {problem.problem}"
         joined = await self._settled(b"".join(packed), misses)
         rows: Iterator[Indices] = iter(joined)
+        places: list[int] = []
+        values_of_places: list[Mapping[str, Any]] = []
         for place, change in enumerate(changes):
             if change.values is None:
                 self.catalogue.drop(change.id)
@@ -290,5 +292,7 @@ class Follower:
                         log, logging.WARNING, _LEFT_OUT, str(change.id)[:64], refused[place]
                     )
             else:
-                self.catalogue.put(change.id, next(rows), change.values)
+                places.append(self.catalogue.put_row(change.id, next(rows)))
+                values_of_places.append(change.values)
+        self.catalogue.put_values(places, values_of_places)
         await asyncio.sleep(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from app.catalogue.filters import SPARE_CODES, Filters, Keys
@@ -43,10 +44,10 @@ def test_conditions_choose_what_a_loop_chooses() -> None:
     items = {}
     for place in range(3_000):
         items[place] = draw(drawn)
-        filters.put(place, items[place])
+        filters.put([place], [items[place]])
     for place in drawn.sample(sorted(items), 1_000):
         items[place] = draw(drawn)
-        filters.put(place, items[place])
+        filters.put([place], [items[place]])
 
     def having(name: str, condition: Any, expected: Any) -> None:
         mask = filters.mask(name, condition)
@@ -94,9 +95,27 @@ def test_values_that_were_replaced_take_no_memory() -> None:
     column = Keys(BRAND)
     most = 5 * SPARE_CODES
     for number in range(most):
-        column.put(number % 3, f"value {number}")
+        column.put(np.array([number % 3], np.int32), [f"value {number}"])
     assert len(column._codes) < most
     for number in range(most - 3, most):
         found = column.matches([f"value {number}"]).tolist()[:3]
         assert found == [number % 3 == place for place in range(3)]
     assert not column.matches(["value 5"]).any()
+
+
+def test_items_that_are_put_together_are_as_one_by_one() -> None:
+    """Whatever the values, and of several with one place the last."""
+    drawn = random.Random(9)
+    alone, together = Filters(FIELDS), Filters(FIELDS)
+    for _ in range(60):
+        places = [drawn.randrange(2_500) for _ in range(drawn.randrange(40))]
+        values = [draw(drawn) for _ in places]
+        together.put(places, values)
+        for place, each in zip(places, values, strict=True):
+            alone.put([place], [each])
+        for name, condition in (
+            ("brand", ["a", "7"]), ("year", Range(1990, 2**64)), ("genres", ["x", "w"]),
+            ("price", Range(0, 2)), ("price", [1]),
+        ):  # fmt: skip
+            mask = alone.mask(name, condition)
+            assert (mask == together.mask(name, condition)).all()
