@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -177,3 +179,26 @@ def test_memory_is_pinned_as_long_as_its_device_is_there(room: int) -> None:
     assert CudaDevice().pinned is False
     empty = CudaDevice(Runtime(1)).host([4, 0], np.int32)
     assert empty.shape == (4, 0)
+
+
+def test_weights_that_their_value_owns_can_be_shared(tmp_path: Path) -> None:
+    """onnxruntime takes no initializer that owns its memory, as one on a GPU does; a view it
+    takes, in place, and the view keeps the memory."""
+    nodes = [helper.make_node("MatMul", ["rows", "weights"], ["out"])]
+    path = graph_of(tmp_path / "score.onnx", nodes, ["n", 1])
+    owner = ort.OrtValue.ortvalue_from_shape_and_type([2, 1], np.float32)
+    owner.update_inplace(np.array([[10], [100]], np.float32))
+    with pytest.raises(Exception, match="owned by the user"):
+        ort.SessionOptions().add_initializer("weights", owner)
+    view = ort.OrtValue.from_dlpack(owner)
+    del owner
+    gc.collect()
+    graphs = [
+        FixedGraph(HostDevice(), path, {"n": rows}, {"weights": view}, 1, DeviceOptions(), None)
+        for rows in (1, 2)
+    ]
+    out = [np.zeros((rows, 1), np.float32) for rows in (1, 2)]
+    for graph, found in zip(graphs, out, strict=True):
+        graph.bind({"rows": np.ones((len(found), 2), np.float32)}, {"out": found})
+        graph.run(0)
+        assert found.ravel().tolist() == [110] * len(found)
