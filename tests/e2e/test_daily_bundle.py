@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,10 @@ import pytest
 from app.bundle.bundle import Bundle
 from app.bundle.directory import complete_bundles
 from tests.support.markdown import ROOT
+from tests.support.processes import children, runs
 from tests.support.redis_server import RedisServer
 from tests.support.samples import Sample, write_log
-from tests.support.serving import environment, free_port
+from tests.support.serving import environment, free_port, wait_until
 from tests.support.starting import interpreter_that_forks, passed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -38,14 +41,23 @@ class Days:
         self._folder = folder
         self._forking = interpreter_that_forks(folder / "bin" / "python")
 
-    def run(self, **variables: str) -> subprocess.CompletedProcess[str]:
+    def words(self, *more: str) -> list[str]:
+        """The command, with files of the volumes, and more options of the training."""
+        spec, data = self._folder / "config" / "clicks.toml", self._folder / "data" / "*.csv"
+        command = ["sh", str(ROOT / "docker" / "daily-bundle")]
+        return [*command, str(spec), str(data), "--network", "deepfm", *more]
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        """The environment of the command."""
+        return environment({"CTR_BUNDLE": str(self.bundles), **variables})
+
+    def run(self, *more: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run the command with the volumes in the place of those of the pod."""
-        env = environment({"CTR_BUNDLE": str(self.bundles), **variables}) | self._forking
+        env = self.environment(**variables) | self._forking
         env["PATH"] = os.pathsep.join([str(self._folder / "bin"), env["PATH"]])
-        words = [self._folder / "config" / "clicks.toml", self._folder / "data" / "*.csv"]
         return subprocess.run(
-            ["sh", ROOT / "docker" / "daily-bundle", *words, "--network", "deepfm"],
-            cwd=ROOT, env=env, pass_fds=passed(env), capture_output=True, text=True, timeout=120,
+            self.words(*more), cwd=ROOT, env=env, pass_fds=passed(env),
+            capture_output=True, text=True, timeout=240,
         )  # fmt: skip
 
     def seen(self) -> set[Path]:
@@ -121,3 +133,32 @@ def test_one_at_a_time(days: Days) -> None:
         done = days.run()
     assert done.returncode == 1
     assert done.stderr == f"error: another training writes into {days.bundles}\n"
+
+
+@pytest.mark.long
+def test_a_pod_that_is_killed_is_resumed(days: Days) -> None:
+    """By the pod that is tried next: it goes on from the last state, not from the beginning."""
+    more = ("--checkpoint-steps", "10")
+    (days.bundles.parent / "config" / "clicks.train.toml").write_text(
+        SETTINGS.replace("epochs = 1", "epochs = 40\npatience = 0")
+    )
+    env = days.environment()
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
+    with (days.bundles.parent / "output").open("w") as output:
+        killed = subprocess.Popen(
+            days.words(*more), cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        states = days.bundles / ".new" / ".checkpoints"
+        wait_until(lambda: any(states.rglob("step-*")), "a state is saved", 240)
+    finally:
+        processes = [*children(killed.pid), killed.pid]
+        for process in processes:
+            os.kill(process, signal.SIGKILL)
+        killed.wait()
+        wait_until(lambda: not any(map(runs, processes)), "all of the pod has ended", 60)
+    assert days.seen() == set()
+    done = days.run(*more)
+    assert done.returncode == 0, done.stderr
+    assert "resumed after step" in done.stderr
+    assert len(days.seen()) == 1
