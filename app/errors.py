@@ -37,6 +37,7 @@ CtrError
     ├── CrossError       a network cannot use the crosses of its spec
     ├── TrainingError    training cannot begin or continue
     ├── CheckpointError  the state of a training cannot be written
+    ├── GroupError       a training failed in one of its processes
     ├── NotBetterError   a new bundle breaks a bound of the gate
     ├── ResultError      results cannot be written to the place that was named
     ├── CalibrationError the validation part gives no calibration

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import app
 import model
@@ -27,9 +27,12 @@ the command, after these."""
 HERE, FOUND = "ray", "auto"
 """Addresses without a host: a Ray of this command alone, and the one that this machine runs."""
 _CLIENT = "ray://"
+_GROUP_SECONDS = 86_400
+"""For a process of a group that prepares data, or writes a bundle, alone."""
 _CONNECT_SECONDS = 10.0
 _OBJECTS_BYTES = 128 * 2**20
 """Shared memory of an own Ray: blocks and results are small."""
+Argument = TypeVar("Argument")
 
 
 class ClusterError(CtrError):
@@ -165,6 +168,57 @@ class RayPlaces:
             for unwanted in waiting:
                 self.ray.cancel(unwanted, force=True)
 
+    def together(
+        self, function: Callable[[Argument], None], argument: Argument, processes: int, place: Path
+    ) -> None:
+        """Run a function in so many processes at once, which are a group of ``torch.distributed``.
+
+        Ray Train starts them, joined by gloo, with the variables that ``torchrun`` sets. If one of
+        them dies, or raises, all are ended and begin again: what must not be done again is kept in
+        files. ``place`` is an empty directory that all machines share, for Ray's own notes.
+
+        Raises:
+            ClusterError: there is no room for so many processes, or they failed ``RETRIES`` times
+                more than once.
+        """
+        cpus = self.resources().cpus
+        if cpus < processes:
+            raise ClusterError(
+                f"--workers {processes}: the cluster has {cpus:g} CPUs, and each process takes one"
+            )
+        # Read when a trainer is made: paths of the command are relative to its own directory.
+        os.environ |= {"RAY_TRAIN_V2_ENABLED": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
+        try:
+            from ray import train
+            from ray.train.torch import TorchConfig, TorchTrainer
+        except ImportError as error:
+            raise ClusterError(f"--cluster needs Ray Train: {error}; see [cluster]") from error
+        trainer = TorchTrainer(
+            _call,
+            train_loop_config={"function": function, "argument": argument},
+            torch_config=TorchConfig(backend="gloo", timeout_s=_GROUP_SECONDS),
+            scaling_config=train.ScalingConfig(
+                num_workers=processes,
+                resources_per_worker={"CPU": 1, "memory": self.memory_mib * 2**20},
+            ),
+            run_config=train.RunConfig(
+                name="group",
+                storage_path=str(place),
+                failure_config=train.FailureConfig(max_failures=RETRIES),
+            ),
+        )
+        told_before = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit()
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise ClusterError(
+                f"the processes failed {RETRIES + 1} times: {lines[-1].strip()}"
+            ) from error
+        finally:
+            # Ray Train sets one of its own.
+            signal.signal(signal.SIGINT, told_before)
+
     def _result(self, reference: Any) -> Any:
         errors = self.ray.exceptions
         try:
@@ -187,6 +241,11 @@ class RayPlaces:
 
     def _machines(self) -> list[dict[str, float]]:
         return [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+
+
+def _call(given: dict[str, Any]) -> None:
+    """Run what a process of a group is there for."""
+    given["function"](given["argument"])
 
 
 def _ray() -> Any:

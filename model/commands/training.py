@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from app.bundle.bundle import Bundle
 from app.bundle.directory import newest
 from app.features.spec import DataPart
+from model.cluster.places import MEMORY_MIB
 from model.config import MANY_ROWS, NETWORKS, Quantized, SettingsFile, settings_path
 from model.options import (
     BadLines,
     CacheDirectory,
+    Cluster,
     DataToSplit,
     GateFile,
     InitFrom,
@@ -30,6 +32,7 @@ from model.options import (
     TestFiles,
     TrainFiles,
     ValidationFiles,
+    WorkerMemory,
     part_files,
     stored_files,
 )
@@ -82,18 +85,30 @@ def train_command(
     out: Annotated[
         Path, typer.Option(parser=file_path, help="Directory of bundles to write to.")
     ] = Path("bundles"),
+    cluster: Cluster = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that train together; for --cluster, which needs it."),
+    ] = None,
+    worker_memory: WorkerMemory = MEMORY_MIB,
 ) -> None:
     """Train a network, export and check it, and print the new bundle's path.
 
     With --must-beat nothing is written, and the exit code is 3, if the new bundle breaks a bound.
-    Under torchrun all its processes train the network together.
+    Under torchrun all its processes train the network together. With --cluster Ray starts --workers
+    of them, and starts them again from the last saved state where one has died.
     """
+    # Each option by its name: the processes of a cluster get the same.
+    options = dict(locals())
     from model.data.input_files import InputFiles
     from model.data.prepare import prepare_together
     from model.group import joined
     from model.must_beat import MustBeat
     from model.pipeline import CheckpointOptions, export, train
 
+    if cluster is not None or workers is not None:
+        _train_on_cluster(cluster, workers, worker_memory, cache, options)
+        return
     limit_torch()
     # The first process writes for all of them.
     if is_first():
@@ -122,6 +137,28 @@ def train_command(
         trained = train(prepared, training, place.directory, True, init_from, checkpointing, group)
         if group.rank == 0:
             print(place.publish(export(trained, place.directory, quantize, other)))
+
+
+def _train_on_cluster(
+    cluster: str | None,
+    workers: int | None,
+    memory_mib: int,
+    cache: Path | None,
+    options: dict[str, Any],
+) -> None:
+    """Let the processes of a cluster run the same command."""
+    from model.train_group import train_on_cluster
+
+    if cluster is None or workers is None:
+        raise typer.BadParameter("they go together", param_hint="--cluster and --workers")
+    if cache is None:
+        raise typer.BadParameter(
+            "the processes share the encoded data: it needs --cache, a directory that all machines"
+            " see",
+            param_hint="--cluster",
+        )
+    options |= {"cluster": None, "workers": None}
+    print(train_on_cluster(cluster, workers, memory_mib, cache, train_command, options))
 
 
 def compare_command(

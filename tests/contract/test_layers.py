@@ -98,6 +98,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model.data": BUNDLE | DATA,
     "model.quality": ENGINE | DATA | {"app.workers.cpus"},
     "model.text_table": set(),
+    "model.train_group": FLOOR
+    | {"model.cluster", "model.group", "model.must_beat", "model.result_places"},
     "model.draft": FEATURES | DATA | {"model.quality", "model.text_table"},
     # PSI has one definition, the service's.
     "model.check": ENGINE | TRAINER | {"app.metrics", "model.text_table"},
@@ -131,6 +133,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "model.cluster",
         "model.compare",
         "model.score_blocks",
+        "model.train_group",
         "model.compare_report",
         "model.draft",
         "model.fetch",

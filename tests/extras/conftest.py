@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.chart import helm_or_skip
+from tests.support.ray_cluster import Cluster, cluster
 from tests.support.realdata import files
 from tests.support.registry import environment_or_skip
 
 PINNED = Path(__file__).with_name("shap.txt")
+WITH_RAY = Path(__file__).with_name("ray.txt")
 ROWS = 20_000
 
 
@@ -34,3 +37,11 @@ def shap_python(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def helm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The path of helm."""
     return helm_or_skip(tmp_path_factory.mktemp("by-hand"))
+
+
+@pytest.fixture(scope="session")
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One Ray for all tests."""
+    home = environment_or_skip(WITH_RAY, tmp_path_factory.mktemp("by-hand"))
+    with cluster(home / "bin" / "python") as found:
+        yield found
