@@ -26,6 +26,8 @@ from model.data.slot_statistics import FREQUENT
 from model.data.split import PARTS
 from model.quality.figures import Counts, few_clicks
 from model.text_table import table
+from model.training.device import bounded_memory, choose
+from model.training.feed import feed_to
 from model.training.fit import Schedule, reproducible
 from model.training.learning_rate import learning_rate
 from model.training.memory import available_memory
@@ -150,14 +152,22 @@ def bins(counted: SlotCounts, train: SlotCounts, buckets: bool) -> NDArray[np.fl
 def measured_cost(prepared: Prepared, config: TrainConfig) -> Cost:
     """Take some steps of a training and forget them; return the cost of all."""
     train = prepared.data["train"]
-    with reproducible(config.seed, config.thread_count()):
-        trainer = Trainer(prepared.vocabulary.layout, train, config, prepared.crosses(config))
+    device = choose(config.device).device
+    with reproducible(config.seed, config.thread_count(), device), bounded_memory():
+        trainer = Trainer(
+            prepared.vocabulary.layout,
+            train,
+            config,
+            prepared.crosses(config),
+            feed=feed_to(device),
+        )
         schedule = Schedule.of(trainer.epoch_rows, config, 1)
         steps = trainer.shuffled(schedule.batches)
         rate = learning_rate(0.0, config)
         taken, seconds = 0, 0.0
         for rows in islice(steps, min(WARM_STEPS, schedule.steps - 1)):
             trainer.step(rows, rate)
+        trainer.rest()
         for rows in steps:
             begun = time.perf_counter()
             trainer.step(rows, rate)

@@ -141,7 +141,7 @@ def compare(
     for number, member in enumerate(members, start=1):
         try:
             config = settings.config(member.network, prepared.train_rows, seed=member.seed)
-            fingerprint = fingerprint_of(data, config.to_dict())
+            fingerprint = fingerprint_of(data, config.deciding())
             record = _done(out, member, fingerprint)
             if record is None:
                 left = _left(perf_counter() - started, trained, len(members) - number + 1)

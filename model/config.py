@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -34,6 +34,7 @@ SHALLOW = ("lr", "fm", "ffm")
 
 Metric = Literal["auc", "log_loss"]
 PRECISIONS = ("float32", "bfloat16")
+DEVICES = ("auto", "cpu", "cuda")
 CALIBRATIONS = ("none", "platt", "isotonic")
 
 
@@ -130,6 +131,8 @@ class TrainConfig:
     precision: str = "float32"
     """Precision of the hidden layers' matrix products in training; bfloat16 is faster where the
     processor has instructions for it. Weights, sums and all scores are float32 with either."""
+    device: str = "auto"
+    """The processor of the training steps: auto takes a GPU with CUDA where there is one."""
 
     seed: int = 1
     threads: int = 0
@@ -144,6 +147,7 @@ class TrainConfig:
         yield from _one_of("metric", self.metric, ("auc", "log_loss"))
         yield from _one_of("calibration", self.calibration, CALIBRATIONS)
         yield from _one_of("precision", self.precision, PRECISIONS)
+        yield from _one_of("device", self.device, DEVICES)
         yield from _at_least("embedding_size", self.embedding_size, 1)
         if not self.hidden or min(self.hidden) < 1:
             yield f"hidden: needs one or more positive sizes, got {list(self.hidden)!r}"
@@ -198,6 +202,10 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as values that JSON and TOML can hold."""
         return asdict(self) | {"hidden": list(self.hidden)}
+
+    def deciding(self) -> dict[str, Any]:
+        """Return the settings that decide the weights, up to rounding: all but the device."""
+        return {key: value for key, value in self.to_dict().items() if key != "device"}
 
     def thread_count(self) -> int:
         """Return the threads to train with, never 0: a share for each process on this machine."""
@@ -259,6 +267,14 @@ class SettingsFile:
         """Read the file given, or else ``<spec>.train.toml`` beside the spec if there is one."""
         path = settings_path(spec, given)
         return cls.read(path) if given is not None or path.is_file() else cls()
+
+    def on(self, device: str | None) -> Self:
+        """Return them with a device for every network, or as they are for None."""
+        if device is None:
+            return self
+        given = {"device": device}
+        sections = {name: {**section, **given} for name, section in self.sections.items()}
+        return replace(self, shared={**self.shared, **given}, sections=sections)
 
     @property
     def network(self) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from app.features.spec import DataPart
-from model.config import NETWORKS
+from model.config import DEVICES, NETWORKS
 from model.data.stored_files import Kind, StoredFiles
 from model.remote.bundles import local_bundle
 from model.remote.files import file_path, with_patterns_found
@@ -128,6 +128,14 @@ SettingsOption = Annotated[
 Network = Annotated[
     str | None,
     typer.Option(help=f"One of {', '.join(NETWORKS)}. Default: that of --config, or deepfm."),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help=f"Processor of the training steps: {', '.join(DEVICES)}; auto takes a GPU with CUDA"
+        " where there is one. Default: that of --config, or auto.",
+    ),
 ]
 MustBeatOption = Annotated[
     Path | None,

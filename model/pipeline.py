@@ -60,6 +60,7 @@ from model.quality.score_histogram import score_histogram
 from model.report import write_report
 from model.result_places import reason_of
 from model.training.checkpoint import Checkpoints
+from model.training.device import choose
 from model.training.evaluation import predict
 from model.training.fit import FitResult, fit
 from model.training.sampling import Sampling
@@ -156,6 +157,9 @@ def train(
             f"{prepared.train_rows:,} rows are few for batches of {config.batch_size:,}; a smaller"
             " batch_size in the training settings may learn better"
         )
+    device = choose(config.device, group)
+    if config.device != "cpu":
+        say(f"trains on {device}")
     crosses = prepared.crosses(config)
     start = _warm_start(prepared, config, init_from)
     checkpoints = None
@@ -206,7 +210,7 @@ def _begin_checkpoints(
     """Return the checkpoints of this run, by a fingerprint of all that decides its weights."""
     # The format too, because the layout of the table belongs to it.
     run_id = fingerprint_of(
-        *(FORMAT_VERSION, prepared.fingerprint(), config.to_dict()),
+        *(FORMAT_VERSION, prepared.fingerprint(), config.deciding()),
         *(start and start.bundle.manifest.id, group.size),
     )
     directory = out / CHECKPOINTS / run_id[:16]
@@ -431,6 +435,7 @@ def describe(
             "torch": str(torch.__version__),
             "threads": config.thread_count(),
             "processes": trained.processes,
+            "device": result.device,
         },
         "data": [
             {"part": part, **asdict(source)} for part in parts for source in prepared.sources[part]

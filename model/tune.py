@@ -86,7 +86,7 @@ def tune(
         raise TuneError("the validation labels are all of one class: set metric to log_loss")
     base = replace(base, metric=telling_metric(base.metric, label))
     fingerprint = fingerprint_of(
-        prepared.fingerprint(), base.to_dict(), start and start.bundle.manifest.id
+        prepared.fingerprint(), base.deciding(), start and start.bundle.manifest.id
     )
     with open_study(study_file, base.metric, fingerprint) as study:
         before, started = len(_done(study)), perf_counter()

@@ -17,6 +17,7 @@ from model.options import (
     CacheDirectory,
     Cluster,
     DataToSplit,
+    DeviceOption,
     GateFile,
     InitFrom,
     ItemId,
@@ -52,6 +53,7 @@ def train_command(
     test_files: TestFiles = None,
     network: Network = None,
     config: SettingsOption = None,
+    device: DeviceOption = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed; overrides that of --config.")
     ] = None,
@@ -105,6 +107,7 @@ def train_command(
     from model.group import joined
     from model.must_beat import MustBeat
     from model.pipeline import CheckpointOptions, export, train
+    from model.training.device import choose
 
     if cluster is not None or workers is not None:
         _train_on_cluster(cluster, workers, worker_memory, cache, options)
@@ -118,20 +121,21 @@ def train_command(
             "with --out in an object store it needs --cache, which keeps the states",
             param_hint="--resume",
         )
-    settings = SettingsFile.beside(spec, config)
+    settings = SettingsFile.beside(spec, config).on(device)
     name = network or settings.network
     given = {} if seed is None else {"seed": seed}
     # Errors of the settings are told before the data are read.
-    seed = settings.config(name, MANY_ROWS, **given).seed
+    checked = settings.config(name, MANY_ROWS, **given)
     parts = part_files(train_files, validation_files, test_files)
     if gate is not None and must_beat is None:
         raise typer.BadParameter("it needs --must-beat", param_hint="--gate")
     other = MustBeat.read(must_beat, gate) if must_beat else None
     before = Bundle.open(newest(init_from)) if init_from else None
     stored = stored_files(items, item_id, profiles, profile_key)
-    inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines, stored=stored)
+    inputs = InputFiles(data or (), parts, split.value, checked.seed, max_bad_lines, stored=stored)
     checkpointing = CheckpointOptions(checkpoint_seconds, checkpoint_steps, resume)
     with joined() as group, bundle_place(out, cache) as place:
+        choose(checked.device, group)
         prepared = prepare_together(group, spec, inputs, before, cache)
         training = settings.config(name, prepared.train_rows, **given)
         trained = train(prepared, training, place.directory, True, init_from, checkpointing, group)
@@ -174,6 +178,7 @@ def compare_command(
         int, typer.Option(min=1, help="Number of seeds; each network is trained once with each.")
     ] = 5,
     config: SettingsOption = None,
+    device: DeviceOption = None,
     items: ItemsFiles = None,
     item_id: ItemId = None,
     profiles: ProfilesFiles = None,
@@ -193,14 +198,16 @@ def compare_command(
     from model.compare_report import TABLE, write_pages, write_summary
     from model.data.input_files import InputFiles
     from model.data.prepare import prepare
+    from model.training.device import choose
 
     limit_torch()
     require_directory(out)
-    settings, names = SettingsFile.beside(spec, config), chosen(networks)
+    settings, names = SettingsFile.beside(spec, config).on(device), chosen(networks)
     parts = part_files(train_files, validation_files, test_files)
-    seed = settings.config(names[0], MANY_ROWS).seed
+    checked = settings.config(names[0], MANY_ROWS)
+    choose(checked.device)
     stored = stored_files(items, item_id, profiles, profile_key)
-    inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines, stored=stored)
+    inputs = InputFiles(data or (), parts, split.value, checked.seed, max_bad_lines, stored=stored)
     prepared = prepare(spec, inputs, cache=cache)
     found = compare(prepared, settings, names, seeds, out, lambda sofar: write_summary(out, sofar))
     counts = {part: Counts.of(encoded.label) for part, encoded in prepared.data.items()}
@@ -223,6 +230,7 @@ def tune_command(
         typer.Option(min=1, help="Number of trials in all, earlier ones of the study included."),
     ] = 50,
     config: SettingsOption = None,
+    device: DeviceOption = None,
     init_from: InitFrom = None,
     items: ItemsFiles = None,
     item_id: ItemId = None,
@@ -243,13 +251,15 @@ def tune_command(
     """
     from model.data.input_files import InputFiles
     from model.data.prepare import prepare
+    from model.training.device import choose
     from model.training.warm_start import WarmStart
     from model.tune import NAMES, require_places, tune
 
     limit_torch()
-    settings = SettingsFile.beside(spec, config)
+    settings = SettingsFile.beside(spec, config).on(device)
     name = network or settings.network
-    seed = settings.config(name, MANY_ROWS).seed
+    checked = settings.config(name, MANY_ROWS)
+    taken = choose(checked.device)
     study = study or out.with_name(f"{out.name}.study")
     stored = stored_files(items, item_id, profiles, profile_key)
     files = [*(data or ()), *(train_files or ()), *(validation_files or ())]
@@ -258,7 +268,9 @@ def tune_command(
     wanted: tuple[DataPart, ...] = ("train", "validation")
     parts = part_files(train_files, validation_files, None)
     before = Bundle.open(newest(init_from)) if init_from else None
-    inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines, wanted, stored)
+    inputs = InputFiles(data or (), parts, split.value, checked.seed, max_bad_lines, wanted, stored)
+    if checked.device != "cpu":
+        say(f"trains on {taken}")
     prepared = prepare(spec, inputs, before, cache)
     base = settings.config(name, prepared.train_rows)
     start = (

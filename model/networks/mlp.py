@@ -27,7 +27,8 @@ class Dropout(nn.Module):
     def forward(self, value: Tensor) -> Tensor:
         if not self.training or self.dropped == 0:
             return value
-        words = torch.empty(-(-value.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+        words = torch.empty(-(-value.numel() // 8), dtype=torch.int64, device=value.device)
+        words.random_(-(2**63), None)
         byte = words.view(torch.uint8)[: value.numel()].view(value.shape)
         kept = (byte >= self.dropped).to(value.dtype)
         return value * kept.mul_(256 / (256 - self.dropped))

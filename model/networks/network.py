@@ -41,6 +41,22 @@ class NetworkInputs(NamedTuple):
     context_value: Tensor | None = None
     candidate_value: Tensor | None = None
 
+    def to(self, device: torch.device) -> NetworkInputs:
+        """Return them on a device, as they are if they are there."""
+
+        def there(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.to(device)
+
+        return NetworkInputs(
+            self.context.to(device),
+            self.candidate.to(device),
+            there(self.row_context),
+            [index.to(device) for index in self.context_lists],
+            [index.to(device) for index in self.candidate_lists],
+            there(self.context_value),
+            there(self.candidate_value),
+        )
+
 
 class Network(nn.Module):
     """Click logit of the rows of ``table`` [T, C] that a context and a candidate name.

@@ -111,6 +111,7 @@ def predict(network: Network, data: Dataset, group: Group = ALONE) -> NDArray[np
     with torch.inference_mode():
         for start in range(PREDICT_ROWS * group.rank, len(data), stride):
             part = data.take(slice(start, start + PREDICT_ROWS))
-            logit[start : start + PREDICT_ROWS] = network(part.inputs()).numpy()
+            found = network(part.inputs().to(network.bias.device))
+            logit[start : start + PREDICT_ROWS] = found.cpu().numpy()
     group.add([torch.from_numpy(logit)])
     return logit

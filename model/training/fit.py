@@ -24,16 +24,20 @@ from model.networks.network import Network
 from model.progress import Bar, progress_bar
 from model.quality.figures import weights
 from model.training.checkpoint import Checkpoints, TrainingState
+from model.training.device import bounded_memory, choose
 from model.training.evaluation import Evaluation, evaluated, predict, telling_metric
+from model.training.feed import CPU, feed_to
 from model.training.intercept import bias_to_add
 from model.training.learning_rate import learning_rate
 from model.training.mean_rows import set_mean_rows
-from model.training.memory import available_memory
+from model.training.memory import available_memory, device_memory
 from model.training.sampling import Sampling
 from model.training.trainer import Trainer, TrainingError, named, not_finite, unnamed
 
 COPIES = 4
 """Arrays as large as the weights: the weights, Adam's two moments, the best weights."""
+COPIES_THERE, COPIES_HERE = 3, 2
+"""Of them, those on a GPU; the best weights are here, and the network itself before and after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,8 @@ class FitResult:
     """The whole fit, evaluations included."""
     rows_per_second: float
     """Training rows per second spent on training."""
+    device: str = "cpu"
+    """The GPU that trained, or ``cpu``."""
 
 
 @dataclass(slots=True)
@@ -134,9 +140,13 @@ def fit(
 ) -> FitResult:
     """Train a network and return it with its best weights, in evaluation mode.
 
-    The same data, settings and thread count give the same weights, bit for bit, in one go or
-    resumed any number of times. All processes of a ``group`` call this alike and get the same
-    network; the first one writes the checkpoints.
+    On a CPU the same data, settings and thread count give the same weights, bit for bit, in one go
+    or resumed any number of times. On a GPU sums of gradients differ in rounding from run to run,
+    and dropout draws other units; the rows of each batch and all else that is drawn are the same.
+    What follows the last step is done on the CPU, where the network is that is returned.
+
+    All processes of a ``group`` call this alike and get the same network; the first one writes the
+    checkpoints.
 
     Args:
         begin: sets the weights to start from; the network is then evaluated before the first step
@@ -146,19 +156,24 @@ def fit(
         checkpoints: where the state is written, and perhaps one to resume from.
 
     Raises:
-        TrainingError: a part is too small, memory does not suffice, or the loss is not finite.
+        TrainingError: a part is too small, memory does not suffice, the device that the settings
+            name cannot be used, or the loss is not finite.
     """
     sampling = Sampling.of(train, config.negative_rate)
     require_rows(sampling.rows, validation, config, group)
-    require_memory(layout, config, crosses)
+    device, name, _ = choose(config.device, group)
+    require_memory(layout, config, crosses, device)
     config = replace(config, metric=telling_metric(config.metric, validation.label))
     started = time.perf_counter()
     total, shown = config.epochs * sampling.rows, progress and group.rank == 0
     with (
-        reproducible(config.seed, config.thread_count()),
+        reproducible(config.seed, config.thread_count(), device),
         progress_bar("training", total, "rows", shown) as bar,
+        bounded_memory(),
     ):
-        trainer = Trainer(layout, train, config, crosses, group)
+        resumed = checkpoints is not None and checkpoints.state is not None
+        started_from = None if resumed else begin
+        trainer = Trainer(layout, train, config, crosses, group, feed_to(device), started_from)
         loop = _Loop(
             trainer,
             validation,
@@ -170,9 +185,9 @@ def fit(
             bar,
             started,
         )
-        loop.begin(begin)
+        loop.begin(evaluate=started_from is not None)
         loop.run()
-        progressed, network = loop.progress, trainer.network
+        progressed, network = loop.progress, trainer.network.cpu()
         network.load_state_dict(progressed.best_weights)
         set_mean_rows(network, layout, train)
         added = put_intercept_right(network, train, sampling.base_rate, group)
@@ -184,6 +199,7 @@ def fit(
         stopped_early=progressed.history[-1].step < loop.schedule.steps,
         seconds=progressed.seconds_before + time.perf_counter() - started,
         rows_per_second=progressed.training_rows / progressed.training_seconds,
+        device=name,
     )
 
 
@@ -205,15 +221,14 @@ class _Loop:
     """The end of the last pause, by ``perf_counter``: evaluations and checkpoints are pauses, which
     do not count as time spent on training."""
 
-    def begin(self, begin: Callable[[Network], object] | None) -> None:
-        """Resume from the checkpoint, or start, from given weights if there are any."""
+    def begin(self, evaluate: bool) -> None:
+        """Resume from the checkpoint, or start; given weights are evaluated first."""
         state = self.checkpoints.state if self.checkpoints else None
         if state is not None:
             self.progress = Progress.of(state)
             self.trainer.restore(state)
             self.bar.update(state.step * self.trainer.epoch_rows // self.schedule.batches)
-        elif begin is not None:
-            begin(self.trainer.network)
+        elif evaluate:
             self._take(evaluated(self.trainer.network, self.validation, self.group))
         self._resumed = time.perf_counter()
 
@@ -222,7 +237,7 @@ class _Loop:
         trainer, schedule, progress = self.trainer, self.schedule, self.progress
         for step, rows in enumerate(trainer.shuffled(schedule.batches), start=trainer.steps + 1):
             rate = learning_rate((step - 0.5) / schedule.steps, self.config)
-            progress.losses.append(trainer.step(rows, rate))
+            progress.losses += trainer.step(rows, rate)
             progress.rows_since += len(rows)
             self.bar.update(len(rows))
             if step in schedule.evaluated:
@@ -238,7 +253,8 @@ class _Loop:
                 self._resumed = time.perf_counter()
 
     def _pause(self) -> None:
-        """Count the time spent on training so far."""
+        """Wait for the device, and count the time spent on training so far."""
+        self.progress.losses += self.trainer.rest()
         self.progress.seconds_since += time.perf_counter() - self._resumed
 
     def _evaluate(self, step: int, rate: float) -> None:
@@ -291,8 +307,8 @@ def batch_count(rows: int, batch_size: int, processes: int = 1) -> int:
 
 
 def snapshot(network: Network) -> dict[str, Tensor]:
-    """Return a copy of all weights and running statistics."""
-    return {name: value.clone() for name, value in network.state_dict().items()}
+    """Return a copy of all weights and running statistics, on the CPU."""
+    return {name: value.to(CPU, copy=True) for name, value in network.state_dict().items()}
 
 
 def require_rows(rows: int, validation: Dataset, config: TrainConfig, group: Group = ALONE) -> None:
@@ -307,25 +323,36 @@ def require_rows(rows: int, validation: Dataset, config: TrainConfig, group: Gro
 
 
 def require_memory(
-    layout: Layout, config: TrainConfig, crosses: Sequence[CrossWeights] = ()
+    layout: Layout,
+    config: TrainConfig,
+    crosses: Sequence[CrossWeights] = (),
+    device: torch.device = CPU,
 ) -> None:
     """Refuse a network whose weights and optimiser state do not fit into memory."""
-    needed, available = COPIES * weight_bytes(layout, config, crosses), available_memory()
-    if available is not None and needed > available:
-        raise TrainingError(
-            f"{config.network} over {layout.table_rows:,} table rows needs"
-            f" {needed / 2**30:,.1f} GiB to train and {available / 2**30:,.1f} GiB are free: lower"
-            " embedding_size, or raise the min_count of the largest fields"
-        )
+    size = weight_bytes(layout, config, crosses)
+    demands = [(COPIES, available_memory(), "")]
+    if device.type != "cpu":
+        demands = [
+            (COPIES_THERE, device_memory(device), " on the GPU"),
+            (COPIES_HERE, available_memory(), " beside the GPU"),
+        ]
+    for copies, available, where in demands:
+        if available is not None and copies * size > available:
+            raise TrainingError(
+                f"{config.network} over {layout.table_rows:,} table rows needs"
+                f" {copies * size / 2**30:,.1f} GiB{where} to train and {available / 2**30:,.1f}"
+                " GiB are free: lower embedding_size, or raise the min_count of the largest fields"
+            )
 
 
 @contextmanager
-def reproducible(seed: int, threads: int) -> Iterator[None]:
+def reproducible(seed: int, threads: int, device: torch.device = CPU) -> Iterator[None]:
     """Seed torch and set its threads; both are as before on leaving."""
+    gpus = [device] if device.type == "cuda" else []
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=gpus):
             torch.manual_seed(seed)
             yield
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 MEMINFO = Path("/proc/meminfo")
 GROUPS = (
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
@@ -29,3 +31,8 @@ def available_memory() -> int | None:
         except (OSError, ValueError):
             continue
     return max(0, min(found)) if found else None
+
+
+def device_memory(device: torch.device) -> int:
+    """Return the free bytes of a GPU."""
+    return torch.cuda.mem_get_info(device)[0]

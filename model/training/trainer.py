@@ -7,9 +7,10 @@ for a thousand rows as for ten million.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,10 +29,13 @@ from model.networks import build
 from model.networks.crosses import CrossWeights
 from model.networks.network import Network, NetworkInputs
 from model.training.checkpoint import TrainingState
+from model.training.feed import Feed
 from model.training.lazy_adam import LazyAdam
 from model.training.sampling import Sampling
 
 Rows = NDArray[np.int64]
+CUDA_RANDOM = "cuda_random"
+"""The name of a GPU's random state among a checkpoint's arrays."""
 _COUNTED_AT_ONCE = 2**17
 
 
@@ -39,8 +43,24 @@ class TrainingError(CtrError):
     """Training cannot start or continue; the message names the step and the reason."""
 
 
+class Batch(NamedTuple):
+    """The inputs of a step over N rows, on the device that trains."""
+
+    row: Tensor
+    """The distinct table rows [P] that the batch names, of all processes."""
+    place: NetworkInputs
+    """The rows' indices as places in ``row``."""
+    inputs: NetworkInputs
+    label: Tensor
+    weight: Tensor | None
+    """Weights [N] over their mean, so that weights of any size train at the same rate."""
+
+
 class Trainer:
     """A network, its optimisers and the training rows, taken one batch at a time.
+
+    All of it but the rows is on the ``feed``'s device. The network is made on the CPU, where
+    ``begin`` may set its weights, so that it starts from the same ones on every device.
 
     The processes of a ``group`` take each step together: each computes the gradient of its
     share of the batch, and all add up their gradients.
@@ -53,8 +73,11 @@ class Trainer:
         config: TrainConfig,
         crosses: Sequence[CrossWeights] = (),
         group: Group = ALONE,
+        feed: Feed | None = None,
+        begin: Callable[[Network], object] | None = None,
     ) -> None:
         self._group = group
+        self._feed = feed = feed or Feed()
         self._sampling = Sampling.of(train, config.negative_rate)
         self.network = build(layout, config, self._sampling.base_rate, crosses)
         self._columns = IndexColumns(layout, train)
@@ -62,16 +85,23 @@ class Trainer:
         self._weight = train.weight
         self._named_rows = NamedRows(layout.table_rows, group)
         l2 = self._columns.row_l2(config, self._sampling) if config.embedding_l2 else None
-        self._table = LazyAdam(self.network.table.detach(), l2)
-        self._dense = torch.optim.Adam(
-            dense_groups(self.network, config), lr=config.learning_rate, fused=True
-        )
         self._random = np.random.default_rng(config.seed)
         self._epoch_seed = 0
         self._config = config
         if group.rank:
             # The same weights everywhere, other units dropped.
             torch.manual_seed(config.seed + 2**32 * group.rank)
+        if begin is not None:
+            begin(self.network)
+        self.network.to(feed.device)
+        self._table = LazyAdam(
+            self.network.table.detach(), None if l2 is None else l2.to(feed.device)
+        )
+        self._dense = torch.optim.Adam(
+            dense_groups(self.network, config), lr=config.learning_rate, fused=True
+        )
+        self._unread: deque[tuple[int, float, Callable[[], float]]] = deque()
+        """Steps whose losses are not yet read: their number, rate and what reads the loss."""
         self.steps = 0
         """Steps taken so far."""
 
@@ -109,19 +139,28 @@ class Trainer:
             arrays |= named(f"dense.{number}", self._dense.state[parameter])
         for rank, random in enumerate(self._group.all(torch.get_rng_state().numpy())):
             arrays[f"torch_random.{rank}"] = random
+        if self._feed.device.type == "cuda":
+            arrays[CUDA_RANDOM] = torch.cuda.get_rng_state(self._feed.device).numpy()
         return values, arrays
 
     def restore(self, state: TrainingState) -> None:
-        """Restore a state of :meth:`state`."""
+        """Restore a state of :meth:`state`, whichever device it comes from.
+
+        What was drawn on another device cannot be drawn here: dropout then begins again.
+        """
+        device = self._feed.device
         self.steps = state.values["steps"]
         self._random.bit_generator.state = state.values["random"]
         self._epoch_seed = state.values["epoch_seed"]
         self.network.load_state_dict(unnamed("network", state.arrays))
         self._table.restore(unnamed("table", state.arrays), self.steps)
         for number, parameter in enumerate(self.network.dense_parameters()):
-            self._dense.state[parameter] = unnamed(f"dense.{number}", state.arrays)
+            found = unnamed(f"dense.{number}", state.arrays)
+            self._dense.state[parameter] = {key: each.to(device) for key, each in found.items()}
         random = state.arrays[f"torch_random.{self._group.rank}"]
         torch.set_rng_state(torch.from_numpy(random))
+        if device.type == "cuda" and CUDA_RANDOM in state.arrays:
+            torch.cuda.set_rng_state(torch.from_numpy(state.arrays[CUDA_RANDOM]), device)
 
     def level(self) -> None:
         """Give the network of every process the same running statistics, their mean."""
@@ -131,49 +170,77 @@ class Trainer:
             for value in running:
                 value.div_(self._group.size)
 
-    def step(self, rows: NDArray[np.int64], rate: float) -> float:
-        """Take one step on a batch of rows and return their mean log loss before it."""
+    def step(self, rows: Rows, rate: float) -> list[float]:
+        """Take one step on a batch of rows; return the losses that are known by now.
+
+        They are the mean log losses before each step: on the CPU that of this step, on a GPU those
+        of steps before it, so that nothing waits; :meth:`rest` returns the others.
+
+        Raises:
+            TrainingError: a loss is not finite; on the CPU no weight has moved by it.
+        """
         self.steps += 1
-        batch, rows = rows, self._group.share(rows)
-        index = self._columns.take(rows)
-        if self._config.oov_rate:
-            # Drawn for the whole batch, so that this generator is the same everywhere.
-            drawn = self._random.random((len(batch), index.shape[1]), np.float32)
-            hidden = drawn[self._group.rank :: self._group.size] < self._config.oov_rate
-            index = np.where(hidden & self._columns.can_hide, self._columns.oov, index)
-        row, position = self._named_rows.find(index)
-        self.network.learned.index_fill_(0, row, True)
+        batch = self._batch(rows)
+        self.network.learned.index_fill_(0, batch.row, True)
 
         self.network.train()
-        value = self._table.gather(row)
-        columns = self._columns
-        logit = self.network.logit(
-            value, columns.inputs(position, rows), columns.inputs(torch.from_numpy(index), rows)
-        )
-        weight = None
-        if self._weight is not None:
-            # Over the mean of all, so that weights of any size train at the same rate.
-            weight = torch.from_numpy(self._weight[rows] / np.float32(self._sampling.mean_weight))
+        value = self._table.gather(batch.row)
+        logit = self.network.logit(value, batch.place, batch.inputs)
         loss = functional.binary_cross_entropy_with_logits(
-            logit + self._sampling.shift,
-            torch.from_numpy(self._label[rows].astype(np.float32)),
-            weight,
+            logit + self._sampling.shift, batch.label, batch.weight
         )
         # This process' part of the mean over the batch.
-        loss = loss * (len(rows) / len(batch))
+        loss = loss * (len(batch.label) / len(rows))
         self._dense.zero_grad()
         torch.autograd.backward(loss)
         dense = (parameter.grad for parameter in self.network.dense_parameters())
         gradients = [gradient for gradient in (value.grad, *dense) if gradient is not None]
         self._group.add([loss, *gradients])
-        loss_value = loss.item()
-        if not math.isfinite(loss_value):
-            raise TrainingError(not_finite("loss", loss_value, self.steps, rate))
+        self._unread.append((self.steps, rate, self._feed.reading(loss)))
+        known = self._read(self._feed.ahead)
         for settings in self._dense.param_groups:
             settings["lr"] = rate
         self._dense.step()
-        self._table.step(row, value, rate)
-        return loss_value
+        self._table.step(batch.row, value, rate)
+        return known
+
+    def rest(self) -> list[float]:
+        """Wait for all steps and return the losses that were not yet known.
+
+        Raises:
+            TrainingError: one of them is not finite.
+        """
+        return self._read(0)
+
+    def _read(self, left: int) -> list[float]:
+        """Read losses, the oldest first, until so many are left."""
+        known = []
+        while len(self._unread) > left:
+            step, rate, reading = self._unread.popleft()
+            known.append(reading())
+            if not math.isfinite(known[-1]):
+                raise TrainingError(not_finite("loss", known[-1], step, rate))
+        return known
+
+    def _batch(self, rows: Rows) -> Batch:
+        """Return this process' share of a batch, with some of its values hidden."""
+        share = self._group.share(rows)
+        columns = self._columns
+        index = columns.take(share)
+        if self._config.oov_rate:
+            # Drawn for the whole batch, so that this generator is the same everywhere.
+            drawn = self._random.random((len(rows), index.shape[1]), np.float32)
+            hidden = drawn[self._group.rank :: self._group.size] < self._config.oov_rate
+            index = np.where(hidden & columns.can_hide, columns.oov, index)
+        row, place = self._named_rows.find(index)
+        label = torch.from_numpy(self._label[share].astype(np.float32))
+        given = [row, place, torch.from_numpy(index), label, *columns.values(share)]
+        if self._weight is not None:
+            weight = self._weight[share] / np.float32(self._sampling.mean_weight)
+            given.append(torch.from_numpy(weight))
+        row, place, whole, label, *rest = self._feed.put(given)
+        relative = rest.pop() if self._weight is not None else None
+        return Batch(row, columns.inputs(place, rest), columns.inputs(whole, rest), label, relative)
 
 
 def cut(pieces: Iterable[Rows], rows: int, batches: int) -> Iterator[Rows]:
@@ -215,14 +282,19 @@ class IndexColumns:
         """Return the indices [N, C] of some rows."""
         return np.concatenate([part[rows] for part in self._parts], axis=1)
 
-    def inputs(self, index: Tensor, rows: NDArray[np.int64]) -> NetworkInputs:
-        """Cut indices [N, C] of ``rows`` into a network's inputs, every row its own context."""
+    def values(self, rows: Rows) -> list[Tensor]:
+        """Return the numbers of some rows, of the sides that have any, the context's first."""
+        return [torch.from_numpy(value[rows]) for value in self._values if value is not None]
+
+    def inputs(self, index: Tensor, values: Sequence[Tensor]) -> NetworkInputs:
+        """Cut indices [N, C] into a network's inputs, every row its own context.
+
+        ``values`` are the rows' numbers as :meth:`values` gives them.
+        """
         context, candidate, *lists = torch.split(index, self._widths, dim=1)
-        split = self._context_lists
-        values = (
-            None if value is None else torch.from_numpy(value[rows]) for value in self._values
-        )
-        return NetworkInputs(context, candidate, None, lists[:split], lists[split:], *values)
+        split, given = self._context_lists, iter(values)
+        numbers = (None if value is None else next(given) for value in self._values)
+        return NetworkInputs(context, candidate, None, lists[:split], lists[split:], *numbers)
 
     def row_l2(self, config: TrainConfig, sampling: Sampling) -> Tensor:
         """Return the decay [T] per named row that stands in for lambda on every row and step.
@@ -297,7 +369,7 @@ class NamedRows:
 
 def named(prefix: str, tensors: Mapping[str, Tensor]) -> Arrays:
     """Return tensors as arrays whose names start with ``prefix``."""
-    return {f"{prefix}.{name}": value.numpy() for name, value in tensors.items()}
+    return {f"{prefix}.{name}": value.cpu().numpy() for name, value in tensors.items()}
 
 
 def unnamed(prefix: str, arrays: Arrays) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from model.config import FEW, MANY_ROWS, OWN, ConfigError, SettingsFile, TrainConfig
+from model.config import FEW, MANY_ROWS, NETWORKS, OWN, ConfigError, SettingsFile, TrainConfig
 
 SPECS = Path(__file__).parents[2] / "model" / "specs"
 
@@ -175,6 +175,8 @@ def test_a_file_of_another_kind_is_named(
         ("patience", -1),
         ("seed", -1),
         ("threads", -1),
+        ("device", "gpu"),
+        ("device", 0),
     ],
 )
 def test_a_bad_value_is_refused_by_its_key(key: str, value: Any) -> None:
@@ -188,6 +190,20 @@ def test_zero_threads_means_the_cpu_quota(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("model.threads.cpu_quota", lambda: 6)
     assert TrainConfig().thread_count() == 6
     assert TrainConfig(threads=3).thread_count() == 3
+
+
+def test_a_device_is_for_every_network_and_decides_no_weights(tmp_path: Path) -> None:
+    """It goes over the file's, in sections too; a run is the same one on another device."""
+    found = settings(tmp_path, 'device = "cpu"\n[fm]\nepochs = 3\ndevice = "cuda"\n')
+    assert [found.config(name, MANY_ROWS).device for name in ("fm", "lr")] == ["cuda", "cpu"]
+    assert found.on(None) is found
+    chosen = found.on("auto")
+    assert {chosen.config(name, MANY_ROWS).device for name in NETWORKS} == {"auto"}
+    assert chosen.config("fm", MANY_ROWS).epochs == 3
+    one, other = found.config("fm", MANY_ROWS), chosen.config("fm", MANY_ROWS)
+    assert one != other
+    assert one.deciding() == other.deciding()
+    assert one.to_dict().keys() - one.deciding().keys() == {"device"}
 
 
 @pytest.mark.parametrize("name", ["movielens-100k", "frappe", "criteo", "avazu"])

@@ -12,6 +12,7 @@ import pytest
 
 from app.features.spec import FeatureSpec
 from model.__main__ import main
+from model.training.device import cuda_problem
 from tests.conftest import Sample
 from tests.support.serving import ROOT
 
@@ -97,6 +98,23 @@ def test_data_that_are_not_there_are_named(run: RunCommand, tmp_path: Path) -> N
         1,
         "error: cannot read absent.csv: No such file or directory\n",
     )
+
+
+@pytest.mark.parametrize("name", ["train", "compare", "tune"])
+def test_a_device_is_settled_before_the_data_are_read(
+    run: RunCommand, tmp_path: Path, name: str
+) -> None:
+    """One line names a device that there is not, and one says why there is no CUDA."""
+    (tmp_path / "spec.toml").write_text(SPEC)
+    words = [name, "spec.toml", "absent.csv", "--device"]
+    code, error = run(*words, "gpu")
+    assert (code, error.count("\n")) == (1, 1)
+    assert "device: must be one of auto, cpu, cuda, got 'gpu'" in error
+    if (problem := cuda_problem()) is None:
+        pytest.skip("this machine has CUDA")
+    assert run(*words, "cuda") == (
+        1, f"error: device: CUDA was asked for and cannot be used: {problem}\n"
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

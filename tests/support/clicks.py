@@ -24,6 +24,7 @@ CONFIG = TrainConfig(
     learning_rate=0.01,
     embedding_l2=0.001,
     threads=1,
+    device="cpu",
 )
 
 

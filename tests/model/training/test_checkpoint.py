@@ -42,7 +42,7 @@ LAYOUT = Layout(
 )
 CONFIG = TrainConfig(
     embedding_size=4, hidden=(8, 4), dropout=0.2, batch_size=32, epochs=3, learning_rate=0.02,
-    oov_rate=0.1, negative_rate=0.7, patience=0, threads=1,
+    oov_rate=0.1, negative_rate=0.7, patience=0, threads=1, device="cpu",
 )  # fmt: skip
 STEPS = 24
 
@@ -321,12 +321,12 @@ def newest_step(out: Path) -> int:
 
 
 def test_other_settings_are_another_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A checkpoint of another seed is not gone on from, and stays where it is."""
+    """A checkpoint of another seed is not gone on from, and stays; one of another device is."""
     spec, data, out = tmp_path / "few.toml", tmp_path / "few.csv", tmp_path / "bundles"
     spec.write_text(samples.SPEC, encoding="utf-8")
     samples.write_log(data, 300)
     prepared = prepare(spec, InputFiles([data]))
-    config = replace(CONFIG, network="lr", epochs=1)
+    config = replace(CONFIG, network="lr", epochs=1, device="auto")
 
     def end(*_: Any) -> None:
         raise Killed
@@ -344,6 +344,10 @@ def test_other_settings_are_another_run(tmp_path: Path, capsys: pytest.CaptureFi
     assert "no checkpoint of this run: training starts from the beginning" in told
     assert "damaged" not in told
     assert newest_step(out) == left
-    run(prepared, config, out, progress=False, checkpointing=again)
-    assert f"resumed after step {left}" in capsys.readouterr().err
+    elsewhere = replace(config, device="cpu")
+    bundle = run(prepared, elsewhere, out, progress=False, checkpointing=again)
+    told = capsys.readouterr().err
+    assert f"resumed after step {left}" in told
+    assert "trains on" not in told
+    assert Bundle.open(bundle).manifest.training["device"] == "cpu"
     assert not (out / CHECKPOINTS).exists()
