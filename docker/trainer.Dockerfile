@@ -1,8 +1,12 @@
-# The trainer: torch, the network, export and publishing. See docker/README.md.
+# The trainer: torch, the network, export and publishing; with EXTRAS=cluster on a Ray cluster,
+# too. See docker/README.md.
 FROM python:3.11-slim-bookworm AS requirements
 WORKDIR /build
+ARG EXTRAS=
 COPY docker/requirements.py pyproject.toml ./
-RUN python requirements.py cpu train >requirements.txt
+# Several extras are several words.
+# hadolint ignore=SC2086
+RUN python requirements.py cpu train $EXTRAS >requirements.txt
 
 FROM python:3.11-slim-bookworm AS packages
 ARG PIP_INDEX_URL
@@ -25,7 +29,7 @@ RUN python -m compileall -q --invalidation-mode unchecked-hash .
 
 FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ctr \
-    && install -d -o ctr -g ctr /bundles /data
+    && install -d -o ctr -g ctr /bundles /data /encoded
 COPY --from=packages /venv /venv
 COPY --from=packages /srv /srv
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \

@@ -7,11 +7,13 @@ Nothing of what is computed is decided here.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,12 +79,14 @@ def connected(
     (the one that this machine runs), ``host:port`` of a cluster that this machine is part of, or
     ``ray://host:port`` of any other. ``workers`` are the blocks that run at once, by default as
     many as the cluster has CPUs; ``memory_mib`` is what each of them may take: Ray runs no more at
-    once on a machine than fit. Telemetry is off,
+    once on a machine than fit. While it is connected, what is printed goes to standard error, as Ray
+    prints when a worker has died. Telemetry is off,
     and an own Ray has no dashboard.
 
     Raises:
         ClusterError: Ray is not installed or does not answer, or no machine has room for a block.
     """
+    _show_token(address)
     ray = _ray()
     told_before = signal.getsignal(signal.SIGTERM)
     mine = not ray.is_initialized()
@@ -93,7 +97,9 @@ def connected(
     try:
         places = RayPlaces(ray, workers, memory_mib)
         places.require_room()
-        yield places
+        # Ray prints what it has to say of dead workers; standard output is for results.
+        with redirect_stdout(sys.stderr):
+            yield places
     finally:
         if mine:
             ray.shutdown()
@@ -246,6 +252,18 @@ class RayPlaces:
 def _call(given: dict[str, Any]) -> None:
     """Run what a process of a group is there for."""
     given["function"](given["argument"])
+
+
+def _show_token(address: str) -> None:
+    """Let Ray ask for a token, or show it: it is decided when ray is imported."""
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    if address == HERE:
+        # Nobody else uses this Ray; without a token Ray would put one into the home directory.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    known = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
+    if known or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def _ray() -> Any:

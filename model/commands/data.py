@@ -161,7 +161,8 @@ def prepare_command(
     wanted: Sequence[DataPart] = ("train", "validation") if without_test else PARTS
     inputs = InputFiles(data or (), parts, split.value, seed, max_bad_lines, wanted, stored)
     with opened(cluster, workers, worker_memory) as places:
-        print(prepare_rows(spec, inputs, before, cache, places))
+        entry = prepare_rows(spec, inputs, before, cache, places)
+    print(entry)
 
 
 def check_command(

@@ -177,6 +177,31 @@ class Proof:
         self._first_ranking()
         return "right without Redis; found Redis and vocabulary by itself"
 
+    def cluster(self) -> str:
+        """Data prepared by a Ray head and two workers are those that one process prepares."""
+        profile = ("--profile", "cluster")
+        start = time.monotonic()
+        self.stack.compose(*profile, "up", "-d", "--build", "--wait", "ray-head", "ray-worker")
+        up = time.monotonic() - start
+        words = ["prepare", "model/specs/movielens-100k.toml", "/data/movielens-100k/ratings.csv"]
+        words += ["--split", "random", "--worker-memory", "512", "--cache"]
+        there = ["--cluster", "ray://ray-head:10001"]
+        run = (*profile, "run", "--rm", "-T", "--no-deps", "prepare")
+        seconds = []
+        for more in (["/encoded/one"], ["/encoded/two", *there]):
+            start = time.monotonic()
+            self.stack.compose(*run, *words, *more)
+            seconds.append(time.monotonic() - start)
+        self.stack.compose(
+            *profile, "run", "--rm", "-T", "--no-deps", "--entrypoint", "diff", "prepare",
+            "-r", "/encoded/one", "/encoded/two",
+        )  # fmt: skip
+        self.stack.compose(*profile, "rm", "--force", "--stop", "ray-head", "ray-worker")
+        return (
+            f"up in {up:.0f} s; {seconds[0]:.0f} s in one process, {seconds[1]:.0f} s on the"
+            " cluster, to the byte the same"
+        )
+
     def _choose(self, version: str) -> None:
         """Let the file CURRENT name a bundle."""
         script = f"echo {version} >/bundles/CURRENT"

@@ -32,14 +32,16 @@ class Stack:
         self.url = f"http://127.0.0.1:{self.port}"
         self.password = secrets.token_hex(24)
         password, training = scratch / "redis-password", scratch / "train.toml"
+        token = scratch / "ray-token"
         password.write_text(self.password)
+        token.write_text(secrets.token_hex(32))
         training.write_text(SHORT_TRAINING)
         override = scratch / "override.json"
         volumes = [f"{training}:/train.toml:ro"]
         if engine.closed:
             # Its containers reach no registry, so the data were fetched out here.
             volumes.append(f"{data}:/data:ro")
-        services = {
+        services: dict[str, Any] = {
             "train": {"command": TRAIN_ARGUMENTS, "volumes": volumes},
             # Smaller than the vocabulary, so that Redis is asked all the time.
             "service": {
@@ -47,10 +49,16 @@ class Stack:
                 "environment": {"CTR_VOCABULARY_CACHE": "500"},
             },
         }
+        if engine.closed:
+            services["ray-head"] = services["ray-worker"] = services["prepare"] = {
+                "volumes": [f"{data}:/data:ro"]
+            }
         override.write_text(json.dumps({"services": services}))
-        self._files = ["-f", "docker-compose.yml", "-f", str(override)]
+        self._files = ["-f", "docker-compose.yml", "-f", "docker-compose.cluster.yml"]
+        self._files += ["-f", str(override)]
         self._env = {
             **engine.env, "STACK_PORTS": str(self.port), "STACK_PASSWORD_FILE": str(password),
+            "STACK_RAY_TOKEN_FILE": str(token),
         }  # fmt: skip
         self.client = httpx.Client(base_url=self.url, timeout=10.0, trust_env=False)
 
@@ -74,7 +82,8 @@ class Stack:
 
     def down(self) -> None:
         """Take everything away, volumes too."""
-        self.compose("--profile", "load", "down", "-v", "--remove-orphans", "--timeout", "30")
+        profiles = ("--profile", "load", "--profile", "cluster")
+        self.compose(*profiles, "down", "-v", "--remove-orphans", "--timeout", "30")
 
     def container(self, service: str) -> dict[str, Any]:
         """Return what the engine knows of a service's container."""
@@ -116,7 +125,7 @@ def stack(engine: Engine, data: Path) -> Iterator[Stack]:
     with TemporaryDirectory(prefix="stack-") as scratch:
         # The secret is mounted as the file that it is: others may not get as far as it.
         made = Stack(engine, Path(scratch), data)
-        for name in ("redis-password", "train.toml"):
+        for name in ("redis-password", "ray-token", "train.toml"):
             Path(scratch, name).chmod(0o444)
         made.down()
         try:
