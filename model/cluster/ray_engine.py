@@ -79,9 +79,8 @@ def connected(
     (the one that this machine runs), ``host:port`` of a cluster that this machine is part of, or
     ``ray://host:port`` of any other. ``workers`` are the blocks that run at once, by default as
     many as the cluster has CPUs; ``memory_mib`` is what each of them may take: Ray runs no more at
-    once on a machine than fit. While it is connected, what is printed goes to standard error, as Ray
-    prints when a worker has died. Telemetry is off,
-    and an own Ray has no dashboard.
+    once on a machine than fit. Telemetry is off, and an own Ray has no dashboard. Meanwhile what is
+    printed goes to standard error, as Ray prints when a worker has died.
 
     Raises:
         ClusterError: Ray is not installed or does not answer, or no machine has room for a block.

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from app.features.arrays import Floats, Indices
 from app.features.layout import RowShape
-from model.networks.network import NetworkInputs
+
+if TYPE_CHECKING:
+    from model.networks.network import NetworkInputs
 
 Shapes = tuple[RowShape, RowShape]
 """The shapes of the encoder's rows of context and candidate."""
@@ -79,6 +81,10 @@ class Dataset:
 
     def inputs(self) -> NetworkInputs:
         """Return all rows as a network's inputs, each row being its own context."""
+        import torch
+
+        from model.networks.network import NetworkInputs
+
         return NetworkInputs(
             torch.tensor(self.context),
             torch.tensor(self.candidate),

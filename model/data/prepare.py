@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.bundle.bundle import Bundle
 from app.features.encoder import Encoder
@@ -19,7 +19,6 @@ from app.files import partial_directory, put_in_place, remove_abandoned, unfinis
 from model.array_files import DamagedError
 from model.cluster.places import THIS_PROCESS, Places
 from model.config import TrainConfig
-from model.data.cross_counts import count_crosses
 from model.data.dataset import Dataset
 from model.data.encoded_data import EncodedData, code_hash, read_encoded, write_encoded
 from model.data.file_blocks import BlockSize, FileContent
@@ -30,9 +29,11 @@ from model.data.slot_counts import always_present
 from model.data.value_counts import count_rows
 from model.data.vocabulary_learning import learn_vocabulary, reused_numbers
 from model.fingerprint import fingerprint_of
-from model.group import Group
-from model.networks.crosses import CrossWeights
 from model.progress import LINE_SECONDS, Stopwatch, say, warn
+
+if TYPE_CHECKING:
+    from model.group import Group
+    from model.networks.crosses import CrossWeights
 
 SHOWN_FIELDS = 3
 """Fields that a warning names at most: it is one line of a screen. The manifest has the share of
@@ -77,6 +78,8 @@ class Prepared:
         Raises:
             CrossError: the fields of a cross have too many values.
         """
+        from model.data.cross_counts import count_crosses
+
         if config.network != "wide_deep":
             return ()
         return count_crosses(self.spec, self.vocabulary.layout, self.data["train"])

@@ -42,7 +42,7 @@ def field_values(spec_field: Field, column: pl.Series) -> tuple[list[Any], NDArr
     textual = column.dtype == pl.String
     values, codes = distinct(as_json(spec_field, column))
     nulls = null_values_of(spec_field)
-    if textual:
+    if textual and isinstance(spec_field, MultiCategorical | Numeric):
         # Before a list's text is split: a null value may hold the separator.
         values = [None if value in nulls else _cell(spec_field, value) for value in values]
     if nulls:

@@ -166,6 +166,7 @@ ONLY_IMPORTERS = {
 # Modules whose functions import what only they need: a command that trains nothing must not wait
 # for torch, which takes longer to load than the command to run.
 IMPORT_LATE = {
+    "model.data.dataset", "model.data.prepare",
     "model.commands.data", "model.commands.explaining", "model.commands.feedback",
     "model.commands.scoring", "model.commands.stores", "model.commands.training",
 }  # fmt: skip
