@@ -27,8 +27,8 @@ def prove(engine: Engine, data: Path, cold_starts: int) -> None:
         steps: list[Callable[[], str]] = [proof.cold_start] * cold_starts
         steps += [
             proof.scores, proof.hardening, proof.load, proof.redis_outage, proof.late,
-coming, late Redis and late publisher, another bundle, another image, a rolling update of the
-chart's pods, data prepared on a Ray cluster, a stop under load."""
+            proof.late_snapshot, proof.roll, proof.new_image, proof.rolling_update, proof.cluster,
+            proof.stop_under_load,
         ]  # fmt: skip
         for step in steps:
             start = time.monotonic()
