@@ -20,8 +20,8 @@ from tests.support.graphs import dataset, shape
 
 pytestmark = pytest.mark.slow
 
-ROWS = (1, 5, 63, 64, 65, 200, 256, 300)
-OPTIONS = DeviceOptions(largest_rows=256, small_rows=0)
+ROWS = (1, 5, 63, 64, 65, 130)
+OPTIONS = DeviceOptions(largest_rows=64, small_rows=0)
 
 
 def shapes(layout: Layout) -> tuple:
