@@ -159,6 +159,9 @@ class CudaEngine(Engine):
         Thread(target=_run_graphs, args=[self._work], name="device", daemon=True).start()
         weakref.finalize(self, self._work.put, None)
         self._plan = Plan(self._measure_buckets(), self._measure_cpu())
+        self._batch_rows = self._plan.gathered_rows()
+        # Once: it looks at every number of rows, and /ready is asked often.
+        self._first_rows = self._plan.first_on_device()
 
     @property
     def provider(self) -> str:
@@ -168,7 +171,7 @@ class CudaEngine(Engine):
     @property
     def batch_rows(self) -> int:
         """The largest batch to gather: by the fitted cost, a short request may wait for one."""
-        return self._plan.gathered_rows()
+        return self._batch_rows
 
     @property
     def operators(self) -> dict[Bucket, list[str]]:
@@ -187,7 +190,7 @@ class CudaEngine(Engine):
             "host_memory": "pinned" if getattr(self._device, "pinned", False) else "pageable",
             "buckets": [list(bucket) for bucket in self._graphs],
             "batch_rows": self.batch_rows,
-            "cpu_below_rows": self._plan.first_on_device(),
+            "cpu_below_rows": self._first_rows,
         }
 
     def score(self, batch: Batch) -> Scores:
