@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,11 @@ from model.data.input_files import InputFiles
 from model.data.prepare import prepare_rows
 from tests.support import samples
 from tests.support.environments import ROOT
-from tests.support.ray_cluster import Cluster, cluster
-from tests.support.registry import environment_or_skip
+from tests.support.ray_cluster import Cluster
 from tests.support.scattered import contents, scatter
 from tests.support.serving import wait_until
 
 pytestmark = pytest.mark.extras
-PINNED = Path(__file__).with_name("ray.txt")
 ROWS, FILES = 3_600, 12
 STAGES = ("read_block", "count_frame", "merge_files", "encode_frame")
 EACH = """\
@@ -57,14 +54,6 @@ except ClusterError as error:
     found["room"] = str(error)
 print(json.dumps(found))
 """
-
-
-@pytest.fixture(scope="session")
-def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """One Ray for all tests."""
-    home = environment_or_skip(PINNED, tmp_path_factory.mktemp("by-hand"))
-    with cluster(home / "bin" / "python") as found:
-        yield found
 
 
 class Data:

@@ -104,7 +104,8 @@ def cluster(python: Path) -> Iterator[Cluster]:
 def _variables() -> dict[str, str]:
     # Without a token of ours, Ray puts one into the home directory.
     own = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-    return {**os.environ, **own, "PYTHONDONTWRITEBYTECODE": "1"}
+    # Ray's workers are nice by default, and wait for all else that a busy machine does.
+    return {**os.environ, **own, "RAY_worker_niceness": "0", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def _below(pid: int) -> list[int]:
