@@ -27,6 +27,7 @@ NETWORKS = (
     "dcn_v2",
     "final_mlp",
     "fibinet",
+    "din",
 )
 
 SHALLOW = ("lr", "fm", "ffm")

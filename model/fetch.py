@@ -18,6 +18,7 @@ import polars as pl
 
 from app.errors import CtrError
 from app.files import write_file
+from model.histories import with_histories
 from model.result_places import require_directory
 
 
@@ -40,10 +41,11 @@ class DataSet:
     prepare: Callable[[Path], Mapping[str, str]]
 
 
-def fetch(name: str, directory: Path) -> Path:
+def fetch(name: str, directory: Path, histories: int = 0) -> Path:
     """Return the folder ``directory/name`` with the data set's files, downloading them once.
 
-    Every file appears whole or not at all; a complete folder is returned untouched. Raises
+    Every file appears whole or not at all; a complete folder is returned untouched. With
+    ``histories`` there is a file more, ``histories-N.csv``: see ``model.histories``. Raises
     ``FetchError`` for an unknown name and for data that are not what they should be,
     ``DownloadFailed`` where they cannot be reached, and ``ResultError`` before that where the
     folder cannot be written.
@@ -51,7 +53,17 @@ def fetch(name: str, directory: Path) -> Path:
     if name not in DATA_SETS:
         known = ", ".join(sorted(DATA_SETS))
         raise FetchError(f"no data set is called {name!r}; the known ones: {known}")
-    data_set = DATA_SETS[name]
+    folder = _fetched(name, DATA_SETS[name], directory)
+    if histories:
+        path = folder / f"histories-{histories}.csv"
+        if not path.is_file():
+            require_directory(folder)
+            rows = pl.read_csv(folder / "ratings.csv", infer_schema=False)
+            write_file(path, with_histories(rows, histories).write_csv().encode())
+    return folder
+
+
+def _fetched(name: str, data_set: DataSet, directory: Path) -> Path:
     folder = directory / name
     if all((folder / file).is_file() for file in data_set.files):
         return folder
@@ -117,6 +129,10 @@ ratings.csv  one row per rating, in the original order
     user_id, age, gender, occupation, zip
     item_id, year (empty where unknown), genres (separated by "|")
 movies.csv   one row per film: item_id, title, year, genres
+histories-N.csv (with --histories N)
+    ratings.csv with one more column
+    history     at most N films that the user had rated 4 or 5 before that second, the latest
+                first, separated by "|"
 """
 
 

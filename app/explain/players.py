@@ -12,7 +12,7 @@ from app.errors import NotOffered
 from app.explain.shapley import Coalitions
 from app.features.arrays import Indices
 from app.features.graph_inputs import Batch
-from app.features.layout import Layout, RowShape, Slot
+from app.features.layout import PADDING, Layout, RowShape, Slot
 
 Baseline = Literal["mean", "missing"]
 """The stand-in for the value of an absent field: its mean row of training, or the missing one."""
@@ -87,6 +87,9 @@ class _Side:
 
 
 def _index(slot: Slot, kind: Baseline) -> int:
+    if kind == "missing" and slot.empty_if_absent:
+        # As it is encoded.
+        return PADDING
     # A mean that is None has been refused.
     return slot.missing if kind == "missing" or slot.mean is None else slot.mean
 

@@ -34,7 +34,7 @@ from app.features.spec import FeatureSpec, MultiCategorical, Side, served_value
 from app.features.text_columns import TextColumns
 from app.features.text_numbers import Places
 from app.features.text_rows import TextRows
-from app.features.vocabulary import Vocabulary
+from app.features.vocabulary import Integers, Texts, Vocabulary
 
 MANY_TEXTS = 2**15
 """Known texts of a spec from which on those of many rows are looked up together: the dictionaries
@@ -62,8 +62,9 @@ class Encoder:
     ) -> None:
         """``training`` encodes the values of fields that have one value in serving."""
         self.spec = spec
-        self.context = SideEncoder(spec, "context", vocabulary, tables, finds, training)
-        self.candidate = SideEncoder(spec, "candidate", vocabulary, tables, finds, training)
+        held = _shared_tables(vocabulary, tables)
+        self.context = SideEncoder(spec, "context", vocabulary, held, finds, training)
+        self.candidate = SideEncoder(spec, "candidate", vocabulary, held, finds, training)
         encoders = *self.context.encoders, *self.candidate.encoders
         self.instance = instance_type(encoders)
         """The struct with the fields of both sides, if their names allow one."""
@@ -82,6 +83,19 @@ class Encoder:
             side.look_up_together(self.texts)
             if in_bulk:
                 side.look_up_in_arrays(vocabulary, tables)
+
+
+def _shared_tables(vocabulary: Vocabulary, tables: Tables) -> Tables:
+    """Add the tables of slots whose rows others share, so that there is one of each."""
+    lookups = {name: vocabulary.slots[name] for name in vocabulary.layout.shared - tables.keys()}
+    return {
+        **tables,
+        **{
+            name: part.lookup()
+            for name, part in lookups.items()
+            if isinstance(part, Integers | Texts)
+        },
+    }
 
 
 def _text_rows(encoders: Sequence[FieldEncoder]) -> TextRows | None:

@@ -73,7 +73,7 @@ class _Lookup:
             return row
         if misses is None:
             return self.slot.oov if self.find is None else self.find(key)
-        return ~misses.setdefault((self.slot.name, key), len(misses))
+        return ~misses.setdefault((self.slot.source, key), len(misses))
 
 
 class CategoricalEncoder:
@@ -149,7 +149,7 @@ class ListEncoder:
         self.nulls = null_values_of(field)
         self.required = field.required
         self._kind = int if field.dtype == "integer" else str
-        self._missing = self._pad((slot.missing,))
+        self._missing = self._pad(() if slot.empty_if_absent else (slot.missing,))
 
     def _pad(self, rows: tuple[int, ...]) -> tuple[int, ...]:
         return rows + (PADDING,) * (self.width - len(rows))
@@ -167,12 +167,13 @@ class ListEncoder:
             return self._absent()
         if type(value) is not list:
             raise ValueProblem(f"expected a list, got {kind_of(value)}")
-        known, kind = self.lookup.known, self._kind
+        known, kind, absent = self.lookup.known, self._kind, self.lookup.slot.missing
         rows: list[int] = []
         null = False
         for position, item in enumerate(value):
             row = known.get(item) if item.__class__ is kind else None
-            if row is None:
+            # A table that is another field's too has the texts that are missing there.
+            if row is None or row == absent:
                 if item == "" and self.lookup.empty_is_missing:
                     continue
                 if item in self.nulls:
@@ -235,14 +236,18 @@ def field_encoder(
     slots = [by_name[name] for name in field.slot_names]
     parts = [vocabulary.slots[name] for name in field.slot_names]
     lookups = [
-        tables[name] if name in tables else {} if isinstance(part, Edges | Scale) else part.lookup()
-        for name, part in zip(field.slot_names, parts, strict=True)
+        tables[slot.source]
+        if slot.source in tables
+        else {}
+        if isinstance(part, Edges | Scale)
+        else part.lookup()
+        for slot, part in zip(slots, parts, strict=True)
     ]
     match field:
         case Categorical():
             return CategoricalEncoder(field, slots[0], lookups[0], finds.get(field.name))
         case MultiCategorical():
-            return ListEncoder(field, slots[0], lookups[0], finds.get(field.name))
+            return ListEncoder(field, slots[0], lookups[0], finds.get(slots[0].source))
         case Time():
             return TimeEncoder(field, slots, lookups)
         case Numeric():

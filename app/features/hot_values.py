@@ -69,7 +69,9 @@ def hot_values(spec: FeatureSpec, vocabulary: Vocabulary) -> Mapping[str, HotVal
     found: list[tuple[int, Slot, Integers | Texts]] = []
     for slot in vocabulary.layout.slots:
         values = vocabulary.slots[slot.name]
-        if slot.field in categorical and isinstance(values, Integers | Texts):
+        if slot.shares is not None or slot.field not in categorical:
+            continue
+        if isinstance(values, Integers | Texts):
             found.append((len(values.rows), slot, values))
     if sum(size for size, _, _ in found) <= WHOLE_VALUES:
         return {}

@@ -3,7 +3,8 @@
 Row 0 of the table is padding: always zero, never trained. Then each slot has one contiguous range:
 its first row is *missing*, its second *OOV*, and the known values follow. Behind the ranges of all
 slots each slot has one more row, its *mean*: what the field contributes on average in the training
-part. No value is encoded to it. A slot is one column of indices that the graph reads: most fields
+part. No value is encoded to it. A slot that *shares* another's rows has no range of its own. A
+slot is one column of indices that the graph reads: most fields
 have one, a ``time`` field has one for each of its parts.
 """
 
@@ -31,6 +32,20 @@ class Slot:
     """Row of the slot's mean; None in bundles of format 1, which have none."""
     dynamic: bool = False
     """True if its values come with a request, so that nothing can be computed from them before."""
+    shares: str | None = None
+    """Name of the slot whose rows its values have too; its mean alone is a row of its own."""
+    ages_of: str | None = None
+    """Name of the list of past items whose ages it has, place by place."""
+
+    @property
+    def source(self) -> str:
+        """Name of the slot that its values' rows belong to: its own, unless it shares another's."""
+        return self.shares or self.name
+
+    @property
+    def empty_if_absent(self) -> bool:
+        """True of a list of past items, or of their ages: where there is none it is empty."""
+        return self.shares is not None or self.ages_of is not None
 
     @property
     def ranges(self) -> tuple[slice, ...]:
@@ -86,6 +101,11 @@ class Layout:
         return self.context + self.candidate + self.context_lists + self.candidate_lists
 
     @property
+    def shared(self) -> frozenset[str]:
+        """Names of the slots whose rows other slots share."""
+        return frozenset(slot.shares for slot in self.slots if slot.shares)
+
+    @property
     def has_dynamic(self) -> bool:
         """True if a candidate has dynamic slots."""
         return any(slot.dynamic for slot in self.candidate + self.candidate_lists)
@@ -108,7 +128,7 @@ class Layout:
     @property
     def encoded_rows(self) -> int:
         """Rows that values are encoded to, padding included; the means follow them."""
-        return 1 + sum(slot.size for slot in self.slots)
+        return 1 + sum(slot.size for slot in self.slots if slot.shares is None)
 
     @property
     def table_rows(self) -> int:

@@ -14,6 +14,7 @@ from app.errors import SpecError
 from app.features.nearest import suggestion
 from app.features.spec_rules import (
     FIELD_RULES,
+    attends_problems,
     delimiter_problem,
     format_problem,
     serve_problem,
@@ -66,6 +67,10 @@ class MultiCategorical(
     empty_is_missing: bool = True
     separator: Annotated[str, Meta(min_length=1)] = "|"
     max_values: Annotated[int, Meta(ge=1, le=MAX_LIST_VALUES)] = 16
+    attends: Annotated[str, Meta(min_length=1)] | None = None
+    """The candidate's field whose vocabulary and embeddings its values have."""
+    ages: str | None = None
+    """The list that has the ages of its values, place by place."""
 
 
 class Numeric(_Field, frozen=True, kw_only=True, tag_field="kind", tag="numeric"):
@@ -106,6 +111,11 @@ KINDS: Mapping[str, type[Field]] = {
 def served_value(field: Field) -> bool | int | float | str | None:
     """Return the value that every request has of a field; None if it is the request's own."""
     return field.serve if isinstance(field, Categorical | Numeric) else None
+
+
+def attended(field: Field) -> str | None:
+    """Return the name of the field whose vocabulary a list has, if it is another's."""
+    return field.attends if isinstance(field, MultiCategorical) else None
 
 
 def is_scaled(field: Field) -> bool:
@@ -231,6 +241,8 @@ def _read(table: Mapping[str, Any], tables: SpecTables) -> dict[str, Any]:
     )
     _check_names(read, unread, tables)
     _check_crosses(read, unread, tables)
+    for name, problem in attends_problems(read.get("fields", ()), unread):
+        tables.add(f"field {name!r}", problem)
     return read
 
 
@@ -286,6 +298,8 @@ def _read_field(entry: Mapping[str, Any], place: str, tables: SpecTables) -> dic
             tables.add(place, '`dynamic` is for fields with side = "candidate"')
         if values.get("required"):
             tables.add(place, "`dynamic` excludes `required`: no stored item has a value")
+    if values.get("attends") and "min_count" in entry:
+        tables.add(place, "`min_count` is that of the field which it attends to")
     if (problem := serve_problem(values, kind is Numeric)) is not None:
         tables.add(place, problem)
     # Judged where both are right, or absent.

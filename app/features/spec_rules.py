@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
@@ -81,6 +81,59 @@ def serve_problem(values: Mapping[str, Any], numeric: bool) -> str | None:
     if fits[dtype]:
         return None
     return f"`serve` must be {dtype if numeric else f'a value of type {dtype}'}, got {value!r}"
+
+
+def attends_problems(fields: Sequence[Any], unread: Set[str]) -> Iterator[tuple[str, str]]:
+    """Yield each field whose `attends` or `ages` cannot be, with what is wrong.
+
+    ``unread`` are the names of fields with errors of their own, "" for one without a name.
+    """
+    by_name = {field.name: field for field in fields}
+    lists = [field for field in fields if type(field).__struct_config__.tag == "multi_categorical"]
+    used: set[str] = set()
+    for field in lists:
+        for key, problem_of in (("attends", _target_problem), ("ages", _ages_problem)):
+            wanted = getattr(field, key)
+            if wanted is None:
+                continue
+            if key == "attends" and field.side != "context":
+                yield field.name, '`attends` is for lists with side = "context"'
+            elif key == "ages" and field.attends is None:
+                yield field.name, "`ages` is for lists with `attends`"
+            elif wanted in by_name:
+                if (problem := problem_of(field, by_name[wanted])) is not None:
+                    yield field.name, f"`{key}`: {wanted!r} {problem}"
+                elif key == "ages" and wanted in used:
+                    yield field.name, f"`ages`: {wanted!r} has the ages of another list"
+            elif unread.isdisjoint({"", wanted}):
+                near = suggestion(wanted, [name for name in by_name if name != field.name])
+                yield field.name, f"`{key}`: there is no field {wanted!r}{near}"
+            if key == "ages":
+                used.add(wanted)
+
+
+def _ages_problem(field: Any, ages: Any) -> str | None:
+    kind = type(ages).__struct_config__.tag
+    if kind != "multi_categorical":
+        return f'is of kind "{kind}"; ages are a list of kind "multi_categorical"'
+    if ages.side != "context":
+        return 'has side = "candidate"; ages are of the context, as what is past'
+    if ages.attends is not None:
+        return "attends to a field itself: it has past items, not their ages"
+    return None
+
+
+def _target_problem(field: Any, target: Any) -> str | None:
+    kind = type(target).__struct_config__.tag
+    if kind != "categorical":
+        return f'is of kind "{kind}"; a list attends to a categorical field'
+    if target.side != "candidate":
+        return 'has side = "context"; a list attends to a field of the candidate'
+    if target.dtype != field.dtype:
+        return f'has dtype = "{target.dtype}" and this field "{field.dtype}"; they must be the same'
+    if target.serve is not None:
+        return "has `serve`: it is the same in every request, so there is nothing to attend to"
+    return None
 
 
 FIELD_RULES: Mapping[str, Rule] = {

@@ -2,7 +2,8 @@
 
 On disk each slot is a pair of arrays that can be memory-mapped: sorted keys and their rows. Integer
 keys are int64, with a uint64 tail; text keys are one UTF-8 blob with int64 offsets. A numeric slot
-holds float32 bucket edges instead, or the mean and deviation that scale its numbers.
+holds float32 bucket edges instead, or the mean and deviation that scale its numbers. A slot that
+shares another's rows has that one's arrays.
 
 Rows follow the counts of the training part: the more frequent a value, the lower its row.
 """
@@ -12,8 +13,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import count
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from zlib import crc32
@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import BundleError
+from app.features.arrangement import in_order
 from app.features.arrays import save_array
 from app.features.layout import RESERVED_ROWS, Layout, Slot
-from app.features.spec import FeatureSpec, MultiCategorical, Side, is_scaled
+from app.features.spec import FeatureSpec
 from app.features.text_index import HASH_BITS, INDEXED_VALUES, TextIndex
 
 LAYOUT_FILE = "layout.json"
@@ -200,7 +201,7 @@ class Scale:
 SlotVocabulary = Integers | Texts | Edges | Scale
 
 
-class _SlotRecord(msgspec.Struct, forbid_unknown_fields=True):
+class _SlotRecord(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     name: str
     field: str
     first: int
@@ -209,6 +210,7 @@ class _SlotRecord(msgspec.Struct, forbid_unknown_fields=True):
     kind: str
     values: int
     mean: int | None = None
+    shares: str | None = None
 
 
 _records_decoder = msgspec.json.Decoder(list[_SlotRecord])
@@ -224,10 +226,13 @@ class Vocabulary:
     def save(self, directory: Path) -> None:
         """Write the arrays and their description into an existing empty directory."""
         records = []
+        # Single-valued slots come first, so what a list shares is there before it.
+        stems: dict[str, str] = {}
         for number, slot in enumerate(self.layout.slots):
             vocabulary = self.slots[slot.name]
             stem = f"{number:03d}-{re.sub(r'[^A-Za-z0-9_.-]', '_', slot.name)[:64]}"
-            for part, array in _parts(vocabulary).items():
+            stem = stems.setdefault(slot.source, stem)
+            for part, array in _parts(vocabulary).items() if slot.shares is None else ():
                 save_array(directory / f"{stem}.{part}.npy", array)
             records.append(
                 _SlotRecord(
@@ -239,6 +244,7 @@ class Vocabulary:
                     type(vocabulary).__name__.lower(),
                     _values(vocabulary),
                     slot.mean,
+                    slot.shares,
                 )
             )
         data = msgspec.json.format(msgspec.json.encode(records), indent=1)
@@ -254,17 +260,30 @@ class Vocabulary:
         try:
             described = (directory / LAYOUT_FILE).read_bytes()
             records = _records_decoder.decode(described)
-            slots = {record.name: _read(directory, record, mapped) for record in records}
+            slots = {
+                record.name: _read(directory, record, mapped)
+                for record in records
+                if record.shares is None
+            }
+            for record in records:
+                if record.shares is not None:
+                    _check_shared(record, records)
+                    slots[record.name] = slots[record.shares]
             _check_means(records)
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             raise BundleError(f"vocabulary cannot be read: {error}") from error
         by_name = {
             record.name: Slot(
-                record.name, record.field, record.first, record.size, mean=record.mean
+                record.name,
+                record.field,
+                record.first,
+                record.size,
+                mean=record.mean,
+                shares=record.shares,
             )
             for record in records
         }
-        return cls(_layout(spec, by_name), slots)
+        return cls(in_order(spec, by_name), slots)
 
 
 def _parts(vocabulary: SlotVocabulary) -> dict[str, NDArray[Any]]:
@@ -353,44 +372,17 @@ def _read(directory: Path, record: _SlotRecord, mapped: bool) -> SlotVocabulary:
     return result
 
 
+def _check_shared(record: _SlotRecord, records: Sequence[_SlotRecord]) -> None:
+    """Refuse a slot that shares rows which are not those of one slot with rows of its own."""
+    rows = record.first, record.size
+    if [(e.first, e.size) for e in records if e.name == record.shares and not e.shares] != [rows]:
+        raise ValueError(f"slot {record.name!r} has other rows than {record.shares!r}")
+
+
 def _check_means(records: Sequence[_SlotRecord]) -> None:
     """Refuse means that are not the rows behind those of all values, one a slot, or absent."""
     means = [record.mean for record in records]
-    behind = 1 + sum(record.size for record in records)
+    behind = 1 + sum(record.size for record in records if record.shares is None)
     expected = range(behind, behind + len(records))
     if any(mean is not None for mean in means) and sorted(filter(None, means)) != list(expected):
         raise ValueError("the mean rows are not one for each slot, behind the rows of all values")
-
-
-def arrange(spec: FeatureSpec, values: Mapping[str, int]) -> Layout:
-    """Give each slot of the spec its table rows; ``values`` is its number of values, by name."""
-    slots: dict[str, Slot] = {}
-    first = 1
-    for field in spec.fields:
-        for name in field.slot_names:
-            slots[name] = Slot(name, field.name, first, RESERVED_ROWS + values[name])
-            first += slots[name].size
-    means = count(first)
-    return _layout(spec, {name: replace(slot, mean=next(means)) for name, slot in slots.items()})
-
-
-def _layout(spec: FeatureSpec, slots: Mapping[str, Slot]) -> Layout:
-    """Sort slots into the graph's inputs, in the order of the spec, scaled ones last."""
-    wanted = [name for field in spec.fields for name in field.slot_names]
-    if sorted(wanted) != sorted(slots):
-        raise BundleError("the vocabulary's slots are not those of the feature spec")
-
-    def names(side: Side, lists: bool) -> tuple[Slot, ...]:
-        fields = [f for f in spec.side(side) if isinstance(f, MultiCategorical) == lists]
-        return tuple(
-            replace(slots[name], scaled=is_scaled(field), dynamic=field.dynamic)
-            for field in sorted(fields, key=is_scaled)
-            for name in field.slot_names
-        )
-
-    return Layout(
-        context=names("context", False),
-        candidate=names("candidate", False),
-        context_lists=names("context", True),
-        candidate_lists=names("candidate", True),
-    )

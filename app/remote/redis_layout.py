@@ -162,6 +162,6 @@ def published_slots(
     found = {}
     for number, slot in enumerate(vocabulary.layout.slots):
         part = vocabulary.slots[slot.name]
-        if slot.name in categorical and isinstance(part, Integers | Texts):
+        if slot.shares is None and slot.name in categorical and isinstance(part, Integers | Texts):
             found[slot.name] = slot_keys(vocabulary_hash, number, slot, len(part.rows))
     return found

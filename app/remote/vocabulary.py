@@ -78,7 +78,7 @@ class RemoteVocabulary:
         self._watching: asyncio.Task[None] | None = None
 
     def _count(self, slots: Sequence[Slot]) -> int:
-        return sum(slot.name in self.slots for slot in slots)
+        return sum(slot.source in self.slots for slot in slots)
 
     def count_lookups(self, batch: Batch) -> None:
         """Count the look-ups of a batch: one for each slot of each context and row."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from app.features.spec import DataPart
+from app.features.spec import MAX_LIST_VALUES, DataPart
 from model.config import MANY_ROWS, SettingsFile
 from model.options import (
     BadLines,
@@ -41,11 +41,20 @@ from model.progress import say, warn
 def fetch_command(
     name: Annotated[str, typer.Argument(help="Name of a data set: movielens-100k.")],
     directory: Annotated[Path, typer.Option("--out", help="Directory to write to.")] = Path("data"),
+    histories: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=MAX_LIST_VALUES,
+            help="Past films for each rating, in histories-N.csv: those that the user had rated 4"
+            " or 5 before.",
+        ),
+    ] = 0,
 ) -> None:
     """Download a public data set and print its directory."""
     from model.fetch import fetch
 
-    print(fetch(name, directory))
+    print(fetch(name, directory, histories))
 
 
 def spec_command(

@@ -66,8 +66,11 @@ def count_slots(layout: Layout, data: Dataset) -> Sequence[SlotCounts]:
 
 
 def always_present(layout: Layout, data: Dataset) -> list[str]:
-    """Return the fields that no row lacks, in the order of the slots."""
-    lacking: set[str] = set()
+    """Return the fields that no row lacks, in the order of the slots.
+
+    Past items and their ages are empty where they are absent, which needs no training.
+    """
+    lacking = {slot.field for slot in layout.slots if slot.empty_if_absent}
     for piece in _pieces(data):
         for slot, indices, _ in slot_columns(layout, piece):
             if slot.field not in lacking and (indices == slot.missing).any():

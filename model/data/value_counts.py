@@ -25,7 +25,15 @@ from numpy.typing import NDArray
 
 from app.features.canonical import KEYS, log_squared_keys, seconds, time_parts
 from app.features.null_values import null_values_of
-from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
+from app.features.spec import (
+    Categorical,
+    FeatureSpec,
+    Field,
+    MultiCategorical,
+    Numeric,
+    Time,
+    attended,
+)
 from app.files import write_file
 from model.cluster.places import Places
 from model.data.frames_on_disk import FramesOnDisk
@@ -58,7 +66,8 @@ def count_values(
 ) -> Counts:
     """Count the values of every slot in rows whose raw columns are given by their field's name.
 
-    Fields whose buckets or scale are given, by the spec or as ``reused``, are left out.
+    Fields whose buckets or scale are given, by the spec or as ``reused``, are left out, as are
+    lists with the values of another field.
     """
     lines: dict[str, list[pl.DataFrame]] = {kind: [] for kind in KINDS}
     slot = 0
@@ -88,7 +97,7 @@ def has_fractions(field: Field) -> bool:
 
 
 def _given(field: Field) -> bool:
-    return isinstance(field, Numeric) and field.encoding == "edges"
+    return attended(field) is not None or (isinstance(field, Numeric) and field.encoding == "edges")
 
 
 def fractions_of(lines: pl.DataFrame) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -9,11 +9,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from app.features.arrangement import arrange
 from app.features.canonical import NUMBER_TEXT
 from app.features.column_encoding import ColumnProblem, FieldEncoder
 from app.features.null_values import null_values_of
 from app.features.spec import FeatureSpec, Field, MultiCategorical, Numeric, is_scaled
-from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Vocabulary, arrange
+from app.features.vocabulary import Edges, Integers, Scale, SlotVocabulary, Vocabulary
 from model.data.json_lines import is_json, values_of
 from model.data.moments import as_json
 

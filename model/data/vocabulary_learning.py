@@ -9,8 +9,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from app.bundle.bundle import Bundle
+from app.features.arrangement import arrange
 from app.features.layout import RESERVED_ROWS
-from app.features.spec import FeatureSpec, Numeric
+from app.features.spec import FeatureSpec, Numeric, attended
 from app.features.text_index import INDEXED_VALUES, TextIndex
 from app.features.vocabulary import (
     Edges,
@@ -19,7 +20,6 @@ from app.features.vocabulary import (
     SlotVocabulary,
     Texts,
     Vocabulary,
-    arrange,
 )
 from model.data.value_counts import COUNT, KEY, LARGE, MergedCounts, fractions_of, has_fractions
 
@@ -35,7 +35,8 @@ def learn_vocabulary(
     frequent a value, the earlier its row: what is looked up most lies close together, in the table
     and in the service's memory. The same rows in any order give the same vocabulary. Buckets and
     scales that are ``reused``, by the field's name, are taken as they are. Beside the vocabulary
-    the counts of one slot at a time are in memory.
+    the counts of one slot at a time are in memory. A list that attends to a field has that field's
+    values, whatever its own are.
     """
     slots: dict[str, SlotVocabulary] = {}
     place = 0
@@ -45,7 +46,7 @@ def learn_vocabulary(
             slots[field.name] = before
         elif isinstance(field, Numeric) and has_fractions(field):
             slots[field.name] = _of_numbers(field, counts, place)
-        else:
+        elif attended(field) is None:
             for number, name in enumerate(field.slot_names, place):
                 slots[name] = _pack(counts, number)
         place += len(field.slot_names)
@@ -59,11 +60,11 @@ def learn_vocabulary(
     }
     layout = arrange(spec, sizes)
     for slot in layout.slots:
-        found = slots[slot.name]
-        if isinstance(found, Integers | Texts):
+        found = slots[slot.source]
+        if slot.shares is None and isinstance(found, Integers | Texts):
             # Rows were counted from 0 until the sizes of the slots before were known.
             found.rows[:] += slot.first + RESERVED_ROWS
-    return Vocabulary(layout, {slot.name: slots[slot.name] for slot in layout.slots})
+    return Vocabulary(layout, {slot.name: slots[slot.source] for slot in layout.slots})
 
 
 def reused_numbers(spec: FeatureSpec, before: Bundle) -> dict[str, SlotVocabulary]:

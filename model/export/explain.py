@@ -179,7 +179,10 @@ class _Terms:
 
     def _trained_weight(self, weight: str, vector: str) -> str:
         """Undo what DeepFM's serving form does to the first-order weights."""
-        late = [slot.scaled for slot in self._layout.context + self._layout.candidate]
+        late = [
+            slot.scaled or slot.name in self._layout.shared
+            for slot in self._layout.context + self._layout.candidate
+        ]
         late += [True] * (len(self._layout.slots) - len(late))
         halves = np.where(late, 0, 0.5).reshape(1, -1, 1)
         # "network.scale" is there only where it is needed in the graph that scores.

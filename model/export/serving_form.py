@@ -8,7 +8,7 @@ The pairwise term of FM (Rendle 2010),
 
 needs nothing else: the last sum is one number for each row of the table and joins the row's
 first-order weight. Only a list's mean and a scaled row are known too late for that; their
-squares are taken off in the graph.
+squares are taken off in the graph, as are those of a field whose rows a list shares.
 
 Dynamic fields of the candidate are looked up apart and come last in the first layer, so that the
 rest of the candidate's part can be computed before a request.
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.features.layout import Layout
+from app.features.layout import Layout, Slot
 from model.networks.deepfm import DeepFM
 from model.networks.dynamic import DynamicFields, dynamic_last
 from model.networks.mlp import Mlp
@@ -58,6 +58,14 @@ def serving_form(network: Network, layout: Layout) -> nn.Module:
 def splits_dynamic(network: Network, layout: Layout) -> bool:
     """Tell whether the graph computes the part of dynamic fields apart."""
     return layout.has_both and network.takes_dynamic
+
+
+def _is_late(slot: Slot, layout: Layout) -> bool:
+    """Tell whether a slot's squares are taken off in the graph: its rows are multiplied or shared.
+
+    Rows that a list shares are pooled there, and a mean's square is no mean of squares.
+    """
+    return slot.scaled or slot.name in layout.shared
 
 
 def _dynamic_beside(mlp: Mlp, layout: Layout) -> Mlp:
@@ -107,7 +115,7 @@ def trained_deepfm(serving: Mapping[str, Tensor], layout: Layout) -> dict[str, T
     table, scale = serving["table"].clone(), serving["first_order"][0]
     table[:, 0] *= scale
     for slot in layout.context + layout.candidate:
-        for place in () if slot.scaled else slot.ranges:
+        for place in () if _is_late(slot, layout) else slot.ranges:
             rows = table[place]
             rows[:, 0] += 0.5 * rows[:, 1:].square().sum(1)
     candidate = serving["candidate_weight"]
@@ -209,7 +217,7 @@ class ServingDeepFM(nn.Module):
             table = folded.table.detach().clone()
             size = table.shape[1] - 1
             for slot in layout.context + layout.candidate:
-                for place in () if slot.scaled else slot.ranges:
+                for place in () if _is_late(slot, layout) else slot.ranges:
                     rows = table[place]
                     rows[:, 0] -= 0.5 * rows[:, 1:].square().sum(1)
             # The first-order weights enter the product, times zero, beside the embeddings.
@@ -227,6 +235,16 @@ class ServingDeepFM(nn.Module):
         self.register_buffer("context_weight", self._widened(weight[:, : mlp.split], size))
         candidate = self._widened(weight[:, mlp.split :], size)
         self.dynamic = DynamicFields(layout) if splits_dynamic(network, layout) else None
+        # Places of shared rows among the plain fields of the candidate, or of both of its groups.
+        groups = [[False, True]] if self.dynamic is None else [[False], [True]]
+        self.shared = [
+            [
+                place
+                for place, slot in enumerate(s for s in layout.candidate if s.dynamic in group)
+                if slot.name in layout.shared
+            ]
+            for group in groups
+        ]
         if self.dynamic is not None:
             slots = layout.candidate + layout.candidate_lists
             stored = sum(not slot.dynamic for slot in slots) * (1 + size)
@@ -256,6 +274,7 @@ class ServingDeepFM(nn.Module):
             inputs.context_value,
             self.context_weight,
             self.hidden_bias,
+            (),
         )
         candidate = inputs.candidate, inputs.candidate_lists, inputs.candidate_value
         groups = [(candidate, self.candidate_weight)]
@@ -264,8 +283,8 @@ class ServingDeepFM(nn.Module):
             groups = [(stored, self.candidate_weight), (dynamic, self.dynamic_weight)]
         hidden_NH = of_rows(context_UH, inputs.row_context)
         total_NK = of_rows(context_UK, inputs.row_context)
-        for group, weight_HX in groups:
-            group_NH, group_NK = self._side(*group, weight_HX, None)
+        for (group, weight_HX), shared in zip(groups, self.shared, strict=True):
+            group_NH, group_NK = self._side(*group, weight_HX, None, shared)
             hidden_NH, total_NK = hidden_NH + group_NH, total_NK + group_NK
         hidden_NH = functional.relu(hidden_NH)
         for linear in self.deeper:
@@ -281,16 +300,24 @@ class ServingDeepFM(nn.Module):
         value_RV: Tensor | None,
         weight_HZ: Tensor,
         bias_H: Tensor | None,
+        shared: Sequence[int],
     ) -> tuple[Tensor, Tensor]:
-        """Return a side's part of the first layer [R, H] and its rows' sum [R, 1 + K]."""
-        rows_RFK, *late = single_fields(self.table, index_RF, value_RV)
+        """Return a side's part of the first layer [R, H] and its rows' sum [R, 1 + K].
+
+        ``shared`` are the places of the plain fields whose rows are shared.
+        """
+        plain_RFK, *late = single_fields(self.table, index_RF, value_RV)
         late += [mean_of_list(self.table, index_RL).unsqueeze(1) for index_RL in lists_RL]
+        rows_RFK = plain_RFK
+        if late:
+            late = [torch.cat(late, 1)]
+            rows_RFK = torch.cat([plain_RFK, *late], 1)
+        late += [plain_RFK[:, place : place + 1] for place in shared]
         if not late:
             return functional.linear(rows_RFK.flatten(1), weight_HZ, bias_H), sum_of_fields(
                 rows_RFK
             )
-        late_RFK = torch.cat(late, 1)
-        rows_RFK = torch.cat([rows_RFK, late_RFK], 1)
+        late_RFK = torch.cat(late, 1) if len(late) > 1 else late[0]
         # By their squares, in the first column, which counts its scale.
         squares_R1 = sum_of_rest(late_RFK[:, :, 1:].square()).unsqueeze(1)
         taken_off_RK = functional.pad(0.5 * squares_R1 / self.scale, (0, rows_RFK.shape[2] - 1))

@@ -12,6 +12,7 @@ from model.config import TrainConfig
 from model.networks.crosses import CrossTerm, CrossWeights
 from model.networks.dcn_v2 import DCNv2
 from model.networks.deepfm import DeepFM
+from model.networks.din import DIN
 from model.networks.ffm import FFM
 from model.networks.fibinet import FiBiNET
 from model.networks.final_mlp import FinalMLP
@@ -51,6 +52,7 @@ FAMILY: Mapping[str, Kind] = {
     "dcn_v2": DCNv2,
     "final_mlp": FinalMLP,
     "fibinet": FiBiNET,
+    "din": DIN,
 }
 
 

@@ -49,7 +49,8 @@ def _set_mean_row(network: Network, counts: SlotCounts, total: int) -> None:
         rows -= float(counts.rows[~learned].sum())
     mean = torch.from_numpy((_weighed_sum(own, factors) / max(rows, 1)).astype(np.float32))
     network.table[slot.mean] = mean
-    own[torch.from_numpy(~learned)] = mean
+    if slot.shares is None:
+        own[torch.from_numpy(~learned)] = mean
 
 
 def _weighed_sum(rows_RC: Tensor, weights: Rows) -> Rows:

@@ -180,7 +180,7 @@ def old_rows(new: Vocabulary, old: Vocabulary) -> Rows:
     rows[PADDING] = PADDING
     before = {slot.name: slot for slot in old.layout.slots}
     for slot in new.layout.slots:
-        past = before.get(slot.name)
+        past = before.get(slot.name) if slot.shares is None else None
         if past is None or not _alike(new.slots[slot.name], old.slots[slot.name]):
             continue
         own = rows[slot.first : slot.first + slot.size]
@@ -212,7 +212,9 @@ def learned_rows(bundle: Bundle, table_TC: Tensor) -> Tensor:
     # The first weight of a DeepFM's row is read from a difference, which may round otherwise.
     compared = table_TC[:, 1:] if table_TC.shape[1] > 1 else table_TC
     for slot in bundle.vocabulary.layout.slots:
-        if slot.mean is not None:
+        if slot.shares is not None and slot.mean is not None:
+            learned[slot.mean] = False
+        elif slot.mean is not None:
             own = compared[slot.first : slot.first + slot.size]
             learned[slot.first : slot.first + slot.size] = (own != compared[slot.mean]).any(1)
             learned[slot.mean] = False
@@ -287,11 +289,14 @@ def _alike(new: SlotVocabulary, old: SlotVocabulary) -> bool:
 def _count(new: Vocabulary, old: Vocabulary, rows: Rows) -> dict[str, int]:
     """Count values: the rows beyond the reserved ones."""
     before = {slot.name: slot for slot in old.layout.slots}
-    values = sum(slot.size - RESERVED_ROWS for slot in new.layout.slots)
+    values = _values(new.layout)
     known = 0
     for slot in new.layout.slots:
-        if slot.name in before:
+        if slot.name in before and slot.shares is None:
             own = rows[slot.first + RESERVED_ROWS : slot.first + slot.size]
             known += int((own >= before[slot.name].first + RESERVED_ROWS).sum())
-    past = sum(slot.size - RESERVED_ROWS for slot in old.layout.slots)
-    return {"known": known, "new": values - known, "gone": past - known}
+    return {"known": known, "new": values - known, "gone": _values(old.layout) - known}
+
+
+def _values(layout: Layout) -> int:
+    return sum(slot.size - RESERVED_ROWS for slot in layout.slots if slot.shares is None)

@@ -4,7 +4,8 @@ Both run on one thread in this process, turn and turn about, on the same rows of
 million of table rows: the engine with one context and its candidates, and a session over the
 plain graph with the context repeated for each candidate. The medians go to standard output as a
 Markdown table, with the median of the turns' ratios: what else the machine does slows both of a
-turn.
+turn. With ``--history L`` the context has a list of L past items besides, with the rows of one of
+the candidate's fields: DIN weighs it by the candidate, other networks take its mean.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
+from app.features.arrangement import arrange
 from app.features.graph_inputs import Batch
 from app.features.layout import Layout, RowShape, Slot
-from app.features.spec import FeatureSpec
-from app.features.vocabulary import arrange
+from app.features.spec import MAX_LIST_VALUES, FeatureSpec
 from app.scoring.engine import Engine
 from model.config import NETWORKS, TrainConfig
 from model.export.graph import write_graph
@@ -72,19 +73,34 @@ def session(path: Path) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def write_plain(graph: PlainGraph, path: Path) -> None:
-    """Export the plain form."""
+def write_plain(graph: PlainGraph, path: Path, history: int) -> None:
+    """Export the plain form, whose rows have a history of their own if there is one."""
+    inputs = [torch.ones(3, FIELDS, dtype=torch.int32)]
+    inputs += [torch.ones(3, history, dtype=torch.int32)] if history else []
+    names = ["index", "history"][: len(inputs)]
     with warnings.catch_warnings():
         # The exporter warns of its own internals; what it made is compared row by row.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            graph.eval(), (torch.ones(3, FIELDS, dtype=torch.int32),), path, dynamo=True,
-            input_names=["index"], output_names=["logit", "score"],
-            dynamic_shapes=({0: "rows"},), external_data=False, verbose=False,
+            graph.eval(), tuple(inputs), path, dynamo=True,
+            input_names=names, output_names=["logit", "score"],
+            dynamic_shapes=({0: "rows"}, *([({0: "rows"},)] if history else [])),
+            external_data=False, verbose=False,
         )  # fmt: skip
 
 
-def measure(name: str, layout: Layout, candidates: int, repeats: int, scratch: Path) -> Figure:
+def with_history(text: str) -> str:
+    """Add a list of past items to the spec, with the values of the candidate's largest field."""
+    largest = max(range(CONTEXT_FIELDS, FIELDS), key=values_of)
+    return (
+        f'{text}\n[[fields]]\nname = "history"\nkind = "multi_categorical"\nside = "context"\n'
+        f'attends = "{field_name(largest)}"\nmax_values = {MAX_LIST_VALUES}\n'
+    )
+
+
+def measure(
+    name: str, layout: Layout, candidates: int, repeats: int, scratch: Path, history: int = 0
+) -> Figure:
     """Export both forms of a network with random weights, and time them."""
     torch.manual_seed(1)
     config = TrainConfig(
@@ -94,9 +110,13 @@ def measure(name: str, layout: Layout, candidates: int, repeats: int, scratch: P
     network = build(layout, config, 0.2).eval()
     factored, plain = scratch / f"{name}.onnx", scratch / f"{name}.plain.onnx"
     write_graph(network, layout, factored)
-    write_plain(PlainGraph(network, layout, config), plain)
+    write_plain(PlainGraph(network, layout, config), plain, history)
     del network
-    shapes = [RowShape(n, n, ()) for n in (CONTEXT_FIELDS, CANDIDATE_FIELDS)]
+    places = ((CONTEXT_FIELDS, CONTEXT_FIELDS + history),) if history else ()
+    shapes = [
+        RowShape(CONTEXT_FIELDS + history, CONTEXT_FIELDS, places),
+        RowShape(CANDIDATE_FIELDS, CANDIDATE_FIELDS, ()),
+    ]
     engine, bare = Engine(factored, layout, shapes[0], shapes[1], threads=1), session(plain)
     for path in (factored, plain):
         path.unlink()
@@ -106,14 +126,19 @@ def measure(name: str, layout: Layout, candidates: int, repeats: int, scratch: P
     turns = []
     difference = 0.0
     for _ in range(WARM_UP + repeats):
-        context = draw(layout.context, 1, random)
+        events = draw(layout.context_lists * history, 1, random) if history else None
+        single = draw(layout.context, 1, random)
+        context = single if events is None else np.concatenate([single, events], axis=1)
         candidate = draw(layout.candidate, candidates, random)
         start = perf_counter()
         found = engine.score(Batch(context, candidate, owners))
         between = perf_counter()
-        index = np.concatenate([np.repeat(context, candidates, axis=0), candidate], axis=1)
+        index = np.concatenate([np.repeat(single, candidates, axis=0), candidate], axis=1)
+        feed = {"index": index}
+        if events is not None:
+            feed["history"] = np.repeat(events, candidates, axis=0)
         begun = perf_counter()
-        logit, _ = bare.run(None, {"index": index})
+        logit, _ = bare.run(None, feed)
         turns.append((perf_counter() - begun, between - start))
         difference = max(difference, float(np.abs(found.logit - logit).max()))
     if not difference <= TOLERANCE:
@@ -129,20 +154,31 @@ def main() -> int:
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help="all of them by default")
     parser.add_argument("--candidates", type=int, default=1_000)
     parser.add_argument("--repeats", type=int, default=60, help="timed runs of each graph")
+    parser.add_argument(
+        "--history", type=int, default=0, metavar="L", help="past items of the context"
+    )
     options = parser.parse_args()
+    if not 0 <= options.history <= MAX_LIST_VALUES:
+        parser.error(f"--history must be from 0 to {MAX_LIST_VALUES}")
     names = options.networks or NETWORKS
     for name in names:
         if name not in NETWORKS:
             parser.error(f"{name!r} is no network; there are {', '.join(NETWORKS)}")
-    spec = FeatureSpec.parse(spec_text())
+    spec = FeatureSpec.parse(with_history(spec_text()) if options.history else spec_text())
     layout = arrange(spec, {field_name(field): values_of(field) for field in range(FIELDS)})
-    print("| network | plain, ms | factored, ms | plain / factored | largest logit difference |")
-    print("|---|---:|---:|---:|---:|")
+    print(
+        "| network | plain, ms | factored, ms | factored, µs a row | plain / factored |"
+        " largest logit difference |"
+    )
+    print("|---|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as scratch:
         for name in names:
-            figure = measure(name, layout, options.candidates, options.repeats, Path(scratch))
+            figure = measure(
+                name, layout, options.candidates, options.repeats, Path(scratch), options.history
+            )
             print(
-                f"| {name} | {figure.plain:.2f} | {figure.factored:.2f} | {figure.ratio:.2f} |"
+                f"| {name} | {figure.plain:.2f} | {figure.factored:.2f} |"
+                f" {figure.factored * 1e3 / options.candidates:.2f} | {figure.ratio:.2f} |"
                 f" {figure.difference:.0e} |",
                 flush=True,
             )

@@ -13,6 +13,7 @@ from app.features.layout import Layout
 from model.config import TrainConfig
 from model.networks import build
 from model.networks.dcn_v2 import DCNv2
+from model.networks.din import DIN
 from model.networks.ffm import FFM, within
 from model.networks.fibinet import FiBiNET
 from model.networks.final_mlp import FinalMLP
@@ -23,13 +24,16 @@ from model.networks.products import KernelProducts, ProductNetwork
 
 
 class PlainGraph(nn.Module):
-    """The function of a network over single-valued slots; its input is [N, F], contexts first."""
+    """The function of a network over single-valued slots; its input is [N, F], contexts first.
+
+    A list of the context, if the layout has one, is a second input [N, L].
+    """
 
     def __init__(self, network: Network, layout: Layout, config: TrainConfig) -> None:
         """Take the weights of ``network``, which is left as it is."""
         super().__init__()
         self.contexts = 0
-        if isinstance(network, DCNv2 | FinalMLP | FiBiNET):
+        if layout.context_lists or isinstance(network, DCNv2 | FinalMLP | FiBiNET | DIN):
             # Their sides are not alike, or have a matrix each: a context for each row instead.
             self.contexts = len(layout.context)
             self.network = network.folded()
@@ -45,11 +49,11 @@ class PlainGraph(nn.Module):
             plain.mlp = PlainMlp(plain)
         self.network = plain
 
-    def forward(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, index: Tensor, *lists: Tensor) -> tuple[Tensor, Tensor]:
         """Return logit and score [N]."""
         if self.contexts:
             context, candidate = index[:, : self.contexts], index[:, self.contexts :]
-            logit = self.network(NetworkInputs(context, candidate, None))
+            logit = self.network(NetworkInputs(context, candidate, None, lists))
         elif isinstance(self.network, FFM):
             logit = self._ffm(self.network, index)
         else:

@@ -31,10 +31,11 @@ import redis
 import torch
 
 from app.bundle.directory import newest
+from app.features.arrangement import arrange
 from app.features.encoder import Encoder
 from app.features.layout import Slot
 from app.features.spec import FeatureSpec
-from app.features.vocabulary import Texts, Vocabulary, arrange
+from app.features.vocabulary import Texts, Vocabulary
 from app.remote.link import Command
 from app.remote.redis_layout import SENTINEL, slot_keys
 from model.config import TrainConfig

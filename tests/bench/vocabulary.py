@@ -28,10 +28,11 @@ import torch
 from numpy.typing import NDArray
 
 from app.bundle.bundle import Example
+from app.features.arrangement import arrange
 from app.features.hot_values import serving_encoder
 from app.features.spec import FeatureSpec
 from app.features.text_index import TextIndex
-from app.features.vocabulary import Texts, Vocabulary, arrange
+from app.features.vocabulary import Texts, Vocabulary
 from model.config import TrainConfig
 from model.export.golden import example
 from model.networks.deepfm import DeepFM

@@ -62,7 +62,18 @@ FLAT_DYNAMIC = replace(
     FLAT_NUMBERS,
     candidate=(*FLAT_NUMBERS.candidate[:2], replace(FLAT_NUMBERS.candidate[2], dynamic=True)),
 )
+ATTENDING = with_means(
+    replace(
+        _LISTS,
+        context_lists=(
+            Slot("history", "history", 47, 30, shares="item"),
+            Slot("seen", "seen", 86, 12, ages_of="history"),
+        ),
+    )
+)  # fmt: skip
+"""A list with the rows of a field of the candidate, and one with the ages of its values."""
 LAYOUTS = {
+    "attending": ATTENDING,
     "lists": LAYOUT,
     "flat": FLAT,
     "numbers": NUMBERS,
@@ -139,6 +150,7 @@ def dataset(layout: Layout, rows: int, seed: int = 2) -> Dataset:
 CASES = [
     *((name, layout) for layout in ("lists", "numbers") for name in NETWORKS),
     *((name, "flat") for name in NETWORKS), ("deepfm", "flat_numbers"),
+    *((name, "attending") for name in ("din", "deepfm", "ffm", "fm")),
     *((name, "dynamic") for name in SPLIT_DYNAMIC), *((n, "flat_dynamic") for n in ("fm", "fnn")),
 ]  # fmt: skip
 """Networks and layouts; without lists, or pairs within a side, some take other ways."""

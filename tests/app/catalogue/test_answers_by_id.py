@@ -58,6 +58,7 @@ TOLERANCE: Mapping[Precision, float] = {"float32": 2e-5, "int8": INT8_TOLERANCE}
 FIELDS: tuple[Field, ...] = (
     Categorical(name="user", side="context", dtype="integer", min_count=1),
     MultiCategorical(name="likes", side="context", min_count=1, max_values=3),
+    MultiCategorical(name="seen", side="context", dtype="integer", attends="item", max_values=4),
     Numeric(name="age", side="context", encoding="scaled"),
     Categorical(name="item", side="candidate", dtype="integer", min_count=1),
     Categorical(name="brand", side="candidate", min_count=1, null_values=("none",)),
@@ -80,6 +81,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 }
 CONTEXT: dict[str, st.SearchStrategy[Any]] = {
     "user": st.none() | st.integers(0, 9), "likes": LIST, "age": NUMBER,
+    "seen": st.none() | st.lists(st.integers(0, 12), max_size=6),
 }  # fmt: skip
 CANDIDATES = st.fixed_dictionaries({}, optional=VALUES)
 LIMITS = Limits(
@@ -115,6 +117,7 @@ def vocabulary(spec: FeatureSpec) -> Vocabulary:
     frame = {
         "user": [n % 8 for n in range(rows)],
         "likes": [WORDS[: n % 4] for n in range(rows)],
+        "seen": [[0, 1][: n % 3] for n in range(rows)],
         "age": [float(n) for n in range(rows)],
         "item": [n % 10 for n in range(rows)],
         "brand": [WORDS[n % 4] for n in range(rows)],
@@ -129,7 +132,9 @@ def vocabulary(spec: FeatureSpec) -> Vocabulary:
 def graph_rows(encoder: Encoder) -> Dataset:
     """Rows by which the ranges of an int8 graph are fixed."""
     drawn = np.random.default_rng(5)
-    context = [{"user": int(n), "likes": WORDS[: n % 4], "age": int(n)} for n in range(64)]
+    context = [
+        {"user": n, "likes": WORDS[: n % 4], "seen": [*range(n % 5)], "age": n} for n in range(64)
+    ]
     candidate = [
         {"item": int(drawn.integers(12)), "brand": WORDS[n % 4], "tags": WORDS[n % 3 :],
          "price": n / 8, "size": float(drawn.normal(10, 10)), "made": n * 4_000}

@@ -59,9 +59,10 @@ def test_shipped_specs_load(path: Path) -> None:
     assert list(spec.side("candidate"))
 
 
-def test_four_specs_ship() -> None:
-    """Criteo, Avazu, MovieLens-100k and Frappe are there."""
-    assert {path.stem for path in SPECS} == {"criteo", "avazu", "movielens-100k", "frappe"}
+def test_five_specs_ship() -> None:
+    """Criteo, Avazu, MovieLens-100k without and with histories, and Frappe are there."""
+    names = {"criteo", "avazu", "movielens-100k", "movielens-100k-histories", "frappe"}
+    assert {path.stem for path in SPECS} == names
 
 
 def test_absent_file_is_named(tmp_path: Path) -> None:

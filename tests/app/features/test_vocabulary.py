@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 
 from app.errors import BundleError
+from app.features.arrangement import arrange
 from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
-from app.features.vocabulary import Edges, Integers, Scale, Texts, Vocabulary, arrange
+from app.features.vocabulary import Edges, Integers, Scale, Texts, Vocabulary
 from tests.support.frames import learned
 
 FIELDS: tuple[Field, ...] = (

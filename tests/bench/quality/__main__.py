@@ -2,6 +2,7 @@
 
 Both learn from the same training rows, choose on the same validation rows and are measured
 on the same test rows by the same code, once with the rows split at random and once along time.
+With ``--histories`` instead: what histories of users add (see ``histories.py``).
 """
 
 from __future__ import annotations
@@ -157,7 +158,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench-quality", description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT / "data", help="where data sets are kept")
     parser.add_argument("--json", type=Path, help="also write every figure to this file")
+    parser.add_argument(
+        "--histories", type=Path, metavar="OUT",
+        help="compare DeepFM without and with histories and DIN; results are kept in OUT",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of --histories")
     arguments = parser.parse_args()
+    if arguments.histories:
+        # Imported here: it imports this module.
+        from tests.bench.quality import histories
+
+        folder = fetch("movielens-100k", arguments.data.resolve(), histories.PLACES)
+        path = folder / f"histories-{histories.PLACES}.csv"
+        histories.main(path, arguments.seeds, arguments.histories.resolve())
+        return
     data = fetch("movielens-100k", arguments.data.resolve()) / "ratings.csv"
     with TemporaryDirectory(prefix="bench-quality-") as out:
         results = [measure(data, mode, Path(out)) for mode in SPLITS]

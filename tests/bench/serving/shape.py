@@ -32,9 +32,10 @@ from app.bundle.manifest import (
     VOCABULARY,
 )
 from app.bundle.writing import new_bundle
+from app.features.arrangement import arrange
 from app.features.encoder import Encoder
 from app.features.spec import FeatureSpec
-from app.features.vocabulary import SlotVocabulary, Texts, Vocabulary, arrange
+from app.features.vocabulary import SlotVocabulary, Texts, Vocabulary
 from model.config import TrainConfig
 from model.data.dataset import Dataset
 from model.export import explain, exporter, first_cut, graph, quantize, serving_form, split

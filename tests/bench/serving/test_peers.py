@@ -14,9 +14,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from app.features.arrangement import arrange
 from app.features.encoder import Encoder
 from app.features.spec import FeatureSpec
-from app.features.vocabulary import Texts, Vocabulary, arrange
+from app.features.vocabulary import Texts, Vocabulary
 from tests.bench.serving.peers import running
 from tests.bench.serving.peers.lineup import Lineup
 from tests.bench.serving.peers.peer import Launch, Mosec, Row, Triton, pinned

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from app.features.arrangement import arrange
 from app.features.spec import FeatureSpec
-from app.features.vocabulary import arrange
 from tests.bench.networks import draw
 from tests.bench.serving.shape import FIELDS, field_name, spec_text, values_of
 from tests.bench.training.running import BFLOAT16, PEERS, PRODUCT, Figures, Library, in_turn

@@ -24,6 +24,7 @@ from model.export.exporter import ExportError
 from model.export.parity import check_parity, check_split, network_logits
 from model.export.split import write_split
 from model.networks.deepfm import DeepFM
+from model.networks.din import ATTENTION_UNITS
 from model.networks.network import Network
 from tests.support.graphs import (
     CONFIG,
@@ -59,6 +60,7 @@ WIDTHS = {
         {1, items * SIZE, max(1, (contexts + items) // 3)}
         | ({HIDDEN, items * (items - 1) // 2 * SIZE} if items > 1 else set())
     ),
+    "din": lambda contexts, items: {HIDDEN},
 }
 """The numbers of an item by the networks' algebra, for so many fields of each side."""
 
@@ -79,7 +81,11 @@ def test_both_graphs_score_as_the_network(
     assert check_parity(network, ThroughParts(engine), dataset(layout, 37))[0] <= 2e-5
     fields = [len(side) for side in (layout.context, layout.candidate)]
     lists = [len(side) for side in (layout.context_lists, layout.candidate_lists)]
-    assert set(parts.widths) == WIDTHS[case[0]](*map(sum, zip(fields, lists, strict=True)))
+    expected = WIDTHS[case[0]](*map(sum, zip(fields, lists, strict=True)))
+    if case == ("din", "attending"):
+        # The item's vector, and its part of the attention unit's first layer.
+        expected |= {SIZE, ATTENTION_UNITS}
+    assert set(parts.widths) == expected
     dynamic = [slot.dynamic for slot in (*layout.candidate, *layout.candidate_lists)]
     assert bool(parts.takes) is any(dynamic)
     assert parts.context > 0

@@ -230,6 +230,7 @@ FORMULAS: dict[str, Callable[[Network, Fields, Fields], Any]] = {
     "dcn_v2": dcn_v2,
     "final_mlp": final_mlp,
     "fibinet": fibinet,
+    "din": lambda network, context, candidate: mlp(network, [*context, *candidate]),
 }
 
 

@@ -31,23 +31,26 @@ CONFIG = TrainConfig(embedding_size=10, hidden=(65, 33), init_std=0.5)
 """Sizes that fill no vector of the processor: what is left over is summed in another way."""
 
 
-def layout() -> Layout:
-    """Eleven fields of the context and nine of the candidate: two lists and a number on each."""
+def layout(attending: bool = False) -> Layout:
+    """Eleven fields of the context and nine of the candidate: two lists and a number on each.
+
+    With ``attending`` the first list of the context has the rows of a field of the candidate.
+    """
     firsts = iter(range(1, 10_000, VALUES))
 
     def slots(name: str, count: int, scaled: bool = False) -> tuple[Slot, ...]:
         names = [f"{name}{number}" for number in range(count)]
         return tuple(Slot(each, each, next(firsts), VALUES, scaled) for each in names)
 
-    return Layout(
-        context=(*slots("u", 8), *slots("age", 1, scaled=True)),
-        candidate=(*slots("i", 6), *slots("price", 1, scaled=True)),
-        context_lists=slots("likes", 2),
-        candidate_lists=slots("tags", 2),
-    )
+    context = *slots("u", 8), *slots("age", 1, scaled=True)
+    candidate = *slots("i", 6), *slots("price", 1, scaled=True)
+    likes = slots("likes", 1 if attending else 2)
+    if attending:
+        likes = (Slot("past", "past", candidate[0].first, VALUES, shares="i0"), *likes)
+    return Layout(context, candidate, likes, slots("tags", 2))
 
 
-LAYOUT = layout()
+LAYOUT, ATTENDING = layout(), layout(attending=True)
 
 
 class Case(NamedTuple):
@@ -63,8 +66,8 @@ def shape(single: int, lists: int) -> RowShape:
     return RowShape(single + lists * LENGTH + 1, single, ranges, 1)
 
 
-def dataset() -> Dataset:
-    values = inputs(ROWS, ROWS, LENGTH, layout=LAYOUT)
+def dataset(layout: Layout) -> Dataset:
+    values = inputs(ROWS, ROWS, LENGTH, layout=layout)
     assert values.context_value is not None
     assert values.candidate_value is not None
     return Dataset(
@@ -75,10 +78,10 @@ def dataset() -> Dataset:
     )  # fmt: skip
 
 
-def network(name: str, data: Dataset) -> Network:
+def network(name: str, layout: Layout, data: Dataset) -> Network:
     """Return a network with weights far from their start; Wide & Deep has crosses too."""
     if name != "wide_deep":
-        return trained(name, LAYOUT, CONFIG)
+        return trained(name, layout, CONFIG)
     pairs = (("u0", "i0"), ("u1", "u2"), ("tags0", "u1"), ("likes0", "tags1"))
     spec = FeatureSpec(
         label="click", fields=(Categorical(name="u0", side="context"),),
@@ -94,13 +97,15 @@ def network(name: str, data: Dataset) -> Network:
     return crossed.eval()
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=[*NETWORKS, "din attending", "deepfm attending"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    data = dataset()
-    made = network(request.param, data)
+    name, _, attending = request.param.partition(" ")
+    layout = ATTENDING if attending else LAYOUT
+    data = dataset(layout)
+    made = network(name, layout, data)
     directory = tmp_path_factory.mktemp("graph")
-    _, path = exported_once(made, LAYOUT, directory, Path(__file__).read_bytes())
-    engine = Engine(path, LAYOUT, shape(9, 2), shape(7, 2), threads=1)
+    _, path = exported_once(made, layout, directory, Path(__file__).read_bytes())
+    engine = Engine(path, layout, shape(9, 2), shape(7, 2), threads=1)
     return Case(engine, data.context_rows, data.candidate_rows)
 
 

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from app.bundle.bundle import Bundle
+from app.features.arrangement import arrange
 from app.features.layout import PADDING
 from app.features.spec import FeatureSpec
-from app.features.vocabulary import Edges, Integers, Texts, Vocabulary, arrange
+from app.features.vocabulary import Edges, Integers, Texts, Vocabulary
 from model.config import NETWORKS, TrainConfig
 from model.data.encode import encode
 from model.data.input_files import InputFiles
