@@ -40,11 +40,12 @@ class Cluster:
 
     def workers(self, doing: str = "") -> list[int]:
         """Return the processes that run a function of this name now, by default all workers."""
-        found = {pid: _title(pid) for pid in _below(self.pid)}
-        wanted = f"ray::{doing}"
-        return [
-            p for p, title in found.items() if title == wanted or (not doing and wanted in title)
-        ]
+        titles = {pid: _title(pid) for pid in _below(self.pid)}
+        agents = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+        wanted = [p for p, title in titles.items() if title.startswith("ray::")]
+        if not doing:
+            return [pid for pid in wanted if titles[pid] not in agents]
+        return [pid for pid in wanted if titles[pid] == f"ray::{doing}"]
 
     def command(self, *words: object) -> list[str]:
         """Return the command line of ``python -m model`` in the environment."""
