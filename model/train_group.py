@@ -60,7 +60,12 @@ def train_on_cluster(
     with unfinished_directory(cache.absolute() / f".group-{token_hex(8)}") as place:
         (place / TOLD).touch()
         asked = Asked(command, _everywhere(options), place)
-        with connected(address, processes, memory_mib) as places, _followed(place / TOLD):
+        # Ray prints what it has to say of dead workers; standard output is for the result.
+        with (
+            redirect_stdout(sys.stderr),
+            connected(address, processes, memory_mib) as places,
+            _followed(place / TOLD),
+        ):
             try:
                 places.together(work, asked, processes, place / "ray")
             except ClusterError:

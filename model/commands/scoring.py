@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -120,7 +122,8 @@ def predict(
     if cluster is None and workers is None:
         rows = Offline.open(local_bundle(bundle)).predict(data, out, max_bad_lines, kept, stored)
     else:
-        with opened(cluster, workers, worker_memory) as places:
+        # Ray prints what it has to say of dead workers; standard output is for the result.
+        with redirect_stdout(sys.stderr), opened(cluster, workers, worker_memory) as places:
             rows = predict_blocks(places, bundle, data, out, max_bad_lines, kept, stored)
     say(f"{rows:,} rows scored")
     print(out)

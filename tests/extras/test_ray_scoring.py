@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from model.pipeline import CHECKPOINTS
 from model.score_blocks import DONE
 from model.score_files import Offline
 from tests.support.environments import ROOT
+from tests.support.groups import forked
 from tests.support.processes import children, runs
 from tests.support.ray_cluster import Cluster
 from tests.support.samples import Sample
@@ -146,12 +146,9 @@ def test_a_group_trains_as_by_torchrun(ray: Cluster, sample: Sample, tmp_path: P
     config, cache = tmp_path / "settings.toml", tmp_path / "cache"
     config.write_text("".join(f"{name} = {json.dumps(v)}\n" for name, v in SETTINGS.items()))
     words = ["train", sample.spec, sample.data, "--config", config, "--cache", cache, "--out"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*launcher, "--nproc-per-node", "2", "-m", "model", *map(str, [*words, tmp_path / "by"])],
-        cwd=ROOT, capture_output=True, text=True, timeout=400,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    code, stdout, stderr = forked(2, *words, tmp_path / "by")
+    assert code == 0, stderr
+    expected = Bundle.open(Path(stdout.strip()))
     out = tmp_path / "out"
     more = ("--checkpoint-steps", 10, "--workers", 2, "--worker-memory", 256)
     process = started(ray, *words, out, *more)
@@ -170,7 +167,7 @@ def test_a_group_trains_as_by_torchrun(ray: Cluster, sample: Sample, tmp_path: P
     assert process.returncode == 0, stderr
     assert stderr.count("resumed after step") == 1
     assert stderr.count("trained in") == 1
-    found, expected = Bundle.open(Path(stdout.strip())), Bundle.open(Path(done.stdout.strip()))
+    found = Bundle.open(Path(stdout.strip()))
     assert found.manifest.id == expected.manifest.id
     assert found.manifest.training["processes"] == 2
     assert len(os.listdir(cache)) == 1, "nothing is left beside the encoded data"

@@ -7,10 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import tomllib
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ from app.bundle.bundle import Bundle
 from model.export.weights import read_weights
 from model.pipeline import CHECKPOINTS
 from tests.support import realdata
+from tests.support.groups import Ended, forked, variables
 from tests.support.processes import children
 from tests.support.samples import Sample
-from tests.support.serving import free_port, wait_until
-from tests.support.starting import start
+from tests.support.serving import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,44 +50,11 @@ def toml(settings: dict[str, Any]) -> str:
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
 
 
-Ended = tuple[int, str, str]
-"""Exit code, output and errors of a command."""
-
-
 def with_torchrun(processes: int, *words: object) -> Ended:
     """Run the trainer's command as users do."""
     command = torchrun(processes, "-m", "model", *words)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     return done.returncode, done.stdout, done.stderr
-
-
-def variables(processes: int) -> dict[str, str]:
-    """What ``torchrun`` tells each of so many processes about the group, beside its number."""
-    return {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-    }
-
-
-def forked(processes: int, *words: object, module: str = "model") -> Ended:
-    """Run a module, the trainer's command, in processes that are told what ``torchrun`` tells."""
-    group = variables(processes)
-    command = [sys.executable, "-m", module, *map(str, words)]
-    with ExitStack() as stack:
-        out, err = (stack.enter_context(tempfile.TemporaryFile("a+b")) for _ in range(2))
-        running = []
-        for rank in map(str, range(processes)):
-            env = {**os.environ, **group, "RANK": rank, "LOCAL_RANK": rank}
-            running.append(start(command, env, out, err))
-            stack.callback(running[-1].kill)
-        codes = [process.wait(600) for process in running]
-        texts = []
-        for file in (out, err):
-            file.seek(0)
-            texts.append(file.read().decode())
-    return next((code for code in codes if code), 0), *texts
 
 
 def trained(
