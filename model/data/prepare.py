@@ -281,9 +281,15 @@ class Work:
         remove_abandoned(entry.parent, f"{_WORK}*/", _WORK_SECONDS)
         # Blocks of another size are other blocks.
         name = f"{_WORK}{entry.name}-{self._size.rows}"
-        with unfinished_directory(
-            entry.parent / name, lambda error: keep and not isinstance(error, DataError | OSError)
-        ) as directory:
+        place = entry.parent / name
+
+        def goes_on(error: BaseException) -> bool:
+            if not keep or isinstance(error, DataError | OSError):
+                return False
+            say(f"what is done is kept in {place}: the same command goes on there")
+            return True
+
+        with unfinished_directory(place, goes_on) as directory:
             # Another process may have made it while this one waited for the directory.
             encoded = self.kept(entry)
             if encoded is None:

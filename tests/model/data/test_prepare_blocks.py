@@ -103,7 +103,11 @@ def test_a_file_without_a_usable_line_is_named(data: Data, tmp_path: Path) -> No
 
 
 def test_an_interrupted_run_is_kept_and_goes_on(
-    data: Data, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Data,
+    expected: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """What is done is not done again; in the end nothing but the entry is left."""
 
@@ -118,6 +122,8 @@ def test_an_interrupted_run_is_kept_and_goes_on(
                 data.prepared(tmp_path, Backwards(1))
         [work] = tmp_path.iterdir()
         assert work.name.startswith(".work-")
+        told = f"what is done is kept in {work}: the same command goes on there"
+        assert told in capsys.readouterr().err
         blocks = {path: path.stat().st_mtime_ns for path in work.rglob("*.json")}
         assert len(blocks) >= len(before) + FILES
         assert before.items() <= blocks.items(), "a block was done again"
