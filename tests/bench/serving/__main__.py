@@ -8,6 +8,10 @@ keep whole. CPU time is that of all of a server's processes, over its requests; 
 rates do on a machine with other work. With ``--peers``, two model servers do the job of
 ``/predict`` beside them; they use every processor, and so does the service then: a worker for
 each.
+
+``--gpu`` measures only the service on a GPU beside its CPU and Triton, at up to 512 connections,
+and ends with 2 where onnxruntime cannot use CUDA. With ``--provider cpu`` the CPU takes the GPU's
+place: a rehearsal of the benchmark, and no figure of a GPU.
 """
 
 from __future__ import annotations
@@ -36,13 +40,14 @@ from app.store.sqlite import SqliteStore
 from app.store.store import Item
 from app.workers.cpus import cpu_quota
 from tests.bench.first_cut import first_cut_figures
+from tests.bench.serving import gpu
 from tests.bench.serving.following import change_figures, over, seen_figures, start_figures
 from tests.bench.serving.peers import running
 from tests.bench.serving.peers.lineup import Lineup
 from tests.bench.serving.peers.peer import Mosec, Row, Triton
 from tests.bench.serving.processes import session_cpu_seconds
 from tests.bench.serving.profiles import profile_figures
-from tests.bench.serving.shape import FIELDS, Draws, field_name, make, opened
+from tests.bench.serving.shape import Draws, make, opened, predict_rows
 from tests.support.encoding import encoded_columns
 from tests.support.serving import Service
 
@@ -50,7 +55,6 @@ ROOT = Path(__file__).resolve().parents[3]
 WRK = Path(__file__).with_name("wrk.lua")
 PORT = 8917
 CONNECTIONS = (1, 32, 128)
-BODIES = 10_000
 CANDIDATES = (100, 1000)
 RANK_TURNS = 5
 """Turns that the bare graph and the service take within one repetition."""
@@ -131,15 +135,6 @@ class Samples:
     def spread(self, name: str) -> tuple[float, float]:
         """The least and the largest figure."""
         return min(self.values[name]), max(self.values[name])
-
-
-def predict_rows() -> list[Row]:
-    """Draw rows of distinct contexts."""
-    draws = Draws(7)
-    columns = draws.columns(True, BODIES) | draws.columns(False, BODIES)
-    names = [field_name(field) for field in range(FIELDS)]
-    values = zip(*(columns[name] for name in names), strict=True)
-    return [dict(zip(names, row, strict=True)) for row in values]
 
 
 def predict_bodies(path: Path, rows: Sequence[Row]) -> None:
@@ -495,6 +490,8 @@ def tell(figures: dict[str, float], file: Path | None) -> None:
 
 def main() -> None:
     """Run the benchmark and print its tables."""
+    if "--gpu" in sys.argv[1:]:
+        sys.exit(gpu.main(sys.argv[1:]))
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--repeat", type=int, default=3, help="repetitions (default: 3)")
     parser.add_argument("--seconds", type=int, default=4, help="of each wrk run; whole ones")
@@ -511,6 +508,10 @@ def main() -> None:
     parser.add_argument(
         "--items", type=int, default=1_000_000, help="of the largest catalogue (default: a million)"
     )
+    parser.add_argument(
+        "--gpu", action="store_true",
+        help="only the service on a GPU, beside its CPU and Triton: see --gpu --help",
+    )  # fmt: skip
     options = parser.parse_args()
     # A benchmark that is told to end ends its servers first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -54,6 +54,8 @@ CONTEXT_FIELDS, CANDIDATE_FIELDS = 24, 15
 FIELDS = CONTEXT_FIELDS + CANDIDATE_FIELDS
 TABLE_ROWS = 1_000_000
 PLAIN_GRAPH = "plain.onnx"
+BODIES = 10_000
+"""Rows that are asked for in turn."""
 
 
 def field_name(field: int) -> str:
@@ -229,6 +231,15 @@ class Draws:
             field_name(f): [value(f, rank) for rank in self.ranks(f, count).tolist()]
             for f in fields
         }
+
+
+def predict_rows(count: int = BODIES) -> list[dict[str, str]]:
+    """Draw rows of distinct contexts."""
+    draws = Draws(7)
+    columns = draws.columns(True, count) | draws.columns(False, count)
+    names = [field_name(field) for field in range(FIELDS)]
+    values = zip(*(columns[name] for name in names), strict=True)
+    return [dict(zip(names, row, strict=True)) for row in values]
 
 
 def opened(bundle: Path) -> tuple[Bundle, Encoder]:

@@ -9,6 +9,10 @@ absences: AUC and log loss on rows that lack a field which no training row does.
 networks: AUC and log loss on Frappe of networks that FuxiCTR's package has the parts of, beside it.
 busy: rows per second beside one busy process a core, with the bound on spinning and without.
 
+--gpu measures only rows per second on a GPU, beside the CPU of the same machine, and ends with 2
+where torch cannot use CUDA. With --device cpu the CPU takes the GPU's place: a rehearsal of the
+benchmark, and no figure of a GPU.
+
 The peers run in environments of their own below data/peers, made the first time (3 GB).
 """
 
@@ -26,11 +30,13 @@ from typing import Any
 
 import torch
 
+from model.training.device import cuda_problem
 from tests.bench.training import (
     absences,
     busy,
     criteo,
     frappe,
+    gpu,
     memory,
     negatives,
     networks,
@@ -38,6 +44,8 @@ from tests.bench.training import (
 )
 from tests.bench.training.running import BFLOAT16, Failed
 
+REFUSED = 2
+"""Exit code where there is no CUDA."""
 PARTS = ("criteo", "frappe", "vocabulary", "negatives", "memory", "absences", "networks", "busy")
 
 
@@ -55,7 +63,12 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=positive, default=cores, help="of every library")
     parser.add_argument("--no-bfloat16", action="store_true", help="leave those runs out")
+    parser.add_argument("--gpu", action="store_true", help="only a GPU, beside the CPU")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="of --gpu")
+    parser.add_argument("--batches", type=positive, nargs="+", default=gpu.BATCHES, help="of --gpu")
     options = parser.parse_args(words)
+    if options.gpu and options.parts:
+        parser.error("--gpu is a part of its own")
     options.parts = options.parts or list(PARTS)
     for part in options.parts:
         if part not in PARTS:
@@ -167,9 +180,52 @@ def machine(threads: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def card() -> dict[str, Any]:
+    """Return which GPU torch sees; nothing where it sees none."""
+    if cuda_problem() is not None:
+        return {}
+    found = torch.cuda.get_device_properties(0)
+    return {
+        "gpu": found.name, "gpu_bytes": found.total_memory, "torch_cuda": torch.version.cuda,
+        "capability": f"{found.major}.{found.minor}",
+    }  # fmt: skip
+
+
+def on_gpu(options: argparse.Namespace) -> int:
+    """Measure training on a GPU and write the figures; 2 where there is none."""
+    rehearsal = options.device == "cpu"
+    problem = None if rehearsal else cuda_problem()
+    if problem is not None:
+        tell(f"refused: CUDA cannot be used here: {problem}")
+        return REFUSED
+    whole: dict[str, Any] = {
+        "rehearsal": rehearsal, "machine": machine(options.threads) | card(),
+        "rows": options.rows, "problems": [],
+    }  # fmt: skip
+    turns = options.repetitions
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-training-") as scratch:
+            whole["gpu"] = gpu.measure(
+                Path(scratch), options.rows, turns, options.threads, options.device, tell,
+                options.batches,
+            )  # fmt: skip
+        print(gpu.table(whole["gpu"]), flush=True)
+    except Failed as failed:
+        whole["problems"].append(str(failed))
+        print(f"FAILED: {failed}", flush=True)
+    if rehearsal:
+        print("A rehearsal on the CPU: no figure of a GPU.", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(whole, indent=2) + "\n")
+    within = "gpu" in whole and whole["gpu"]["parity"]["within"]
+    return 0 if within else 1
+
+
 def main(words: list[str] | None = None) -> int:
     """Measure the parts that are named; 1 if a library could not be measured."""
     options = arguments(words)
+    if options.gpu:
+        return on_gpu(options)
     parts: dict[str, Any] = {}
     problems: list[str] = []
     for part in options.parts:

@@ -53,8 +53,8 @@ def settings(work: Work) -> TrainConfig:
         hidden=work.hidden, embedding_size=work.embedding_size, batch_size=work.batch_size,
         learning_rate=work.learning_rate, embedding_l2=work.embedding_l2, dropout=work.dropout,
         batch_norm=work.batch_norm, epochs=work.epochs, evaluations_per_epoch=1,
-        precision=work.precision, seed=work.seed, threads=work.threads, network=work.network,
-        cross_layers=work.cross_layers,
+        precision=work.precision, device=work.device, seed=work.seed, threads=work.threads,
+        network=work.network, cross_layers=work.cross_layers,
     )  # fmt: skip
     return config if work.usual else replace(config, oov_rate=0.0)
 
@@ -90,6 +90,7 @@ def main() -> None:
     answer(
         seconds=seconds, evaluations=watch.seen, **figures,
         rows_per_second=result.rows_per_second, train_loss=result.history[-1].train_loss,
+        last_rows_per_second=result.history[-1].rows_per_second, device=result.device,
     )  # fmt: skip
 
 

@@ -50,7 +50,8 @@ class Work:
     batch_norm: bool = False
     seed: int = 1
     precision: str = "float32"
-    """The product's alone."""
+    """The product's alone, as is the next one."""
+    device: str = "cpu"
 
     def to_json(self) -> str:
         """Return it as a runner reads it."""

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, Protocol
 from tests.support.environments import ROOT, PeerProblem, environment
 
 Row = Mapping[str, str | None]
+PROVIDER = "PEER_PROVIDER"
+"""Environment variable that names the provider of a peer's onnxruntime."""
 
 
 def pinned(name: str) -> Path:
@@ -156,6 +158,16 @@ class Triton:
     @staticmethod
     def _server(home: Path) -> Path:
         return home / "lib" / f"python{_version()}" / "site-packages" / "pytriton" / "tritonserver"
+
+
+class TritonOnGpu(Triton):
+    """Triton whose Python backend runs the graph with onnxruntime on CUDA; not tried on a GPU."""
+
+    name = "triton_gpu"
+
+    def launch(self, home: Path, port: int, scratch: Path) -> Launch:
+        words, variables = super().launch(home, port, scratch)
+        return Launch(words, {**variables, PROVIDER: "CUDAExecutionProvider"})
 
 
 STUB = "triton_python_backend_stub"

@@ -105,7 +105,10 @@ def ask(port: int, target: str, body: Any) -> Any:
     return json.loads(answer)
 
 
-def check(peer: Peer, port: int, rows: Sequence[Row], expected: Sequence[float]) -> None:
+def check(
+    peer: Peer, port: int, rows: Sequence[Row], expected: Sequence[float],
+    tolerance: float = TOLERANCE,
+) -> None:  # fmt: skip
     """Compare scores of rows, asked for by several callers at once, with the product's.
 
     Raises:
@@ -119,6 +122,6 @@ def check(peer: Peer, port: int, rows: Sequence[Row], expected: Sequence[float])
     with ThreadPoolExecutor(CALLERS) as callers:
         found = list(callers.map(score, rows))
     differences = [abs(a - b) for a, b in zip(found, expected, strict=True)]
-    if not all(difference <= TOLERANCE for difference in differences):
+    if not all(difference <= tolerance for difference in differences):
         worst = max(differences)
         raise PeerProblem(f"scores otherwise than the product: {worst:.1e} apart")

@@ -23,10 +23,12 @@ from numpy.typing import NDArray
 from app.bundle.bundle import Bundle
 from app.features.layout import Slot
 from app.features.vocabulary import Texts, Vocabulary
+from tests.bench.serving.peers.peer import PROVIDER
 
 BUNDLE, GRAPH = "PEER_BUNDLE", "PEER_GRAPH"
 """Environment variables that name the files of a peer's process."""
 
+CPU = "CPUExecutionProvider"
 Values = tuple[str | None, ...]
 
 
@@ -76,9 +78,12 @@ class Scorer:
         self.row_type = self._tables.row_type
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = ort.InferenceSession(
-            os.environ[GRAPH], options, providers=["CPUExecutionProvider"]
-        )
+        provider = os.environ.get(PROVIDER, CPU)
+        if provider != CPU:
+            ort.preload_dlls()
+        self._session = ort.InferenceSession(os.environ[GRAPH], options, providers=[provider])
+        if self._session.get_providers()[0] != provider:
+            raise SystemExit(f"onnxruntime cannot use {provider} here")
         # Else the collector walks the tables again and again, and requests wait for it.
         gc.collect()
         gc.freeze()
