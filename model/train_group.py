@@ -14,7 +14,7 @@ from secrets import token_hex
 from typing import Any, NamedTuple
 
 from app.errors import CtrError
-from app.files import unfinished_directory, write_file
+from app.files import remove_abandoned, unfinished_directory, write_file
 from model.cluster.ray_engine import ClusterError, connected
 from model.group import joined
 from model.must_beat import NotBetterError
@@ -23,6 +23,8 @@ from model.result_places import reason_of
 BEGUN, BUNDLE, FAILED, TOLD = "begun", "bundle", "failed.json", "told"
 """Files that the processes of a run share: that it has begun, where its bundle is, why there is
 none, and its messages."""
+GROUP = ".group-"
+"""Prefix of the names of their directories, below the encoded data."""
 LOOK_SECONDS = 0.2
 """Time between two looks for messages."""
 
@@ -57,7 +59,9 @@ def train_on_cluster(
         GroupError, NotBetterError: the command fails, as it would without a cluster.
         ClusterError: the cluster cannot run them.
     """
-    with unfinished_directory(cache.absolute() / f".group-{token_hex(8)}") as place:
+    # Those of commands that were killed.
+    remove_abandoned(cache.absolute(), f"{GROUP}*/")
+    with unfinished_directory(cache.absolute() / f"{GROUP}{token_hex(8)}") as place:
         (place / TOLD).touch()
         asked = Asked(command, _everywhere(options), place)
         # Ray prints what it has to say of dead workers; standard output is for the result.
