@@ -119,7 +119,7 @@ def test_a_ranking_by_id_is_that_of_the_values(
     made: tuple[Path, Path, list[dict[str, Any]]], service: Service
 ) -> None:
     """From item parts and from values, in one order; items like the past ones lead."""
-    found = 0
+    found = by_chance = 0.0
     for row in made[2][:40]:
         body = {"context": context_of(row)}
         by_id = service.rank(**body, candidates={"ids": [*range(ITEMS)]})
@@ -131,7 +131,8 @@ def test_a_ranking_by_id_is_that_of_the_values(
         if row["history"]:
             kind = int(row["history"][0][1:]) % 5
             found += sum(each["index"] % 5 == kind for each in by_id[: ITEMS // 5])
-    assert found > 2 * 40 * (ITEMS // 5) / 5
+            by_chance += ITEMS / 5 / 5
+    assert found > 1.5 * by_chance
 
 
 def test_histories_that_mean_the_same(
@@ -175,7 +176,7 @@ def test_it_is_explained(service: Service) -> None:
         answer = service.post("/explain", {**body, "baseline": baseline})
         assert answer.status_code == 200, answer.text
         told = answer.json()
-        values = {each["field"]: each["value"] for each in told["shapley"]}
+        values = told["shapley"]
         assert set(values) == {"country", "history", "item", "brand"}
         total = told["baseline_logit"] + sum(values.values())
         assert total == pytest.approx(told["logit"], abs=1e-4)
