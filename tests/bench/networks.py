@@ -84,7 +84,7 @@ def write_plain(graph: PlainGraph, path: Path, history: int) -> None:
         torch.onnx.export(
             graph.eval(), tuple(inputs), path, dynamo=True,
             input_names=names, output_names=["logit", "score"],
-            dynamic_shapes=({0: "rows"}, *([({0: "rows"},)] if history else [])),
+            dynamic_shapes=tuple({0: "rows"} for _ in inputs),
             external_data=False, verbose=False,
         )  # fmt: skip
 

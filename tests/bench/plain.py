@@ -49,10 +49,11 @@ class PlainGraph(nn.Module):
             plain.mlp = PlainMlp(plain)
         self.network = plain
 
-    def forward(self, index: Tensor, *lists: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, index: Tensor, history: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return logit and score [N]."""
         if self.contexts:
             context, candidate = index[:, : self.contexts], index[:, self.contexts :]
+            lists = [] if history is None else [history]
             logit = self.network(NetworkInputs(context, candidate, None, lists))
         elif isinstance(self.network, FFM):
             logit = self._ffm(self.network, index)
