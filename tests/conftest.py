@@ -36,8 +36,13 @@ ELSEWHERE = ("long", "extras")
 """Markers of tests that other scripts run: ``scripts/test-faults`` and ``scripts/test-extras``."""
 HEAVY = ("model", "e2e", "docs", "fuzz", "load", "bench")
 """Folders whose files take longest: begun first, they leave no long one for the end."""
-LAST = ("test_parity.py", "test_weights.py")
-"""Files of which each test takes a graph that ``test_graph.py`` exports: beside it they wait."""
+FIRST = Path("model", "export", "test_graph.py")
+"""Exports a graph for each network and layout: on a machine that has none yet the longest file."""
+LATER = tuple(
+    FIRST.with_name(f"test_{name}.py") for name in ("explain", "parity", "split", "weights")
+)
+"""Files of which each test takes such a graph: beside the first they would wait for each of them,
+and keep no CPU busy."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -67,7 +72,7 @@ def pytest_collection_finish() -> None:
 
 def places_of(files: Iterable[Path]) -> dict[Path, float]:
     """Return the place of each file: first the heavy folders, evenly mixed, as some compute and
-    some wait."""
+    some wait; what takes another file's graphs is the last of them."""
     folders: dict[str, list[Path]] = {}
     for file in files:
         folders.setdefault(file.relative_to(TESTS).parts[0], []).append(file)
@@ -75,8 +80,9 @@ def places_of(files: Iterable[Path]) -> dict[Path, float]:
     for name, found in folders.items():
         for number, file in enumerate(found):
             places[file] = number / len(found) if name in HEAVY else 1.0
-            if file.name in LAST:
-                places[file] = 2.0
+    places.update({TESTS / file: 0.99 for file in LATER if TESTS / file in places})
+    if TESTS / FIRST in places:
+        places[TESTS / FIRST] = -1.0
     return places
 
 

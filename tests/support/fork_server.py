@@ -1,10 +1,11 @@
 """A process that imports modules, and forks into a program that needs them when it is asked to.
 
-``python -m tests.support.fork_server SOCKET TEMPLATES MODULE...`` imports the modules, takes
-requests from the socket (a descriptor), and ends when its other side is closed. A forked process
-runs the program as ``python -m`` does, with templates of graphs from a directory, unless that is
-the empty text. :mod:`tests.support.starting` is the other side, and for command lines of others
-:mod:`tests.support.asking_python` is.
+``python -m tests.support.fork_server LISTENER TEMPLATES MODULE...`` imports the modules, accepts
+connections at the listener (a descriptor) and takes requests from them. What a connection has asked
+for is killed when its other side is closed; when that is so of all, the process ends. A forked
+process runs the program as ``python -m`` does, with templates of graphs from a directory, unless
+that is the empty text. :mod:`tests.support.starting` is the other side, and for command lines of
+others :mod:`tests.support.asking_python` is.
 """
 
 from __future__ import annotations
@@ -23,65 +24,124 @@ import socket
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from tests.support.templates import keep_templates
 
 REQUEST_BYTES = 1 << 20
+ALONE_SECONDS = 60.0
+"""Seconds without a connection after which the process ends: the one that started it is gone."""
 FDS = 4
 """Standard input, output and error, and where the process' number and exit status are told."""
 _PR_SET_PDEATHSIG = 1
 
 
-def serve(requests: socket.socket) -> dict[str, Any]:
+GREETING = b"\n"
+"""Sent to each that connects, once requests are taken from it."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A forked process."""
+
+    pid: int
+    pidfd: int
+    told: int
+    """Descriptor where its number and exit status are told."""
+    asker: socket.socket
+    """The connection that has asked for it."""
+
+    def kill(self) -> None:
+        """Kill it; its end is told as any other."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+
+def serve(listener: socket.socket) -> dict[str, Any]:
     """Fork for every request until there are no more; return the request in the forked process."""
     selector = selectors.DefaultSelector()
-    selector.register(requests, selectors.EVENT_READ)
+    selector.register(listener, selectors.EVENT_READ)
+    askers: set[socket.socket] = set()
+    forked: dict[int, Running] = {}
     while True:
-        for key, _ in selector.select():
+        ready = selector.select(None if askers else ALONE_SECONDS)
+        if not (ready or askers):
+            sys.exit(0)
+        for key, _ in ready:
             if selector.get_map().get(key.fileobj) is not key:
                 continue
-            if key.fileobj is not requests:
-                pidfd, pid, told = key.data
-                if key.fileobj == told:
-                    # Whoever has asked is gone.
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    selector.unregister(told)
-                    continue
-                selector.unregister(pidfd)
-                if told in selector.get_map():
-                    selector.unregister(told)
-                _tell_end(pidfd, pid, told)
+            if key.fileobj is listener:
+                asker, _ = listener.accept()
+                askers.add(asker)
+                selector.register(asker, selectors.EVENT_READ)
+                with suppress(ConnectionError):
+                    asker.send(GREETING)
                 continue
-            message, fds, _, _ = socket.recv_fds(requests, REQUEST_BYTES, FDS)
+            if isinstance(key.data, Running):
+                running = key.data
+                if key.fileobj == running.told:
+                    # Whoever has asked is gone.
+                    running.kill()
+                    selector.unregister(running.told)
+                    continue
+                selector.unregister(running.pidfd)
+                if running.told in selector.get_map():
+                    selector.unregister(running.told)
+                del forked[running.pid]
+                _tell_end(running)
+                continue
+            asker = cast(socket.socket, key.fileobj)
+            message, fds = _received(asker)
             if not message:
-                sys.exit(0)
+                askers.remove(asker)
+                selector.unregister(asker)
+                asker.close()
+                for running in forked.values():
+                    if running.asker is asker:
+                        running.kill()
+                if not askers:
+                    sys.exit(0)
+                continue
             *streams, told = fds
             request = dict(json.loads(message))
             server = os.getpid()
             if (pid := os.fork()) == 0:
                 selector.close()
-                requests.close()
+                for each in (listener, *askers):
+                    each.close()
+                for running in forked.values():
+                    os.close(running.pidfd)
+                    os.close(running.told)
                 os.close(told)
                 _settle(server, streams)
                 return request
-            os.write(told, b"%d\n" % pid)
-            ended = os.pidfd_open(pid), pid, told
-            selector.register(ended[0], selectors.EVENT_READ, ended)
+            with suppress(BrokenPipeError):
+                os.write(told, b"%d\n" % pid)
+            running = forked[pid] = Running(pid, os.pidfd_open(pid), told, asker)
+            selector.register(running.pidfd, selectors.EVENT_READ, running)
             if request.get("with_asker"):
-                selector.register(told, selectors.EVENT_READ, ended)
+                selector.register(told, selectors.EVENT_READ, running)
             for stream in streams:
                 os.close(stream)
 
 
-def _tell_end(pidfd: int, pid: int, told: int) -> None:
+def _received(asker: socket.socket) -> tuple[bytes, list[int]]:
+    """Return the next request and its descriptors; nothing if whoever asked is gone."""
+    try:
+        message, fds, _, _ = socket.recv_fds(asker, REQUEST_BYTES, FDS)
+    except ConnectionError:
+        return b"", []
+    return message, fds
+
+
+def _tell_end(ended: Running) -> None:
     """Reap a process and tell its exit code, which is negative for a signal."""
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = os.waitstatus_to_exitcode(os.waitpid(ended.pid, 0)[1])
     with suppress(BrokenPipeError):
-        os.write(told, b"%d\n" % code)
-    os.close(told)
-    os.close(pidfd)
+        os.write(ended.told, b"%d\n" % code)
+    os.close(ended.told)
+    os.close(ended.pidfd)
 
 
 def _settle(server: int, streams: list[int]) -> None:

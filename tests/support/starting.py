@@ -9,6 +9,7 @@ number, streams, environment, signals and exit code.
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import os
 import select
@@ -28,6 +29,7 @@ from typing import IO
 from tests.support import asking_python
 from tests.support.asking_python import interpreter_variables
 from tests.support.children import ending_with_us
+from tests.support.fork_server import GREETING
 from tests.support.trained import template_directory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +50,10 @@ IMPORTS = {
 """Modules that are imported before a program is forked; for a graph's export, also what torch
 leaves for then. The trainer's own look at the environment as they are imported, so it imports them
 itself. So are polars and onnxruntime: they start threads, which a fork would not have."""
+
+
+START_SECONDS = 120.0
+"""Seconds in which the process that forks has its modules, on a busy machine too."""
 
 
 class Forked:
@@ -111,18 +117,14 @@ class Forked:
 
 
 class ForkServer:
-    """The process that forks into a program, and how it is asked."""
+    """The process that forks into a program, and how it is asked.
+
+    The processes of a run share it: the first that needs it starts it. It ends with the last.
+    """
 
     def __init__(self, program: str) -> None:
-        self._asking, requests = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.variables = interpreter_variables(os.environ)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.fork_server", str(requests.fileno()),
-             str(template_directory()) if program == "model" else "", *IMPORTS[program]],
-            cwd=ROOT, pass_fds=[requests.fileno()], stdin=subprocess.DEVNULL,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-        )  # fmt: skip
-        requests.close()
+        self._asking = _connected(program)
         atexit.register(self.close)
 
     def fileno(self) -> int:
@@ -152,9 +154,50 @@ class ForkServer:
         return Forked(words, told)
 
     def close(self) -> None:
-        """End it, and with it all that it has forked."""
+        """End all that this process had forked."""
         self._asking.close()
-        self._process.wait(30)
+
+
+_started: list[subprocess.Popen[bytes]] = []
+"""Processes that fork, which may go on for others when this one ends."""
+
+
+def _connected(program: str) -> socket.socket:
+    """Return a socket to the run's process that forks into a program, which has been started."""
+    # What decides how modules are loaded is that of the process that starts it.
+    decided = repr((str(ROOT), sys.executable, sorted(interpreter_variables(os.environ).items())))
+    run_of = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    told = hashlib.sha256(decided.encode()).hexdigest()[:16]
+    address = f"\0ctr-tests-{run_of}-{program}-{told}"
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        asking = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with suppress(ConnectionError):
+            asking.connect(address)
+            # It may end between our coming and its looking; then another one is needed.
+            if asking.recv(1) == GREETING:
+                return asking
+        asking.close()
+        _start_server(program, address)
+    raise RuntimeError(f"no process that forks {program} after {START_SECONDS:g} s")
+
+
+def _start_server(program: str, address: str) -> None:
+    """Start the process that forks into a program, unless another test process does."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        try:
+            listener.bind(address)
+        except OSError:
+            time.sleep(0.01)
+            return
+        listener.listen()
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.fork_server", str(listener.fileno()),
+             str(template_directory()) if program == "model" else "", *IMPORTS[program]],
+            cwd=ROOT, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        )  # fmt: skip
+    _started.append(server)
 
 
 Process = subprocess.Popen[bytes] | Forked

@@ -29,6 +29,8 @@ UNUSED_SECONDS = 7 * 86_400.0
 """Age of its last use from which a kept bundle is removed."""
 TRAINER = ("model.pipeline", "model.data.prepare")
 """Modules that train and export; with what they import, all of ours that decides a bundle."""
+EXPORTER = ("model.export.graph", "model.networks")
+"""Modules that decide, with what they import, what torch's exporter makes of a structure."""
 IMPORT = re.compile(
     r"^ *(?:from ((?:app|model)(?:\.\w+)*) import (\([^)]*\)|.*)|import ((?:app|model)(?:\.\w+)*))",
     re.MULTILINE,
@@ -62,7 +64,7 @@ def kept(make: Callable[[Path], None], out: Path, *decisive: bytes | str) -> Non
     It is made once on this machine. The result is kept under a key of what is ``decisive``, the
     code of the trainer, the versions of packages and the processor.
     """
-    words = [*decisive, *_surroundings()]
+    words = [*decisive, *_surroundings(TRAINER)]
     key = _digest(word.encode() if isinstance(word, str) else word for word in words)
     home = KEPT / key
     KEPT.mkdir(parents=True, exist_ok=True)
@@ -80,7 +82,8 @@ def kept(make: Callable[[Path], None], out: Path, *decisive: bytes | str) -> Non
 @cache
 def template_directory() -> Path:
     """Where this machine's tests keep templates of exported graphs, one place for each code."""
-    directory = KEPT / f"templates-{_digest(word.encode() for word in _surroundings())}"
+    decisive = [word.encode() for word in _surroundings(EXPORTER)]
+    directory = KEPT / f"templates-{_digest(decisive)}"
     directory.mkdir(parents=True, exist_ok=True)
     os.utime(directory)
     return directory
@@ -112,17 +115,17 @@ def _remove_unused() -> None:
 
 
 @cache
-def _surroundings() -> tuple[str, ...]:
-    """Everything beside its own input that decides what a training gives."""
+def _surroundings(modules: tuple[str, ...]) -> tuple[str, ...]:
+    """Everything beside its own input that decides what a training or an export gives."""
     versions = [f"{name} {version(name)}" for name in PACKAGES]
     kernels = [f"{name}={os.environ.get(name)}" for name in KERNELS]
-    return (_code(), sys.version, *versions, *kernels, *_processor())
+    return (_code(modules), sys.version, *versions, *kernels, *_processor())
 
 
-def trainer_files() -> list[Path]:
-    """Return the files of the trainer and of all that it imports, in their order."""
+def files_of(modules: tuple[str, ...]) -> list[Path]:
+    """Return the files of modules and of all that they import of ours, in their order."""
     found: set[Path] = set()
-    names = list(TRAINER)
+    names = list(modules)
     while names:
         parts = names.pop().split(".")
         for end in range(1, len(parts) + 1):
@@ -142,10 +145,11 @@ def _imported(code: str) -> Iterator[str]:
             yield f"{package}.{member}"
 
 
-def _code() -> str:
-    """A hash of the trainer; what only the service runs is no part of it."""
+def _code(modules: tuple[str, ...]) -> str:
+    """A hash of modules and of all that they import; of the trainer, what only the service runs is
+    no part."""
     return _digest(
-        part for path in trainer_files() for part in (str(path).encode(), path.read_bytes())
+        part for path in files_of(modules) for part in (str(path).encode(), path.read_bytes())
     )
 
 
