@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from app.errors import Invalid, ServiceError, TooLarge, Undecodable
+from app.feedback.event_format import event_decoder
 from app.scoring.decoding import (
     MAX_VALUES,
     check_size,
@@ -18,6 +19,7 @@ from app.scoring.decoding import (
     rank_decoder,
 )
 from app.scoring.not_finite import MAX_DETAILS, MAX_PATH, MAX_STEP
+from app.web.v2.wire import infer_decoder
 
 
 def refusal(body: bytes) -> ServiceError:
@@ -64,6 +66,32 @@ def test_a_wrong_form_names_its_path() -> None:
     with pytest.raises(Invalid) as caught:
         decode_part(context_decoder, b"", msgspec.Raw(b"[]"), "instances", 7)
     assert [d.path for d in caught.value.details] == ["instances[7]"]
+
+
+@pytest.mark.parametrize("value", ["bogus", "x" * 200_000, "q - at `$.context`"])
+def test_a_wrong_choice_is_told_the_choices_and_not_repeated(value: str) -> None:
+    """The answer is as short for a long value, and its path is the field's."""
+    body = {"context": {}, "candidates": [{"features": {}}], "on_unknown": value}
+    (detail,) = refusal(json.dumps(body).encode()).details
+    assert detail.path == "on_unknown"
+    assert detail.problem == "Invalid enum value: expected one of 'error', 'last', 'omit'"
+
+
+def test_choices_are_those_of_the_named_field() -> None:
+    """Within lists and unions, and whole numbers too."""
+    event = b'{"request_id": "r", "index": 1, "label": 7000000}'
+    with pytest.raises(Invalid) as caught:
+        decode_part(event_decoder, event, msgspec.Raw(event), "events", 3)
+    (detail,) = caught.value.details
+    assert detail.path == "events[3].label"
+    assert detail.problem == "Invalid enum value: expected one of 0, 1"
+    tensors = {"inputs": [{"name": "a", "shape": [1], "datatype": "FP999", "data": [1]}]}
+    with pytest.raises(Invalid) as caught:
+        decode(infer_decoder, json.dumps(tensors).encode())
+    (detail,) = caught.value.details
+    assert detail.path == "inputs[0].datatype"
+    assert "'FP32'" in detail.problem
+    assert "FP999" not in detail.problem
 
 
 def test_numbers_that_are_not_finite_are_named() -> None:
