@@ -39,6 +39,8 @@ class Draft:
     guesses: Mapping[str, Guess]
     unusable: Mapping[str, str]
     """Columns that are left out, each with the reason."""
+    keyed: bool
+    """Whether a column was known to be of a side."""
     span: tuple[datetime, datetime] | None = None
     """The first and the last moment of the spec's timestamp in the sample."""
 
@@ -54,7 +56,9 @@ class Draft:
 
     def left_out(self) -> list[str]:
         """Return a line for each column that is left out, with the reason."""
-        return [f"{in_comment(name)}: {why}" for name, why in self.unusable.items()]
+        return [
+            f"{in_comment(name)}: {why}" if name else why for name, why in self.unusable.items()
+        ]
 
     def warnings(self) -> list[str]:
         """Return what a person should look at before training."""
@@ -79,8 +83,8 @@ class Draft:
             names = ", ".join(map(in_comment, self.unsure[:SHOWN_VALUES]))
             more = len(self.unsure) - SHOWN_VALUES
             lines.append(
-                f"the sides of {names}{f' and {more} more' if more > 0 else ''} are guesses; check"
-                " them in the file, or name a key with --context or --candidate"
+                f"the sides of {names}{f' and {more} more' if more > 0 else ''} are guesses, and"
+                f" /rank refuses a field on the wrong side; {self._advice()}"
             )
         lines += [
             f"{in_comment(name)} alone has an AUC of {each.auc:.3f}: make sure that it is known"
@@ -93,6 +97,15 @@ class Draft:
     def text(self) -> str:
         """Return the spec as a TOML file."""
         return "\n".join(self._lines()) + "\n"
+
+    def _advice(self) -> str:
+        """Return what makes the guesses sure."""
+        if self.keyed:
+            return "check them in the file, or name them with --context or --candidate"
+        return (
+            "name the column of the item's id with --candidate, or that of the user or the request"
+            " with --context: what goes with it is found by its rows"
+        )
 
     def _row(self, found: Found) -> Sequence[str]:
         column, field = found.column, found.field
@@ -235,6 +248,7 @@ def draft(look: Look, context: Sequence[str] = (), candidate: Sequence[str] = ()
         context,
         candidate,
         list(kept),
+        look.items.key if look.items is not None else None,
     )
     told = {name: Guess("candidate", "of --items", True) for name in kept if name in of_items}
     if look.items is not None and look.items.key in kept:
@@ -247,7 +261,16 @@ def draft(look: Look, context: Sequence[str] = (), candidate: Sequence[str] = ()
     if timed is not None and timed.moments is not None:
         second = timed.moments.seconds[timed.moments.present]
         span = (_moment(second.min()), _moment(second.max()))
-    return Draft(spec, look, float(label.mean()), found | kept, guesses, unusable, span)
+    return Draft(
+        spec,
+        look,
+        float(label.mean()),
+        found | kept,
+        guesses,
+        unusable,
+        bool(context or candidate),
+        span,
+    )
 
 
 def replace_field(found: Found, side: str) -> Found:

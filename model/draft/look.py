@@ -140,9 +140,10 @@ def _unusable(file: LogFile, present: Sequence[str]) -> dict[str, str]:
     """Return why columns cannot be fields, for those that cannot."""
     found = dict.fromkeys(present, "its name is in the header more than once")
     found = {name: why for name, why in found.items() if present.count(name) > 1}
-    for name in present:
+    for place, name in enumerate(present, 1):
         if not name:
-            found[name] = "it has no name"
+            before = f"{found[name]}, and " if "no name" in found.get(name, "") else ""
+            found[name] = f"{before}column {place} has no name"
         elif "\0" in name:
             found[name] = "its name has the character NUL"
     if is_parquet(file.path):

@@ -27,6 +27,8 @@ class Guess:
     reason: str
     sure: bool
     """False where only a person can tell."""
+    varies: bool = False
+    """True where no key decides it, although one would tell."""
 
 
 def guess_sides(
@@ -35,12 +37,14 @@ def guess_sides(
     context: Sequence[str],
     candidate: Sequence[str],
     fields: Sequence[str],
+    item: str | None = None,
 ) -> dict[str, Guess]:
     """Return the side of each of the ``fields``.
 
     ``codes`` [R] are the values' numbers, of columns that are no fields too. ``context`` and
     ``candidate`` are columns that are known to be of a side, and keys: what they decide is of
-    their side. Those ``always_context`` are moments.
+    their side. Those ``always_context`` are moments. ``item`` is the one of ``candidate`` that is
+    the id of items whose values are elsewhere.
     """
     keys: dict[Side, list[NDArray[np.int64]]] = {
         "context": _keys([codes[name] for name in context]),
@@ -49,6 +53,10 @@ def guess_sides(
     named: dict[Side, str] = {
         "context": ", ".join(context), "candidate": ", ".join(candidate),
     }  # fmt: skip
+    varying = {side: named[side] for side in keys if any(map(tells, keys[side]))}
+    if item is not None and tells(codes[item]):
+        # All that an item has is in its file, so what varies within its rows is the request's.
+        varying = {"candidate": item}
     found: dict[str, Guess] = {}
     for name in fields:
         column = codes[name]
@@ -58,7 +66,7 @@ def guess_sides(
         elif name in always_context:
             found[name] = Guess("context", "a moment is the request's", True)
         else:
-            found[name] = _by_keys(name, column, keys, named) or _by_name(name)
+            found[name] = _by_keys(name, column, keys, named, varying)
     return _both_sides(found)
 
 
@@ -67,30 +75,34 @@ def _by_keys(
     column: NDArray[np.int64],
     keys: Mapping[Side, list[NDArray[np.int64]]],
     named: Mapping[Side, str],
-) -> Guess | None:
-    """Judge a column by what the keys decide; None where they tell nothing."""
+    varying: Mapping[Side, str],
+) -> Guess:
+    """Judge a column by what the keys decide, or by its name where they tell nothing.
+
+    ``varying`` has the sides of the keys that tell, each with the names of its keys.
+    """
     for side in keys:
         if any(decides(key, column) for key in keys[side]):
             return Guess(side, f"the same in all rows of {named[side]}", True)
-    given = [side for side in keys if any(map(tells, keys[side]))]
+    given = list(varying)
     if len(given) == 1:
-        varies = f"it varies within the rows of {named[given[0]]}"
+        varies = f"it varies within the rows of {varying[given[0]]}"
         # A user's requests vary, and so do an item's places.
         if given[0] == "context" and is_context(name) and not is_candidate(name):
-            return Guess("context", f"{varies}, but its name is a request's", False)
+            return Guess("context", f"{varies}, but its name is a request's", False, True)
         if given[0] == "candidate" and is_candidate(name) and not is_context(name):
-            return Guess("candidate", f"{varies}, but its name is a candidate's", False)
-        return Guess("candidate" if given[0] == "context" else "context", varies, True)
-    return None
+            return Guess("candidate", f"{varies}, but its name is a candidate's", False, True)
+        return Guess("candidate" if given[0] == "context" else "context", varies, True, True)
+    return _by_name(name, bool(given))
 
 
-def _by_name(name: str) -> Guess:
+def _by_name(name: str, varies: bool) -> Guess:
     candidate, context = is_candidate(name), is_context(name)
     if candidate and not context:
-        return Guess("candidate", "guessed by its name", False)
+        return Guess("candidate", "guessed by its name", False, varies)
     if context and not candidate:
-        return Guess("context", "guessed by its name", False)
-    return Guess("context", "a guess", False)
+        return Guess("context", "guessed by its name", False, varies)
+    return Guess("context", "a guess", False, varies)
 
 
 def _both_sides(found: dict[str, Guess]) -> dict[str, Guess]:

@@ -139,9 +139,29 @@ def test_columns_without_a_name_or_named_twice_are_left_out(tmp_path: Path) -> N
     (tmp_path / "log.csv").write_text("\n".join(lines))
     found = drafted(tmp_path / "log.csv", context=("b",))
     assert found.unusable == {
-        "": "it has no name", "a": "its name is in the header more than once",
+        "": "column 1 has no name", "a": "its name is in the header more than once",
     }  # fmt: skip
+    assert "column 1 has no name" in found.left_out()
+    assert "#   column 1 has no name" in found.text().splitlines()
     assert read(spec_of(found), [tmp_path / "log.csv"]).height == 200
+
+
+def test_columns_without_a_name_are_told_by_their_places(tmp_path: Path) -> None:
+    """Several have one name, none."""
+    lines = ["a,,click,b,", *(f"{n % 7},1,{n % 2},{n % 5},x" for n in range(200))]
+    (tmp_path / "log.csv").write_text("\n".join(lines))
+    found = drafted(tmp_path / "log.csv", context=("b",))
+    assert found.left_out() == ["column 2 has no name, and column 5 has no name"]
+
+
+def test_without_a_key_the_advice_is_an_option(tmp_path: Path) -> None:
+    """The end of the output says what wrong sides lead to, and what to give."""
+    frame = FRAME.select("click", pl.col("user").alias("p"), pl.col("item").alias("q"))
+    frame.write_csv(tmp_path / "log.csv")
+    [told] = [each for each in drafted(tmp_path / "log.csv", context=()).warnings() if "p" in each]
+    assert told.startswith("the sides of p, q are guesses, and /rank refuses a field on the wrong")
+    assert "the item's id with --candidate" in told
+    assert not drafted(tmp_path / "log.csv", context=("p",)).warnings()
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,21 @@ def test_a_column_of_items_is_not_of_the_context(log: Path, tmp_path: Path) -> N
             joined(log, tmp_path / "films.csv", context=(name,))
 
 
+@pytest.mark.parametrize("context", [(), ("place",), ("user",)])
+def test_what_the_id_tells_stays_with_another_key(
+    context: tuple[str, ...], log: Path, tmp_path: Path
+) -> None:
+    """A column that varies within an item's rows stays sure when a key is named."""
+    FILMS.write_csv(tmp_path / "films.csv")
+    LOG.with_columns(pl.Series("x", NUMBERS.integers(0, 9, ROWS))).write_csv(log)
+    found = joined(log, tmp_path / "films.csv", context=context)
+    assert found.guesses["x"].side == "context"
+    assert found.guesses["x"].reason == "it varies within the rows of film"
+    assert found.guesses["x"].sure
+    assert found.guesses["genre"].side == "candidate"
+    assert not any("guesses" in line for line in found.warnings())
+
+
 def test_the_command_joins(log: Path, tmp_path: Path) -> None:
     """``--items`` and ``--id`` go together, and a file of items is never the result."""
     films, out = tmp_path / "films.csv", tmp_path / "spec.toml"

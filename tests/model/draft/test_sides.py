@@ -78,3 +78,22 @@ def test_each_side_gets_a_field(names: tuple[str, ...]) -> None:
     found = guess_sides(codes, [], [], [], list(names))
     assert {guess.side for guess in found.values()} == {"context", "candidate"}
     assert not any(guess.sure for guess in found.values())
+
+
+@pytest.mark.parametrize(
+    ("context", "candidate"), [([], []), (["place"], []), ([], ["place"]), (["user"], ["place"])]
+)
+def test_the_id_of_items_tells_beside_other_keys(context: list[str], candidate: list[str]) -> None:
+    """What varies within an item's rows is not the item's, whatever else is given."""
+    codes = CODES | {"place": NUMBERS.integers(0, 3, ROWS), "slot": CODES["b"]}
+    fields = ["user", "a", "b", "c", "slot"]
+    found = guess_sides(codes, [], context, [*candidate, "item"], fields, "item")
+    assert found["b"].side == "context"
+    assert found["b"].sure
+    assert found["b"].reason == "it varies within the rows of item"
+    assert found["a"].side == "context"
+    assert found["a"].sure
+    assert found["c"].side == "candidate"
+    assert not found["slot"].sure, "a place of an item varies, too"
+    assert found["slot"].varies
+    assert not found["c"].varies
