@@ -40,7 +40,7 @@ class Draft:
     unusable: Mapping[str, str]
     """Columns that are left out, each with the reason."""
     keyed: bool
-    """Whether a column was known to be of a side."""
+    """True if a column was known to be of a side."""
     span: tuple[datetime, datetime] | None = None
     """The first and the last moment of the spec's timestamp in the sample."""
 
