@@ -28,7 +28,7 @@ from app.features.graph_inputs import Batch, Scores
 from app.scoring.engine import Engine
 from app.scoring.engine_cuda import CudaEngine
 from app.scoring.engine_device import DeviceOptions, HostDevice
-from tests.bench.gpu import random_batch
+from tests.bench.gpu.engine import random_batch
 
 ROWS = (1, 64, 1_000)
 LARGEST = 1_024

@@ -36,7 +36,9 @@ ELSEWHERE = {
 }  # fmt: skip
 COUNTED = NotFound, MethodNotAllowed, Unauthorized, WrongOrigin
 """Errors of other routes whose answers are counted."""
-SCORING_ERRORS = sorted(set(kinds(ServiceError)) - ELSEWHERE, key=lambda kind: kind.code)
+SCORING_ERRORS = sorted(
+    set(kinds(ServiceError)) - ELSEWHERE, key=lambda kind: (kind.code, kind.__name__)
+)
 
 
 @pytest.mark.parametrize("kind", SCORING_ERRORS)
