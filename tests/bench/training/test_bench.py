@@ -29,7 +29,7 @@ from tests.bench.training import (
     with_product,
 )
 from tests.bench.training.running import DEEPCTR_TORCH, FUXICTR, PEERS, PRODUCT, Failed, Library
-from tests.bench.training.work import Rows, Work, read_rows, tested, write_rows
+from tests.bench.training.work import Rows, Work, judged, read_rows, write_rows
 from tests.support import environments
 from tests.support.clicks import CONFIG, LAYOUT, dataset
 from tests.support.environments import ROOT
@@ -125,7 +125,7 @@ def test_scores_are_judged_as_scikit_learn_judges_them() -> None:
     random = np.random.default_rng(1)
     label = (random.random(500) < 0.3).astype(np.uint8)
     score = np.round(random.random(500), 1)
-    found = tested(score, label)
+    found = judged(score, label)
     assert found["auc"] == pytest.approx(roc_auc_score(label, score), abs=1e-12)
     inside = np.clip(score, 1e-7, 1 - 1e-7)
     assert found["log_loss"] == pytest.approx(log_loss(label, inside), abs=1e-12)

@@ -34,8 +34,8 @@ from tests.bench.training.work import (
     answer,
     field_name,
     given,
+    judged,
     read_rows,
-    tested,
 )
 
 PREFETCHING = 1
@@ -197,7 +197,7 @@ def main() -> None:
                 batch_size=work.batch_size, shuffle=False, data_format="npz", num_workers=0,
             )  # fmt: skip
             score = model.predict(last).astype("float64")
-            figures = tested(score, read_rows(work.test).label)
+            figures = judged(score, read_rows(work.test).label)
     losses = torch.stack(model.losses[-len(loaders[0]) :])
     answer(
         seconds=seconds, evaluations=model.watch.seen, **figures,

@@ -19,8 +19,8 @@ from tests.bench.training.work import (
     answer,
     field_name,
     given,
+    judged,
     read_rows,
-    tested,
 )
 
 
@@ -86,7 +86,7 @@ def main() -> None:
     figures = {}
     if work.test:
         test = dataset_of(read_rows(work.test), layout)
-        figures = tested(predict(result.network, test).astype(np.float64), test.label)
+        figures = judged(predict(result.network, test).astype(np.float64), test.label)
     answer(
         seconds=seconds, evaluations=watch.seen, **figures,
         rows_per_second=result.rows_per_second, train_loss=result.history[-1].train_loss,

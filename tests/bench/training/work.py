@@ -109,7 +109,7 @@ class Watch:
         return auc >= self.target
 
 
-def tested(score: NDArray[np.float64], label: NDArray[np.uint8]) -> dict[str, float]:
+def judged(score: NDArray[np.float64], label: NDArray[np.uint8]) -> dict[str, float]:
     """Return AUC and log loss of scores [R], as the runners of all libraries tell them.
 
     The AUC is the share of pairs in the right order, equal scores being half of it; the log loss
