@@ -73,6 +73,21 @@ def spec_command(
         list[str] | None,
         typer.Option(help="Columns of the item, such as its id, in the same way."),
     ] = None,
+    serve: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=VALUE",
+            help="A column that is known in training only, such as a position, and the value that"
+            " every request counts as having; repeat it for others.",
+        ),
+    ] = None,
+    dynamic: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Columns of the item whose values depend on the moment, separated by commas: they"
+            " come with each request, never from a store."
+        ),
+    ] = None,
     columns: Annotated[
         list[str] | None,
         typer.Option(help="Names of all columns, separated by commas, of files without a header."),
@@ -93,6 +108,7 @@ def spec_command(
     from model.draft.draft import draft
     from model.draft.items import with_items
     from model.draft.look import look_at
+    from model.draft.serving import Serving
     from model.result_places import ResultError, require_file
 
     stored = stored_files(items, item_id, None, None)
@@ -100,14 +116,15 @@ def spec_command(
     if out.exists() and not replace:
         raise ResultError(f"{out} is there already; name another file with --out, or --replace it")
     names = column_names(columns or (), "--columns") or None
-    sides = (
+    sides = [
         column_names(each or (), option)
         for each, option in ((context, "--context"), (candidate, "--candidate"))
-    )
+    ]
+    serving = Serving.of(serve or (), column_names(dynamic or (), "--dynamic"))
     look = look_at(data, label, names, sample_rows)
     for each in stored:
         look = with_items(look, each.paths, each.key)
-    found = draft(look, *sides)
+    found = draft(look, sides[0], sides[1], serving)
     text = found.text()
     # Its own reader is the judge of what was written.
     FeatureSpec.parse(text, str(out))

@@ -10,12 +10,22 @@ import numpy as np
 from msgspec.structs import replace
 
 from app.features.nearest import suggestion
-from app.features.spec import FeatureSpec, Field, MultiCategorical, Numeric, Time
+from app.features.spec import (
+    Categorical,
+    FeatureSpec,
+    Field,
+    MultiCategorical,
+    Numeric,
+    Side,
+    Time,
+)
 from model.data.log_files import DataError
 from model.data.reader import check_labels, labels
 from model.draft.column import Column
 from model.draft.fields import Found, find
 from model.draft.look import Look
+from model.draft.names import is_place
+from model.draft.serving import Serving, is_seen
 from model.draft.sides import Guess, guess_sides
 from model.draft.toml_text import comment, field_table, in_comment, quoted, top
 from model.text_table import table
@@ -87,6 +97,12 @@ class Draft:
                 f" /rank refuses a field on the wrong side; {self._advice()}"
             )
         lines += [
+            f"--serve: no row that was looked at has this value of {in_comment(each.name)}, so it"
+            " counts as OOV in every request"
+            for each in self.spec.fields
+            if not is_seen(each, self.found[each.name].column)
+        ]
+        lines += [
             f"{in_comment(name)} alone has an AUC of {each.auc:.3f}: make sure that it is known"
             " before the click"
             for name, each in self.found.items()
@@ -155,7 +171,11 @@ class Draft:
                     " all",
                     "items of a request (user, page, time), `candidate` belongs to the item."
                     " Wrong sides",
-                    "train as well, but /rank asks for the values in the wrong place.",
+                    "train as well, but /rank asks for the values in the wrong place. A column that"
+                    " is known",
+                    "in training only (a position) has `serve`, one that depends on the moment"
+                    " `dynamic`:",
+                    "`spec` writes them with --serve FIELD=VALUE and --dynamic FIELD.",
                 ]
             )
         yield ""
@@ -182,6 +202,7 @@ class Draft:
     def _notes(self, found: Found) -> list[str]:
         """Return what is worth knowing of a field beside its keys."""
         notes = [found.note] if found.note else []
+        notes += self._of_serving(found)
         if found.auc is not None and found.auc > SUSPICIOUS:
             notes.append(f"AUC alone {found.auc:.3f}: make sure that it is known before the click")
         column, field = found.column, found.field
@@ -198,30 +219,55 @@ class Draft:
                 )
         return notes
 
+    def _of_serving(self, found: Found) -> Iterator[str]:
+        """Yield what is known of a field in serving, or what may be where its rows leave it open.
 
-def draft(look: Look, context: Sequence[str] = (), candidate: Sequence[str] = ()) -> Draft:
+        A value that varies within the rows of an item or a user may be known in training only, or
+        depend on the moment; so may one whose name is a place's.
+        """
+        name, guess = in_comment(found.column.name), self.guesses[found.column.name]
+        match found.field:
+            case Categorical(serve=value) | Numeric(serve=value) if value is not None:
+                yield "known in training only: every request counts as having the value of `serve`"
+                return
+            case Time() | MultiCategorical() | None:
+                served = False
+            case _:
+                served = True
+        if found.field is not None and found.field.dynamic:
+            return
+        place = is_place(found.column.name) and (guess.varies or not guess.sure)
+        if not place and (guess.sure or not guess.varies):
+            return
+        if served:
+            yield f"known in training only, as a position is? Then `serve`: --serve {name}=VALUE"
+        if guess.side == "candidate":
+            yield f"depends on the moment? Then `dynamic = true`: --dynamic {name}"
+
+
+def draft(
+    look: Look,
+    context: Sequence[str] = (),
+    candidate: Sequence[str] = (),
+    serving: Serving | None = None,
+) -> Draft:
     """Make a spec of what was seen.
 
     ``context`` and ``candidate`` are columns known to be of a side, as are those of files of items
     and their id. Others that are the same in all rows of such a column's value are of its side,
-    too.
+    too. ``serving`` has what is known of fields in serving; one that is dynamic is a candidate's.
 
     Raises:
-        DataError: there is no such column, a label is neither 0 nor 1, or no field is left.
+        DataError: there is no such column, a label is neither 0 nor 1, no field is left, or a
+            field cannot have what is given.
     """
     label_name = look.layout.label
-    for name, option in [
-        (label_name, "--label"), *((n, "--context") for n in context),
-        *((n, "--candidate") for n in candidate),
-    ]:  # fmt: skip
-        if name not in look.columns:
-            known = ", ".join(map(repr, look.columns))
-            raise DataError(
-                f"{option}: there is no column {name!r}{suggestion(name, look.columns)}; the"
-                f" columns are {known}"
-            )
-        if name == label_name and option != "--label":
-            raise DataError(f"{option}: {name!r} is the label")
+    serving = serving or Serving()
+    _check_columns(
+        look,
+        {"--label": [label_name], "--context": context, "--candidate": candidate,
+         "--serve": serving.serve, "--dynamic": serving.dynamic},
+    )  # fmt: skip
     of_items: frozenset[str] = frozenset()
     if look.items is not None:
         of_items = look.items.columns
@@ -231,6 +277,17 @@ def draft(look: Look, context: Sequence[str] = (), candidate: Sequence[str] = ()
             raise DataError(f"{name!r} is named by --context, and is a column of items")
         if name in candidate:
             raise DataError(f"{name!r} is named by --context and by --candidate")
+    for name in serving.dynamic:
+        if name in context:
+            raise DataError(
+                f"{name!r} is named by --context and by --dynamic: dynamic fields are the"
+                " candidate's"
+            )
+        if name in of_items or (look.items is not None and name == look.items.key):
+            raise DataError(
+                f"{name!r} is named by --dynamic, and is a column of items: a dynamic value comes"
+                " with the request, and a stored one is not used"
+            )
     check_labels(look.layout, look.frame)
     label = labels(look.layout, look.frame)
     found = {
@@ -239,6 +296,10 @@ def draft(look: Look, context: Sequence[str] = (), candidate: Sequence[str] = ()
     kept = {name: each for name, each in found.items() if each.field is not None}
     unusable = dict(look.unusable)
     unusable |= {name: each.note for name, each in found.items() if each.field is None}
+    for option, names in (("--serve", serving.serve), ("--dynamic", serving.dynamic)):
+        for name in names:
+            if name not in kept:
+                raise DataError(f"{option}: column {name!r} is left out: {unusable[name]}")
     if len(kept) < 2:
         reasons = "".join(f"\n  {name!r}: {why}" for name, why in unusable.items())
         raise DataError(f"a spec needs two fields, one of each side; left out are{reasons}")
@@ -253,8 +314,13 @@ def draft(look: Look, context: Sequence[str] = (), candidate: Sequence[str] = ()
     told = {name: Guess("candidate", "of --items", True) for name in kept if name in of_items}
     if look.items is not None and look.items.key in kept:
         told[look.items.key] = Guess("candidate", "the item's id", True)
+    told |= {name: Guess("candidate", "given by --dynamic", True) for name in serving.dynamic}
     guesses |= told
-    kept = {name: replace_field(each, guesses[name].side) for name, each in kept.items()}
+    for name in serving.serve:
+        if not guesses[name].sure:
+            side = guesses[name].side
+            guesses[name] = Guess(side, "requests need not have it", True)
+    kept = {name: replace_field(each, guesses[name].side, serving) for name, each in kept.items()}
     spec = _spec(look, kept, of_items)
     timed = kept.get(spec.timestamp) if spec.timestamp else None
     span = None
@@ -273,10 +339,26 @@ def draft(look: Look, context: Sequence[str] = (), candidate: Sequence[str] = ()
     )
 
 
-def replace_field(found: Found, side: str) -> Found:
-    """Return a column with its field on a side."""
+def _check_columns(look: Look, named: Mapping[str, Collection[str]]) -> None:
+    """Refuse names, by option, that are no columns of the data."""
+    for option, names in named.items():
+        for name in names:
+            if name in look.unusable:
+                raise DataError(f"{option}: column {name!r} is left out: {look.unusable[name]}")
+            if name not in look.columns:
+                known = ", ".join(map(repr, look.columns))
+                raise DataError(
+                    f"{option}: there is no column {name!r}{suggestion(name, look.columns)}; the"
+                    f" columns are {known}"
+                )
+            if name == look.layout.label and option != "--label":
+                raise DataError(f"{option}: {name!r} is the label")
+
+
+def replace_field(found: Found, side: Side, serving: Serving) -> Found:
+    """Return a column with its field on a side, and with what is known of it in serving."""
     assert found.field is not None
-    field = replace(found.field, side=side)
+    field = serving.marked(replace(found.field, side=side))
     return Found(found.column, field, found.codes, found.auc, found.note, found.moments)
 
 

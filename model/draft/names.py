@@ -28,6 +28,7 @@ _CONTEXT = _listed(
     " agent ip site app page referrer referer gender sex age occupation job weather connection"
     " network carrier conn timestamp"
 )
+_PLACES = _listed("position positions rank slot")
 _JOINED = ("user", "item", "product", "movie", "device", "session", "time", "date")
 """Beginnings of words that are written without a break: ``userid``, ``timestamp``."""
 
@@ -57,6 +58,11 @@ def is_moment(name: str) -> bool:
 def is_candidate(name: str) -> bool:
     """Tell whether a name is one of items and what is known of them."""
     return not words(name).isdisjoint(_CANDIDATE)
+
+
+def is_place(name: str) -> bool:
+    """Tell whether a name is one of places at which an item was shown."""
+    return not words(name).isdisjoint(_PLACES) and not is_name(name)
 
 
 def is_context(name: str) -> bool:
