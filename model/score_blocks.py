@@ -101,7 +101,7 @@ def predict_blocks(
     reader = Reader(found.spec, paths, max_bad_lines, label=False, keep=keep, stored=[
         read_stored(found.spec, each, max_bad_lines) for each in stored
     ])  # fmt: skip
-    reader.require_columns()
+    reader.require_columns(joins=True)
     # Workers have another working directory.
     reader.files = [LogFile(file.path.absolute(), file.name) for file in reader.files]
     inputs = InputFiles([file.path for file in reader.files])

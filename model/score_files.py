@@ -69,6 +69,7 @@ class Offline:
         if part is None:
             values = [read_stored(spec, each, max_bad_lines) for each in stored]
             reader = Reader(spec, paths, max_bad_lines, stored=values)
+            reader.require_columns(joins=True)
             yield from reader.frames()
             warn_each(reader.warnings)
             return
@@ -144,6 +145,7 @@ class Offline:
         reader = Reader(
             spec, paths, max_bad_lines, label=False, progress=True, keep=kept, stored=values
         )
+        reader.require_columns(joins=True)
         with score_table(out) as table:
             for frame in reader.frames():
                 table.add(self.scored(frame, kept))

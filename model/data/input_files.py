@@ -125,7 +125,7 @@ class InputFiles:
             for part, paths in self._groups(spec).items()
         }
         for reader in readers.values():
-            reader.require_columns()
+            reader.require_columns(joins=True)
         if contents is None:
             contents = self.look(places, size)
         kept = write_stored(directory, stored)

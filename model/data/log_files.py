@@ -48,6 +48,17 @@ class DataError(CtrError):
     """Data that cannot be trained on; the message names file, line and column."""
 
 
+class AbsentColumns(DataError):
+    """A file lacks columns; the message names the first."""
+
+    # Defaults let it be pickled: a process may raise it in another's place.
+    def __init__(self, message: str, names: Sequence[str] = (), near: bool = False) -> None:
+        super().__init__(message)
+        self.names = names
+        self.near = near
+        """True if a column that is there was probably meant."""
+
+
 def no_usable_line(name: str, bad: BadLines) -> DataError:
     """Return the error of a file that has lines, all of them bad."""
     return DataError(f"{name} has no usable line\n{bad.report()}")
@@ -153,7 +164,8 @@ def require_columns(
     """Check that files are there and have the columns, without reading their rows.
 
     Raises:
-        DataError: as :func:`pieces` does, for the first file that lacks something.
+        AbsentColumns: a file lacks some; the first such file is named.
+        DataError: as :func:`pieces` does.
     """
     for file in files:
         with _errors_of_reading(file.path):
@@ -266,9 +278,12 @@ def _require_columns(
         if name not in present:
             names = ", ".join(map(repr, present))
             shown = names if len(names) <= _SHOWN_NAMES else f"{names[:_SHOWN_NAMES]}…"
-            near = suggestion(name, present)
-            raise DataError(
-                f"{option}{file.name}: column {name!r} is absent; the columns are {shown}{near}"
+            # A column that is wanted itself was not meant by another name.
+            near = suggestion(name, [each for each in present if each not in wanted])
+            raise AbsentColumns(
+                f"{option}{file.name}: column {name!r} is absent; the columns are {shown}{near}",
+                [each for each in wanted if each not in present],
+                bool(near),
             )
         if present.count(name) > 1:
             raise DataError(f"{option}{file.name}: column {name!r} is there more than once")

@@ -31,6 +31,7 @@ from model.data.log_files import (
     FILE,
     KEPT,
     LINE,
+    AbsentColumns,
     DataError,
     LogFile,
     Piece,
@@ -45,7 +46,7 @@ from model.data.null_texts import null_hint
 from model.data.parquet_columns import without_nan
 from model.data.reading_notes import ReadingNotes
 from model.data.row_weights import weight_problems
-from model.data.stored_values import StoredValues
+from model.data.stored_values import StoredValues, absent_advice
 from model.data.values import distinct, field_values, problems_of, unlearned
 from model.progress import progress_bar
 
@@ -172,13 +173,20 @@ class Reader:
                 )
             raise DataError("the data has no usable row")
 
-    def require_columns(self) -> None:
+    def require_columns(self, joins: bool = False) -> None:
         """Check that all files are there and have the columns, before the first row is read.
+
+        ``joins`` tells that the caller's command takes files with the values of items and users.
 
         Raises:
             DataError: one is not, or lacks one.
         """
-        require_columns(self._spec, self.files, self._wanted(), self._keep, self._optional())
+        try:
+            require_columns(self._spec, self.files, self._wanted(), self._keep, self._optional())
+        except AbsentColumns as error:
+            if not joins or not (advice := absent_advice(self._spec, error, self.stored)):
+                raise
+            raise DataError(f"{error}\n{advice}") from error
 
     def _columns(self) -> list[str]:
         """Return the columns that a frame has of the spec."""

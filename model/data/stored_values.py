@@ -23,7 +23,7 @@ from app.features.spec import FeatureSpec, Side
 from app.files import sha256
 from model.data.bad_lines import BadLines
 from model.data.json_lines import is_json
-from model.data.log_files import FILE, LINE, DataError, Source, pieces
+from model.data.log_files import FILE, LINE, AbsentColumns, DataError, Source, pieces
 from model.data.parquet_columns import without_nan
 from model.data.stored_files import Kind, StoredFiles
 from model.data.values import distinct, field_values, problems_of, unlearned
@@ -55,6 +55,26 @@ def read_stored(spec: FeatureSpec, files: StoredFiles, max_bad_lines: float) -> 
         )
     entries = pl.concat(reading.frames, how="diagonal").unique(_KEY, keep="last")
     return StoredValues(files, entries, sources, reading.key, bad)
+
+
+def absent_advice(spec: FeatureSpec, absent: AbsentColumns, stored: Sequence[StoredValues]) -> str:
+    """Return where the absent columns of a log may come from; empty if nothing suggests it."""
+    lines = []
+    for kind, side in _SIDES.items():
+        names = {field.name for field in spec.side(side) if not field.dynamic}
+        lacking = names.intersection(absent.names)
+        # One name alone may be written wrong, be the key itself, or a value of each request.
+        likely = kind == "item" and len(names) > 1 and not absent.near
+        alone = len(lacking) == 1 and not likely
+        if not lacking or alone or any(each.files.kind == kind for each in stored):
+            continue
+        files, key = _OPTIONS[kind]
+        whose = "items" if kind == "item" else "users"
+        lines.append(
+            f"{len(lacking):,} of {len(names):,} {side} fields are absent; values of {whose} can"
+            f" come from files of their own: {files} FILE {key} FIELD"
+        )
+    return "\n".join(lines)
 
 
 class _Reading:

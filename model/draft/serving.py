@@ -1,4 +1,4 @@
-"""What only a person knows of fields in serving: ``serve`` and ``dynamic`` of a spec."""
+"""The keys ``serve`` and ``dynamic`` of a drafted spec: a person knows them, the data do not."""
 
 from __future__ import annotations
 

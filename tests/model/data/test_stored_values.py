@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from app.features.spec import Categorical, FeatureSpec, Numeric
 from model.data.input_files import InputFiles
-from model.data.log_files import DataError
+from model.data.log_files import AbsentColumns, DataError
 from model.data.prepare import Prepared, prepare
 from model.data.reader import Reader
 from model.data.stored_files import StoredFiles
@@ -261,3 +262,71 @@ def test_the_cache_knows_the_stored_files(
     assert before != InputFiles([sample.data]).key("text", SPEC)
     write_json(users.paths[0], [{"user_id": 7}])
     assert inputs.key("text", SPEC) != before
+
+
+TABLE = FeatureSpec.parse(
+    """
+label = "click"
+fields = [
+    {name = "user", kind = "categorical", side = "context"},
+    {name = "feature_0", kind = "categorical", side = "context"},
+    {name = "item", kind = "categorical", side = "candidate"},
+    {name = "item_feature_0", kind = "categorical", side = "candidate"},
+    {name = "item_feature_1", kind = "categorical", side = "candidate"},
+    {name = "age", kind = "numeric", side = "candidate", dynamic = true},
+]
+"""
+)
+OF_ITEMS = "values of items can come from files of their own: --items FILE --id FIELD"
+OF_USERS = "values of users can come from files of their own: --profiles FILE --key FIELD"
+
+
+@pytest.mark.parametrize(
+    ("columns", "advice"),
+    [
+        ("click,user,feature_0,item,age", f"\n2 of 3 candidate fields are absent; {OF_ITEMS}"),
+        ("click,user,feature_0,item,item_feature_0,age", f"1 of 3 candidate fields .*; {OF_ITEMS}"),
+        ("click,item,item_feature_0,item_feature_1,age", f"2 of 2 context fields .*; {OF_USERS}"),
+        ("click,key,age", f"(?s)3 of 3 candidate fields .*{OF_ITEMS}\n.*{OF_USERS}"),
+    ],
+)
+def test_absent_columns_may_be_those_of_other_files(
+    columns: str, advice: str, tmp_path: Path
+) -> None:
+    """The error says so, for each side; a column that is wanted itself is no suggestion."""
+    (tmp_path / "log.csv").write_text(f"{columns}\n")
+    with pytest.raises(DataError, match=advice) as caught:
+        InputFiles([tmp_path / "log.csv"]).read(TABLE, tmp_path)
+    assert "did you mean" not in str(caught.value)
+    with pytest.raises(DataError) as caught:
+        next(Reader(TABLE, [tmp_path / "log.csv"]).frames())
+    assert "files of their own" not in str(caught.value), "this caller takes none"
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        "click,user,feature_0,item,item_feature_0,item_feature_x,age",
+        "click,user,item,item_feature_0,item_feature_1,age",
+        "click,user,feature_0,item,item_feature_0,item_feature_1",
+    ],
+)
+def test_one_column_may_be_written_wrong(columns: str, tmp_path: Path) -> None:
+    """A near name is told, and no other file where nothing suggests it."""
+    (tmp_path / "log.csv").write_text(f"{columns}\n")
+    with pytest.raises(DataError, match="is absent") as caught:
+        InputFiles([tmp_path / "log.csv"]).read(TABLE, tmp_path)
+    assert "files of their own" not in str(caught.value)
+    assert ("did you mean 'item_feature_x'?" in str(caught.value)) == ("_x" in columns)
+
+
+def test_given_files_are_no_advice(tmp_path: Path) -> None:
+    """Who gives --items needs only to hear of users."""
+    (tmp_path / "log.csv").write_text("click,item,age\n1,a,2\n")
+    (tmp_path / "items.csv").write_text("item,item_feature_0,item_feature_1\na,b,c\n")
+    stored = [StoredFiles("item", [tmp_path / "items.csv"], "item")]
+    with pytest.raises(DataError, match=OF_USERS) as caught:
+        InputFiles([tmp_path / "log.csv"], stored=stored).read(TABLE, tmp_path)
+    assert OF_ITEMS not in str(caught.value)
+    error = pickle.loads(pickle.dumps(AbsentColumns("x", ["y"], True)))
+    assert (str(error), error.names, error.near) == ("x", ["y"], True)

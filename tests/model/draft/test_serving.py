@@ -1,4 +1,4 @@
-"""What a person knows of fields in serving is written into the spec, or refused."""
+"""Fields that only a person can mark for serving are marked in the spec, or refused."""
 
 from __future__ import annotations
 
