@@ -9,16 +9,20 @@ from pathlib import Path
 
 import msgspec
 import polars as pl
+from msgspec.structs import replace
 
 from app.errors import ValueProblem
 from app.features.canonical import integer_key
+from app.features.nearest import suggestion
 from app.features.spec import Categorical, FeatureSpec, MultiCategorical
 from app.store.opening import open_to_put
 from app.store.store import MOST_ID_BYTES, MOST_VALUE_BYTES, Item
-from model.data.log_files import DataError
+from model.data.log_files import DataError, LogFile, column_names
 from model.data.stored_files import StoredFiles
 from model.data.stored_values import StoredValues, read_stored
 from model.progress import progress_bar, say
+
+SHOWN_NAMES = 5
 
 
 def put_stored(
@@ -55,7 +59,31 @@ def put_stored(
         say(f"left out: {stored.bad.report()}")
     if repeated := stored.bad.total - stored.bad.count - count:
         say(f"{repeated:,} lines have the id of a later one, which counts")
+    if unused := _unused(spec, files):
+        more = len(unused) - SHOWN_NAMES
+        say(
+            f"not stored, because no {files.side} field of the spec has the name:"
+            f" {', '.join(unused[:SHOWN_NAMES])}{f' and {more:,} more' if more > 0 else ''}"
+        )
     return count
+
+
+def _unused(spec: FeatureSpec, files: StoredFiles) -> list[str]:
+    """Return the columns that are no field, as a message shows them; of JSON, the first lines'."""
+    spec = replace(spec, columns=None)
+    columns = dict.fromkeys(
+        name
+        for path in files.paths
+        for name in column_names(spec, LogFile(path, path.name), files.key) or ()
+    )
+    fields = {field.name for field in spec.side(files.side)}
+    # One that is written wrong is absent under its own name.
+    absent = fields - columns.keys()
+    return [
+        f"{name!r}{f' ({near[2:]})' if (near := suggestion(name, absent)) else ''}"
+        for name in columns
+        if name not in fields and name != files.key
+    ]
 
 
 def _entries(spec: FeatureSpec, stored: StoredValues) -> Iterator[Item]:

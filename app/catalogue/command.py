@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +18,8 @@ import msgspec
 
 from app.bundle.bundle import Bundle
 from app.bundle.directory import newest
-from app.catalogue.item_lines import BadLine, open_lines, read_lines
+from app.catalogue.field_counts import FieldCounts
+from app.catalogue.item_lines import BadLine, may_be_lines, open_lines, read_lines
 from app.catalogue.kinds import ITEMS, Kind
 from app.errors import CtrError
 from app.features.encoder import Encoder
@@ -122,12 +122,19 @@ def _put(given: Any) -> int:
         if not path.is_file():
             # A pipe can be read once only.
             return _say(f"{path} is not an ordinary file, which put reads twice")
+        if not may_be_lines(path):
+            return _say(
+                f"{path} is not JSON lines; CSV, TSV and Parquet are put by the trainer: python -m"
+                f" model {given.kind.name}s put FILE {given.kind.option} FIELD --spec SPEC"
+                " --store URL"
+            )
     if given.bundle is None:
         return _say("no bundle to check the values by: give --bundle or set CTR_BUNDLE")
     bundle = Bundle.open(newest(Path(given.bundle)), mapped=True)
     encoder = serving_encoder(bundle.spec, bundle.vocabulary)
     ids: set[str] = set()
-    dynamic: Counter[str] = Counter()
+    own = encoder.candidate if given.kind is ITEMS else encoder.context
+    counts = FieldCounts(own, given.id_field)
     bad = lines = 0
     for path in given.files:
         for found in _read(path, encoder, given):
@@ -138,7 +145,7 @@ def _put(given: Any) -> int:
                     _say(f"{path}:{found.number}: {found}")
             else:
                 ids.add(str(found.id))
-                dynamic.update(encoder.candidate.dynamic.intersection(found.values))
+                counts.add(found.values)
     if bad > given.max_bad_lines * lines:
         return _say(f"{bad:,} of {lines:,} lines are wrong; nothing is stored")
     began = time.monotonic()
@@ -152,8 +159,8 @@ def _put(given: Any) -> int:
     _say(f"stored {len(ids):,} {given.kind.name}s in {seconds:.1f} s; {bad:,} lines left out")
     if stored > len(ids):
         _say(f"{stored - len(ids):,} lines have the id of a later one, which counts")
-    for name, count in sorted(dynamic.items()):
-        _say(f"{count:,} lines have a value of {name!r}, which is not used: the field is dynamic")
+    for line in counts.lines():
+        _say(line)
     return 0
 
 

@@ -15,6 +15,8 @@ from app.features.encoder import Encoder, SideEncoder
 from app.store.store import MOST_ID_BYTES, MOST_VALUE_BYTES, Item, Values
 
 _BOM = b"\xef\xbb\xbf"
+_FIRST_BYTES = 65_536
+_FIRST_LINES = 20
 
 
 class _Line(msgspec.Struct):
@@ -120,3 +122,17 @@ def open_lines(path: Path) -> BinaryIO:
         OSError: it cannot be opened.
     """
     return cast("BinaryIO", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+
+
+def may_be_lines(path: Path) -> bool:
+    """Tell whether a file may be JSON lines: one of its first lines begins as JSON does.
+
+    A file without lines may be, too.
+
+    Raises:
+        OSError, EOFError, zlib.error: it cannot be read.
+    """
+    with open_lines(path) as opened:
+        lines = opened.read(_FIRST_BYTES).removeprefix(_BOM).splitlines()
+    first = [text for line in lines if (text := line.strip())][:_FIRST_LINES]
+    return not first or any(text.startswith((b"{", b"[")) for text in first)

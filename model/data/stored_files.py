@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from app.features.spec import Side
+
 Kind = Literal["item", "profile"]
 
 
@@ -15,3 +17,8 @@ class StoredFiles(NamedTuple):
     kind: Kind
     paths: Sequence[Path]
     key: str
+
+    @property
+    def side(self) -> Side:
+        """The side of the spec whose values they are."""
+        return "candidate" if self.kind == "item" else "context"

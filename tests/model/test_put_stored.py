@@ -141,6 +141,20 @@ def test_values_of_dynamic_fields_are_not_stored(spec: Path, url: str, tmp_path:
     assert not any("price" in values for values in stored(url).values())
 
 
+@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
+def test_columns_without_a_field_are_told(
+    spec: Path, url: str, tmp_path: Path, ending: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are not stored; one that was written wrong would be lost without a word."""
+    path = write(TABLE.rename({"price": "prise"}), tmp_path / f"items.{ending}")
+    assert put_stored(spec, StoredFiles("item", [path], "item"), url, 0.0) == 2
+    told = "not stored, because no candidate field of the spec has the name: "
+    assert f"{told}'prise' (did you mean 'price'?), 'title'\n" in capsys.readouterr().err
+    path = write(TABLE.drop("title"), path)
+    put_stored(spec, StoredFiles("item", [path], "item"), url, 0.0)
+    assert told not in capsys.readouterr().err
+
+
 def test_what_is_too_large_is_not_stored(spec: Path, url: str, tmp_path: Path) -> None:
     """Told by the first id, before anything is stored."""
     users, items = tmp_path / "users.csv", tmp_path / "items.csv"

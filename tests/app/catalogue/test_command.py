@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from contextlib import closing
 from pathlib import Path
 
@@ -59,3 +60,55 @@ def test_only_who_says_so_makes_a_store_in_redis(
     assert not filling(valkey.url)
     assert store_command(ITEMS, ["create", "--store", valkey.url]) == 0
     assert not filling(valkey.url)
+
+
+def test_unknown_fields_are_told_at_the_end(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are stored all the same: another bundle may know them."""
+    url, lines = f"sqlite://{tmp_path / 'store.db'}", tmp_path / "lines.jsonl"
+    lines.write_text('{"sku": 1, "pric": 2.5}\n{"sku": 2, "price": 1, "title": "a"}\n')
+    assert put(ITEMS, lines, tiny_bundle, url, "--id", "sku") == 0
+    told = capsys.readouterr().err
+    assert "no score depends on them: 'pric' (1 lines), 'title' (1 lines)" in told
+    with closing(open_store(url)) as store:
+        assert dict(store.get("1").values) == {"sku": 1, "pric": 2.5}  # type: ignore[union-attr]
+    lines.write_text('{"user_id": 1, "contry": "DE"}\n')
+    assert put(PROFILES, lines, tiny_bundle, url, "--key", "user_id") == 0
+    assert "'contry' (1 lines; did you mean 'country'?)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("items.csv", b"item_id,price\n1,2.5\n2,3\n"),
+        ("items.tsv", b"\xef\xbb\xbfitem_id\tprice\n1\t2.5\n"),
+        ("items.parquet", b"PAR1\x15\x04\x15\n\x00garbage"),
+        ("items.csv.gz", gzip.compress(b"item_id,price\n1,2.5\n")),
+    ],
+)
+@pytest.mark.parametrize(("kind", "option"), [(ITEMS, "--id"), (PROFILES, "--key")])
+def test_a_file_of_another_form_is_told_once(
+    kind: Kind, option: str, name: str, content: bytes, tiny_bundle: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """One line names the command that reads it; nothing is made."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    url = f"sqlite://{tmp_path / 'store.db'}"
+    assert put(kind, path, tiny_bundle, url, option, "item_id", "--max-bad-lines", "1") == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"{path} is not JSON lines; CSV, TSV and Parquet are put by the trainer")
+    assert f"python -m model {kind.name}s put FILE {option} FIELD --spec SPEC" in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "store.db").exists()
+
+
+def test_lines_that_are_wrong_among_others_are_told_by_their_numbers(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of JSON lines may begin with one that is none."""
+    lines, url = tmp_path / "lines.jsonl", f"sqlite://{tmp_path / 'store.db'}"
+    lines.write_text('garbage\n{"id": 1, "features": {}}\n')
+    assert put(ITEMS, lines, tiny_bundle, url, "--max-bad-lines", "0.5") == 0
+    assert f"{lines}:1: JSON is malformed" in capsys.readouterr().err
