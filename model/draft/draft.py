@@ -92,8 +92,10 @@ class Draft:
         if self.unsure:
             names = ", ".join(map(in_comment, self.unsure[:SHOWN_VALUES]))
             more = len(self.unsure) - SHOWN_VALUES
+            one = len(self.unsure) == 1
+            whose, guesses = ("the side", "is a guess") if one else ("the sides", "are guesses")
             lines.append(
-                f"the sides of {names}{f' and {more} more' if more > 0 else ''} are guesses, and"
+                f"{whose} of {names}{f' and {more} more' if more > 0 else ''} {guesses}, and"
                 f" /rank refuses a field on the wrong side; {self._advice()}"
             )
         lines += [
@@ -236,7 +238,8 @@ class Draft:
                 served = True
         if found.field is not None and found.field.dynamic:
             return
-        place = is_place(found.column.name) and (guess.varies or not guess.sure)
+        of_items = self.look.items is not None and found.column.name in self.look.items.columns
+        place = is_place(found.column.name) and not of_items
         if not place and (guess.sure or not guess.varies):
             return
         if served:

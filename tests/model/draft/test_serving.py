@@ -132,9 +132,13 @@ def test_a_dynamic_field_is_neither_of_the_context_nor_of_items(tmp_path: Path) 
 def test_a_field_that_may_be_one_says_how(tmp_path: Path) -> None:
     """A place varies within an item's rows, and its name is the item's."""
     asked = "# known in training only, as a position is? Then `serve`: --serve position=VALUE"
-    for sides in ({}, {"candidate": [], "context": ["user"]}, {"candidate": []}):
+    for sides in (
+        {}, {"candidate": [], "context": ["user"]}, {"candidate": []}, {"context": ["position"]},
+    ):  # fmt: skip
         assert asked in drafted(tmp_path, **sides).text()
-    found = drafted(tmp_path)
+    found = drafted(tmp_path, ("slot=top",), candidate=["film", "tags"])
+    [told] = [line for line in found.warnings() if "guess" in line]
+    assert told.startswith("the side of position is a guess, and /rank refuses")
     assert "# depends on the moment? Then `dynamic = true`: --dynamic position" in found.text()
     assert "--serve FIELD=VALUE and --dynamic FIELD" in found.text()
     assert asked not in drafted(tmp_path, ("position=1",)).text()
