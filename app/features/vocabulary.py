@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,6 +87,11 @@ class Integers:
         return found
 
 
+def text_index(keys: Iterable[bytes], count: int) -> TextIndex | None:
+    """Return the index of sorted keys, if they are so many that they have one."""
+    return TextIndex.of(keys, count) if count >= INDEXED_VALUES else None
+
+
 @dataclass(frozen=True, slots=True)
 class Texts:
     """Known text keys in ascending byte order, and the table row of each."""
@@ -102,8 +107,7 @@ class Texts:
         encoded = [key.encode() for key in keys]
         offsets = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum([len(key) for key in encoded], out=offsets[1:])
-        count = len(encoded)
-        index = TextIndex.of(encoded, count) if count >= INDEXED_VALUES else None
+        index = text_index(encoded, len(encoded))
         return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets, rows, index)
 
     def lookup(self, most: int | None = None) -> dict[Any, int]:

@@ -12,7 +12,6 @@ from app.bundle.bundle import Bundle
 from app.features.arrangement import arrange
 from app.features.layout import RESERVED_ROWS
 from app.features.spec import FeatureSpec, Numeric, attended
-from app.features.text_index import INDEXED_VALUES, TextIndex
 from app.features.vocabulary import (
     Edges,
     Integers,
@@ -20,6 +19,7 @@ from app.features.vocabulary import (
     SlotVocabulary,
     Texts,
     Vocabulary,
+    text_index,
 )
 from model.data.value_counts import COUNT, KEY, LARGE, MergedCounts, fractions_of, has_fractions
 
@@ -111,10 +111,8 @@ def _texts(keys: pl.Series, rows: NDArray[np.int32]) -> Texts:
         content = b"".join(piece)
         blob[place : place + len(content)] = np.frombuffer(content, np.uint8)
         place += len(content)
-    index = None
-    if len(keys) >= INDEXED_VALUES:
-        index = TextIndex.of((key for piece in _pieces(keys) for key in piece), len(keys))
-    return Texts(blob, offsets, rows, index)
+    every = (key for piece in _pieces(keys) for key in piece)
+    return Texts(blob, offsets, rows, text_index(every, len(keys)))
 
 
 def _pieces(keys: pl.Series) -> Iterator[list[bytes]]:
