@@ -112,7 +112,9 @@ def run(part: Part, scratch: Path, seconds: float) -> tuple[dict[str, Any], str]
                 problem = f"not ended after {seconds:.0f} s"
             else:
                 if code:
-                    problem = f"ended with {code}: {last_line(log.read_text(errors='replace'))}"
+                    said = figures(scratch, part.name).get("problems")
+                    reason = "; ".join(said or [last_line(log.read_text(errors="replace"))])
+                    problem = f"ended with {code}: {reason}"
     return figures(scratch, part.name), problem
 
 
