@@ -33,6 +33,7 @@ CtrError
     ├── RemoteError      a file of an object store cannot be read or written
     ├── ClusterError     a Ray cluster cannot be used, or lost its workers
     ├── DataError        files cannot be read as training data
+    │   └── AbsentColumns    a file lacks columns that the spec names
     ├── UnreadableColumn     nor can a Parquet column: a DataError once the file is named
     ├── CrossError       a network cannot use the crosses of its spec
     ├── TrainingError    training cannot begin or continue
