@@ -158,7 +158,7 @@ def train(
             " batch_size in the training settings may learn better"
         )
     device = choose(config.device, group)
-    if config.device != "cpu":
+    if device.worth_saying:
         say(f"trains on {device}")
     crosses = prepared.crosses(config)
     start = _warm_start(prepared, config, init_from)

@@ -269,7 +269,7 @@ def tune_command(
     parts = part_files(train_files, validation_files, None)
     before = Bundle.open(newest(init_from)) if init_from else None
     inputs = InputFiles(data or (), parts, split.value, checked.seed, max_bad_lines, wanted, stored)
-    if checked.device != "cpu":
+    if taken.worth_saying:
         say(f"trains on {taken}")
     prepared = prepare(spec, inputs, before, cache)
     base = settings.config(name, prepared.train_rows)

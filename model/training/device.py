@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,9 @@ import torch
 from model.group import ALONE, Group
 from model.training.feed import CPU
 from model.training.trainer import TrainingError
+
+DRIVER = Path("/proc/driver/nvidia")
+"""The place where Linux shows NVIDIA's driver, if it is loaded."""
 
 
 class Chosen(NamedTuple):
@@ -21,6 +25,11 @@ class Chosen(NamedTuple):
     """The GPU's name, or ``cpu``."""
     why: str = ""
     """The reason why ``auto`` did not take a GPU; empty where it did, or was not asked."""
+
+    @property
+    def worth_saying(self) -> bool:
+        """True if a GPU trains, or there is the driver of one that does not."""
+        return self.device.type != "cpu" or (bool(self.why) and DRIVER.exists())
 
     def __str__(self) -> str:
         return f"{self.name} (not CUDA: {self.why})" if self.why else self.name

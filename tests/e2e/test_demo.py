@@ -98,7 +98,7 @@ def test_a_run_fits_a_screen_and_explains_its_figures(checkout: Path) -> None:
     lines = [line for line in output.splitlines() if not line.startswith("training: ")]
     known = re.compile(
         r"\[ *\d+ s\] |    |read and encoded: |trained in |parity: |(train|validation|test): AUC 0"
-        "|trains on |warning: no training row lacks user_id|curl --json "
+        "|warning: no training row lacks user_id|curl --json "
     )
     assert [line for line in lines if not known.match(line)] == []
     assert len(lines) <= SCREEN - 3, "room for two lines of scripts/environment, one of progress"

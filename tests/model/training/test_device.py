@@ -20,7 +20,7 @@ from model.networks.crosses import CrossTerm, CrossWeights, Operand, Pairs
 from model.training import device as module
 from model.training import fit as fitting
 from model.training.checkpoint import Checkpoints, TrainingState
-from model.training.device import choose, cuda_problem
+from model.training.device import Chosen, choose, cuda_problem
 from model.training.evaluation import predict
 from model.training.feed import CPU, Feed
 from model.training.fit import FitResult, fit, require_memory, snapshot
@@ -303,6 +303,19 @@ def test_without_cuda_auto_says_why_and_cuda_refuses() -> None:
     assert NO_CUDA is not None
     assert NO_CUDA in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_gpu_that_does_not_train_is_worth_a_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The reason is said where there is a driver; a machine without one has nothing to explain."""
+    fallen, asked = Chosen(CPU, "cpu", "no code for it"), Chosen(CPU, "cpu")
+    taken = Chosen(torch.device("cuda", 0), "a card")
+    for driver in (tmp_path, tmp_path / "absent"):
+        monkeypatch.setattr(module, "DRIVER", driver)
+        assert taken.worth_saying
+        assert not asked.worth_saying
+        assert fallen.worth_saying == driver.exists()
 
 
 def test_a_library_without_a_device_is_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
