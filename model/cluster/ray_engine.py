@@ -89,19 +89,20 @@ def connected(
     ray = _ray()
     told_before = signal.getsignal(signal.SIGTERM)
     mine = not ray.is_initialized()
-    if mine:
-        _connect(ray, address, workers)
-        # Ray's own handler ends the process with another code, and without unwinding.
-        signal.signal(signal.SIGTERM, told_before)
-    try:
-        places = RayPlaces(ray, workers, memory_mib)
-        places.require_room()
-        # Ray prints what it has to say of dead workers; standard output is for results.
-        with redirect_stdout(sys.stderr):
-            yield places
-    finally:
+    # Ray prints what it has to say of dead workers, until it has ended; standard output is for
+    # results.
+    with redirect_stdout(sys.stderr):
         if mine:
-            ray.shutdown()
+            _connect(ray, address, workers)
+            # Ray's own handler ends the process with another code, and without unwinding.
+            signal.signal(signal.SIGTERM, told_before)
+        try:
+            places = RayPlaces(ray, workers, memory_mib)
+            places.require_room()
+            yield places
+        finally:
+            if mine:
+                ray.shutdown()
 
 
 class RayPlaces:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -122,8 +120,7 @@ def predict(
     if cluster is None and workers is None:
         rows = Offline.open(local_bundle(bundle)).predict(data, out, max_bad_lines, kept, stored)
     else:
-        # Ray prints what it has to say of dead workers; standard output is for the result.
-        with redirect_stdout(sys.stderr), opened(cluster, workers, worker_memory) as places:
+        with opened(cluster, workers, worker_memory) as places:
             rows = predict_blocks(places, bundle, data, out, max_bad_lines, kept, stored)
     say(f"{rows:,} rows scored")
     print(out)
