@@ -182,8 +182,9 @@ def test_what_stops_a_training_is_told_once(ray: Cluster, sample: Sample, tmp_pa
     ends = ("--out", tmp_path / "out", "--workers", 2, "--worker-memory", 256)
     done = ray.run(*words, *ends, "--cache", tmp_path / "c", "--cluster", ray.address)
     assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("error: bad.csv: column 'user_id' is absent"), done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert errors[0].startswith("error: bad.csv: column 'user_id' is absent"), done.stderr
     done = ray.run(*words, *ends, "--cluster", ray.address)
     assert done.returncode == 2
     assert "needs --cache" in done.stderr
