@@ -64,12 +64,7 @@ def train_on_cluster(
     with unfinished_directory(cache.absolute() / f"{GROUP}{token_hex(8)}") as place:
         (place / TOLD).touch()
         asked = Asked(command, _everywhere(options), place)
-        # Ray prints what it has to say of dead workers; standard output is for the result.
-        with (
-            redirect_stdout(sys.stderr),
-            connected(address, processes, memory_mib) as places,
-            _followed(place / TOLD),
-        ):
+        with connected(address, processes, memory_mib) as places, _followed(place / TOLD):
             try:
                 places.together(work, asked, processes, place / "ray")
             except ClusterError:

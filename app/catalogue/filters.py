@@ -131,7 +131,7 @@ class Filters:
     def put(self, places: Sequence[int], values: Sequence[Mapping[str, Any]]) -> None:
         """Hold the values of the items at some places; the encoder has taken them.
 
-        A column at a time: an item at a time takes five times as long. Of several values for one
+        A column at a time: an item at a time takes much longer. Of several values for one
         place the last count.
         """
         spots = np.array(places, np.int32)

@@ -3,9 +3,9 @@
 Row 0 of the table is padding: always zero, never trained. Then each slot has one contiguous range:
 its first row is *missing*, its second *OOV*, and the known values follow. Behind the ranges of all
 slots each slot has one more row, its *mean*: what the field contributes on average in the training
-part. No value is encoded to it. A slot that *shares* another's rows has no range of its own. A
-slot is one column of indices that the graph reads: most fields
-have one, a ``time`` field has one for each of its parts.
+part. No value is encoded to it. A slot that *shares* another's rows has no range of its own. A slot
+is one column of indices that the graph reads: most fields have one, a ``time`` field has one for
+each of its parts.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from app.features.spec import MAX_LIST_VALUES, DataPart
+from model.cluster.places import MEMORY_MIB
 from model.config import MANY_ROWS, SettingsFile
 from model.options import (
     BadLines,
@@ -162,7 +163,7 @@ def prepare_command(
     ] = False,
     cluster: Cluster = None,
     workers: Workers = None,
-    worker_memory: WorkerMemory = 1024,
+    worker_memory: WorkerMemory = MEMORY_MIB,
     *,
     cache: Annotated[Path, typer.Option(help="Directory that keeps the encoded data.")],
 ) -> None:

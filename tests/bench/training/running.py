@@ -85,11 +85,18 @@ def in_turn(
     tell: Callable[[str], None],
     title: str,
 ) -> dict[str, list[Figures]]:
-    """Do every work once a turn, so that what else the machine does meets them all."""
+    """Do every work once a turn, so that what else the machine does meets them all.
+
+    Raises:
+        Failed: one of them did not end; the message names it.
+    """
     found: dict[str, list[Figures]] = {name: [] for name in works}
     for turn in range(turns):
         for name, work in works.items():
-            figures = work()
+            try:
+                figures = work()
+            except Failed as problem:
+                raise Failed(f"{title}, {name}: {problem}") from problem
             found[name].append(figures)
             tell(f"{title} {turn + 1}/{turns} {name}: {shown(figures)}")
     return found
