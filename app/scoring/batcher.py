@@ -1,15 +1,13 @@
 """Rows of concurrent callers → few engine runs.
 
 Continuous batching: by default no row waits for others; a batch holds the rows that gathered while
-the engine was busy. Limits count rows, not requests. Long lists are cut; while they and short
-requests both wait, their runs alternate, so that neither starves the other. A list that is alone
-has its next run handed to the engine ahead of time; it is taken back when anybody else comes.
+the engine was busy. Limits count rows, not requests. A list that is alone has its next run handed
+to the engine ahead of time; it is taken back when anybody else comes.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
@@ -19,9 +17,11 @@ import numpy as np
 
 from app.errors import DeadlinePassed, EngineFailed, NotReady, Overloaded, ServiceError
 from app.features.graph_inputs import Batch, Scores
+from app.scoring import delivery
 from app.scoring.cost import CostModel
 from app.scoring.engine_runs import EngineRuns, Run
 from app.scoring.job import Closed, Job, Piece, Scoring
+from app.scoring.job_queue import JobQueue, wanted
 
 SWEEP_SECONDS = 0.05
 """Delay at most until a caller learns that its deadline passed while its rows wait or run."""
@@ -29,11 +29,6 @@ LEARNING_RUNS = 3
 """Runs on the engine's thread before the first one on the event loop."""
 INLINE_SECONDS = 0.0005
 """Runs predicted to be shorter run on the event loop: they hold it up less than a thread hop."""
-SHARED_SECONDS = 0.002
-"""Predicted time of a run of long lists while short requests come in, because one may have to
-wait for it. Without short requests a run has its largest size."""
-SHARING_SECONDS = 0.1
-"""Time after a short request in which another one is expected."""
 WAIT_MARGIN = 1.1
 """Factor on the predicted wait. A request that would end just in time is refused at once: a 429
 now is worth more than a 504 after the wait."""
@@ -91,8 +86,6 @@ class MicroBatcher:
         self._linger = linger
         self._inline_seconds = inline_seconds
         self._observe, self._failed = observe, failed
-        self._small: deque[Job] = deque()
-        self._large: deque[Job] = deque()
         self._running: Sequence[Piece] = ()
         # The rows of the only list that the engine's thread takes when its run has ended. Until
         # then they count as queued.
@@ -100,11 +93,9 @@ class MicroBatcher:
         self._run_ends = 0.0
         self._closed_by: Closed = "alone"
         self._scheduled = False
-        self._owes_large = False
         self.company = 1
         """Jobs of the last run."""
         self._now_taken = False
-        self._short_seen = -SHARING_SECONDS
         self._closed = self._hangs = False
         self._hung = hung
         self._in_flight = in_flight
@@ -121,10 +112,9 @@ class MicroBatcher:
         ]
         self._sweeper: asyncio.TimerHandle | None = None
         self.cost = CostModel()
+        self._queue = JobQueue(max_rows, self.cost)
         # Where the clock is that of the runs, one model says both.
         self._loop_cost = self.cost if clock is perf_counter else CostModel()
-        self.queued_rows = 0
-        self.abandoned = 0
 
     async def __aenter__(self) -> MicroBatcher:
         self._loop = asyncio.get_running_loop()
@@ -153,12 +143,23 @@ class MicroBatcher:
 
     def _waiting(self) -> list[Job]:
         """Return the jobs in the queue and in the engine."""
-        return [*self._small, *self._large, *(job for job, _, _ in self._running)]
+        queue = self._queue
+        return [*queue.short, *queue.long, *(job for job, _, _ in self._running)]
 
     @property
     def idle(self) -> bool:
         """True if no rows are queued or in the engine."""
-        return not (self._running or self._small or self._large)
+        return not (self._running or self._queue)
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait for the engine."""
+        return self._queue.rows
+
+    @property
+    def abandoned(self) -> int:
+        """Jobs whose rows were dropped because nobody waited for their scores any more."""
+        return self._queue.abandoned
 
     @property
     def _full(self) -> bool:
@@ -179,17 +180,18 @@ class MicroBatcher:
         Raises:
             Overloaded: the queue is full, or the deadline is out of reach.
         """
-        if not (self.queued_rows or self._running):
+        queued = self._queue.rows
+        if not (queued or self._running):
             # An idle engine takes a request however slow its runs were: the cost model learns
             # from this one whether they still are.
             return
-        waiting = self.queued_rows + rows
+        waiting = queued + rows
         now = self._loop.time()
         wait = self._wait(waiting, now)
-        if waiting > self._max_queue_rows and self.queued_rows:
+        if waiting > self._max_queue_rows and queued:
             raise Overloaded("the scoring queue is full", wait)
         if partial:
-            wait = self._wait(self.queued_rows + min(rows, self._max_rows), now)
+            wait = self._wait(queued + min(rows, self._max_rows), now)
         if now + wait > deadline:
             raise Overloaded("the deadline is out of reach", wait, "deadline_out_of_reach")
 
@@ -227,7 +229,7 @@ class MicroBatcher:
                 self._finish(self._runs.run(pieces))
                 return
             job.admitted = True
-            self.queued_rows += job.rows
+            self._queue.rows += job.rows
         if not job.queued and job.taken < job.rows:
             self._enqueue(job)
         else:
@@ -242,7 +244,7 @@ class MicroBatcher:
             return
         sizes = [job.rows for job in jobs]
         rows = sum(sizes)
-        waiting, now = self.queued_rows + rows, self._loop.time()
+        waiting, now = self._queue.rows + rows, self._loop.time()
         room = waiting <= self._max_queue_rows and not self._closed and all(sizes)
         if not room or now + self._wait(waiting, now) > min([j.caller.deadline for j in jobs]):
             for job in jobs:
@@ -252,7 +254,7 @@ class MicroBatcher:
                     job.fail(error)
             return
         encoded = perf_counter()
-        self.queued_rows += rows
+        self._queue.rows += rows
         for job in jobs:
             job.caller.encoded = encoded
             job.admitted = True
@@ -264,17 +266,12 @@ class MicroBatcher:
         self._take_back()
         # A job that stands in a queue is dropped when a batch comes to it.
         if job.admitted and not job.queued and job.taken < job.rows:
-            self._drop(job)
+            self._queue.drop(job)
 
     def _enqueue(self, job: Job) -> None:
-        job.queued = True
         if self._ahead is not None and self._ahead[0] is not job:
             self._take_back()
-        if job.rows <= self._max_rows // 4:
-            self._small.append(job)
-            self._short_seen = self._loop.time()
-        else:
-            self._large.append(job)
+        self._queue.put(job, self._loop.time())
         if self._sweeper is None:
             self._sweep_later()
         if not (self._scheduled or self._full):
@@ -316,7 +313,7 @@ class MicroBatcher:
         if self._linger:
             self._scheduled = True
             self._loop.call_later(self._linger, self._run)
-        elif self._large and not self._small and not self._is_quick(self._max_rows):
+        elif self._queue.long and not self._queue.short and not self._is_quick(self._max_rows):
             self._run()
         else:
             self._scheduled = True
@@ -325,9 +322,10 @@ class MicroBatcher:
     def _run(self) -> None:
         """Score the next batch: on the loop where that is quick, else on the engine's thread."""
         self._scheduled = False
-        pieces = self._gather()
+        pieces, closed = self._queue.next_rows(self._loop.time())
         if not pieces:
             return
+        self._closed_by = closed
         self._running = [*self._running, *pieces] if self._flights else pieces
         self.company = len(pieces)
         rows = sum(stop - start for _, start, stop in pieces)
@@ -348,7 +346,7 @@ class MicroBatcher:
             flight = next(each for each in self._flights if not each.pieces)
             flight.pieces, flight.closed = pieces, self._closed_by
             flight.runs.begin(pieces)
-            if self._small or self._large:
+            if self._queue:
                 self._schedule()
 
     def _hand_ahead(self) -> None:
@@ -356,16 +354,17 @@ class MicroBatcher:
 
         So it does not wait for the event loop between two runs.
         """
-        if self._ahead or len(self._running) != 1 or len(self._large) != 1 or self._small:
+        queue = self._queue
+        if self._ahead or len(self._running) != 1 or len(queue.long) != 1 or queue.short:
             return
         if self._flights:
             return  # Its run begins beside the one that there is.
-        job = self._large[0]
-        if job is not self._running[0][0] or self._closed or not self._wanted(job):
+        job, now = queue.long[0], self._loop.time()
+        if job is not self._running[0][0] or self._closed or not wanted(job, now):
             return
         start, stop = job.taken, min(job.ready, job.taken + self._max_rows)
         enough = job.ready == job.rows or stop - start > self._max_rows // 4
-        alone = self._loop.time() - self._short_seen >= SHARING_SECONDS
+        alone = not queue.is_shared(now)
         if stop > start and enough and alone and self.cost.runs >= LEARNING_RUNS:
             self._ahead = job, start, stop
             self._runs.hand_ahead([self._ahead])
@@ -383,76 +382,11 @@ class MicroBatcher:
         (job, start, stop), self._ahead = self._ahead, None
         self._closed_by = "full" if stop - start == self._max_rows else "drained"
         self._run_ends = self._loop.time() + self.cost.seconds(stop - start)
-        self._take(job, stop, self._large)
+        self._queue.take(job, stop, self._queue.long)
         if job.answered and not job.queued and stop < job.rows:
             # It was given up meanwhile, so no more of its rows become ready.
-            self._drop(job)
+            self._queue.drop(job)
         return [(job, start, stop)]
-
-    def _gather(self) -> list[Piece]:
-        """Take the rows of the next run; while both classes wait, they take turns.
-
-        So a short request waits for one run before it, never for a whole list.
-        """
-        turns = (self._large, self._small) if self._owes_large else (self._small, self._large)
-        pieces: list[Piece] = []
-        for queue in turns:
-            most = self._shared_rows() if queue is self._large else self._max_rows
-            room = self._fill(queue, pieces, most)
-            if pieces:
-                limit: Closed = "full" if most == self._max_rows else "shared"
-                self._closed_by = "drained" if room else limit
-                self._owes_large = queue is self._small and bool(self._large)
-                break
-        return pieces
-
-    def _shared_rows(self) -> int:
-        """Return the rows of a run of long lists: fewer while short requests come in."""
-        if self._loop.time() - self._short_seen >= SHARING_SECONDS:
-            return self._max_rows
-        cost = self.cost
-        rows = int((SHARED_SECONDS - cost.base) / max(cost.per_row, 1e-9))
-        return min(self._max_rows, max(1, self._max_rows // 16, rows))
-
-    def _fill(self, queue: deque[Job], pieces: list[Piece], room: int) -> int:
-        """Move up to ``room`` rows from a queue into a batch; return how much room is left."""
-        now = self._loop.time()
-        while queue and room > 0:
-            job = queue[0]
-            if not self._wanted(job, now):
-                queue.popleft()
-                self._drop(job)
-                continue
-            start = job.taken
-            stop = min(job.ready, start + room)
-            pieces.append((job, start, stop))
-            room -= stop - start
-            self._take(job, stop, queue)
-        return room
-
-    def _take(self, job: Job, stop: int, queue: deque[Job]) -> None:
-        """Note that a batch has the rows up to ``stop`` of the first job of a queue."""
-        self.queued_rows -= stop - job.taken
-        job.taken = stop
-        if stop == job.ready:
-            # No more rows are ready: the job is done, or is submitted again.
-            queue.popleft()
-            job.queued = False
-        elif queue is self._large:
-            # Long lists take turns; a short one that was cut keeps its place.
-            queue.rotate(-1)
-
-    def _wanted(self, job: Job, now: float | None = None) -> bool:
-        """Tell whether anybody waits for the scores of a job."""
-        late = (self._loop.time() if now is None else now) > job.caller.deadline
-        return not (job.answered or late or job.caller.departed())
-
-    def _drop(self, job: Job) -> None:
-        """Drop the untaken rows of a job that is answered, departed or past its deadline."""
-        self.queued_rows -= job.rows - job.taken
-        job.taken = job.rows
-        job.fail(DeadlinePassed("the deadline passed before the rows were scored"))
-        self.abandoned += 1
 
     def _land(self, number: int, run: Run) -> None:
         """Finish one of several runs in flight."""
@@ -474,32 +408,16 @@ class MicroBatcher:
             caller.ended = ended
         if isinstance(outcome, BaseException):
             self._failed(outcome)
-            for job, _, _ in run.pieces:
-                job.fail(_engine_failed(outcome))
+            delivery.fail(run.pieces, outcome)
         elif run.batch is not None:
-            row = 0
-            logit, score = outcome
-            finite = bool(np.isfinite(logit).all())
-            logits, scores = logit.tolist(), score.tolist()
-            for job, start, stop in run.pieces:
-                if finite and job.rows == 1:
-                    job.deliver_alone(logits[row], scores[row])
-                    row += 1
-                    continue
-                end = row + stop - start
-                part = logit[row:end]
-                if finite or np.isfinite(part).all():
-                    job.deliver(start, Scores(part, score[row:end]))
-                else:
-                    job.fail(EngineFailed("the engine returned a score that is not a number"))
-                row = end
-            self.cost.observe(row, run.ended - run.begun)
+            rows = delivery.deliver(run.pieces, outcome)
+            self.cost.observe(rows, run.ended - run.begun)
             if self._loop_cost is not self.cost:
-                self._loop_cost.observe(row, run.work)
+                self._loop_cost.observe(rows, run.work)
             self._observe(run.batch, outcome, run.ended - run.begun, closed)
         if self._running and not self._flights:
             self._hand_ahead()
-        elif (self._small or self._large) and not self._closed:
+        elif self._queue and not self._closed:
             self._schedule()
 
     def _sweep(self) -> None:
@@ -529,10 +447,3 @@ class MicroBatcher:
             self._hangs = True
             self._close()
             self._hung()
-
-
-def _engine_failed(error: BaseException) -> EngineFailed:
-    """Return the error that callers see; an unexpected one is named by its type alone."""
-    if isinstance(error, EngineFailed):
-        return error
-    return EngineFailed(f"the engine failed: {type(error).__name__}")

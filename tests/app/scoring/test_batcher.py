@@ -17,9 +17,10 @@ import pytest
 
 from app.errors import DeadlinePassed, EngineFailed, NotReady, Overloaded, ServiceError
 from app.features.graph_inputs import Batch, Scores
-from app.scoring.batcher import LEARNING_RUNS, SHARED_SECONDS, MicroBatcher
+from app.scoring.batcher import LEARNING_RUNS, MicroBatcher
 from app.scoring.engine_runs import EngineRuns
 from app.scoring.job import Closed, Job
+from app.scoring.job_queue import SHARED_SECONDS
 from tests.support.fakes import FakeEngine
 
 pytestmark = pytest.mark.anyio

@@ -11,8 +11,8 @@ import pytest
 
 from app.errors import EngineFailed, NotReady
 from app.features.graph_inputs import Batch, Scores
-from app.scoring.batcher import SHARING_SECONDS
 from app.scoring.job import Job
+from app.scoring.job_queue import SHARING_SECONDS
 from tests.app.scoring.test_batcher import (
     Busy,
     Waiting,
@@ -106,7 +106,7 @@ async def test_nothing_is_handed_ahead_while_short_requests_come_in() -> None:
         assert batches._ahead is None
         engine.gate.set()
         await task
-        batches._short_seen -= SHARING_SECONDS
+        batches._queue._short_seen -= SHARING_SECONDS
         engine.entered.clear()
         _, task = await lone_list(engine, batches, 24)
         assert batches._ahead is not None
