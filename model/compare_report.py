@@ -28,6 +28,11 @@ TEMPLATES = jinja2.Environment(
 )
 
 
+COLOURS = 10
+"""Colours of the plots' lines; further networks have them again in another line style."""
+STYLES = ("-", "--", "-.")
+
+
 class Column(NamedTuple):
     """A column of the tables for people; ``shown`` gives its text for the rows of a network."""
 
@@ -63,10 +68,9 @@ COLUMNS = (
 NOTE = (
     "Means over the seeds ± the sample's standard deviation, on the test part. The intervals hold"
     " the figures of unlimited rows of the same kind, with 95 % confidence; all networks score the"
-    " same rows, so their differences are known better than that. All networks saw the same rows,"
-    " epochs and batches. An FNN's training time is without that of the FM that it starts from."
-    " Scoring is a run of the exported graph on one CPU thread: one context with one candidate, or"
-    " with a thousand."
+    " same rows, so their differences are known better than that. An FNN's training time is without"
+    " that of the FM that it starts from. Scoring is a run of the exported graph on one CPU thread:"
+    " one context with one candidate, or with a thousand."
 )
 
 
@@ -224,9 +228,13 @@ def reliability_plot(comparison: Comparison) -> Figure:
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     axes = figure.subplots()
     top = 1e-6
-    for name, records in by_network(comparison.records).items():
+    for number, (name, records) in enumerate(by_network(comparison.records).items()):
         first = records[0]
-        axes.plot(first.predicted, first.observed, marker=".", linewidth=1, label=name)
+        colour, style = f"C{number % COLOURS}", STYLES[number // COLOURS % len(STYLES)]
+        axes.plot(
+            first.predicted, first.observed, style, color=colour, marker=".", linewidth=1,
+            label=name,
+        )  # fmt: skip
         top = max(top, *first.predicted, *first.observed)
     axes.plot([0, top], [0, top], color="grey", linestyle=":", label="calibrated")
     axes.set(xlabel="predicted", ylabel="observed click rate")

@@ -37,13 +37,14 @@ class FinalMLP(Network):
         self.second_gate = Gate(candidate, context + candidate)
         self.mlp = Mlp(context, candidate, config)
         self.second = Mlp(0, candidate + context, config, beside=context)
-        part = config.hidden[-1] // config.fusion_heads
-        self.fusion = nn.ModuleList(
-            nn.Linear(part, part, bias=False) for _ in range(config.fusion_heads)
-        )
+        heads = config.fusion_heads
+        part = config.hidden[-1] // heads
+        self.fusion = nn.ModuleList(nn.Linear(part, part, bias=False) for _ in range(heads))
         for linear in self.fusion:
             assert isinstance(linear, nn.Linear)
-            nn.init.xavier_normal_(linear.weight)
+            # Xavier's variance for one output of all products. That of a matrix by itself is larger
+            # by ``part`` and more, and gives the first steps logits that are far too large.
+            nn.init.normal_(linear.weight, std=(2 / (heads * part * part + 1)) ** 0.5)
 
     def combine(
         self,

@@ -4,8 +4,8 @@ begin: seconds from ratings.csv of MovieLens-100k to the first ranking: spec, tr
 rate: requests per second of one row at /v2/…/infer beside /predict, 32 connections.
 tensors: seconds of 1,000 rows as binary tensors beside the same rows as JSON columns, both at
 /v2/…/infer, one after the other on one connection, the lowest median of the turns.
-quality (only if named): AUC of the drafted spec of MovieLens, and of Frappe if its files are
-there, beside that of the shipped one, three seeds.
+quality (only if named): AUC of the drafted spec of MovieLens, and of Frappe, Criteo and Avazu where
+their files are there, beside that of the shipped one, three seeds; --of names some of them.
 
 CPU time is that of the service's process, user and system, over its requests.
 """
@@ -195,8 +195,10 @@ def long_bodies(service: Service, turns: int) -> dict[str, Any]:
     }
 
 
-def measure(parts: Sequence[str], seconds: float, turns: int) -> dict[str, Any]:
-    """Measure some of the parts."""
+def measure(
+    parts: Sequence[str], seconds: float, turns: int, of: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Measure some of the parts, and the quality of these data sets, of all if none is named."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as directory:
         scratch = Path(directory)
@@ -213,7 +215,12 @@ def measure(parts: Sequence[str], seconds: float, turns: int) -> dict[str, Any]:
                 found["tensors"] = long_bodies(service, turns)
             service.stop()
         if QUALITY in parts:
-            for name, data in data_sets().items():
+            known = data_sets(scratch)
+            if unknown := {*of} - {*known}:
+                raise SystemExit(f"no data of {min(unknown)!r}; there are {', '.join(known)}")
+            for name, data in known.items():
+                if of and name not in of:
+                    continue
                 (scratch / name).mkdir()
                 found[f"quality, {name}"] = compare(data, scratch / name)
     return found
@@ -227,12 +234,14 @@ def main() -> None:
     )  # fmt: skip
     names = ", ".join((*PARTS, QUALITY))
     parser.add_argument("parts", nargs="*", help=f"of {names}; the first three if none is named")
+    parser.add_argument("--of", nargs="*", default=(), metavar="DATA", help="data sets of quality")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measured rate")
     parser.add_argument("--turns", type=int, default=3)
     options = parser.parse_args()
     if unknown := {*options.parts} - {*PARTS, QUALITY}:
         parser.error(f"no part is called {min(unknown)!r}; the parts are {names}")
-    print(json.dumps(measure(options.parts or PARTS, options.seconds, options.turns), indent=1))
+    parts = options.parts or PARTS
+    print(json.dumps(measure(parts, options.seconds, options.turns, options.of), indent=1))
 
 
 if __name__ == "__main__":

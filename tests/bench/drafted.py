@@ -11,9 +11,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from app.features.spec import FeatureSpec
 from model.fetch import fetch
 from tests.bench.quality.__main__ import command
-from tests.support.realdata import DATA, SPECS
+from tests.support.realdata import DATA, SPECS, files
 from tests.support.serving import ROOT
 
 SEEDS = 3
@@ -32,28 +33,36 @@ class Drafted(NamedTuple):
     settings: Path
 
 
-def data_sets() -> Mapping[str, Drafted]:
-    """Return the data sets that are there: MovieLens-100k, and Frappe if it lies beside us."""
+def data_sets(scratch: Path) -> Mapping[str, Drafted]:
+    """Return the data sets that are there: MovieLens-100k, and those that lie beside us.
+
+    What has to be joined is written to ``scratch``.
+    """
     ratings = fetch("movielens-100k", ROOT / "data") / "ratings.csv"
-    told = {
-        "movielens-100k": ("--label", "click", "--context", "user_id"),
-        "frappe": ("--label", "label", "--candidate", "item"),
-    }
-    files: dict[str, tuple[Sequence[Path], Sequence[object]]] = {
-        "movielens-100k": ([ratings], [ratings])
-    }
-    train, validation, test = (
-        DATA / "frappe_x1" / f"{part}.csv.gz" for part in ("train_reconstructed", "valid", "test")
-    )
-    if train.exists():
+    told = ("--label", "click", "--context", "user_id")
+    found = {"movielens-100k": _drafted("movielens-100k", told, [ratings], [ratings])}
+    if (DATA / "frappe_x1").is_dir():
+        train, validation, test = files("frappe", scratch)
         words = ("--train", train, "--validation", validation, "--test", test)
-        files["frappe"] = ([train], words)
-    return {
-        name: Drafted(
-            looked, told[name], parts, SPECS / f"{name}.toml", SPECS / f"{name}.train.toml"
-        )
-        for name, (looked, parts) in files.items()
-    }
+        told = ("--label", "label", "--candidate", "item")
+        found["frappe"] = _drafted("frappe", told, [train], words)
+    if (DATA / "criteo_kaggle_10k").is_dir():
+        columns = ",".join(FeatureSpec.load(SPECS / "criteo.toml").columns or ())
+        log = files("criteo", scratch)
+        told = ("--label", "label", "--columns", columns)
+        found["criteo"] = _drafted("criteo", told, log, (*log, "--split", "random"))
+    if (DATA / "avazu_15k").is_dir():
+        log = files("avazu", scratch)
+        told = ("--label", "click", "--candidate", "C14")
+        found["avazu"] = _drafted("avazu", told, log, (*log, "--split", "random"))
+    return found
+
+
+def _drafted(
+    name: str, told: Sequence[str], look_at: Sequence[Path], parts: Sequence[object]
+) -> Drafted:
+    """Return a data set whose shipped spec and settings have its name."""
+    return Drafted(look_at, told, parts, SPECS / f"{name}.toml", SPECS / f"{name}.train.toml")
 
 
 def compare(data: Drafted, scratch: Path, seeds: int = SEEDS) -> dict[str, Any]:

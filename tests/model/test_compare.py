@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -30,6 +31,7 @@ from model.compare_report import (
     interval,
     markdown,
     page,
+    reliability_plot,
     spread,
     write_pages,
     write_summary,
@@ -261,6 +263,20 @@ def test_the_page_needs_no_other_file(tmp_path: Path) -> None:
     for name in ("lr", "fm", "deepfm", "calibrated"):
         assert name in text
     assert write_pages(tmp_path, "<clicks> & more", COUNTS, FOUND).read_text("utf-8") == text
+
+
+def test_no_two_networks_look_alike() -> None:
+    """Of all networks, each has a line of its own in the plot of reliability, and in its legend."""
+    record = FOUND.records[0]
+    row = record.row
+    records = [
+        msgspec.structs.replace(record, row=msgspec.structs.replace(row, network=name))
+        for name in NETWORKS
+    ]
+    [axes] = reliability_plot(Comparison(records, [])).axes
+    lines = axes.get_lines()
+    assert [line.get_label() for line in lines] == [*NETWORKS, "calibrated"]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines)
 
 
 def test_nothing_done_is_still_a_page(tmp_path: Path) -> None:

@@ -353,6 +353,22 @@ def test_final_mlp_by_hand() -> None:
 
 
 @torch.no_grad()
+def test_the_fusion_starts_as_small_as_the_streams_outputs() -> None:
+    """However wide the layers and many the heads, it spreads by about 0.7; more would swamp them.
+
+    Hidden units relu(z) of normal z have a mean square of 1/2, so a product of two has 1/4, and n
+    of them with weights of variance 2 / (n + 1) have 1/2 together.
+    """
+    torch.manual_seed(1)
+    first_NH, second_NH = torch.randn(2, 2_000, 400).relu()
+    for heads in (1, 5):
+        config = replace(CONFIG, network="final_mlp", hidden=(400,), fusion_heads=heads)
+        network = build(THREE, config)
+        assert isinstance(network, FinalMLP)
+        assert 0.5 < network._fused(first_NH, second_NH).std() < 0.9
+
+
+@torch.no_grad()
 def test_fibinet_by_hand() -> None:
     """Kernels of the unit matrix multiply vectors number by number; the weights are -1.
 
