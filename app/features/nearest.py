@@ -12,5 +12,8 @@ letters (``class_weight``, ``learning_rate``)."""
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return the end of a message that suggests the nearest known name; empty if none is near."""
-    found = get_close_matches(name, list(known), 1, NEAR)
+    names = list(known)
+    # Other letters only in their case are nearer than any that differ.
+    folded = [each for each in names if each.casefold() == name.casefold()]
+    found = folded or get_close_matches(name, names, 1, NEAR)
     return f"; did you mean {found[0]!r}?" if found else ""

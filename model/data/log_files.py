@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -40,6 +41,8 @@ ROWS_AT_ONCE = 2**17
 _BYTES_AT_ONCE = 32 * 2**20
 _JSON_BYTES_AT_ONCE = 8 * 2**20
 """Values of a line as Python holds them take several times its bytes."""
+_OTHER_DELIMITERS = (",", ";", "\t", "|")
+"""What may separate columns where the spec says otherwise."""
 _SINGLE_BYTES = b"\x1f\x1e\x1d\x1c\x01\x02\x03\x04\x05\x06\x07\x0e\x0f\x10\x11\x12\x13\x14\x15"
 """Control characters, one of which stands for a long delimiter in text that lacks it."""
 
@@ -276,6 +279,11 @@ def _require_columns(
 ) -> None:
     for name in wanted:
         if name not in present:
+            if mark := _meant_delimiter(wanted, present):
+                raise AbsentColumns(
+                    f"{option}{file.name}: column {name!r} is absent, as names are separated by"
+                    f" {mark!r} there: delimiter = {json.dumps(mark)} in the feature spec reads it"
+                )
             names = ", ".join(map(repr, present))
             shown = names if len(names) <= _SHOWN_NAMES else f"{names[:_SHOWN_NAMES]}…"
             # A column that is wanted itself was not meant by another name.
@@ -287,6 +295,14 @@ def _require_columns(
             )
         if present.count(name) > 1:
             raise DataError(f"{option}{file.name}: column {name!r} is there more than once")
+
+
+def _meant_delimiter(wanted: Sequence[str], present: Sequence[str]) -> str:
+    """Return what separates the wanted names within a header that was read as one; else empty."""
+    if len(present) != 1:
+        return ""
+    parted = {mark: present[0].split(mark) for mark in _OTHER_DELIMITERS}
+    return next((mark for mark, names in parted.items() if {*wanted} <= {*names}), "")
 
 
 def _text(

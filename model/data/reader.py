@@ -171,7 +171,7 @@ class Reader:
                 raise DataError(
                     f"there are no rows in {', '.join(path.name for path in self._paths)}"
                 )
-            raise DataError("the data has no usable row")
+            raise DataError(f"the data has no usable row\n{bad.report()}")
 
     def require_columns(self, joins: bool = False) -> None:
         """Check that all files are there and have the columns, before the first row is read.

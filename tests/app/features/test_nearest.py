@@ -15,6 +15,7 @@ KNOWN = ["learning_rate", "embedding_size", "epochs", "dropout", "calibration"]
         ("learning_rat", "; did you mean 'learning_rate'?"),
         ("drop_out", "; did you mean 'dropout'?"),
         ("epoch", "; did you mean 'epochs'?"),
+        ("DROPOUT", "; did you mean 'dropout'?"),
         ("class_weight", ""),
         ("optimizer", ""),
         ("lr", ""),

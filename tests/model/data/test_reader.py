@@ -344,6 +344,18 @@ def test_absent_column_is_named(tmp_path: Path, ending: str) -> None:
         read(SPEC, [path])
 
 
+@pytest.mark.parametrize(("mark", "shown"), [(";", ";"), ("\t", "\\t"), ("|", "|")])
+def test_another_delimiter_is_named(tmp_path: Path, mark: str, shown: str) -> None:
+    """A header that was read as one name, with the wanted ones in it, says what separates them."""
+    path = write(tmp_path / "log.csv", "1", header=HEADER.replace(",", mark))
+    with pytest.raises(DataError) as caught:
+        read(SPEC, [path])
+    assert f'delimiter = "{shown}" in the feature spec' in str(caught.value)
+    path = write(tmp_path / "log.csv", "1", header=HEADER.replace(",", mark).replace("user", "u"))
+    with pytest.raises(DataError, match=r"column '\w+' is absent; the columns are"):
+        read(SPEC, [path])
+
+
 def test_column_that_is_there_twice_is_named(tmp_path: Path) -> None:
     """Two columns of one name are an error, not a choice."""
     path = write(tmp_path / "log.csv", "1,7,a,x,1,b", header=HEADER[:-1] + ",item\n")
@@ -358,6 +370,10 @@ def test_column_that_is_there_twice_is_named(tmp_path: Path) -> None:
         (HEADER, "there are no rows in log.csv"),
         ("\n" + HEADER, "log.csv:1: the header is an empty line"),
         (HEADER + "bad\n", "log.csv has no usable line\n1 of 1 lines"),
+        (
+            HEADER + "1,x7,a,x,1\n",
+            "the data has no usable row\n1 of 1 lines are bad:\n  log.csv:2: field 'user'",
+        ),
     ],
 )
 def test_no_data_is_an_error(tmp_path: Path, content: str, message: str) -> None:
