@@ -42,7 +42,7 @@ _BYTES_AT_ONCE = 32 * 2**20
 _JSON_BYTES_AT_ONCE = 8 * 2**20
 """Values of a line as Python holds them take several times its bytes."""
 _OTHER_DELIMITERS = (",", ";", "\t", "|")
-"""What may separate columns where the spec says otherwise."""
+"""Delimiters that a file may have where the spec says another."""
 _SINGLE_BYTES = b"\x1f\x1e\x1d\x1c\x01\x02\x03\x04\x05\x06\x07\x0e\x0f\x10\x11\x12\x13\x14\x15"
 """Control characters, one of which stands for a long delimiter in text that lacks it."""
 

@@ -5,11 +5,23 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Iterator
+from typing import Any
 
 import yaml
 
 from app.settings import Settings, descriptions
-from tests.docs.chart_values import CHART, OF_THE_CHART, PAGE, SCHEMA, default, leaves, page, schema
+from tests.docs.chart_values import (
+    CHART,
+    OF_THE_CHART,
+    PAGE,
+    SCHEMA,
+    default,
+    leaves,
+    page,
+    schema,
+    values,
+)
 from tests.support.markdown import ROOT
 
 
@@ -36,6 +48,25 @@ def test_every_value_has_a_default_and_a_meaning() -> None:
         "resources.limits.cpu"
     }
     assert all(each.get("description") for each in found.values())
+
+
+def test_a_value_with_a_default_cannot_be_taken_away() -> None:
+    """Null removes a default in helm: templates would write it out, or fail without a name."""
+    known = json.loads(SCHEMA.read_text(encoding="utf-8"))
+
+    def missing(found: dict[str, Any], defaults: dict[str, Any], path: str) -> Iterator[str]:
+        required = found.get("required", ())
+        for name, value in defaults.items():
+            if name not in required:
+                yield f"{path}{name}"
+            each = found["properties"][name]
+            if isinstance(value, dict) and "required" in each:
+                yield from missing(each, value, f"{path}{name}.")
+
+    assert set(missing(known, values(), "")) == {"resources.requests.memory"}
+    # Limits, and what a training asks for, may be given up one by one.
+    for whose in (known, known["properties"]["trainer"]):
+        assert whose["properties"]["resources"]["required"] == ["requests", "limits"]
 
 
 def test_the_chart_names_the_version_of_the_program() -> None:

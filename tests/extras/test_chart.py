@@ -54,6 +54,7 @@ for (const each of JSON.parse(readFileSync(0))) {
 PAGE = ROOT / "docs" / "kubernetes.md"
 OF_THE_OPERATOR = "monitoring.coreos.com/v1"
 PLAIN = 'bundles.existingClaim="bundles"'
+IMAGE = 'image.repository="registry.example/service-gpu"'
 REFUSED = yaml.safe_load((CHART / "ci" / "refused.yaml").read_text(encoding="utf-8"))
 
 
@@ -142,6 +143,21 @@ def test_a_cluster_that_is_too_old_is_refused(helm: Path) -> None:
         assert (done.returncode == 0) == taken, done.stderr
 
 
+@pytest.mark.parametrize("name", ["1shop", "a.shop"])
+def test_a_release_that_no_service_can_be_named_after(helm: Path, name: str) -> None:
+    """Helm takes such names, and the API would refuse half of the objects."""
+    done = run_helm(helm, "template", name, CHART, "--set-json", PLAIN)
+    assert done.returncode != 0
+    assert f"the release's name, {name}, names a Service" in done.stderr
+
+
+def test_a_limit_may_be_given_up(helm: Path) -> None:
+    """By null, as in any chart."""
+    sets = ["resources.limits.memory=null", "trainer.resources.limits.cpu=null"]
+    container = container_of(one(rendered(helm, of("plain"), sets), "Deployment"))
+    assert not container["resources"]["limits"]
+
+
 def test_variables_are_settings_that_exist(objects: dict[str, list[dict[str, Any]]]) -> None:
     """Whatever a pod is given the service reads, and takes."""
     known = {each.variable: each.name for each in descriptions()}
@@ -189,7 +205,7 @@ def test_the_end_has_time(helm: Path) -> None:
         (['resources.requests.cpu="500m"'], "1", "1"),
         (['resources.requests.cpu="3500m"'], "3", "1"),
         (["resources.requests.cpu=8", "workers=2"], "2", "3"),
-        (["resources.requests.cpu=4", "gpu.count=1"], "1", "3"),
+        (["resources.requests.cpu=4", "gpu.count=1", IMAGE], "1", "3"),
         (["workers=12"], "12", "1"),
     ],
 )

@@ -16,6 +16,9 @@
 {{- fail (printf "bundles.initContainer.%s: is the chart's own" $name) }}
 {{- end }}
 {{- end }}
+{{- if regexMatch "(^|/)[.][.](/|$)" $bundles.path }}
+{{- fail (printf "bundles.path: %s leads out of the volume" $bundles.path) }}
+{{- end }}
 {{- range $name := list "redis" "store" }}
 {{- $url := (index $.Values $name).url }}
 {{- if or (contains "@" $url) (regexMatch "[?&]([a-z]+_)?password=" $url) }}
@@ -29,6 +32,33 @@
 {{- if and (hasKey $.Values.settings $name) (not $.Values.store.url) }}
 {{- fail (printf "settings.%s: needs store.url" $name) }}
 {{- end }}
+{{- end }}
+{{- range $name := keys (include "ctr.selector" (dict "root" $ "component" "") | fromYaml) }}
+{{- if hasKey $.Values.pod.labels $name }}
+{{- fail (printf "pod.labels.%s: is the chart's own" $name) }}
+{{- end }}
+{{- end }}
+{{- range .Values.pod.extraVolumes }}
+{{- if has .name (list "bundles" "temporary" "configuration" "requests" "feedback") }}
+{{- fail (printf "pod.extraVolumes: %s is a volume of the chart" .name) }}
+{{- end }}
+{{- end }}
+{{- range $name, $of := dict "resources" .Values.resources "trainer.resources" .Values.trainer.resources }}
+{{- range $what, $least := $of.requests }}
+{{- $most := index ($of.limits) $what }}
+{{- if and $most (gt (include "ctr.amount" $least | float64) (include "ctr.amount" $most | float64)) }}
+{{- fail (printf "%s.requests.%s: %v is more than %s.limits.%s, %v" $name $what $least $name $what $most) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and .Values.gpu.count (hasSuffix "service-cpu" .Values.image.repository) }}
+{{- fail (printf "gpu.count: needs an image with CUDA, and image.repository is %s" .Values.image.repository) }}
+{{- end }}
+{{- if not (regexMatch "^[a-z][-a-z0-9]*$" (include "ctr.name" .)) }}
+{{- fail (printf "the release's name, %s, names a Service: it begins with a letter and has no dot" .Release.Name) }}
+{{- end }}
+{{- if and .Values.admin.keySecret.name (eq (int .Values.admin.port) 8000) }}
+{{- fail "admin.port: 8000 is the scoring port" }}
 {{- end }}
 {{- $end := include "ctr.endSeconds" . | int }}
 {{- $grace := .Values.gracePeriodSeconds | int }}
@@ -75,6 +105,11 @@
 {{- if not .configMap }}{{ fail "trainer.configMap: name the ConfigMap with the feature spec" }}{{ end }}
 {{- if not (or .existingClaim .volume) }}{{ fail "trainer: give existingClaim or volume with the data" }}{{ end }}
 {{- if not .data }}{{ fail "trainer.data: name the files of the data, below /data" }}{{ end }}
+{{- end }}
+{{- range .Values.trainer.data }}
+{{- if or (hasPrefix "/" .) (contains "://" .) (regexMatch "(^|/)[.][.](/|$)" .) }}
+{{- fail (printf "trainer.data: %s is not below /data" .) }}
+{{- end }}
 {{- end }}
 {{- if or $bundles.initContainer $bundles.path }}
 {{- fail "trainer: writes into a volume of bundles; not with bundles.initContainer or bundles.path" }}

@@ -34,6 +34,15 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- max 1 $cpus }}
 {{- end }}
 
+{{- /* A quantity such as 2, "1500m" or "1.5Gi" as a number, to compare with another. */ -}}
+{{- define "ctr.amount" -}}
+{{- $unit := toString . | regexFind "[a-zA-Z]*$" }}
+{{- $units := dict "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18
+    "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624
+    "Ei" 1152921504606846976 }}
+{{- mulf (toString . | trimSuffix $unit | float64) (get $units $unit | default 1) }}
+{{- end }}
+
 {{- /* One for each requested CPU; one on a GPU, which they would share. */ -}}
 {{- define "ctr.workers" -}}
 {{- if .Values.workers }}{{ .Values.workers | int64 }}
