@@ -82,15 +82,17 @@ ALONE = Group()
 
 
 @contextmanager
-def joined() -> Iterator[Group]:
+def joined(alone_too: bool = False) -> Iterator[Group]:
     """Join the processes that ``torchrun`` has started, or be alone without it.
 
-    Those that Ray has started are a group already, which it ends, too.
+    With ``alone_too`` one process is a group as well, for what talks to one. Those that Ray has
+    started are a group already, which it ends, too.
     """
     if dist.is_initialized():
         yield _group()
         return
-    if "WORLD_SIZE" not in os.environ:
+    alone = "WORLD_SIZE" not in os.environ
+    if alone and not alone_too:
         yield ALONE
         return
     # Defaults of this module's functions keep the group that is there when it is imported (an
@@ -98,9 +100,13 @@ def joined() -> Iterator[Group]:
     # ends aborts the process (pytorch#190489).
     import torch.distributed.nn  # noqa: F401
 
-    dist.init_process_group("gloo", timeout=LONGEST_WAIT)
+    if alone:
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    else:
+        dist.init_process_group("gloo", timeout=LONGEST_WAIT)
     try:
-        yield _group()
+        yield ALONE if alone else _group()
     finally:
         dist.destroy_process_group()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,11 @@ from model.quality.offline_scoring import open_engine, score_dataset
 from model.quality.score_histogram import score_histogram
 from model.report import write_report
 from model.result_places import reason_of
+from model.sharding.shard import Shard
 from model.training.checkpoint import Checkpoints
 from model.training.device import choose
 from model.training.evaluation import predict
-from model.training.fit import FitResult, fit
+from model.training.fit import FitResult, batch_count, fit
 from model.training.sampling import Sampling
 from model.training.trainer import TrainingError
 from model.training.warm_start import WarmStart
@@ -139,12 +141,14 @@ def train(
     init_from: Path | None = None,
     checkpointing: CheckpointOptions | None = None,
     group: Group = ALONE,
+    sharded: bool = False,
 ) -> Trained:
     """Train a network; all processes of a group do so together.
 
     ``init_from`` is a bundle of the same network, from whose weights training starts, or of an FM
     for an FNN. With ``checkpointing`` checkpoints are written below ``out``; training may resume
-    from those of a killed run of the same data and settings.
+    from those of a killed run of the same data and settings. ``sharded`` cuts the table into a part
+    for each process; what follows is then done under :func:`asking`.
 
     Raises:
         CrossError: the fields of a cross have too many values.
@@ -164,7 +168,9 @@ def train(
     start = _warm_start(prepared, config, init_from)
     checkpoints = None
     if checkpointing is not None:
-        checkpoints = _begin_checkpoints(prepared, config, out, checkpointing, start, group)
+        checkpoints = _begin_checkpoints(
+            prepared, config, out, checkpointing, start, group, sharded
+        )
     result = fit(
         prepared.vocabulary.layout,
         prepared.data["train"],
@@ -175,6 +181,7 @@ def train(
         crosses,
         checkpoints=checkpoints,
         group=group,
+        sharded=sharded,
     )
     if start and (obstacle := start.obstacle(result.network)):
         warn(f"the hidden layers started from random weights: {obstacle}")
@@ -206,15 +213,22 @@ def _begin_checkpoints(
     options: CheckpointOptions,
     start: WarmStart | None,
     group: Group,
+    sharded: bool,
 ) -> Checkpoints:
-    """Return the checkpoints of this run, by a fingerprint of all that decides its weights."""
+    """Return the checkpoints of this run, by a fingerprint of all that decides its weights.
+
+    Those of a sharded table are any number of processes', as long as they cut the same batches.
+    """
+    rows = Sampling.of(prepared.data["train"], config.negative_rate).rows
+    batches = batch_count(rows, config.batch_size, group.size)
     # The format too, because the layout of the table belongs to it.
     run_id = fingerprint_of(
         *(FORMAT_VERSION, prepared.fingerprint(), config.deciding()),
-        *(start and start.bundle.manifest.id, group.size),
+        *(start and start.bundle.manifest.id, f"{batches} batches" if sharded else group.size),
     )
     directory = out / CHECKPOINTS / run_id[:16]
-    checkpoints = Checkpoints(directory, options.seconds, options.steps, options.resume)
+    shard = Shard(prepared.vocabulary.layout.table_rows, group) if sharded else None
+    checkpoints = Checkpoints(directory, options.seconds, options.steps, options.resume, shard)
     # Only the first process removes those of an earlier run.
     if options.resume or group.rank == 0:
         checkpoints.begin()
@@ -224,6 +238,15 @@ def _begin_checkpoints(
     elif options.resume:
         say("no checkpoint of this run: training starts from the beginning")
     return checkpoints
+
+
+def asking(trained: Trained) -> AbstractContextManager[None]:
+    """Let the first process export a network, with what the others hold of a sharded table.
+
+    All processes enter this; the others answer in it until the first one has left it.
+    """
+    elsewhere = trained.result.network.elsewhere
+    return nullcontext() if elsewhere is None else elsewhere.asking()
 
 
 def export(
@@ -435,6 +458,7 @@ def describe(
             "torch": str(torch.__version__),
             "threads": config.thread_count(),
             "processes": trained.processes,
+            "sharded": trained.result.network.elsewhere is not None,
             "device": result.device,
         },
         "data": [

@@ -93,12 +93,21 @@ def train_command(
         typer.Option(min=1, help="Processes that train together; for --cluster, which needs it."),
     ] = None,
     worker_memory: WorkerMemory = MEMORY_MIB,
+    sharded: Annotated[
+        bool,
+        typer.Option(
+            "--sharded",
+            help="Cut the table of embeddings into a part for each process of torchrun, for tables"
+            " larger than a machine's memory. Needs TorchRec.",
+        ),
+    ] = False,
 ) -> None:
     """Train a network, export and check it, and print the new bundle's path.
 
     With --must-beat nothing is written, and the exit code is 3, if the new bundle breaks a bound.
     Under torchrun all its processes train the network together. With --cluster Ray starts --workers
-    of them, and starts them again from the last saved state where one has died.
+    of them, and starts them again from the last saved state where one has died. With --sharded each
+    process holds its part of the table alone.
     """
     # Each option by its name: the processes of a cluster get the same.
     options = dict(locals())
@@ -106,9 +115,11 @@ def train_command(
     from model.data.prepare import prepare_together
     from model.group import joined
     from model.must_beat import MustBeat
-    from model.pipeline import CheckpointOptions, export, train
+    from model.pipeline import CheckpointOptions, asking, export, train
     from model.training.device import choose
 
+    if sharded:
+        _require_sharded({"--cluster": cluster, "--init-from": init_from}, quantize)
     if cluster is not None or workers is not None:
         _train_on_cluster(cluster, workers, worker_memory, cache, options)
         return
@@ -126,6 +137,11 @@ def train_command(
     given = {} if seed is None else {"seed": seed}
     # Errors of the settings are told before the data are read.
     checked = settings.config(name, MANY_ROWS, **given)
+    if sharded:
+        if checked.device == "cuda":
+            raise typer.BadParameter("it trains on CPUs: device is cuda", param_hint="--sharded")
+        settings = settings.on("cpu")
+        checked = settings.config(name, MANY_ROWS, **given)
     parts = part_files(train_files, validation_files, test_files)
     if gate is not None and must_beat is None:
         raise typer.BadParameter("it needs --must-beat", param_hint="--gate")
@@ -134,13 +150,30 @@ def train_command(
     stored = stored_files(items, item_id, profiles, profile_key)
     inputs = InputFiles(data or (), parts, split.value, checked.seed, max_bad_lines, stored=stored)
     checkpointing = CheckpointOptions(checkpoint_seconds, checkpoint_steps, resume)
-    with joined() as group, bundle_place(out, cache) as place:
+    with joined(alone_too=sharded) as group, bundle_place(out, cache) as place:
         choose(checked.device, group)
         prepared = prepare_together(group, spec, inputs, before, cache)
         training = settings.config(name, prepared.train_rows, **given)
-        trained = train(prepared, training, place.directory, True, init_from, checkpointing, group)
-        if group.rank == 0:
-            print(place.publish(export(trained, place.directory, quantize, other)))
+        trained = train(
+            prepared, training, place.directory, True, init_from, checkpointing, group, sharded
+        )
+        with asking(trained):
+            if group.rank == 0:
+                print(place.publish(export(trained, place.directory, quantize, other)))
+
+
+def _require_sharded(options: dict[str, object], quantize: Quantized) -> None:
+    """Refuse what a sharded table cannot do yet, before anything is read."""
+    from model.sharding.row_exchange import require_torchrec
+
+    given = [name for name, value in options.items() if value is not None]
+    if quantize is not Quantized.none:
+        given.append("--quantize")
+    if given:
+        raise typer.BadParameter(
+            f"it cannot be combined with {given[0]} yet", param_hint="--sharded"
+        )
+    require_torchrec()
 
 
 def _train_on_cluster(

@@ -291,12 +291,12 @@ def check_explain(network: Network, engine: Engine, terms: TermsGraph, data: Dat
     found = terms.of(batch_of(part))
     every = part.inputs()
     with torch.inference_mode():
-        table = network.table
+        table, place = network.rows_of(every)
         deep_N = network.deep(
-            look_up(table, every.context, every.context_lists, every.context_value),
-            look_up(table, every.candidate, every.candidate_lists, every.candidate_value),
+            look_up(table, place.context, place.context_lists, place.context_value),
+            look_up(table, place.candidate, place.candidate_lists, place.candidate_value),
         )
-        expected = network(every) - deep_N
+        expected = network.logit(table, place, every) - deep_N
     worst = float(np.abs(found.total() - expected.double().numpy()).max(initial=0.0))
     if not worst <= engine.tolerance:
         raise ExportError(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -15,8 +18,8 @@ from torch import Tensor, nn
 from app.bundle.manifest import WEIGHTS
 from app.features.graph_inputs import graph_inputs
 from app.features.layout import Layout
-from model.export.exporter import onnx_model
-from model.export.serving_form import serving_form
+from model.export.exporter import TABLE, onnx_model
+from model.export.serving_form import serving_form, serving_rows
 from model.networks.network import Network, NetworkInputs
 from model.quality.calibration import CalibratedLogit, Calibration
 
@@ -27,6 +30,7 @@ More are in a file beside it. The engine maps that file, so that all processes s
 """
 _SMALL = 1024
 """Bytes of a tensor up to which it stays in the graph's own file in any case."""
+_FLOAT = 4
 _PAGE = 4096
 """Each tensor begins on a page of its file."""
 
@@ -84,19 +88,58 @@ def write_graph(
         ExportError: torch's exporter gives no graph.
     """
     graph = ScoreGraph(network, layout, calibration).eval()
-    save_graph(onnx_model(graph, graph_inputs(layout)), path)
+    model = onnx_model(graph, graph_inputs(layout))
+    if network.elsewhere is None:
+        save_graph(model, path)
+        return
+    pieces = (serving_rows(graph.network, *piece, layout) for piece in network.pieces())
+    save_graph(model, path, StreamedTable(network.elsewhere.rows, pieces))
 
 
-def save_graph(model: onnx.ModelProto, path: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class StreamedTable:
+    """The table of a graph that no process has whole: its rows [R, C] in order, in pieces."""
+
+    rows: int
+    pieces: Iterator[Tensor]
+
+    def enter(self, model: onnx.ModelProto) -> TensorProto:
+        """Give a graph's table the number of its rows, and none of them; return it."""
+        table: TensorProto
+        [table] = (each for each in model.graph.initializer if each.name == TABLE)
+        table.dims[0] = self.rows
+        table.raw_data = b""
+        for noted in model.graph.value_info:
+            if noted.name == TABLE:
+                noted.type.tensor_type.shape.dim[0].dim_value = self.rows
+        return table
+
+    def content(self) -> Iterator[bytes]:
+        """Yield what the graph's tensor holds."""
+        for piece in self.pieces:
+            yield piece.contiguous().numpy().tobytes()
+
+
+def save_graph(model: onnx.ModelProto, path: Path, streamed: StreamedTable | None = None) -> None:
     """Write a graph; many weights go beside it into ``weights.bin``, which becomes its own."""
-    large = _large(model)
-    if sum(len(weights.raw_data) for weights in large) > MAX_INLINE_BYTES:
+    table = None if streamed is None else streamed.enter(model)
+
+    def size(weights: TensorProto) -> int:
+        return math.prod(weights.dims) * _FLOAT if weights is table else len(weights.raw_data)
+
+    large = [weights for weights in model.graph.initializer if size(weights) > _SMALL]
+    if sum(map(size, large)) > MAX_INLINE_BYTES:
         with (path.parent / WEIGHTS).open("wb") as file:
             for weights in large:
                 file.seek(-(-file.tell() // _PAGE) * _PAGE)
                 start = file.tell()
-                file.write(weights.raw_data)
-                _refer(weights, start)
+                if streamed is not None and weights is table:
+                    file.writelines(streamed.content())
+                else:
+                    file.write(weights.raw_data)
+                _refer(weights, start, file.tell() - start)
+    elif streamed is not None and table is not None:
+        table.raw_data = b"".join(streamed.content())
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -118,7 +161,7 @@ def save_variant(model: onnx.ModelProto, path: Path, graph: Path) -> None:
             start = int(shared[weights.name]["offset"])
             content = np.frombuffer(weights.raw_data, np.uint8)
             if np.array_equal(stored[start : start + len(content)], content):
-                _refer(weights, start)
+                _refer(weights, start, len(content))
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -126,8 +169,7 @@ def _large(model: onnx.ModelProto) -> list[TensorProto]:
     return [weights for weights in model.graph.initializer if len(weights.raw_data) > _SMALL]
 
 
-def _refer(weights: TensorProto, start: int) -> None:
+def _refer(weights: TensorProto, start: int, length: int) -> None:
     """Replace a tensor's content by its place in the file of weights."""
-    length = len(weights.raw_data)
     set_external_data(weights, WEIGHTS, offset=start, length=length)
     weights.ClearField("raw_data")

@@ -46,6 +46,8 @@ def serving_form(network: Network, layout: Layout) -> nn.Module:
         return ServingDeepFM(network, layout)
     folded = network.folded()
     del folded.learned
+    if network.elsewhere is not None:
+        folded.table, folded.elsewhere = nn.Parameter(_blank_table(network)), None
     apart = splits_dynamic(network, layout)
     if apart:
         folded.dynamic = DynamicFields(layout)
@@ -53,6 +55,35 @@ def serving_form(network: Network, layout: Layout) -> nn.Module:
         if isinstance(module, Mlp):
             setattr(folded, name, ServingMlp(_dynamic_beside(module, layout) if apart else module))
     return folded
+
+
+def serving_rows(form: nn.Module, first: int, rows_RC: Tensor, layout: Layout) -> Tensor:
+    """Return rows of the table, of which ``first`` is the number of the first, as a form has them.
+
+    For tables that no process has whole.
+    """
+    if isinstance(form, ServingDeepFM):
+        rows_RC = without_squares(rows_RC, first, layout)
+        rows_RC[:, 0] /= form.scale
+    return rows_RC
+
+
+def without_squares(rows_RC: Tensor, first: int, layout: Layout) -> Tensor:
+    """Return rows of DeepFM's table, their first-order weights less half of the squares.
+
+    But for those whose squares are taken off in the graph.
+    """
+    table = rows_RC.clone()
+    for slot in layout.context + layout.candidate:
+        for place in () if _is_late(slot, layout) else slot.ranges:
+            rows = table[max(place.start - first, 0) : max(place.stop - first, 0)]
+            rows[:, 0] -= 0.5 * rows[:, 1:].square().sum(1)
+    return table
+
+
+def _blank_table(network: Network) -> Tensor:
+    """Return a row in the place of a table that no process has whole."""
+    return torch.zeros(1, network.table.shape[1])
 
 
 def splits_dynamic(network: Network, layout: Layout) -> bool:
@@ -214,15 +245,18 @@ class ServingDeepFM(nn.Module):
         super().__init__()
         folded = network.folded()
         with torch.no_grad():
-            table = folded.table.detach().clone()
-            size = table.shape[1] - 1
-            for slot in layout.context + layout.candidate:
-                for place in () if _is_late(slot, layout) else slot.ranges:
-                    rows = table[place]
-                    rows[:, 0] -= 0.5 * rows[:, 1:].square().sum(1)
+            size = folded.table.shape[1] - 1
+            table = _blank_table(network)
+            largest = torch.zeros(2)
+            for first, piece in network.pieces():
+                rows = without_squares(piece, first, layout)
+                found = torch.stack([rows[:, 0].abs().max(), rows[:, 1:].abs().max()])
+                largest = torch.maximum(largest, found)
+                if network.elsewhere is None:
+                    table = rows
             # The first-order weights enter the product, times zero, beside the embeddings.
             # They are brought to the embeddings' range, which int8 inputs of it share.
-            scale = table[:, 0].abs().max() / table[:, 1:].abs().max()
+            scale = largest[0] / largest[1]
             scale = torch.where((scale > 0) & scale.isfinite(), scale, torch.ones(()))
             table[:, 0] /= scale
             mlp = folded.mlp

@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Self
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +60,31 @@ class NetworkInputs(NamedTuple):
         )
 
 
+class RowsElsewhere(Protocol):
+    """A table of which a network's ``table`` has some rows only."""
+
+    def rows_of(self, inputs: NetworkInputs) -> tuple[Tensor, NetworkInputs]:
+        """Return the distinct rows [P, C] that inputs name, and the inputs as places in them."""
+        ...
+
+    def attend(self) -> None:
+        """Take part in what other processes look up."""
+        ...
+
+    def pieces(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield all rows [R, C] in order, some at a time, with the number of the first."""
+        ...
+
+    def asking(self) -> AbstractContextManager[None]:
+        """Let the first process alone use the network; the others answer it, and wait here."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """Number of all rows."""
+        ...
+
+
 class Network(nn.Module):
     """Click logit of the rows of ``table`` [T, C] that a context and a candidate name.
 
@@ -83,6 +110,8 @@ class Network(nn.Module):
         self.bias = nn.Parameter(torch.tensor(math.log(base_rate) - math.log1p(-base_rate)))
         self.dynamic: DynamicFields | None = None
         """The dynamic fields, where an exported graph computes their part apart."""
+        self.elsewhere: RowsElsewhere | None = None
+        """The whole table, where ``table`` and ``learned`` have some of its rows only."""
 
     def combine(
         self,
@@ -107,7 +136,20 @@ class Network(nn.Module):
 
     def forward(self, inputs: NetworkInputs) -> Tensor:
         """Return the logit float32 [N] of every row."""
-        return self.logit(self.table, inputs, inputs)
+        return self.logit(*self.rows_of(inputs), inputs)
+
+    def rows_of(self, inputs: NetworkInputs) -> tuple[Tensor, NetworkInputs]:
+        """Return rows [P, C] that hold all that inputs name, and the inputs as places in them."""
+        if self.elsewhere is None:
+            return self.table, inputs
+        return self.elsewhere.rows_of(inputs)
+
+    def pieces(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield all rows [R, C] of the table, with the number of the first of each piece."""
+        if self.elsewhere is None:
+            yield 0, self.table.detach()
+        else:
+            yield from self.elsewhere.pieces()
 
     def logit(self, table_TC: Tensor, place: NetworkInputs, inputs: NetworkInputs) -> Tensor:
         """Return the logit [N] with ``table_TC`` in the table's place, and ``place`` in it.
@@ -133,26 +175,62 @@ class Network(nn.Module):
 
     def parameter_count(self) -> int:
         """Return the number of trained parameters."""
-        return sum(value.numel() for value in self.parameters())
+        rows = len(self.table) if self.elsewhere is None else self.elsewhere.rows
+        dense = sum(value.numel() for value in self.dense_parameters())
+        return dense + rows * self.table.shape[1]
 
     def folded(self) -> Self:
         """Return the same function for inference without batch norm, the table being shared."""
-        network = copy.deepcopy(self, {id(self.table): self.table}).eval()
+        shared = {id(self.table): self.table, id(self.elsewhere): self.elsewhere}
+        network = copy.deepcopy(self, shared).eval()
         for module in network.modules():
             if isinstance(module, Mlp):
                 module.fold()
         return network
 
 
+_held: ContextVar[range | None] = ContextVar("held", default=None)
+_DRAWN_AT_ONCE = 2**14
+"""Rows, a multiple of the 16 numbers that torch draws at once."""
+
+
+@contextmanager
+def holding(rows: range) -> Iterator[None]:
+    """New tables have these rows only, which are as random as they are in a whole one."""
+    token = _held.set(rows)
+    try:
+        yield
+    finally:
+        _held.reset(token)
+
+
 def new_table(layout: Layout, config: TrainConfig, weights: int, size: int) -> nn.Parameter:
     """Return a table whose rows are ``weights`` zeros and then ``size`` small random numbers.
 
-    Padding and means are zero.
+    Padding and means are zero. Within :func:`holding` it has some of the rows only.
     """
+    if (held := _held.get()) is not None:
+        return nn.Parameter(_some_rows(layout, config, weights, size, held))
     table = torch.zeros(layout.table_rows, weights + size)
     if size:
         table[1 + PADDING : layout.encoded_rows, weights:].normal_(std=config.init_std)
     return nn.Parameter(table)
+
+
+def _some_rows(layout: Layout, config: TrainConfig, weights: int, size: int, held: range) -> Tensor:
+    """Return some rows of a new table; the numbers of the others are drawn, too, and dropped."""
+    found = torch.zeros(len(held), weights + size)
+    start, stop = 1 + PADDING, layout.encoded_rows
+    while size and start < stop:
+        # None is so short that torch would draw its numbers in another way.
+        end = stop if stop - start < 2 * _DRAWN_AT_ONCE else start + _DRAWN_AT_ONCE
+        drawn = torch.zeros(end - start, weights + size, device=found.device)
+        drawn[:, weights:].normal_(std=config.init_std)
+        first, last = max(start, held.start), min(end, held.stop)
+        if first < last:
+            found[first - held.start : last - held.start] = drawn[first - start : last - start]
+        start = end
+    return found
 
 
 def field_counts(layout: Layout) -> tuple[int, int]:

@@ -109,7 +109,12 @@ def predict(network: Network, data: Dataset, group: Group = ALONE) -> NDArray[np
     logit = np.zeros(len(data), np.float32)
     stride = PREDICT_ROWS * group.size
     with torch.inference_mode():
-        for start in range(PREDICT_ROWS * group.rank, len(data), stride):
+        for first in range(0, len(data), stride):
+            start = first + PREDICT_ROWS * group.rank
+            if start >= len(data):
+                if network.elsewhere is not None:
+                    network.elsewhere.attend()
+                continue
             part = data.take(slice(start, start + PREDICT_ROWS))
             found = network(part.inputs().to(network.bias.device))
             logit[start : start + PREDICT_ROWS] = found.cpu().numpy()

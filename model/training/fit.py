@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,9 +20,10 @@ from model.data.dataset import Dataset
 from model.group import ALONE, Group
 from model.networks import weight_bytes
 from model.networks.crosses import CrossWeights
-from model.networks.network import Network
+from model.networks.network import Network, holding
 from model.progress import Bar, progress_bar
 from model.quality.figures import weights
+from model.sharding.shard import Shard
 from model.training.checkpoint import Checkpoints, TrainingState
 from model.training.device import bounded_memory, choose
 from model.training.evaluation import Evaluation, evaluated, predict, telling_metric
@@ -137,6 +138,7 @@ def fit(
     after: Callable[[Evaluation], object] | None = None,
     checkpoints: Checkpoints | None = None,
     group: Group = ALONE,
+    sharded: bool = False,
 ) -> FitResult:
     """Train a network and return it with its best weights, in evaluation mode.
 
@@ -154,6 +156,7 @@ def fit(
         crosses: weights of pairs, for Wide & Deep.
         after: is given each evaluation; by raising it ends the fit.
         checkpoints: where the state is written, and perhaps one to resume from.
+        sharded: each process holds its part of the table alone, as does its result.
 
     Raises:
         TrainingError: a part is too small, memory does not suffice, the device that the settings
@@ -162,7 +165,8 @@ def fit(
     sampling = Sampling.of(train, config.negative_rate)
     require_rows(sampling.rows, validation, config, group)
     device, name, _ = choose(config.device, group)
-    require_memory(layout, config, crosses, device)
+    shard = Shard(layout.table_rows, group) if sharded else None
+    require_memory(layout, config, crosses, device, shard)
     config = replace(config, metric=telling_metric(config.metric, validation.label))
     started = time.perf_counter()
     total, shown = config.epochs * sampling.rows, progress and group.rank == 0
@@ -173,7 +177,9 @@ def fit(
     ):
         resumed = checkpoints is not None and checkpoints.state is not None
         started_from = None if resumed else begin
-        trainer = Trainer(layout, train, config, crosses, group, feed_to(device), started_from)
+        trainer = Trainer(
+            layout, train, config, crosses, group, feed_to(device), started_from, shard
+        )
         loop = _Loop(
             trainer,
             validation,
@@ -189,7 +195,7 @@ def fit(
         loop.run()
         progressed, network = loop.progress, trainer.network.cpu()
         network.load_state_dict(progressed.best_weights)
-        set_mean_rows(network, layout, train)
+        set_mean_rows(network, layout, train, shard)
         added = put_intercept_right(network, train, sampling.base_rate, group)
     return FitResult(
         network=network.eval(),
@@ -283,7 +289,7 @@ class _Loop:
         """Write the state; every process gives its part, the first one writes."""
         values, arrays = self.progress.state(time.perf_counter() - self.started)
         trainer_values, trainer_arrays = self.trainer.state()
-        if self.group.rank == 0:
+        if self.group.rank == 0 or checkpoints.shard is not None:
             checkpoints.write(step, values | trainer_values, arrays | trainer_arrays)
 
 
@@ -327,9 +333,11 @@ def require_memory(
     config: TrainConfig,
     crosses: Sequence[CrossWeights] = (),
     device: torch.device = CPU,
+    shard: Shard | None = None,
 ) -> None:
     """Refuse a network whose weights and optimiser state do not fit into memory."""
-    size = weight_bytes(layout, config, crosses)
+    with nullcontext() if shard is None else holding(shard.own):
+        size = weight_bytes(layout, config, crosses)
     demands = [(COPIES, available_memory(), "")]
     if device.type != "cpu":
         demands = [

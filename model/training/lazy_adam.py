@@ -16,6 +16,8 @@ class LazyAdam:
     """
 
     BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
+    exchanges = False
+    """Gradients of gathered rows are those of all processes before :meth:`step`."""
 
     def __init__(self, table_TC: Tensor, row_l2: Tensor | None) -> None:
         self._table_TC = table_TC
@@ -38,13 +40,16 @@ class LazyAdam:
         """Return the rows [P, C] as a leaf that collects its gradient."""
         return self._table_TC.index_select(0, row_P).requires_grad_()
 
-    @torch.no_grad()
     def step(self, row_P: Tensor, value_PC: Tensor, rate: float) -> None:
         """Move the gathered rows against their gradient, padding (the first of them) excepted."""
         gradient_PC = value_PC.grad
         assert gradient_PC is not None
+        self.move(row_P[1:], value_PC[1:], gradient_PC[1:], rate)
+
+    @torch.no_grad()
+    def move(self, row_P: Tensor, value_PC: Tensor, gradient_PC: Tensor, rate: float) -> None:
+        """Take a step with distinct rows [P], their values and their gradients [P, C]."""
         self._steps += 1
-        row_P, value_PC, gradient_PC = row_P[1:], value_PC[1:], gradient_PC[1:]
         if self._row_l2 is not None:
             gradient_PC.addcmul_(value_PC, self._row_l2.index_select(0, row_P).unsqueeze(1))
         mean_PC = self._mean_TC.index_select(0, row_P).lerp_(gradient_PC, 1 - self.BETA_1)

@@ -17,38 +17,49 @@ from model.data.dataset import Dataset
 from model.data.slot_counts import SlotCounts, count_slots
 from model.networks.crosses import CrossTerm
 from model.networks.network import Network
+from model.sharding.shard import Shard
 
 _ROWS_AT_ONCE = 2**16
 Rows = NDArray[np.float64]
 
 
 @torch.no_grad()
-def set_mean_rows(network: Network, layout: Layout, train: Dataset) -> None:
+def set_mean_rows(
+    network: Network, layout: Layout, train: Dataset, shard: Shard | None = None
+) -> None:
     """Set each slot's mean row, and give it to the rows of the slot that nothing trained.
 
     The mean is what the slot contributes to a row of ``train`` on average: the row of each value by
     its count, a list being the mean of its values and a scaled row taken times its number. Weights
-    of pairs of values become the mean weight likewise where no row has such a pair.
+    of pairs of values become the mean weight likewise where no row has such a pair. The network has
+    the rows of its ``shard``, by default all.
     """
+    shard = shard or Shard(len(network.table))
     for counts in count_slots(layout, train):
         if counts.slot.mean is not None:
-            _set_mean_row(network, counts, len(train))
+            _set_mean_row(network, counts, len(train), shard)
     for term in network.modules():
         if isinstance(term, CrossTerm):
             _set_mean_weight(term, train)
 
 
-def _set_mean_row(network: Network, counts: SlotCounts, total: int) -> None:
-    slot = counts.slot
-    own = network.table[slot.first : slot.first + slot.size]
-    learned = network.learned[slot.first : slot.first + slot.size].numpy()
-    factors, rows = counts.factors, float(total)
-    if counts.rows[learned].any():
+def _set_mean_row(network: Network, counts: SlotCounts, total: int, shard: Shard) -> None:
+    slot, start = counts.slot, shard.own.start
+    held = shard.within(slot.first, slot.size)
+    taken = slice(held.start - start, held.stop - start)
+    own, learned = network.table[taken], network.learned[taken].numpy()
+    there = slice(held.start - slot.first, held.stop - slot.first)
+    factors, named = counts.factors[there], counts.rows[there]
+    among, besides = shard.sums(float(named[learned].sum()), float(named[~learned].sum()))
+    rows = float(total)
+    if among:
         # The other rows hold nothing: rows that have their values do not count.
         factors = np.where(learned, factors, 0)
-        rows -= float(counts.rows[~learned].sum())
-    mean = torch.from_numpy((_weighed_sum(own, factors) / max(rows, 1)).astype(np.float32))
-    network.table[slot.mean] = mean
+        rows -= besides
+    sums = shard.sums(*_weighed_sum(own, factors))
+    mean = torch.from_numpy((np.array(sums) / max(rows, 1)).astype(np.float32))
+    for place in shard.within(slot.mean, 1) if slot.mean is not None else ():
+        network.table[place - start] = mean
     if slot.shares is None:
         own[torch.from_numpy(~learned)] = mean
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -27,16 +28,18 @@ from model.data.dataset import Dataset
 from model.group import ALONE, Group
 from model.networks import build
 from model.networks.crosses import CrossWeights
-from model.networks.network import Network, NetworkInputs
+from model.networks.network import Network, NetworkInputs, holding
+from model.sharding.shard import Shard
 from model.training.checkpoint import TrainingState
 from model.training.feed import Feed
+from model.training.index_columns import IndexColumns
 from model.training.lazy_adam import LazyAdam
 from model.training.sampling import Sampling
+from model.training.sharded_table import ShardedTable
 
 Rows = NDArray[np.int64]
 CUDA_RANDOM = "cuda_random"
 """The name of a GPU's random state among a checkpoint's arrays."""
-_COUNTED_AT_ONCE = 2**17
 
 
 class TrainingError(CtrError):
@@ -75,16 +78,18 @@ class Trainer:
         group: Group = ALONE,
         feed: Feed | None = None,
         begin: Callable[[Network], object] | None = None,
+        shard: Shard | None = None,
     ) -> None:
         self._group = group
         self._feed = feed = feed or Feed()
         self._sampling = Sampling.of(train, config.negative_rate)
-        self.network = build(layout, config, self._sampling.base_rate, crosses)
+        own = range(layout.table_rows) if shard is None else shard.own
+        with nullcontext() if shard is None else holding(own):
+            self.network = build(layout, config, self._sampling.base_rate, crosses)
         self._columns = IndexColumns(layout, train)
         self._label = train.label
         self._weight = train.weight
-        self._named_rows = NamedRows(layout.table_rows, group)
-        l2 = self._columns.row_l2(config, self._sampling) if config.embedding_l2 else None
+        l2 = self._columns.row_l2(config, self._sampling, own) if config.embedding_l2 else None
         self._random = np.random.default_rng(config.seed)
         self._epoch_seed = 0
         self._config = config
@@ -94,9 +99,15 @@ class Trainer:
         if begin is not None:
             begin(self.network)
         self.network.to(feed.device)
-        self._table = LazyAdam(
-            self.network.table.detach(), None if l2 is None else l2.to(feed.device)
-        )
+        self._table: LazyAdam | ShardedTable
+        self._named_rows: NamedRows | ShardedTable
+        table = self.network.table.detach()
+        if shard is None:
+            self._named_rows = NamedRows(layout.table_rows, group)
+            self._table = LazyAdam(table, None if l2 is None else l2.to(feed.device))
+        else:
+            sharded = ShardedTable(table, self.network.learned, l2, shard)
+            self._named_rows = self._table = self.network.elsewhere = sharded
         self._dense = torch.optim.Adam(
             dense_groups(self.network, config), lr=config.learning_rate, fused=True
         )
@@ -157,8 +168,9 @@ class Trainer:
         for number, parameter in enumerate(self.network.dense_parameters()):
             found = unnamed(f"dense.{number}", state.arrays)
             self._dense.state[parameter] = {key: each.to(device) for key, each in found.items()}
-        random = state.arrays[f"torch_random.{self._group.rank}"]
-        torch.set_rng_state(torch.from_numpy(random))
+        # A sharded table may be resumed by more processes, whose units are then drawn anew.
+        if (random := state.arrays.get(f"torch_random.{self._group.rank}")) is not None:
+            torch.set_rng_state(torch.from_numpy(random))
         if device.type == "cuda" and CUDA_RANDOM in state.arrays:
             torch.cuda.set_rng_state(torch.from_numpy(state.arrays[CUDA_RANDOM]), device)
 
@@ -181,7 +193,8 @@ class Trainer:
         """
         self.steps += 1
         batch = self._batch(rows)
-        self.network.learned.index_fill_(0, batch.row, True)
+        if not self._table.exchanges:
+            self.network.learned.index_fill_(0, batch.row, True)
 
         self.network.train()
         value = self._table.gather(batch.row)
@@ -194,7 +207,8 @@ class Trainer:
         self._dense.zero_grad()
         torch.autograd.backward(loss)
         dense = (parameter.grad for parameter in self.network.dense_parameters())
-        gradients = [gradient for gradient in (value.grad, *dense) if gradient is not None]
+        everywhere = [None if self._table.exchanges else value.grad, *dense]
+        gradients = [gradient for gradient in everywhere if gradient is not None]
         self._group.add([loss, *gradients])
         self._unread.append((self.steps, rate, self._feed.reading(loss)))
         known = self._read(self._feed.ahead)
@@ -256,75 +270,6 @@ def cut(pieces: Iterable[Rows], rows: int, batches: int) -> Iterator[Rows]:
             start += wanted
             number += 1
         waiting = waiting[start:]
-
-
-class IndexColumns:
-    """Every index of the training rows, batch by batch: the data may be larger than memory.
-
-    There are C columns: the single-valued slots of both sides, then each list's places.
-    ``can_hide`` [C] marks the columns of values that might have been unseen, single-valued and
-    not scaled, and ``oov`` [C] has their OOV rows.
-    """
-
-    def __init__(self, layout: Layout, data: Dataset) -> None:
-        self._parts = (data.context, data.candidate, *data.context_lists, *data.candidate_lists)
-        self._widths = [part.shape[1] for part in self._parts]
-        self._context_lists = len(data.context_lists)
-        self._table_rows = layout.table_rows
-        singles = layout.context + layout.candidate
-        self.can_hide = np.zeros(sum(self._widths), np.bool_)
-        self.can_hide[: len(singles)] = [not slot.scaled for slot in singles]
-        self.oov = np.zeros(sum(self._widths), np.int32)
-        self.oov[: len(singles)] = [slot.oov for slot in singles]
-        self._values = (data.context_value, data.candidate_value)
-
-    def take(self, rows: Rows | slice) -> Indices:
-        """Return the indices [N, C] of some rows."""
-        return np.concatenate([part[rows] for part in self._parts], axis=1)
-
-    def values(self, rows: Rows) -> list[Tensor]:
-        """Return the numbers of some rows, of the sides that have any, the context's first."""
-        return [torch.from_numpy(value[rows]) for value in self._values if value is not None]
-
-    def inputs(self, index: Tensor, values: Sequence[Tensor]) -> NetworkInputs:
-        """Cut indices [N, C] into a network's inputs, every row its own context.
-
-        ``values`` are the rows' numbers as :meth:`values` gives them.
-        """
-        context, candidate, *lists = torch.split(index, self._widths, dim=1)
-        split, given = self._context_lists, iter(values)
-        numbers = (None if value is None else next(given) for value in self._values)
-        return NetworkInputs(context, candidate, None, lists[:split], lists[split:], *numbers)
-
-    def row_l2(self, config: TrainConfig, sampling: Sampling) -> Tensor:
-        """Return the decay [T] per named row that stands in for lambda on every row and step.
-
-        A row that a share P of the batches name is decayed in those only, 1/P as hard;
-        P = 1 - (1 - count / R)^batch, from the counts that training expects.
-        """
-        rows = sampling.rows
-        single, listed = self._expected(sampling)
-        count = single * (1 - config.oov_rate) + listed
-        count[self.oov[self.can_hide]] += config.oov_rate * rows
-        named = 1 - (1 - np.minimum(count / rows, 1)) ** min(config.batch_size, rows)
-        l2 = np.divide(config.embedding_l2, named, out=np.zeros_like(named), where=named > 0)
-        return torch.from_numpy(l2.astype(np.float32))
-
-    def _expected(self, sampling: Sampling) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return how often an epoch is expected to name each table row [T].
-
-        In the columns that can be hidden, and in the others.
-        """
-        counts = np.zeros((2, self._table_rows))
-        for start in range(0, len(sampling.label), _COUNTED_AT_ONCE):
-            rows = slice(start, start + _COUNTED_AT_ONCE)
-            index, label = self.take(rows), sampling.label[rows]
-            for click, share in ((1, 1.0), (0, sampling.rate)):
-                found = index[label == click]
-                for count, columns in zip(counts, (self.can_hide, ~self.can_hide), strict=True):
-                    named = found[:, columns].ravel()
-                    count += share * np.bincount(named, minlength=self._table_rows)
-        return counts[0], counts[1]
 
 
 def dense_groups(network: Network, config: TrainConfig) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ DATA = {
 }
 TRAINER = DATA | {
     "model.training", "model.export", "model.quality", "model.report", "model.score_files",
-    "model.score_table", "model.pipeline",
+    "model.score_table", "model.pipeline", "model.sharding",
 }  # fmt: skip
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -105,7 +105,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # PSI has one definition, the service's.
     "model.check": ENGINE | TRAINER | {"app.metrics", "model.text_table"},
     "model.export": EXPLAIN | DATA | {"model.quality"},
-    "model.training": BUNDLE | DATA | {"model.quality", "model.export"},
+    "model.sharding": {"app.errors", "model.group"},
+    "model.training": BUNDLE | DATA | {"model.quality", "model.export", "model.sharding"},
     "model.report": BUNDLE | DATA | {"model.quality", "model.training"},
     "model.score_files": ENGINE | DATA | {"model.quality", "model.score_table"},
     "model.score_blocks": ENGINE | DATA | {"model.score_files", "model.score_table"},
@@ -161,6 +162,8 @@ ONLY_IMPORTERS = {
     "optuna": {"model.tune"},
     "pyarrow": {"model.remote.file_systems"},
     "ray": {"model.cluster.ray_engine"},
+    "torchrec": {"model.sharding.row_exchange"},
+    "fbgemm_gpu": {"model.sharding.row_exchange"},
     "sqlite3": {"app.store.sqlite_file"},
 }
 
@@ -295,6 +298,7 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
         ("model.export.graph", "from onnxruntime import InferenceSession", "quantize may"),
         ("app.main", "from redis.asyncio import Redis", "only app.remote.link may"),
         ("app.scoring.engine", "import torch", "without torch"),
+        ("model.training.fit", "from torchrec.distributed import x", "only model.sharding"),
         ("app.main", "def main():\n    from app.web import asgi", "inside a function"),
         ("app.elsewhere.module", "", "has no layer"),
     ],

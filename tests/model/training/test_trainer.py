@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from model.data.dataset import Dataset
+from model.training.index_columns import IndexColumns
 from model.training.sampling import Sampling
-from model.training.trainer import IndexColumns, NamedRows, Trainer, TrainingError
+from model.training.trainer import NamedRows, Trainer, TrainingError
 from tests.support.clicks import (
     CONFIG,
     LAYOUT,
@@ -94,7 +95,7 @@ def test_rare_rows_are_decayed_as_much_as_common_ones() -> None:
         label=np.zeros(rows, np.uint8),
     )
     config = replace(CONFIG, embedding_l2=0.5, batch_size=50)
-    l2 = IndexColumns(LAYOUT, data).row_l2(config, Sampling.of(data, 1.0))
+    l2 = IndexColumns(LAYOUT, data).row_l2(config, Sampling.of(data, 1.0), range(LAYOUT.table_rows))
     assert l2[3].item() == pytest.approx(0.5)
     assert l2[9].item() == pytest.approx(0.5 / (1 - 0.99**50))
     assert l2[11].item() == 0.0
@@ -111,7 +112,7 @@ def test_rows_that_are_hidden_are_decayed_less_and_oov_rows_more() -> None:
         label=np.zeros(rows, np.uint8),
     )
     config = replace(CONFIG, embedding_l2=0.5, batch_size=50, oov_rate=rate)
-    l2 = IndexColumns(LAYOUT, data).row_l2(config, Sampling.of(data, 1.0))
+    l2 = IndexColumns(LAYOUT, data).row_l2(config, Sampling.of(data, 1.0), range(LAYOUT.table_rows))
 
     def expected(named: float) -> float:
         return 0.5 / (1 - (1 - named) ** 50)
