@@ -77,6 +77,11 @@ def main() -> int:
         return 1
     except (Interrupted, typer.Abort):
         code = INTERRUPTED
+    except SystemError as error:
+        # So does compiled code end, as Ray's, that was called when the signal came.
+        if not isinstance(error.__cause__, Interrupted):
+            raise
+        code = INTERRUPTED
     except typer.TyperException as error:
         # Without a command typer has printed the help already, and has no message.
         if message := error.format_message().rstrip("."):

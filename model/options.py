@@ -174,7 +174,8 @@ Cluster = Annotated[
     str | None,
     typer.Option(
         help="Run blocks on Ray: ray (on this machine, for this command), auto (the Ray that this"
-        " machine runs), host:port or ray://host:port. All machines see the files and --cache."
+        " machine runs), host:port or ray://host:port. All machines see the data, the results"
+        " and --cache under the same paths."
     ),
 ]
 Workers = Annotated[

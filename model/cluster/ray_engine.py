@@ -7,6 +7,7 @@ Nothing of what is computed is decided here.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import socket
@@ -29,6 +30,8 @@ the command, after these."""
 HERE, FOUND = "ray", "auto"
 """Addresses without a host: a Ray of this command alone, and the one that this machine runs."""
 _CLIENT = "ray://"
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[^]/\s]+\]|[^]/\s[]+):(?P<port>[0-9]{1,5})")
+_TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _GROUP_SECONDS = 86_400
 """For a process of a group that prepares data, or writes a bundle, alone."""
 _CONNECT_SECONDS = 10.0
@@ -83,8 +86,11 @@ def connected(
     printed goes to standard error, as Ray prints when a worker has died.
 
     Raises:
-        ClusterError: Ray is not installed or does not answer, or no machine has room for a block.
+        ClusterError: the address is none, Ray is not installed or does not answer, its token cannot
+            be read, or no machine has room for a block.
     """
+    if address not in (HERE, FOUND):
+        _place(address)
     _show_token(address)
     ray = _ray()
     told_before = signal.getsignal(signal.SIGTERM)
@@ -255,15 +261,31 @@ def _call(given: dict[str, Any]) -> None:
 
 
 def _show_token(address: str) -> None:
-    """Let Ray ask for a token, or show it: it is decided when ray is imported."""
-    if "RAY_AUTH_MODE" in os.environ:
+    """Let Ray ask for a token, or show it: it is decided when ray is imported.
+
+    Raises:
+        ClusterError: the token cannot be read.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
         return
     if address == HERE:
         # Nobody else uses this Ray; without a token Ray would put one into the home directory.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    known = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys()
-    if known or (Path.home() / ".ray" / "auth_token").exists():
-        os.environ["RAY_AUTH_MODE"] = "token"
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if not (os.environ.keys() & {"RAY_AUTH_MODE", *_TOKEN} or path.exists()):
+        return
+    os.environ["RAY_AUTH_MODE"] = "token"
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    try:
+        problem = "" if path.read_text().strip() else "it is empty"
+    except (OSError, UnicodeError) as error:
+        problem = str(getattr(error, "strerror", None) or error)
+    if problem:
+        raise ClusterError(
+            f"the token of Ray cannot be read from {path}: {problem}; {_TOKEN[0]}, {_TOKEN[1]} or"
+            " ~/.ray/auth_token has it"
+        )
 
 
 def _ray() -> Any:
@@ -300,13 +322,47 @@ def _connect(ray: Any, address: str, workers: int | None) -> None:
         environment["py_modules"] = [
             str(Path(package.__path__[0]).resolve()) for package in (app, model)
         ]
-        if address != FOUND:
-            _require_answer(address)
+        if address == FOUND:
+            given["address"] = _found(ray)
+        _require_answer(address, given["address"])
     try:
         ray.init(runtime_env=environment, **given)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        last = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise ClusterError(f"--cluster {address}: {last}") from error
+    except (
+        *(ConnectionError, RuntimeError, ValueError, OSError),
+        ray.exceptions.RayError,
+    ) as error:
+        raise ClusterError(f"--cluster {address}: {_said(address, error)}") from error
+
+
+def _found(ray: Any) -> str:
+    """Return the address that ``auto`` means.
+
+    Asked for here, as Ray would try for many minutes where a Ray that was killed has left it.
+    """
+    from ray._private import services
+
+    try:
+        found: str = services.get_ray_address_from_environment(FOUND, None)
+    except ConnectionError as error:
+        raise ClusterError(f"--cluster {FOUND}: this machine runs no Ray: ray start") from error
+    return found
+
+
+def _said(address: str, error: Exception) -> str:
+    """Return what Ray says of a connection that it could not make, in one line, and what to do."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    if not lines:
+        return "no reason given"
+    if lines[0].startswith("Version mismatch"):
+        return " ".join(lines)
+    if address == HERE or not isinstance(error, ConnectionError):
+        return lines[0]
+    server = (
+        "Ray's client server, 10001"
+        if address.startswith(_CLIENT)
+        else "ray start --head, 6379 by default"
+    )
+    return f"{lines[0]}; is it the port of {server}, and is the token that of the cluster?"
 
 
 def _variables() -> dict[str, str]:
@@ -314,16 +370,30 @@ def _variables() -> dict[str, str]:
     return {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-def _require_answer(address: str) -> None:
-    """Ask the port: Ray itself would try for a minute, and say less."""
-    host, colon, port = address.removeprefix(_CLIENT).rpartition(":")
-    if not (colon and port.isdigit() and host):
+def _place(address: str) -> tuple[str, int]:
+    """Return host and port of an address.
+
+    Raises:
+        ClusterError: it has none.
+    """
+    found = _HOST_AND_PORT.fullmatch(address.removeprefix(_CLIENT))
+    if found is None or not 0 < int(found["port"]) < 2**16:
         raise ClusterError(
             f"--cluster {address}: expected {HERE}, {FOUND}, host:port or {_CLIENT}host:port"
         )
+    return found["host"].strip("[]"), int(found["port"])
+
+
+def _require_answer(address: str, meant: str) -> None:
+    """Ask the port: Ray itself would try for a minute, and say less.
+
+    Raises:
+        ClusterError: nothing answers there.
+    """
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+        socket.create_connection(_place(meant), _CONNECT_SECONDS).close()
     except OSError as error:
+        there = "there" if meant == address else f"at {meant}"
         raise ClusterError(
-            f"--cluster {address}: nothing answers there: {error.strerror or error}"
+            f"--cluster {address}: nothing answers {there}: {error.strerror or error}"
         ) from error

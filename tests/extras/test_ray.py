@@ -55,6 +55,19 @@ except ClusterError as error:
 print(json.dumps(found))
 """
 
+ANOTHER_VERSION = """\
+import sys
+import ray
+from model.cluster.ray_engine import ClusterError, connected
+
+ray.__version__ = "2.0.0"
+try:
+    with connected(sys.argv[1]):
+        pass
+except ClusterError as error:
+    print(error)
+"""
+
 
 class Data:
     """Files with a spec, and what one process makes of them."""
@@ -168,12 +181,43 @@ def test_a_ray_of_the_command_alone(ray: Cluster, data: Data, tmp_path: Path) ->
     assert contents(Path(done.stdout.strip())) == data.expected
 
 
+def test_an_interrupted_command_says_so(ray: Cluster, data: Data, tmp_path: Path) -> None:
+    """While Ray's own code waits for a block, too."""
+    process = started(ray, data, tmp_path / "cache")
+    try:
+        wait_until(lambda: bool(ray.workers("read_block")), "a block is read", 120)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, stdout) == (130, ""), stderr
+    assert stderr.splitlines()[-1] == "interrupted; no unfinished result is left"
+
+
 def test_what_does_not_answer_is_told(ray: Cluster, data: Data, tmp_path: Path) -> None:
-    """In one line, with the address."""
-    for address, wanted in (
-        ("127.0.0.1:9", "error: --cluster 127.0.0.1:9: nothing answers there: Connection refused"),
-        ("spark", "error: --cluster spark: expected ray, auto, host:port or ray://host:port"),
+    """In one line, with the address, and what to look at."""
+    dead = "127.0.0.1:9"
+    refused = "Connection refused"
+    for address, variables, wanted in (
+        (dead, {}, f"error: --cluster {dead}: nothing answers there: {refused}"),
+        (
+            "auto",
+            {"RAY_ADDRESS": dead},
+            f"error: --cluster auto: nothing answers at {dead}: {refused}",
+        ),
+        (ray.address, {"RAY_AUTH_TOKEN": "another"}, "is the token that of the cluster?"),
     ):
-        done = ray.run(*data.words(tmp_path / "cache", "--cluster", address))
+        words = data.words(tmp_path / "cache", "--cluster", address)
+        done = ray.run(*words, **variables)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr.splitlines()[-1] == wanted
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith(f"error: --cluster {address}: ")
+        assert last.endswith(wanted)
+
+
+def test_another_version_of_ray_is_told(ray: Cluster) -> None:
+    """Both versions are in the line."""
+    said = ray.program(ANOTHER_VERSION, ray.address)
+    assert "Version mismatch: The cluster was started with: Ray: " in said
+    assert "was started with: Ray: 2.0.0 Python: " in said

@@ -51,11 +51,11 @@ class Cluster:
         """Return the command line of ``python -m model`` in the environment."""
         return [str(self.python), "-m", "model", *map(str, words)]
 
-    def run(self, *words: object) -> subprocess.CompletedProcess[str]:
-        """Run a command of the trainer to its end."""
+    def run(self, *words: object, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the trainer to its end, with more variables."""
         return subprocess.run(
-            self.command(*words), cwd=ROOT, env=self.environment(), capture_output=True, text=True,
-            timeout=300,
+            self.command(*words), cwd=ROOT, env={**self.environment(), **variables},
+            capture_output=True, text=True, timeout=300,
         )  # fmt: skip
 
     def program(self, text: str, *words: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,32 @@ def test_workers_need_a_cluster() -> None:
     """This process runs one block at a time."""
     with pytest.raises(ClusterError, match="--workers is for a cluster"), opened(None, 2):
         pass
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "spark", "host", "host:", ":6379", "host:port", "host:0", "host:65536", "ray://host",
+     "spark://host:7077", "a b:6379"],
+)  # fmt: skip
+def test_what_is_no_address_is_told(address: str) -> None:
+    """Before Ray is looked for."""
+    told = re.escape(f"--cluster {address}: expected ray, auto, host:port or ray://host:port")
+    with pytest.raises(ClusterError, match=f"^{told}$"), connected(address):
+        pass
+
+
+def test_a_token_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its file: Ray ends by a traceback."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    (tmp_path / "empty").write_text("\n")
+    for name, why in (("absent", "No such file or directory"), ("empty", "it is empty")):
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / name))
+        wanted = f"cannot be read from {tmp_path / name}: {why}; RAY_AUTH_TOKEN, "
+        with pytest.raises(ClusterError, match=re.escape(wanted)), connected("auto"):
+            pass
 
 
 def test_the_extra_is_named_where_ray_is_not_installed() -> None:
