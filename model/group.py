@@ -1,7 +1,8 @@
 """The processes that train one network together, as ``torchrun`` or Ray starts them.
 
-Each holds the whole network and table, reads its own share of every batch and gives the others the
-distinct rows that it names and its gradients; all then take the same step.
+Each holds the whole network and, unless that is sharded, the table. It reads its own share of every
+batch and gives the others the distinct rows that it names and its gradients; all then take the same
+step.
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ class Trainer:
     ``begin`` may set its weights, so that it starts from the same ones on every device.
 
     The processes of a ``group`` take each step together: each computes the gradient of its
-    share of the batch, and all add up their gradients.
+    share of the batch, and all add up their gradients. With a ``shard`` this process has its rows
+    of the table alone.
     """
 
     def __init__(
