@@ -280,7 +280,7 @@ def test_a_failure_is_told_and_nothing_is_made_up(
     assert command.main(["criteo", "--rows", "8", "--repetitions", "1", "--json", str(file)]) == 1
     found = json.loads(file.read_text())
     [problem] = found["problems"]
-    assert problem.startswith("criteo: absent cannot be installed: ")
+    assert problem.startswith("criteo: same work, product: absent cannot be installed: ")
     assert "criteo_rows_per_second_over_best_peer" not in found
     assert f"FAILED: {problem}" in capsys.readouterr().out
 
