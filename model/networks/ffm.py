@@ -72,7 +72,7 @@ def within(vectors_RFOK: Tensor, places: Tensor) -> Tensor:
     """Return sum_{i<j} <v_{i,j}, v_{j,i}> [R] over the fields of one side."""
     if not places.shape[1]:
         # onnxruntime takes no reshaping to pairs of which there are none.
-        return vectors_RFOK.new_zeros(len(vectors_RFOK))
+        return vectors_RFOK.new_zeros(vectors_RFOK.shape[0])
     vectors_RPK = vectors_RFOK.flatten(1, 2)
     product_RPK = vectors_RPK.index_select(1, places[0]) * vectors_RPK.index_select(1, places[1])
     return sum_of_rest(product_RPK)

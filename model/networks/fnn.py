@@ -36,7 +36,8 @@ class FNN(Network):
         row_context_N: RowContext,
         dynamic_NFC: Tensor | None = None,
     ) -> Tensor:
-        weight_U1 = self.global_weight.expand(len(context_UFC), 1)
+        # Not len(), which the exporter takes for a fixed number.
+        weight_U1 = self.global_weight.expand(context_UFC.shape[0], 1)
         context_UX = torch.cat([weight_U1, context_UFC.flatten(1)], 1)
         dynamic_NX = None if dynamic_NFC is None else dynamic_NFC.flatten(1)
         deep_N: Tensor = self.mlp(context_UX, candidate_NFC.flatten(1), row_context_N, dynamic_NX)

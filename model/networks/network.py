@@ -132,7 +132,7 @@ class Network(nn.Module):
 
         Of networks whose logit has such terms; each row has a context of its own.
         """
-        return candidate_NFC.new_zeros(len(candidate_NFC))
+        return candidate_NFC.new_zeros(candidate_NFC.shape[0])
 
     def forward(self, inputs: NetworkInputs) -> Tensor:
         """Return the logit float32 [N] of every row."""

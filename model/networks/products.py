@@ -110,7 +110,7 @@ def turned(left_RFK: Tensor, kernel_KX: Tensor, pairs: Sequence[int]) -> Tensor:
     These are plain matrix products, and not one batched over the pairs: onnxruntime 1.31
     divides by zero where a batched product of a transposed matrix has no rows.
     """
-    rows, size = len(left_RFK), left_RFK.shape[2]
+    rows, _, size = left_RFK.shape
     if not sum(pairs):
         return left_RFK[:, :0]
     # One kernel is not split: the exporter would rename it, and warm starts go by the name.

@@ -6,12 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
+from torch.utils._pytree import tree_map_only
 
 from app.features.graph_inputs import GraphInput, graph_inputs
 from app.features.layout import Layout, Slot
@@ -32,6 +35,13 @@ pytestmark = pytest.mark.slow
 ISOTONIC = Calibration("isotonic", (-1.0, 0.5, 2.0), (-2.0, 0.25, 1.0), (1.0, 1.5, 0.5, 0.75))
 STEEPER = Calibration("isotonic", (-1.5, 0.0, 1.0), (-2.5, 0.5, 2.0), (0.5, 2.0, 1.5, 0.25))
 PLATT = Calibration("platt", (0.0,), (0.3,), (1.2, 1.2))
+CROSSED = with_means(
+    replace(
+        FLAT,
+        context=(Slot("user", "user", 1, 20), Slot("hour", "time", 51, 26)),
+        candidate_lists=(Slot("tags", "tags", 77, 8),),
+    )
+)
 
 
 @pytest.fixture
@@ -46,6 +56,10 @@ def structures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     monkeypatch.setattr(exporter, "_templates", {})
     monkeypatch.setattr(exporter, "exported", counted)
     return asked
+
+
+class Followed(Exception):
+    """The exporter's first way of looking at a module has come to its end."""
 
 
 class Scaled(ScoreGraph):
@@ -139,12 +153,11 @@ def test_other_weights_rows_and_curves_share_a_structure(structures: list[int]) 
 
 def test_crosses_are_part_of_a_structure(structures: list[int]) -> None:
     """Weights of pairs are put in by name too; which pairs there are is another structure."""
-    layout = LAYOUTS["lists"]
-    onnx_model(graph_of(crossed(layout, 1), layout), graph_inputs(layout))
-    same(graph_of(crossed(layout, 2), layout), layout)
+    onnx_model(graph_of(crossed(CROSSED, 1), CROSSED), graph_inputs(CROSSED))
+    same(graph_of(crossed(CROSSED, 2), CROSSED), CROSSED)
     assert len(structures) == 1
-    other = graph_of(crossed(layout, 2, weights=7), layout)
-    same(other, layout)
+    other = graph_of(crossed(CROSSED, 2, weights=7), CROSSED)
+    same(other, CROSSED)
     assert len(structures) == 2
 
 
@@ -180,3 +193,19 @@ def test_templates_are_few(structures: list[int], monkeypatch: pytest.MonkeyPatc
         onnx_model(graph_of(trained(network, FLAT, CONFIG), FLAT), inputs)
         assert len(structures) == asked
     assert len(exporter._templates) == 1
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_exporter_follows_a_network_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first way of looking at a module suffices; each other one takes as long again."""
+
+    def follow(
+        module: nn.Module, example: tuple[Any, ...], *, dynamic_shapes: tuple[Any, ...], **_: object
+    ) -> None:
+        free = tree_map_only(str, lambda _: Dim.DYNAMIC, dynamic_shapes)
+        torch.export.export(module, example, dynamic_shapes=free, strict=False)
+        raise Followed
+
+    monkeypatch.setattr(torch.onnx, "export", follow)
+    with pytest.raises(Followed):
+        exported(graph_of(trained(name, FLAT, CONFIG), FLAT), graph_inputs(FLAT))
