@@ -14,6 +14,7 @@ import atexit
 import ctypes
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import resource
@@ -23,13 +24,16 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn, cast
 
 from tests.support.templates import keep_templates
 
+ENGINE = "onnxruntime"
 REQUEST_BYTES = 1 << 20
 ALONE_SECONDS = 60.0
 """Seconds without a connection after which the process ends: the one that started it is gone."""
@@ -40,6 +44,31 @@ _PR_SET_PDEATHSIG = 1
 
 GREETING = b"\n"
 """Sent to each that connects, once requests are taken from it."""
+
+
+class Promised(ModuleType):
+    """Stands for a library that starts threads until a process that was forked looks into it.
+
+    ``before`` names its functions that modules of ours call as they are imported. They are called
+    once the library is there, before anything else of it is used.
+    """
+
+    def __init__(self, name: str, before: str) -> None:
+        super().__init__(name)
+        self.__spec__ = importlib.util.find_spec(name)
+        self._server = os.getpid()
+        self._before = before
+        setattr(self, before, lambda: None)
+
+    def __getattr__(self, name: str) -> Any:
+        if os.getpid() == self._server:
+            raise RuntimeError(f"{self.__name__}.{name} is used before a process is forked")
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        library = importlib.import_module(self.__name__)
+        getattr(library, self._before)()
+        self.__dict__.update(vars(library))
+        return getattr(library, name)
 
 
 @dataclass(frozen=True)
@@ -56,6 +85,13 @@ class Running:
     def kill(self) -> None:
         """Kill it; its end is told as any other."""
         signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+
+def prepare(modules: Sequence[str]) -> None:
+    """Import modules, in a process that will fork: no thread is started."""
+    sys.modules[ENGINE] = Promised(ENGINE, "disable_telemetry_events")
+    for name in modules:
+        importlib.import_module(name)
 
 
 def serve(listener: socket.socket) -> dict[str, Any]:
@@ -191,8 +227,7 @@ if __name__ == "__main__":
     # Ctrl-C at a terminal is for those who ask, and for the programs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asked_at, kept_templates, *modules = sys.argv[1:]
-    for name in modules:
-        importlib.import_module(name)
+    prepare(modules)
     gc.collect()
     gc.freeze()
     status: str | int | None = None

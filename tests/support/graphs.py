@@ -14,7 +14,8 @@ from model.data.dataset import Dataset
 from model.export.graph import write_graph
 from model.networks.network import Network
 from tests.support.networks import indices, with_means
-from tests.support.trained import kept
+from tests.support.templates import keep_templates
+from tests.support.trained import kept, template_directory
 
 CONFIG = TrainConfig(embedding_size=4, hidden=(16, 8), init_std=0.5)
 _LISTS = Layout(
@@ -103,6 +104,7 @@ def exported_once(
     """
 
     def export(made: Path) -> None:
+        keep_templates(template_directory())
         made.mkdir()
         write_graph(network, layout, made / "score.onnx")
 

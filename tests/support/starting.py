@@ -35,11 +35,10 @@ from tests.support.trained import template_directory
 ROOT = Path(__file__).resolve().parents[2]
 IMPORTS = {
     "app": (
-        "app.catalogue.follower", "app.command_line", "app.profiles.stored",
-        "app.remote.vocabulary", "app.rollout.golden_change", "app.scoring.batcher",
-        "app.serving.versions", "app.store.opening", "app.web.endpoints",
-        "app.web.error_responses", "app.web.openapi", "app.web.protocol",
-        "app.workers.supervisor", "fastapi.openapi.utils", "httptools", "pydantic.v1", "uvloop",
+        "app.check", "app.catalogue.command", "app.catalogue.follower", "app.main",
+        "app.profiles.stored", "app.remote.vocabulary", "app.scoring.engine_device",
+        "app.web.protocol", "app.workers.supervisor", "fastapi.openapi.utils", "httptools",
+        "pydantic.v1", "uvloop",
     ),
     "model": (
         "matplotlib.figure", "onnx", "onnxscript.optimizer", "optuna", "pydantic_settings",
@@ -49,7 +48,8 @@ IMPORTS = {
 }  # fmt: skip
 """Modules that are imported before a program is forked; for a graph's export, also what torch
 leaves for then. The trainer's own look at the environment as they are imported, so it imports them
-itself. So are polars and onnxruntime: they start threads, which a fork would not have."""
+itself. So is polars: it starts threads, which a fork would not have. So does onnxruntime, in whose
+place there is a promise of it until a forked process uses it."""
 
 
 START_SECONDS = 120.0

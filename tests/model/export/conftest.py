@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,19 +11,15 @@ from app.scoring.engine import Engine
 from model.networks.network import Network
 from tests.support.graphs import CASES, CONFIG, LAYOUTS, Case, engine_of, exported_once
 from tests.support.networks import trained
+from tests.support.templates import keep_templates
+from tests.support.trained import template_directory
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_operator_table() -> Iterator[None]:
-    """Each export makes torch's table of ONNX operators, in an eighth of its time, and only reads
-    it; all exports of tests read one."""
+def shared_templates() -> None:
+    """Every structure is exported once for all processes of tests."""
     # Here, as it loads sympy, which few tests need: three seconds for each process of a quick run.
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-    with pytest.MonkeyPatch.context() as patch:
-        made_once = staticmethod(cache(ONNXRegistry.from_torchlib))
-        patch.setattr(ONNXRegistry, "from_torchlib", made_once)
-        yield
+    keep_templates(template_directory())
 
 
 @pytest.fixture(scope="session", params=CASES, ids="-".join)
