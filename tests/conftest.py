@@ -27,13 +27,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_THREAD_LIMIT", "1")
 
-pytest_plugins = ["tests.support.skips"]
+pytest_plugins = ["tests.support.selection", "tests.support.skips"]
 
 PATIENT_MS = 10_000
 """Deadline of services unless a test sets another: a busy machine must not refuse requests."""
 TESTS = Path(__file__).resolve().parent
-ELSEWHERE = ("long", "extras")
-"""Markers of tests that other scripts run: ``scripts/test-faults`` and ``scripts/test-extras``."""
 HEAVY = ("model", "e2e", "docs", "fuzz", "load", "bench")
 """Folders whose files take longest: begun first, they leave no long one for the end."""
 FIRST = Path("model", "export", "test_graph.py")
@@ -52,12 +50,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what other scripts run; order the files for processes beside each other."""
-    elsewhere = [name for name in ELSEWHERE if name not in config.option.markexpr]
-    left_out = [item for item in items if any(map(item.get_closest_marker, elsewhere))]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    """Order the files for processes beside each other."""
     if hasattr(config, "workerinput"):
         places = places_of(dict.fromkeys(item.path for item in items))
         items.sort(key=lambda item: places[item.path])
