@@ -16,6 +16,7 @@ import os, sys
 from tests.support.fork_server import prepare
 prepare(sys.argv[1:])
 import app.scoring.engine
+assert not hasattr(sys.modules["onnxruntime"], "__file__")
 threads = os.listdir("/proc/self/task")
 assert len(threads) == 1, "a fork would lack the others"
 if os.fork() == 0:

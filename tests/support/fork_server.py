@@ -62,7 +62,8 @@ class Promised(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if os.getpid() == self._server:
-            raise RuntimeError(f"{self.__name__}.{name} is used before a process is forked")
+            # Not another error: whoever looks through all modules asks each for its file.
+            raise AttributeError(f"{self.__name__}.{name} is used before a process is forked")
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
         library = importlib.import_module(self.__name__)
