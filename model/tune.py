@@ -23,9 +23,9 @@ from app.files import write_file
 from model.config import SHALLOW, Metric, TrainConfig
 from model.data.prepare import Prepared
 from model.fingerprint import fingerprint_of
-from model.pipeline import FEW_BATCHES
 from model.progress import say
 from model.result_places import require_file
+from model.train_network import FEW_BATCHES
 from model.training.evaluation import Evaluation, telling_metric
 from model.training.fit import fit
 from model.training.warm_start import WarmStart

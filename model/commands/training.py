@@ -115,7 +115,8 @@ def train_command(
     from model.data.prepare import prepare_together
     from model.group import joined
     from model.must_beat import MustBeat
-    from model.pipeline import CheckpointOptions, asking, export, train
+    from model.pipeline import export
+    from model.train_network import CheckpointOptions, asking, train
     from model.training.device import choose
 
     if sharded:

@@ -42,7 +42,7 @@ DATA = {
 }
 TRAINER = DATA | {
     "model.training", "model.export", "model.quality", "model.report", "model.score_files",
-    "model.score_table", "model.pipeline", "model.sharding",
+    "model.score_table", "model.pipeline", "model.sharding", "model.train_network",
 }  # fmt: skip
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -120,6 +120,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | DATA
     | {"app.feedback.event_format", "app.feedback.log_format"}
     | {"model.quality", "model.score_files", "model.score_table"},
+    "model.train_network": BUNDLE | DATA | {"model.training", "model.sharding"},
     "model.pipeline": EXPLAIN | TRAINER - {"model.pipeline"} | {"model.must_beat"},
     "model.tune": BUNDLE | TRAINER,
     "model.compare": ENGINE | TRAINER,

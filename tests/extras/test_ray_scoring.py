@@ -14,9 +14,9 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from app.bundle.bundle import Bundle
-from model.pipeline import CHECKPOINTS
 from model.score_blocks import DONE
 from model.score_files import Offline
+from model.train_network import CHECKPOINTS
 from tests.support.environments import ROOT
 from tests.support.groups import forked
 from tests.support.processes import children, runs

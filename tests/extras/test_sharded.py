@@ -19,8 +19,8 @@ from app.bundle.manifest import WEIGHTS
 from app.features.encoder import Encoder
 from model.config import NETWORKS
 from model.data.dataset import Dataset
-from model.pipeline import CHECKPOINTS
 from model.quality.offline_scoring import open_engine, score_dataset
+from model.train_network import CHECKPOINTS
 from tests.support import samples
 from tests.support.environments import seeing_the_product
 from tests.support.ranks import Ranks, ranks

@@ -18,7 +18,7 @@ import torch
 
 from app.bundle.bundle import Bundle
 from model.export.weights import read_weights
-from model.pipeline import CHECKPOINTS
+from model.train_network import CHECKPOINTS
 from tests.support import realdata
 from tests.support.groups import Ended, forked, variables
 from tests.support.processes import children

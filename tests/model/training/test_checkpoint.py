@@ -25,7 +25,8 @@ from model.config import NETWORKS, TrainConfig
 from model.data.dataset import Dataset
 from model.data.input_files import InputFiles
 from model.data.prepare import prepare
-from model.pipeline import CHECKPOINTS, CheckpointOptions, run
+from model.pipeline import run
+from model.train_network import CHECKPOINTS, CheckpointOptions
 from model.training.checkpoint import KEPT, Checkpoints
 from model.training.fit import FitResult, fit
 from model.training.trainer import Trainer
