@@ -29,12 +29,13 @@ sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 """
 
 
-def test_prepared_modules_can_be_imported() -> None:
+@pytest.mark.parametrize("program", ["app", pytest.param("model", marks=pytest.mark.slow)])
+def test_prepared_modules_can_be_imported(program: str) -> None:
     """A module that was renamed would end every test that starts a service. Nothing of a prepared
     process is left behind by a fork, which has the libraries that start threads all the same."""
     done = subprocess.run(
-        [sys.executable, "-c", PREPARED, *IMPORTS["app"]], cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        [sys.executable, "-c", PREPARED, *IMPORTS[program]], cwd=ROOT,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
