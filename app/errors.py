@@ -32,6 +32,7 @@ CtrError
     ├── ConfigError      training settings cannot be used
     ├── RemoteError      a file of an object store cannot be read or written
     ├── ClusterError     a Ray cluster cannot be used, or lost its workers
+    ├── ShardingError    a table cannot be cut into parts
     ├── DataError        files cannot be read as training data
     │   └── AbsentColumns    a file lacks columns that the spec names
     ├── UnreadableColumn     nor can a Parquet column: a DataError once the file is named

@@ -25,6 +25,7 @@ import uvloop
 from app.bundle.bundle import Bundle
 from app.scoring.batcher import MicroBatcher
 from app.scoring.engine_runs import EngineRuns
+from app.scoring.job_queue import JobQueue
 from app.scoring.scorer import Scorer
 from app.serving.tuning import freeze_heap
 from app.web.endpoints import ScoringEndpoints
@@ -46,7 +47,7 @@ METHODS: Sequence[tuple[str, type, str]] = (
     ("limits, request id, deadline, admission", ScoringEndpoints, "open_known"),
     ("body: what is neither decoding nor encoding, the job", ScoringEndpoints, "begin"),
     ("queue", MicroBatcher, "submit"),
-    ("queue", MicroBatcher, "_gather"),
+    ("queue", JobQueue, "next_rows"),
     ("queue", Scorer, "_encode_gathered"),
     ("batch and engine", EngineRuns, "run"),
     ("answer: its score, JSON, headers, write; idle again", MicroBatcher, "_finish"),

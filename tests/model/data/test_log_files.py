@@ -185,10 +185,14 @@ def test_a_byte_order_mark_is_no_part_of_a_value(
 
 
 def test_an_absent_column_is_told_beside_those_that_are_there(tmp_path: Path) -> None:
-    """Another delimiter, a comment or UTF-16 can be seen in the message, which stays short."""
+    """Another delimiter is named; a comment or UTF-16 can be seen in the message, which stays
+    short."""
     path = tmp_path / "log.csv"
     path.write_text("user;item;click\n7;a;1\n")
-    with pytest.raises(DataError, match=r"'user' is absent; the columns are 'user;item;click'$"):
+    with pytest.raises(DataError, match=r"'user' is absent, as names are separated by ';' there"):
+        rows(path)
+    path.write_text("# user,item\nuser,item,click\n7,a,1\n")
+    with pytest.raises(DataError, match=r"'user' is absent; the columns are '# user', 'item'"):
         rows(path)
     path.write_text(",".join(f"column{number}" for number in range(1000)))
     with pytest.raises(DataError, match=r"'column0', .*…$") as caught:
