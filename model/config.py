@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from app.errors import CtrError
 from app.features.nearest import suggestion
 from app.features.toml_files import TomlError, listed, parse_toml, read_toml_text
-from model.threads import own_cpus
+from model.threads import allowed, own_cpus
 
 NETWORKS = (
     "lr",
@@ -210,7 +210,7 @@ class TrainConfig:
 
     def thread_count(self) -> int:
         """Return the threads to train with, never 0: a share for each process on this machine."""
-        return self.threads or own_cpus()
+        return allowed(self.threads or own_cpus())
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,22 @@ def own_cpus() -> int:
     return max(1, cpu_quota() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+def allowed(threads: int) -> int:
+    """Return so many threads, or the fewer that ``OMP_THREAD_LIMIT`` allows.
+
+    OpenMP gives no more, whatever is asked for. oneDNN cuts a product in bfloat16 for those that
+    were asked for, and leaves the parts of those that are not there as it found the memory.
+    """
+    limit = os.environ.get("OMP_THREAD_LIMIT", "")
+    return min(threads, int(limit)) if limit.isdecimal() and int(limit) else threads
+
+
 def limit_torch() -> None:
     """Let torch use the CPUs of this process; by itself it takes all of the host, whatever the
     quota of a container."""
     import torch
 
-    torch.set_num_threads(own_cpus())
+    torch.set_num_threads(allowed(own_cpus()))
 
 
 def bound_spinning() -> None:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.config import TrainConfig
-from model.networks.brief import brief_linear
 from model.networks.rows import RowContext, of_rows
 
 
@@ -124,8 +123,10 @@ class Mlp(nn.Module):
 
     def _product(self, value_RX: Tensor, weight_HX: Tensor, bias_H: Tensor | None = None) -> Tensor:
         """Return W x + c [R, H], while training in the precision that the settings name."""
-        product = brief_linear if self.training and self.brief else functional.linear
-        return product(value_RX, weight_HX, bias_H)
+        if not (self.training and self.brief):
+            return functional.linear(value_RX, weight_HX, bias_H)
+        bias_H = None if bias_H is None else bias_H.bfloat16()
+        return functional.linear(value_RX.bfloat16(), weight_HX.bfloat16(), bias_H)
 
     def fold(self) -> None:
         """Move batch norm, as it is for inference, into the linear layers.

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from model import __main__ as command
-from model.threads import SPINS, bound_spinning, own_cpus
+from model.config import TrainConfig
+from model.threads import SPINS, allowed, bound_spinning, own_cpus
 
 pytestmark = pytest.mark.slow
 
@@ -32,11 +33,45 @@ def test_processes_on_a_machine_share_the_quota(
 def test_the_command_takes_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work of torch outside of training (calibration, parity) has the same limit of threads."""
     monkeypatch.setattr("model.threads.cpu_quota", lambda: 3)
-    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    for name in ("LOCAL_WORLD_SIZE", "OMP_THREAD_LIMIT"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(command.signal, "signal", lambda number, handler: None)
     monkeypatch.setattr(sys, "argv", ["model", "evaluate", "no-such-bundle", "no-such-file"])
     assert command.main() == 1
     assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(
+    ("limit", "threads"), [(None, 3), ("2", 2), ("8", 3), ("0", 3), ("two", 3), ("", 3)]
+)
+def test_openmp_may_allow_fewer_threads(
+    monkeypatch: pytest.MonkeyPatch, limit: str | None, threads: int
+) -> None:
+    """The settings and the manifest have the threads that there are."""
+    monkeypatch.delenv("OMP_THREAD_LIMIT", raising=False)
+    if limit is not None:
+        monkeypatch.setenv("OMP_THREAD_LIMIT", limit)
+    assert allowed(3) == threads
+    assert TrainConfig(threads=3).thread_count() == threads
+
+
+def test_a_product_in_bfloat16_is_whole_under_a_limit_of_threads() -> None:
+    """oneDNN leaves out the parts of threads that it counts on and that are not there."""
+    program = """if True:
+        import torch
+        from model.config import TrainConfig
+        torch.set_num_threads(TrainConfig(threads=2).thread_count())
+        torch.utils.deterministic.fill_uninitialized_memory = True
+        torch.use_deterministic_algorithms(True)
+        value, weight = torch.ones(2048, 640), torch.ones(400, 640)
+        product = value.bfloat16() @ weight.bfloat16().T
+        assert (product == 640).all(), f"{(product != 640).sum()} sums are missing"
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
