@@ -15,7 +15,7 @@ import httpx
 
 from app.bundle.bundle import Bundle
 from app.bundle.directory import CURRENT
-from app.features.encoder import Encoder
+from app.features.encoder import Encoder, SideEncoder
 from app.rollout.shares import Shares
 from tests.drills.faults.drive import Answer, Request, ask_in_turn, offer_in_turn, run
 from tests.drills.faults.figures import Figure
@@ -102,17 +102,16 @@ def _other(name: str, state: Any) -> bool:
     return state["state"] != "held" or not told
 
 
-def _users(stage: Stage) -> list[int]:
-    """Known users of the other bundle of whom no golden request is."""
-    bundle = Bundle.open(stage.other)
-    encoder = Encoder(bundle.spec, bundle.vocabulary)
-    golden = {example.context.get("user_id") for example in bundle.examples}
-    oov = encoder.context.row({"placement": "top", "user_id": 3})
-    known = {row["user_id"] for row in stage.rows if "user_id" in row} - golden
+def _users(stage: Stage, bundle: Bundle, side: SideEncoder, column: int) -> list[int]:
+    """Users whom a bundle knows, and of whom no golden request is: those are scored beforehand."""
+    # As indices: a log on disk has the same user as a text, or with a decimal point.
+    golden = {example.context_row[column] for example in bundle.examples}
+    oov = side.encoders[column].one(3)[0]
+    users = {row["user_id"] for row in stage.rows if "user_id" in row}
     return [
         int(str(user))
-        for user in sorted(known, key=str)
-        if encoder.context.row({"placement": "top", "user_id": user}) != oov
+        for user in sorted(users, key=str)
+        if side.encoders[column].one(user)[0] not in {oov, *golden}
     ]
 
 
@@ -126,7 +125,7 @@ def _bad(stage: Stage, name: str, directory: Path) -> tuple[Path, int | None]:
     side = Encoder(bundle.spec, bundle.vocabulary).context
     column = [each.name for each in side.encoders].index("user_id")
     # The version, which decides the users, depends on the graph, and so on its name.
-    for number, user in enumerate(cycle(_users(stage))):
+    for number, user in enumerate(cycle(_users(stage, bundle, side, column))):
         index = side.encoders[column].one(user)[0]
         bad = with_graph(stage.other, directory, failing_for(column, index, f"attempt {number}"))
         if Shares(bad.name, SHARE).takes(str(user)):
