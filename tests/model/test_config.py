@@ -188,6 +188,7 @@ def test_a_bad_value_is_refused_by_its_key(key: str, value: Any) -> None:
 def test_zero_threads_means_the_cpu_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread count is the quota, not the host's cores; a given one is kept."""
     monkeypatch.setattr("model.threads.cpu_quota", lambda: 6)
+    monkeypatch.delenv("OMP_THREAD_LIMIT", raising=False)
     assert TrainConfig().thread_count() == 6
     assert TrainConfig(threads=3).thread_count() == 3
 

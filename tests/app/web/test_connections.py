@@ -31,6 +31,8 @@ const asked = agent => new Promise((right, wrong) => {
   request.end('{"instances": []}');
 });
 const wait = ms => new Promise(done => setTimeout(done, ms));
+let late = 0, last = Date.now();
+setInterval(() => { late = Math.max(late, Date.now() - last); last = Date.now(); }, 20).unref();
 const caller = async number => {
   const agent = new http.Agent({keepAlive: true, maxSockets: 1});
   await asked(agent);
@@ -40,8 +42,24 @@ const caller = async number => {
   return status;
 };
 Promise.allSettled([...Array(+callers).keys()].map(caller)).then(found =>
-  console.log(JSON.stringify(found.map(each => each.value ?? each.reason.code))));
+  console.log(JSON.stringify([found.map(each => each.value ?? each.reason.code), late])));
 """
+LATE_MS = 500
+"""Time for which Node may be held up: half of what the service keeps a connection for beyond what
+it tells. A client that is held up for longer sees an answer, or an end, too late to go by it."""
+TRIES = 5
+
+
+def answers_of_agents(node: str, url: str, bound: int) -> list[object]:
+    """What callers get who use their kept connections again around a bound, in seconds.
+
+    Where the machine has held up Node itself and something was lost, they ask again.
+    """
+    for _ in range(TRIES):
+        statuses, late = json.loads(run(node, "-e", NODE_AGENTS, url, str(bound), str(CALLERS)))
+        if statuses == [200] * CALLERS or late <= LATE_MS:
+            break
+    return list(statuses)
 
 
 class Held:
@@ -174,8 +192,7 @@ def test_nodes_agent_loses_nothing(start_service: StartService) -> None:
     """Two hundred kept connections that are used again around the bound."""
     node = program("node")
     service = start_service(keep_alive_seconds=BOUND, deadline_ms=30_000)
-    found = run(node, "-e", NODE_AGENTS, f"{service.url}/predict", str(BOUND), str(CALLERS))
-    assert json.loads(found) == [200] * CALLERS
+    assert answers_of_agents(node, f"{service.url}/predict", BOUND) == [200] * CALLERS
 
 
 @pytest.mark.e2e
@@ -186,5 +203,4 @@ def test_nginx_with_a_pool_loses_nothing(start_service: StartService, tmp_path: 
     service = start_service(keep_alive_seconds=BOUND, deadline_ms=30_000)
     with nginx(tmp_path, [service.port], pooled=True, pool_seconds=BOUND - 1) as port:
         url = f"http://127.0.0.1:{port}/predict"
-        found = run(node, "-e", NODE_AGENTS, url, str(BOUND - 1), str(CALLERS))
-    assert json.loads(found) == [200] * CALLERS
+        assert answers_of_agents(node, url, BOUND - 1) == [200] * CALLERS
