@@ -34,13 +34,6 @@ PATIENT_MS = 10_000
 TESTS = Path(__file__).resolve().parent
 HEAVY = ("model", "e2e", "docs", "fuzz", "load", "bench")
 """Folders whose files take longest: begun first, they leave no long one for the end."""
-FIRST = Path("model", "export", "test_graph.py")
-"""Exports a graph for each network and layout: on a machine that has none yet the longest file."""
-LATER = tuple(
-    FIRST.with_name(f"test_{name}.py") for name in ("explain", "parity", "split", "weights")
-)
-"""Files of which each test takes such a graph: beside the first they would wait for each of them,
-and keep no CPU busy."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -65,7 +58,7 @@ def pytest_collection_finish() -> None:
 
 def places_of(files: Iterable[Path]) -> dict[Path, float]:
     """Return the place of each file: first the heavy folders, evenly mixed, as some compute and
-    some wait; what takes another file's graphs is the last of them."""
+    some wait."""
     folders: dict[str, list[Path]] = {}
     for file in files:
         folders.setdefault(file.relative_to(TESTS).parts[0], []).append(file)
@@ -73,9 +66,6 @@ def places_of(files: Iterable[Path]) -> dict[Path, float]:
     for name, found in folders.items():
         for number, file in enumerate(found):
             places[file] = number / len(found) if name in HEAVY else 1.0
-    places.update({TESTS / file: 0.99 for file in LATER if TESTS / file in places})
-    if TESTS / FIRST in places:
-        places[TESTS / FIRST] = -1.0
     return places
 
 

@@ -58,7 +58,7 @@ def own_names(
 ) -> dict[str, int]:
     """Return the sizes by the names that a graph has for its axes, of each input.
 
-    torch's exporter keeps our names as a rule, and makes some up.
+    Those are ours, but for some that torch's exporter made up in bundles of earlier versions.
     """
     found: dict[str, int] = {}
     for each in graph_inputs(layout):

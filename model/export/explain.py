@@ -32,7 +32,8 @@ from app.features.graph_inputs import ROWS
 from app.features.layout import PADDING, Layout, Slot
 from app.scoring.engine import Engine
 from model.data.dataset import Dataset
-from model.export.exporter import TABLE, ExportError
+from model.export.exporter import TABLE
+from model.export.graph_builder import ExportError
 from model.networks.crosses import CrossWeights
 from model.networks.network import Network, look_up
 from model.quality.offline_scoring import batch_of

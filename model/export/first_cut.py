@@ -26,7 +26,7 @@ from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from app.features.graph_inputs import CONTEXTS, FIRST_CUT, graph_inputs
 from app.features.layout import Layout
-from model.export.exporter import ExportError
+from model.export.graph_builder import ExportError
 
 NETWORKS = ("fm", "ffm", "deepfm")
 

@@ -85,7 +85,7 @@ def write_graph(
     the weights alone: they hold no paths, times or generated names of this run.
 
     Raises:
-        ExportError: torch's exporter gives no graph.
+        ExportError: the network calls a function that has no operators of ONNX.
     """
     graph = ScoreGraph(network, layout, calibration).eval()
     model = onnx_model(graph, graph_inputs(layout))
@@ -109,9 +109,6 @@ class StreamedTable:
         [table] = (each for each in model.graph.initializer if each.name == TABLE)
         table.dims[0] = self.rows
         table.raw_data = b""
-        for noted in model.graph.value_info:
-            if noted.name == TABLE:
-                noted.type.tensor_type.shape.dim[0].dim_value = self.rows
         return table
 
     def content(self) -> Iterator[bytes]:

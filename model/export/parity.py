@@ -14,7 +14,7 @@ from app.features.graph_inputs import Batch
 from app.scoring.engine import Engine
 from app.scoring.split_engine import ThroughParts
 from model.data.dataset import Dataset
-from model.export.exporter import ExportError
+from model.export.graph_builder import ExportError
 from model.networks.network import Network
 from model.quality.calibration import Calibration, calibrated
 from model.quality.figures import sigmoid

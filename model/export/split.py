@@ -21,8 +21,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from app.bundle.manifest import ItemParts
 from app.features.graph_inputs import CONTEXTS, FIRST_CUT, ROWS, Scores, part_name
 from app.features.layout import Layout
-from model.export.exporter import ExportError
 from model.export.first_cut import FirstCut, first_cut
+from model.export.graph_builder import ExportError
 
 _DYNAMIC = "dynamic"
 _REPEATS = {"Expand", "Tile"}

@@ -36,7 +36,6 @@ class FNN(Network):
         row_context_N: RowContext,
         dynamic_NFC: Tensor | None = None,
     ) -> Tensor:
-        # Not len(), which the exporter takes for a fixed number.
         weight_U1 = self.global_weight.expand(context_UFC.shape[0], 1)
         context_UX = torch.cat([weight_U1, context_UFC.flatten(1)], 1)
         dynamic_NX = None if dynamic_NFC is None else dynamic_NFC.flatten(1)

@@ -16,12 +16,12 @@ from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_exporting
 from torch.nn import functional
 
 from app.features.layout import PADDING, Layout
 from model.config import TrainConfig
 from model.networks.dynamic import DynamicFields
+from model.networks.exporting import is_exporting
 from model.networks.mlp import Mlp
 from model.networks.rows import RowContext
 

@@ -113,7 +113,6 @@ def turned(left_RFK: Tensor, kernel_KX: Tensor, pairs: Sequence[int]) -> Tensor:
     rows, _, size = left_RFK.shape
     if not sum(pairs):
         return left_RFK[:, :0]
-    # One kernel is not split: the exporter would rename it, and warm starts go by the name.
     sizes = [count * size for count in pairs]
     kernels = torch.split(kernel_KX, sizes, dim=1) if len(sizes) > 1 else [kernel_KX]
     columns = [left_RFK[:, i] @ kernel for i, kernel in enumerate(kernels)]

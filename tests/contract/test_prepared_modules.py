@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.support.starting import IMPORTS, ROOT
-from tests.support.trained import EXPORTER, TRAINER, files_of
+from tests.support.trained import TRAINER, files_of
 
 PREPARED = """
 import os, sys
@@ -41,25 +41,17 @@ def test_prepared_modules_can_be_imported(program: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("modules", "at_least"), [(TRAINER, 100), (EXPORTER, 30)])
-def test_files_that_decide_are_all_that_is_loaded(modules: tuple[str, ...], at_least: int) -> None:
-    """What decides a kept bundle, or a graph's template, has every module of ours that a training
-    or an export has loaded, and none of the service alone."""
-    files = {str(path) for path in files_of(modules)}
+def test_files_that_decide_are_all_that_is_loaded() -> None:
+    """What decides a kept bundle has every module of ours that a training has loaded, and none of
+    the service alone."""
+    files = {str(path) for path in files_of(TRAINER)}
     code = (
-        f"import sys, {', '.join(modules)}\n"
+        f"import sys, {', '.join(TRAINER)}\n"
         "for name, module in sorted(sys.modules.items()):\n"
         "    if name.partition('.')[0] in ('app', 'model'): print(module.__file__)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     loaded = set(done.stdout.split("\n")) - {"", "None"}
-    assert len(loaded) > at_least, done.stderr
+    assert len(loaded) > 100, done.stderr
     assert loaded <= files
     assert not [path for path in files if "/app/web/" in path or "/app/serving/" in path]
-
-
-def test_a_template_does_not_depend_on_how_data_are_read() -> None:
-    """A change of the reader or of the loop leaves the graphs that the exporter has made."""
-    others = ("/model/data/reader", "/model/training/", "/model/pipeline")
-    files = [str(path) for path in files_of(EXPORTER)]
-    assert not [path for path in files if any(other in path for other in others)]

@@ -16,13 +16,10 @@ from typing import Any
 
 import torch
 import torch.distributed.nn
-import torch.onnx._internal.exporter._core
 import typer  # noqa: F401
 
 from model.sharding.row_exchange import require_torchrec
 from tests.support.groups import variables
-from tests.support.templates import keep_templates
-from tests.support.trained import template_directory
 
 
 def run(asked: dict[str, Any], rank: int, shared: dict[str, str]) -> int:
@@ -32,7 +29,6 @@ def run(asked: dict[str, Any], rank: int, shared: dict[str, str]) -> int:
         os.dup2(file, number)
     if asked["size"]:
         os.environ.update(shared, RANK=str(rank), LOCAL_RANK=str(rank))
-    keep_templates(template_directory())
     sys.argv = [asked["module"], *asked["words"]]
     try:
         runpy.run_module(asked["module"], run_name="__main__", alter_sys=True)

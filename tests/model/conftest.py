@@ -9,14 +9,6 @@ import torch
 
 from tests.support import samples
 from tests.support.samples import Sample
-from tests.support.templates import keep_templates
-from tests.support.trained import template_directory
-
-
-@pytest.fixture(scope="session", autouse=True)
-def kept_templates() -> None:
-    """Structures that any test of this machine has exported need not go through torch again."""
-    keep_templates(template_directory())
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,6 +1,6 @@
 """A process that imports modules, and forks into a program that needs them when it is asked to.
 
-``python -m tests.support.fork_server LISTENER TEMPLATES MODULE...`` imports the modules, accepts
+``python -m tests.support.fork_server LISTENER MODULE...`` imports the modules, accepts
 connections at the listener (a descriptor) and takes requests from them. What a connection has asked
 for is killed when its other side is closed; when that is so of all, the process ends. A forked
 process runs the program as ``python -m`` does, with templates of graphs from a directory, unless
@@ -27,11 +27,8 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, cast
-
-from tests.support.templates import keep_templates
 
 ENGINE = "onnxruntime"
 REQUEST_BYTES = 1 << 20
@@ -194,7 +191,7 @@ def _settle(server: int, streams: list[int]) -> None:
         signal.signal(number, default)
 
 
-def become(request: dict[str, Any], templates: str) -> None:
+def become(request: dict[str, Any]) -> None:
     """Run the program of a request, with its arguments and environment."""
     module, *arguments = request["words"]
     os.environ.clear()
@@ -203,8 +200,6 @@ def become(request: dict[str, Any], templates: str) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if (directory := request.get("cwd")) is not None:
         os.chdir(directory)
-    if templates:
-        keep_templates(Path(templates))
     sys.argv[:] = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
@@ -227,13 +222,13 @@ def end(status: str | int | None) -> NoReturn:
 if __name__ == "__main__":
     # Ctrl-C at a terminal is for those who ask, and for the programs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    asked_at, kept_templates, *modules = sys.argv[1:]
+    asked_at, *modules = sys.argv[1:]
     prepare(modules)
     gc.collect()
     gc.freeze()
     status: str | int | None = None
     try:
-        become(serve(socket.socket(fileno=int(asked_at))), kept_templates)
+        become(serve(socket.socket(fileno=int(asked_at))))
     except SystemExit as ended:
         status = ended.code
     end(status)

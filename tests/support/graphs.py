@@ -14,8 +14,6 @@ from model.data.dataset import Dataset
 from model.export.graph import write_graph
 from model.networks.network import Network
 from tests.support.networks import indices, with_means
-from tests.support.templates import keep_templates
-from tests.support.trained import kept, template_directory
 
 CONFIG = TrainConfig(embedding_size=4, hidden=(16, 8), init_std=0.5)
 _LISTS = Layout(
@@ -95,24 +93,12 @@ def shape(single: tuple[Slot, ...], lists: tuple[Slot, ...]) -> RowShape:
     return RowShape(start + PLACES * len(lists) + values, start, ranges, values)
 
 
-def exported_once(
-    network: Network, layout: Layout, directory: Path, *decisive: str | bytes
-) -> tuple[Network, Path]:
-    """Return a network and its exported graph below ``directory``; exported once on a machine.
-
-    Its weights and ``decisive``, where it has more that decides the graph, are the key.
-    """
-
-    def export(made: Path) -> None:
-        keep_templates(template_directory())
-        made.mkdir()
-        write_graph(network, layout, made / "score.onnx")
-
-    weights = [each.numpy().tobytes() for each in network.state_dict().values()]
-    kept(
-        export, directory, type(network).__name__, repr(network), repr(layout), *weights, *decisive
-    )
-    return network, directory / "score.onnx"
+def exported_below(network: Network, layout: Layout, directory: Path) -> tuple[Network, Path]:
+    """Return a network and its exported graph, in a directory that is there from then on."""
+    directory.mkdir(exist_ok=True)
+    path = directory / "score.onnx"
+    write_graph(network, layout, path)
+    return network, path
 
 
 def engine_of(path: Path, layout: Layout) -> Engine:

@@ -30,7 +30,6 @@ from tests.support import asking_python
 from tests.support.asking_python import interpreter_variables
 from tests.support.children import ending_with_us
 from tests.support.fork_server import GREETING
-from tests.support.trained import template_directory
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPORTS = {
@@ -41,9 +40,8 @@ IMPORTS = {
         "pydantic.v1", "uvloop",
     ),
     "model": (
-        "matplotlib.figure", "onnx", "onnxscript.optimizer", "optuna", "pydantic_settings",
-        "redis.asyncio", "torch._dynamo", "torch.distributed.nn",
-        "torch.onnx._internal.exporter._core", "typer",
+        "matplotlib.figure", "onnx", "optuna", "pydantic_settings", "redis.asyncio",
+        "torch.distributed.nn", "typer",
     ),
 }  # fmt: skip
 """Modules that are imported before a program is forked; for a graph's export, also what torch
@@ -193,7 +191,7 @@ def _start_server(program: str, address: str) -> None:
         listener.listen()
         server = subprocess.Popen(
             [sys.executable, "-m", "tests.support.fork_server", str(listener.fileno()),
-             str(template_directory()) if program == "model" else "", *IMPORTS[program]],
+             *IMPORTS[program]],
             cwd=ROOT, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Bundles and graphs that tests make, kept between runs while what decides them is the same."""
+"""Bundles that tests make, kept between runs while what decides them is the same."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from tests.support.templates import keep_templates
-
 if TYPE_CHECKING:
     from model.config import TrainConfig
 
@@ -29,13 +27,11 @@ UNUSED_SECONDS = 7 * 86_400.0
 """Age of its last use from which a kept bundle is removed."""
 TRAINER = ("model.pipeline", "model.data.prepare")
 """Modules that train and export; with what they import, all of ours that decides a bundle."""
-EXPORTER = ("model.export.graph", "model.networks")
-"""Modules that decide, with what they import, what torch's exporter makes of a structure."""
 IMPORT = re.compile(
     r"^ *(?:from ((?:app|model)(?:\.\w+)*) import (\([^)]*\)|.*)|import ((?:app|model)(?:\.\w+)*))",
     re.MULTILINE,
 )
-PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxscript", "polars", "torch")
+PACKAGES = ("numpy", "onnx", "onnxruntime", "polars", "torch")
 KERNELS = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
 """Environment variables that choose the processor's instructions, and so the last bits."""
 
@@ -79,16 +75,6 @@ def kept(make: Callable[[Path], None], out: Path, *decisive: bytes | str) -> Non
         shutil.copytree(home, out, dirs_exist_ok=True)
 
 
-@cache
-def template_directory() -> Path:
-    """Where this machine's tests keep templates of exported graphs, one place for each code."""
-    decisive = [word.encode() for word in _surroundings(EXPORTER)]
-    directory = KEPT / f"templates-{_digest(decisive)}"
-    directory.mkdir(parents=True, exist_ok=True)
-    os.utime(directory)
-    return directory
-
-
 def _train(spec: Path, data: Path, config: TrainConfig, out: Path, int8: bool) -> None:
     import torch
 
@@ -99,7 +85,6 @@ def _train(spec: Path, data: Path, config: TrainConfig, out: Path, int8: bool) -
 
     # No bundle of a test depends on what its few validation rows say of the int8 graph.
     quantize = Quantized.int8_unmeasured if int8 else Quantized.none
-    keep_templates(template_directory())
     threads = torch.get_num_threads()
     try:
         prepared = prepare(spec, InputFiles([data]), progress=False)

@@ -49,7 +49,7 @@ from model.export.split import write_split
 from tests.app.scoring.test_scorer import finish, until
 from tests.support.fakes import FakeRequest
 from tests.support.frames import learned
-from tests.support.graphs import SPLIT_DYNAMIC, exported_once
+from tests.support.graphs import SPLIT_DYNAMIC, exported_below
 from tests.support.networks import trained
 
 pytestmark = pytest.mark.slow
@@ -156,7 +156,9 @@ def served(network: str, precision: Precision, dynamic: tuple[str, ...]) -> Serv
     encoder, layout = Encoder(spec, words), words.layout
     config = TrainConfig(embedding_size=4, hidden=(16, 8), init_std=0.5)
     with TemporaryDirectory() as directory:
-        _, graph = exported_once(trained(network, layout, config), layout, Path(directory) / "made")
+        _, graph = exported_below(
+            trained(network, layout, config), layout, Path(directory) / "made"
+        )
         engine = Engine(graph, layout, *encoder.shapes)
         if precision == "int8":
             quantised = graph.with_name("score.int8.onnx")

@@ -22,7 +22,7 @@ from app.scoring.engine_cuda import LANES, CudaEngine
 from app.scoring.engine_device import DeviceOptions, HostDevice
 from model.config import TrainConfig
 from tests.support.devices import LOSSES, SHORTAGES, FailingDevice, Step
-from tests.support.graphs import FLAT, NUMBERS, dataset, engine_of, exported_once, shape
+from tests.support.graphs import FLAT, NUMBERS, dataset, engine_of, exported_below, shape
 from tests.support.networks import trained, with_means
 from tests.support.serving import wait_until
 
@@ -45,7 +45,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A DeepFM over lists and numbers."""
     config = TrainConfig(embedding_size=4, hidden=(16, 8), init_std=0.5)
     network = trained("deepfm", NUMBERS, config)
-    return exported_once(network, NUMBERS, tmp_path_factory.mktemp("graph"))[1]
+    return exported_below(network, NUMBERS, tmp_path_factory.mktemp("graph"))[1]
 
 
 @pytest.fixture(scope="module")
@@ -332,7 +332,7 @@ def test_the_table_is_there_once(tmp_path: Path) -> None:
     large = with_means(Layout(FLAT.context, (type(slots)("item", "item", 21, 60_000),), (), ()))
     config = TrainConfig(embedding_size=4, hidden=(16, 8), init_std=0.5)
     network = trained("deepfm", large, config)
-    path = exported_once(network, large, tmp_path / "made")[1]
+    path = exported_below(network, large, tmp_path / "made")[1]
 
     class Watched(HostDevice):
         def __init__(self) -> None:

@@ -38,7 +38,17 @@ from app.features.spec import FeatureSpec
 from app.features.vocabulary import SlotVocabulary, Texts, Vocabulary
 from model.config import TrainConfig
 from model.data.dataset import Dataset
-from model.export import explain, exporter, first_cut, graph, quantize, serving_form, split
+from model.export import (
+    explain,
+    exporter,
+    first_cut,
+    graph,
+    graph_builder,
+    operators,
+    quantize,
+    serving_form,
+    split,
+)  # fmt: skip
 from model.export.explain import write_explain
 from model.export.golden import example
 from model.export.graph import write_graph
@@ -202,7 +212,8 @@ def write_untrained(
 def _sources() -> str:
     """Hash of the code that decides the files, so that no old graph is ever measured."""
     digest = hashlib.sha256()
-    exporting = (serving_form, explain, exporter, graph, quantize, split, first_cut)
+    exporting = (serving_form, explain, exporter, graph, graph_builder, operators, quantize)
+    exporting += (split, first_cut)
     for module in (deepfm, mlp, network, *exporting, sys.modules[__name__]):
         digest.update(Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()

@@ -9,17 +9,8 @@ import pytest
 from app.features.layout import Layout
 from app.scoring.engine import Engine
 from model.networks.network import Network
-from tests.support.graphs import CASES, CONFIG, LAYOUTS, Case, engine_of, exported_once
+from tests.support.graphs import CASES, CONFIG, LAYOUTS, Case, engine_of, exported_below
 from tests.support.networks import trained
-from tests.support.templates import keep_templates
-from tests.support.trained import template_directory
-
-
-@pytest.fixture(scope="session", autouse=True)
-def shared_templates() -> None:
-    """Every structure is exported once for all processes of tests."""
-    # Here, as it loads sympy, which few tests need: three seconds for each process of a quick run.
-    keep_templates(template_directory())
 
 
 @pytest.fixture(scope="session", params=CASES, ids="-".join)
@@ -36,7 +27,7 @@ def layout(case: Case) -> Layout:
 @pytest.fixture(scope="session")
 def graph(case: Case, tmp_path_factory: pytest.TempPathFactory) -> tuple[Network, Path]:
     name, layout = case
-    return exported_once(trained(name, layout, CONFIG), layout, tmp_path_factory.mktemp("graph"))
+    return exported_below(trained(name, layout, CONFIG), layout, tmp_path_factory.mktemp("graph"))
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ from tests.support.graphs import (
     Case,
     dataset,
     engine_of,
-    exported_once,
+    exported_below,
     shape,
 )
 from tests.support.networks import trained
@@ -106,7 +106,7 @@ def ffm_pairs(vector: np.ndarray, layout: Layout) -> np.ndarray:
 @pytest.mark.parametrize("name", ["fm", "deepfm"])
 def test_other_weights_are_noticed(name: str, tmp_path: Path) -> None:
     """A graph of terms that are not the network's ends the export."""
-    network, path = exported_once(trained(name, FLAT, CONFIG), FLAT, tmp_path / "graph", "explain")
+    network, path = exported_below(trained(name, FLAT, CONFIG), FLAT, tmp_path / "graph")
     terms_of(path, name, FLAT)
     altered = path.with_name("explain.onnx")
     model = onnx.load(altered)
@@ -230,7 +230,7 @@ def test_crosses_are_pairs(tmp_path: Path) -> None:
         for parameter in network.cross_parameters():
             parameter.normal_()
             parameter[0] = 0
-    path = exported_once(network, layout, tmp_path / "graph", repr(crosses))[1]
+    path = exported_below(network, layout, tmp_path / "graph")[1]
     out = path.with_name("explain.onnx")
     found = write_explain(path, "wide_deep", layout, crosses, out)
     names = [(each.pairs.left.slot.name, each.pairs.right.slot.name) for each in crosses]

@@ -27,7 +27,7 @@ from tests.support.graphs import (
     NUMBERS,
     dataset,
     engine_of,
-    exported_once,
+    exported_below,
 )
 from tests.support.networks import trained
 
@@ -93,7 +93,7 @@ def test_numbers_are_no_indices(tmp_path: Path) -> None:
 
 def test_a_graph_without_numbers_has_no_inputs_for_them(tmp_path: Path) -> None:
     """An engine refuses a graph whose inputs are not those of the layout's slots."""
-    _, graph = exported_once(trained("lr", LAYOUT, CONFIG), LAYOUT, tmp_path / "made")
+    _, graph = exported_below(trained("lr", LAYOUT, CONFIG), LAYOUT, tmp_path / "made")
     with pytest.raises(BundleError, match="context_value"):
         engine_of(graph, NUMBERS)
 
@@ -150,7 +150,7 @@ def test_a_graph_tells_nothing_of_the_machine(tiny_bundle: Path) -> None:
 
 def test_many_weights_are_beside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph with external data scores as one without, wherever both files are moved."""
-    network, graph = exported_once(trained("deepfm", LAYOUT, CONFIG), LAYOUT, tmp_path / "made")
+    network, graph = exported_below(trained("deepfm", LAYOUT, CONFIG), LAYOUT, tmp_path / "made")
     data = dataset(LAYOUT, 37)
     expected = engine_of(graph, LAYOUT).score(batch_of(data))
     weights = read_weights(graph, "deepfm", LAYOUT)

@@ -16,7 +16,7 @@ from model.export.parity import check_parity
 from model.networks.mlp import Mlp
 from model.networks.network import Network
 from model.quality.calibration import Calibration
-from tests.support.graphs import CONFIG, LAYOUT, dataset, engine_of, exported_once
+from tests.support.graphs import CONFIG, LAYOUT, dataset, engine_of, exported_below
 from tests.support.networks import trained
 
 pytestmark = pytest.mark.slow
@@ -49,7 +49,7 @@ def spoil(network: Network) -> None:
 @pytest.mark.parametrize("change", [nudge_table, nudge_norm, nudge_bias, spoil])
 def test_another_network_is_refused(tmp_path: Path, change: Callable[[Network], None]) -> None:
     """A graph that is not this network's fails the export, by how much and at which size."""
-    network, graph = exported_once(trained("deepfm", LAYOUT, CONFIG), LAYOUT, tmp_path / "made")
+    network, graph = exported_below(trained("deepfm", LAYOUT, CONFIG), LAYOUT, tmp_path / "made")
     engine = engine_of(graph, LAYOUT)
     with torch.no_grad():
         change(network)

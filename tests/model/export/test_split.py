@@ -36,7 +36,7 @@ from tests.support.graphs import (
     Case,
     dataset,
     engine_of,
-    exported_once,
+    exported_below,
     shape,
 )
 from tests.support.networks import trained
@@ -111,7 +111,7 @@ def test_an_item_part_does_not_depend_on_dynamic_fields(network: str, tmp_path: 
     """A row whose dynamic values come later scores as the network says, by the part that the item
     had without them.
     """
-    made, path = exported_once(trained(network, DYNAMIC, CONFIG), DYNAMIC, tmp_path / "made")
+    made, path = exported_below(trained(network, DYNAMIC, CONFIG), DYNAMIC, tmp_path / "made")
     engine, parts = split(path, DYNAMIC, network)
     data = dataset(DYNAMIC, 40)
     stored = data.candidate_rows.copy()
@@ -130,7 +130,7 @@ def test_a_candidate_of_dynamic_fields_alone_has_no_item_part(tmp_path: Path) ->
     """Nothing of the graph depends on stored values."""
     candidate = tuple(replace(slot, dynamic=True) for slot in FLAT.candidate)
     layout = replace(FLAT, candidate=candidate)
-    _, path = exported_once(trained("fm", layout, CONFIG), layout, tmp_path / "made")
+    _, path = exported_below(trained("fm", layout, CONFIG), layout, tmp_path / "made")
     with pytest.raises(ExportError, match="depends on the candidate alone"):
         split(path, layout, "fm")
 
@@ -150,7 +150,7 @@ def test_the_first_cut_is_exact(network: str, layout: Layout, tmp_path: Path) ->
     if isinstance(made, DeepFM):
         with torch.no_grad():
             made.mlp.first.weight[:, : made.mlp.split] = 0
-    _, path = exported_once(made, layout, tmp_path / "made")
+    _, path = exported_below(made, layout, tmp_path / "made")
     engine, parts = split(path, layout, network)
     data = dataset(layout, 60)
     rows = data.candidate_rows
@@ -168,7 +168,7 @@ def test_the_first_cut_is_exact(network: str, layout: Layout, tmp_path: Path) ->
 
 def test_the_first_cut_is_exact_for_the_average_context(tmp_path: Path) -> None:
     """A DeepFM's hidden layers are in the item's number as they are for it."""
-    _, path = exported_once(trained("deepfm", NUMBERS, CONFIG), NUMBERS, tmp_path / "made")
+    _, path = exported_below(trained("deepfm", NUMBERS, CONFIG), NUMBERS, tmp_path / "made")
     engine, _ = split(path, NUMBERS, "deepfm")
     data = dataset(NUMBERS, 60)
     single = [slot.mean for slot in NUMBERS.context]
@@ -184,7 +184,7 @@ def test_the_first_cut_is_exact_for_the_average_context(tmp_path: Path) -> None:
 
 def test_an_index_outside_the_table_is_refused(tmp_path: Path) -> None:
     """Neither graph reads beyond the table."""
-    _, path = exported_once(trained("deepfm", LAYOUT, CONFIG), LAYOUT, tmp_path / "made")
+    _, path = exported_below(trained("deepfm", LAYOUT, CONFIG), LAYOUT, tmp_path / "made")
     engine, _ = split(path, LAYOUT, "deepfm")
     data = dataset(LAYOUT, 4)
     for index in (-1, LAYOUT.table_rows):
@@ -202,7 +202,7 @@ def test_an_index_outside_the_table_is_refused(tmp_path: Path) -> None:
 
 def test_graphs_that_are_not_those_of_the_manifest_are_refused(tmp_path: Path) -> None:
     """Graphs that have changed places, and split graphs that disagree with the whole one."""
-    _, path = exported_once(trained("fm", LAYOUT, CONFIG), LAYOUT, tmp_path / "made")
+    _, path = exported_below(trained("fm", LAYOUT, CONFIG), LAYOUT, tmp_path / "made")
     engine, parts = split(path, LAYOUT, "fm")
     graphs = path.with_name("candidate.onnx"), path.with_name("combine.onnx")
     sides = (LAYOUT.context, LAYOUT.context_lists), (LAYOUT.candidate, LAYOUT.candidate_lists)

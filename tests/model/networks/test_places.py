@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from model.data.cross_counts import count_crosses
 from model.data.dataset import Dataset
 from model.networks import build
 from model.networks.network import Network
-from tests.support.graphs import exported_once
+from tests.support.graphs import exported_below
 from tests.support.networks import inputs, trained
 
 pytestmark = pytest.mark.slow
@@ -104,7 +103,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     data = dataset(layout)
     made = network(name, layout, data)
     directory = tmp_path_factory.mktemp("graph")
-    _, path = exported_once(made, layout, directory, Path(__file__).read_bytes())
+    _, path = exported_below(made, layout, directory)
     engine = Engine(path, layout, shape(9, 2), shape(7, 2), threads=1)
     return Case(engine, data.context_rows, data.candidate_rows)
 
