@@ -12,22 +12,27 @@ from typing import Protocol
 
 import pytest
 
+from tests.support.bytecode import keep_bytecode
+
+# Before all that is imported here, and by the processes of a run.
+keep_bytecode()
+
 from app.workers.cpus import cpu_quota
 from model.threads import bound_spinning
-from tests.support.bytecode import keep_bytecode
 from tests.support.redis_server import RedisServer, binaries
 from tests.support.samples import Sample, train_other, train_tiny
 from tests.support.serving import APP, Service
 
 # All before a test imports torch. Tests run beside each other: each trains on one thread, whatever
 # number the trainer asks for. A second one would spin where the CPUs have other tests to run.
-keep_bytecode()
 bound_spinning()
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_THREAD_LIMIT", "1")
+    # Until all tests are collected: what is imported stays, and would be looked at in vain.
+    gc.disable()
 
-pytest_plugins = ["tests.support.selection", "tests.support.skips"]
+pytest_plugins = ["tests.support.selection", "tests.support.skips", "tests.support.compiling"]
 
 PATIENT_MS = 10_000
 """Deadline of services unless a test sets another: a busy machine must not refuse requests."""
@@ -51,9 +56,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     """Have the collector of garbage look at what tests make, not at the tests and all modules."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
+    gc.enable()
 
 
 def places_of(files: Iterable[Path]) -> dict[Path, float]:

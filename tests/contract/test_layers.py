@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -199,7 +199,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
-KNOWN = frozenset(modules())
+MODULES = modules()
 
 
 def folder(name: str) -> str:
@@ -207,13 +207,14 @@ def folder(name: str) -> str:
     return ".".join(name.split(".")[:2])
 
 
-def imports(name: str, source: str) -> Iterator[Import]:
-    """Yield the imports of a module; a name imported from a package may itself be a module."""
-
-    def visit(node: ast.AST, inside: bool) -> Iterator[Import]:
+@cache
+def imports(name: str, source: str) -> tuple[Import, ...]:
+    """Return the imports of a module; a name imported from a package may itself be a module."""
+    found = []
+    nodes: list[tuple[ast.AST, bool]] = [(ast.parse(source), False)]
+    for node, inside in nodes:
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield Import(alias.name, node.lineno, inside)
+            found += [Import(alias.name, node.lineno, inside) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
@@ -221,12 +222,10 @@ def imports(name: str, source: str) -> Iterator[Import]:
                 base = ".".join([*parents, base] if base else parents)
             for alias in node.names:
                 inner = f"{base}.{alias.name}"
-                yield Import(inner if inner in KNOWN else base, node.lineno, inside)
+                found.append(Import(inner if inner in MODULES else base, node.lineno, inside))
         inside = inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        for child in ast.iter_child_nodes(node):
-            yield from visit(child, inside)
-
-    yield from visit(ast.parse(source), False)
+        nodes += [(child, inside) for child in ast.iter_child_nodes(node)]
+    return tuple(sorted(found, key=lambda each: each.line))
 
 
 def problems(name: str, source: str) -> list[str]:
@@ -262,10 +261,10 @@ def circle(below: dict[str, set[str]]) -> list[str]:
     return []
 
 
-@pytest.mark.parametrize("name", modules())
+@pytest.mark.parametrize("name", MODULES)
 def test_a_module_imports_only_what_stands_below_it(name: str) -> None:
     """Every module has a layer, and imports what that layer may."""
-    assert problems(name, modules()[name].read_text()) == []
+    assert problems(name, MODULES[name].read_text()) == []
 
 
 def test_folders_do_not_import_each_other_in_a_circle() -> None:
@@ -277,8 +276,8 @@ def test_folders_do_not_import_each_other_in_a_circle() -> None:
 def test_modules_do_not_import_each_other_in_a_circle() -> None:
     """Inside the folders too."""
     found = {
-        name: {each.target for each in imports(name, path.read_text())} & KNOWN - {name}
-        for name, path in modules().items()
+        name: {each.target for each in imports(name, path.read_text())} & MODULES.keys() - {name}
+        for name, path in MODULES.items()
     }
     assert circle(found) == []
 
@@ -326,7 +325,7 @@ def test_a_circle_is_found() -> None:
 
 def test_the_service_loads_neither_torch_nor_the_trainer() -> None:
     """A fresh interpreter that imports all of app/ has loaded no torch and nothing of model/."""
-    names = [name for name in modules() if name.startswith("app") and name != "app.__main__"]
+    names = [name for name in MODULES if name.startswith("app") and name != "app.__main__"]
     program = (
         "import importlib, sys\n"
         f"for name in {names!r}: importlib.import_module(name)\n"

@@ -35,12 +35,17 @@ def markers_of_all(code: str) -> set[str]:
     return {name for line in _OF_ALL.findall(code) for name in _MARKER.findall(line)}
 
 
+def left_out(file: Path, config: pytest.Config) -> bool:
+    """Return whether a run leaves out all tests of a file."""
+    markers = markers_of_all(file.read_text(encoding="utf-8"))
+    return not markers.isdisjoint(leaving_out(config.option.markexpr))
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out a file all of whose tests would be left out."""
     if not (collection_path.name.startswith("test_") and collection_path.suffix == ".py"):
         return None
-    markers = markers_of_all(collection_path.read_text(encoding="utf-8"))
-    return True if markers & leaving_out(config.option.markexpr) else None
+    return left_out(collection_path, config) or None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

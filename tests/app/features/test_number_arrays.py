@@ -32,26 +32,31 @@ def serving(field: Categorical, known: Sequence[int]) -> Encoder:
     return Encoder(spec, learned(spec, frame), in_bulk=True)
 
 
-ENCODERS = {name: serving(user(dtype="integer"), known) for name, known in KNOWN.items()}
+@pytest.fixture(scope="module")
+def encoders() -> dict[str, Encoder]:
+    """For each name an encoder that knows its integers."""
+    return {name: serving(user(dtype="integer"), known) for name, known in KNOWN.items()}
 
 
 @given(st.sampled_from([*KNOWN]), st.sampled_from(DTYPES), st.data())
-def test_an_array_has_the_words_of_its_integers(name: str, dtype: str, data: st.DataObject) -> None:
+def test_an_array_has_the_words_of_its_integers(
+    encoders: dict[str, Encoder], name: str, dtype: str, data: st.DataObject
+) -> None:
     """Of each type, at the ends of its range and around the known ones."""
     limits = np.iinfo(dtype)
     near = [each + by for each in KNOWN[name] for by in (-1, 0, 1)]
     ends = [limits.min, limits.max, 0]
     drawn = st.sampled_from([each for each in near + ends if limits.min <= each <= limits.max])
     values = data.draw(st.lists(drawn | st.integers(int(limits.min), int(limits.max)), max_size=9))
-    side, array = ENCODERS[name].context, np.array(values, dtype)
+    side, array = encoders[name].context, np.array(values, dtype)
     expected = encoded_columns(side, {"user": values}, len(values))
     assert (encoded_columns(side, {"user": array}, len(values)) == expected).all()
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_tables_are_for_integers_that_lie_close(name: str) -> None:
+def test_tables_are_for_integers_that_lie_close(encoders: dict[str, Encoder], name: str) -> None:
     """Two integers far from each other make no table of all that lie between."""
-    table = ENCODERS[name].context._dense.get("user")
+    table = encoders[name].context._dense.get("user")
     assert (table is not None) == (name in CLOSE)
 
 
