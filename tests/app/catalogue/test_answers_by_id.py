@@ -46,11 +46,12 @@ from model.config import NETWORKS, TrainConfig
 from model.data.dataset import Dataset
 from model.export.quantize import write_int8
 from model.export.split import write_split
-from tests.app.scoring.test_scorer import finish, until
+from tests.app.scoring.test_scorer import finish
 from tests.support.fakes import FakeRequest
 from tests.support.frames import learned
 from tests.support.graphs import SPLIT_DYNAMIC, exported_below
 from tests.support.networks import trained
+from tests.support.turns import until
 
 pytestmark = pytest.mark.slow
 TOLERANCE: Mapping[Precision, float] = {"float32": 2e-5, "int8": INT8_TOLERANCE}

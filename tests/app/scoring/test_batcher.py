@@ -22,6 +22,7 @@ from app.scoring.engine_runs import EngineRuns
 from app.scoring.job import Closed, Job
 from app.scoring.job_queue import SHARED_SECONDS
 from tests.support.fakes import FakeEngine
+from tests.support.turns import until
 
 pytestmark = pytest.mark.anyio
 LATER = 60.0
@@ -89,12 +90,6 @@ def batcher(engine: FakeEngine, runs: int = LEARNING_RUNS, **options: Any) -> Mi
     batches = MicroBatcher(engine, context_width=1, candidate_width=WIDTH, **options)
     batches.cost.runs = runs
     return batches
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Let the loop turn until something is so; the test's timeout is the limit."""
-    while not condition():  # noqa: ASYNC110 - the batcher's counters have no event
-        await asyncio.sleep(0)
 
 
 async def outcome(scores: asyncio.Future[Scores] | asyncio.Task[Scores]) -> object:

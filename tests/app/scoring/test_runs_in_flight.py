@@ -6,7 +6,6 @@ import asyncio
 import random
 import sys
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from app.scoring.batcher import MicroBatcher
 from app.scoring.engine_runs import EngineRuns
 from app.scoring.job import Job
 from tests.support.fakes import FakeEngine, FakeRequest
+from tests.support.turns import until
 
 pytestmark = pytest.mark.anyio
 WIDTH = 2
@@ -35,12 +35,6 @@ def job(values: list[int], seconds: float = 60.0, partial: bool = False) -> tupl
     found = Job(caller, [np.int32(0).tobytes()], packed, len(values))
     found.partial = partial
     return found, caller
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 def logits(caller: FakeRequest) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from app.scoring.steps import Steps
 from tests.support.encoding import PRICE, USER, in_bulk
 from tests.support.fakes import FakeBatcher, FakeEngine, FakeRequest
 from tests.support.frames import learned
+from tests.support.turns import until
 
 pytestmark = pytest.mark.anyio
 ITEM = Categorical(name="item", side="candidate", min_count=1)
@@ -95,12 +96,6 @@ async def finish(steps: Steps[None]) -> None:
             await asyncio.sleep(0)
         else:
             await asyncio.wait([asyncio.ensure_future(wait)])
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Let the loop turn until something is so; the test's timeout is the limit."""
-    while not condition():  # noqa: ASYNC110 - neither engine nor batcher has an event
-        await asyncio.sleep(0)
 
 
 def packed(rows: Sequence[Mapping[str, Any]]) -> bytes:
