@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from app.bundle.manifest import SPLIT_GRAPHS, Precision
+from app.catalogue import follower
 from app.catalogue.follower import Follower
 from app.catalogue.item_parts import ItemParts
 from app.catalogue.parts_file import PREFIX, PartsFile
@@ -146,6 +147,14 @@ def graph_rows(encoder: Encoder) -> Dataset:
         for side, values in ((encoder.context, context), (encoder.candidate, candidate))
     ]
     return Dataset.of_rows(rows[0], rows[1], encoder.shapes, np.zeros(64, np.uint8))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_at_once() -> Iterator[None]:
+    """Changes of a store are read without a pause, which each example would wait for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(follower, "POLL_SECONDS", 0.01)
+        yield
 
 
 @cache
