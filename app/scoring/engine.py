@@ -27,6 +27,7 @@ _WARNING, _FATAL = 2, 4
 _NOT_LOADED = re.compile(r"^Failed to load ([^\s:]+):", re.MULTILINE)
 _SOURCE = re.compile(r"^/\S+:\d+ .*\(.*?\) ")
 """The place in onnxruntime's source with which some of its messages begin."""
+# A program that uses this package may have imported onnxruntime before it.
 ort.disable_telemetry_events()
 TOLERANCE = {CPU: 1e-4, CUDA: 1e-3}
 """Largest difference of a logit from the trainer's, by provider (float32)."""

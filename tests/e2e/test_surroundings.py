@@ -138,6 +138,13 @@ def curl(*words: str) -> str:
     return subprocess.run([program("curl"), "-s", *words], capture_output=True, text=True).stdout
 
 
+def wait_ready(log: Path, *words: str) -> None:
+    """Wait until curl is told that a service is ready; only once its log says so, as a process of
+    curl each time would take more than the service does."""
+    wait_until(lambda: "ready: bundle" in log.read_text(), "it says that it is ready", 60)
+    wait_until(lambda: '"ready"' in curl(*words), "it is ready", 60)
+
+
 @contextmanager
 def running(words: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A service in a process of its own, which ends with 0 after SIGTERM."""
@@ -161,7 +168,7 @@ def test_a_unix_socket_serves(
     words = [*APP, "--bundle", str(tiny_bundle), "--workers", str(workers)]
     with running([*words, "--host", f"unix:{path}"], tmp_path / "log"):
         there = ("--unix-socket", str(path))
-        wait_until(lambda: '"ready"' in curl(*there, "http://ctr/ready"), "it is ready", 60)
+        wait_ready(tmp_path / "log", *there, "http://ctr/ready")
         body = json.dumps({"instances": sample.rows[:3]})
         json_body = ("-H", "content-type: application/json", "-d", body)
         found = json.loads(curl(*there, *json_body, "http://ctr/predict"))
@@ -188,14 +195,7 @@ def test_a_socket_that_systemd_passes_is_used(
     port = free_port()
     words = [*APP, "--bundle", str(tiny_bundle), "--workers", str(workers), "--port", "1"]
     with running([sys.executable, "-c", ACTIVATION, str(port), *words], tmp_path / "log"):
-        answer = ""
-
-        def ready() -> bool:
-            nonlocal answer
-            answer = curl(f"http://127.0.0.1:{port}/ready")
-            return '"ready"' in answer
-
-        wait_until(ready, "it is ready", 60)
+        wait_ready(tmp_path / "log", f"http://127.0.0.1:{port}/ready")
         assert f"listening on http://127.0.0.1:{port}" in (tmp_path / "log").read_text()
 
 
@@ -235,8 +235,7 @@ def test_a_closed_terminal_drains(tiny_bundle: Path, tmp_path: Path, workers: in
             cwd=ROOT, env=environment(), stderr=file, pass_fds=[end],
         )  # fmt: skip
     try:
-        ready = f"http://127.0.0.1:{port}/ready"
-        wait_until(lambda: '"ready"' in curl(ready), "it is ready", 60)
+        wait_ready(log, f"http://127.0.0.1:{port}/ready")
         os.close(end)
         os.close(terminal)
         assert process.wait(60) == 0, log.read_text()
@@ -284,3 +283,13 @@ def test_the_end_of_descriptors_is_told(
     told = [event for event in service.events() if event["level"] == "error"]
     assert ["out of file descriptors" in event["message"] for event in told] == [True]
     assert f"{DESCRIPTORS} are allowed" in told[0]["message"]
+
+
+def test_nothing_is_written_at_home(tmp_path: Path) -> None:
+    """onnxruntime has a database there, unless it is told to send no telemetry."""
+    told = environment({"HOME": str(tmp_path)})
+    env = {name: told[name] for name in told.keys() - {"ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"}}
+    subprocess.run(
+        [sys.executable, "-c", "import app.scoring.engine"], cwd=ROOT, env=env, check=True
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,6 @@ import atexit
 import ctypes
 import gc
 import importlib
-import importlib.util
 import json
 import os
 import resource
@@ -27,10 +26,8 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, NoReturn, cast
 
-ENGINE = "onnxruntime"
 REQUEST_BYTES = 1 << 20
 ALONE_SECONDS = 60.0
 """Seconds without a connection after which the process ends: the one that started it is gone."""
@@ -41,32 +38,6 @@ _PR_SET_PDEATHSIG = 1
 
 GREETING = b"\n"
 """Sent to each that connects, once requests are taken from it."""
-
-
-class Promised(ModuleType):
-    """Stands for a library that starts threads until a process that was forked looks into it.
-
-    ``before`` names its functions that modules of ours call as they are imported. They are called
-    once the library is there, before anything else of it is used.
-    """
-
-    def __init__(self, name: str, before: str) -> None:
-        super().__init__(name)
-        self.__spec__ = importlib.util.find_spec(name)
-        self._server = os.getpid()
-        self._before = before
-        setattr(self, before, lambda: None)
-
-    def __getattr__(self, name: str) -> Any:
-        if os.getpid() == self._server:
-            # Not another error: whoever looks through all modules asks each for its file.
-            raise AttributeError(f"{self.__name__}.{name} is used before a process is forked")
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        library = importlib.import_module(self.__name__)
-        getattr(library, self._before)()
-        self.__dict__.update(vars(library))
-        return getattr(library, name)
 
 
 @dataclass(frozen=True)
@@ -87,7 +58,6 @@ class Running:
 
 def prepare(modules: Sequence[str]) -> None:
     """Import modules, in a process that will fork: no thread is started."""
-    sys.modules[ENGINE] = Promised(ENGINE, "disable_telemetry_events")
     for name in modules:
         importlib.import_module(name)
 

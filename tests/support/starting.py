@@ -40,14 +40,15 @@ IMPORTS = {
         "pydantic.v1", "uvloop",
     ),
     "model": (
+        "app.scoring.engine", "app.bundle.bundle", "app.features.encoder", "app.remote.vocabulary",
         "matplotlib.figure", "onnx", "optuna", "pydantic_settings", "redis.asyncio",
         "torch.distributed.nn", "typer",
     ),
 }  # fmt: skip
 """Modules that are imported before a program is forked; for a graph's export, also what torch
 leaves for then. The trainer's own look at the environment as they are imported, so it imports them
-itself. So is polars: it starts threads, which a fork would not have. So does onnxruntime, in whose
-place there is a promise of it until a forked process uses it."""
+itself. So is polars: it starts threads, which a fork would not have. So would onnxruntime, but for
+what ``app`` says before it is imported."""
 
 
 START_SECONDS = 120.0
