@@ -20,9 +20,13 @@ CONFIG = Path(__file__).with_name("schemathesis.toml")
 HOOKS = "tests.fuzz.openapi_hooks"
 SECONDS = 280
 SHOWN = 4_000
+KEPT = {"HYPOTHESIS_STORAGE_DIRECTORY": str(ROOT / ".hypothesis")}
+"""Tables of characters, which hypothesis otherwise makes in each directory: a second and a half."""
 
 
-@pytest.mark.parametrize("unknown_fields", ["ignore", "error"])
+@pytest.mark.parametrize(
+    "unknown_fields", ["ignore", pytest.param("error", marks=pytest.mark.long)]
+)
 def test_the_document_and_the_service_agree(
     start_service: StartService, tmp_path: Path, unknown_fields: str
 ) -> None:
@@ -39,7 +43,7 @@ def test_the_document_and_the_service_agree(
          f"{service.url}/openapi.json", "--seed", "7", "--max-examples", "40",
          "--continue-on-failure", "--generation-database", "none"],
         cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS,
-        env=environment({"PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": HOOKS}),
+        env=environment({**KEPT, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": HOOKS}),
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout[-SHOWN:] + ended.stderr[-SHOWN:]
     counts = re.search(r"(\d+) generated, (\d+) passed", ended.stdout)
@@ -60,7 +64,7 @@ def test_the_service_speaks_the_open_inference_protocol(service: Service, tmp_pa
         [sys.executable, "-c", program, "--no-color", "run", "v2.json", "--url", service.url,
          "--checks", checks, "--phases", "examples,coverage,fuzzing", "--seed", "7",
          "--max-examples", "40", "--continue-on-failure", "--generation-database", "none"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS, env=environment(),
+        cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS, env=environment(KEPT),
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout[-SHOWN:] + ended.stderr[-SHOWN:]
     assert "Operations:       9 selected / 9 total" in ended.stdout

@@ -356,6 +356,7 @@ def test_the_memory_of_every_stage_is_watched(tmp_path: Path) -> None:
     assert "beyond the model" in memory.table(found)
 
 
+@pytest.mark.long
 def test_training_beside_busy_processes(tmp_path: Path) -> None:
     """All trainers have rates alone and beside a busy process a core, in a table."""
     found = busy.measure(tmp_path, 1, 2, lambda _: None, rows=4_000)
