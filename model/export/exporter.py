@@ -24,6 +24,8 @@ from model.networks.exporting import exporting
 
 TABLE = "network.table"
 """Name of the weights of which there are rows for values, in a graph."""
+LEAST_EXAMPLE = 2**17
+"""Least size of an axis that varies, in the example that a module runs over."""
 
 
 def onnx_model(module: nn.Module, inputs: Sequence[GraphInput]) -> ModelProto:
@@ -36,7 +38,14 @@ def onnx_model(module: nn.Module, inputs: Sequence[GraphInput]) -> ModelProto:
         ExportError: it calls a function that has no operators, or does with a size of a batch what
             a graph cannot do with one that varies.
     """
-    graph = GraphBuilder()
+    try:
+        return _traced(module, inputs, GraphBuilder(LEAST_EXAMPLE))
+    except ExportError:
+        # A number of the network may be one of the example's sizes by chance, but not twice.
+        return _traced(module, inputs, GraphBuilder(2 * LEAST_EXAMPLE))
+
+
+def _traced(module: nn.Module, inputs: Sequence[GraphInput], graph: GraphBuilder) -> ModelProto:
     given = []
     for each in inputs:
         shape, dtype = graph.sizes_of(each.axes), getattr(torch, each.dtype)

@@ -7,6 +7,7 @@ length of what was joined along such an axis.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -22,8 +23,6 @@ from app.features.graph_inputs import GraphInput
 OPSET, IR_VERSION = 20, 10
 EVERY = 2**63 - 1
 """The end of a slice that has none."""
-_PRIMES = (131_101, 131_111, 131_113, 131_129, 131_143, 131_149, 131_171, 131_203)
-"""Sizes of the first axes that vary; those of further ones are found from the last on."""
 
 
 class ExportError(CtrError):
@@ -45,8 +44,9 @@ def element_type(dtype: torch.dtype) -> int:
 class GraphBuilder:
     """Nodes in their order, and what they need. Values are known by their names."""
 
-    def __init__(self) -> None:
-        """Begin without nodes."""
+    def __init__(self, least: int) -> None:
+        """Begin without nodes; examples of axes that vary are primes above ``least``."""
+        self._last = least
         self.function = "value"
         """The function that runs: its values are named after it."""
         self._nodes: list[NodeProto] = []
@@ -67,21 +67,19 @@ class GraphBuilder:
 
     def _size_of(self, axis: str) -> int:
         if axis not in self._axes:
-            if len(self._axes) < len(_PRIMES):
-                size = _PRIMES[len(self._axes)]
-            else:
-                size = _next_prime(max(self._axes.values()))
-            self._axes[axis] = size
+            self._last = self._axes[axis] = _next_prime(self._last)
         return self._axes[axis]
 
     def input(self, given: GraphInput, shaped: Tensor) -> str:
         """Add an input; return its name."""
+        self._taken[given.name] = 1
         self._note_sizes(given.name, shaped)
         self._inputs.append(self._description(given.name, shaped))
         return given.name
 
     def own(self, name: str, tensor: Tensor) -> str:
         """Add a tensor of the module, which has its name in the graph; return the name."""
+        self._taken[name] = 1
         self._constants[name] = tensor.detach().contiguous().numpy()
         self._own[id(tensor)] = name
         return name
@@ -238,7 +236,7 @@ class GraphBuilder:
 
 
 def _next_prime(number: int) -> int:
-    number += 2
-    while any(number % divisor == 0 for divisor in range(3, int(number**0.5) + 1, 2)):
+    number += 1 + number % 2
+    while any(number % divisor == 0 for divisor in range(3, math.isqrt(number) + 1, 2)):
         number += 2
     return number

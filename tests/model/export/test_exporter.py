@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,9 +21,9 @@ from app.features.graph_inputs import CONTEXTS, ROWS, GraphInput, Scores, graph_
 from app.features.layout import Layout, Slot
 from app.scoring.engine import Engine
 from model.config import NETWORKS
-from model.export.exporter import onnx_model
+from model.export.exporter import LEAST_EXAMPLE, onnx_model
 from model.export.graph import ScoreGraph
-from model.export.graph_builder import ExportError
+from model.export.graph_builder import ExportError, GraphBuilder
 from model.export.operators import OPERATORS
 from model.networks import build
 from model.networks.crosses import CrossWeights, Operand, Pairs
@@ -193,8 +194,29 @@ def test_what_no_graph_can_do_is_named(function: Function, complaint: str) -> No
         onnx_model(Calls(function).eval(), INPUTS)
 
 
+def test_a_number_that_is_a_size_of_the_example_by_chance_is_fixed() -> None:
+    """The first number of a vocabulary's rows may be any: another example is tried then."""
+    least = math.prod(examples(LEAST_EXAMPLE, 3))
+
+    def shifted(m: Calls, c: Tensor, r: Tensor, o: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return c + least
+
+    session = session_of(onnx_model(Calls(shifted).eval(), INPUTS))
+    given: dict[str, Any] = {
+        "context": np.ones((1, 3), np.float32), "candidate": np.zeros((2, 2, 3), np.float32),
+        "row_context": np.zeros(2, np.int32), "list": np.zeros((2, 1), np.int32),
+        "other_list": np.zeros((2, 1), np.int32),
+    }  # fmt: skip
+    np.testing.assert_array_equal(session.run(["logit"], given)[0], np.float32(least + 1))
+
+
+def examples(least: int, count: int) -> list[int]:
+    """Return the sizes of the first axes that vary."""
+    return GraphBuilder(least).sizes_of([f"axis_{number}" for number in range(count)])
+
+
 def test_many_lists_have_sizes_of_their_own() -> None:
-    """A network may have more lists than there are prepared examples of their lengths."""
+    """Each has the length that its batch needs, and so have all of them joined."""
     inputs = [*INPUTS[:3], *(GraphInput(f"list_{n}", (ROWS, f"places_{n}")) for n in range(12))]
 
     class Sums(nn.Module):
