@@ -103,9 +103,12 @@ class Settings(BaseSettings):
         min_length=1,
     )
     port: int = _setting(
-        "Network", 8000, "Port to listen on; 0 takes a free one, which the log names",
-        ge=0, le=65535,
-    )  # fmt: skip
+        "Network",
+        8000,
+        "Port to listen on; 0 takes a free one, which the log names",
+        ge=0,
+        le=65535,
+    )
     workers: PositiveInt = _setting(
         "Network",
         1,
@@ -254,9 +257,11 @@ class Settings(BaseSettings):
         "File with the password of Redis, or with a user and a password on two lines",
     )
     redis_timeout_ms: PositiveInt = _setting(
-        "Vocabulary in Redis", 100, "Maximum time that a request waits for Redis, or for a"
-        " profile", "milliseconds",
-    )  # fmt: skip
+        "Vocabulary in Redis",
+        100,
+        "Maximum time that a request waits for Redis, or for a profile",
+        "milliseconds",
+    )
     vocabulary_cache: PositiveInt = _setting(
         "Vocabulary in Redis",
         1_000_000,

@@ -232,9 +232,14 @@ def reliability_plot(comparison: Comparison) -> Figure:
         first = records[0]
         colour, style = f"C{number % COLOURS}", STYLES[number // COLOURS % len(STYLES)]
         axes.plot(
-            first.predicted, first.observed, style, color=colour, marker=".", linewidth=1,
+            first.predicted,
+            first.observed,
+            style,
+            color=colour,
+            marker=".",
+            linewidth=1,
             label=name,
-        )  # fmt: skip
+        )
         top = max(top, *first.predicted, *first.observed)
     axes.plot([0, top], [0, top], color="grey", linestyle=":", label="calibrated")
     axes.set(xlabel="predicted", ylabel="observed click rate")

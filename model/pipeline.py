@@ -228,8 +228,10 @@ def write_split_graphs(trained: Trained, bundle: NewBundle, engine: Engine) -> I
     network = trained.config.network
     if layout.has_dynamic and not splits_dynamic(trained.result.network, layout):
         if precision == "float32":
-            say(f"items are scored from their indices: an {network} gains nothing beside dynamic"
-                " fields from what could be computed before")  # fmt: skip
+            say(
+                f"items are scored from their indices: an {network} gains nothing beside dynamic"
+                " fields from what could be computed before"
+            )
         return None
     parts = write_split(graph, network, layout, candidate, combine)
     shapes = prepared.encoder.context.shape, prepared.encoder.candidate.shape

@@ -98,9 +98,14 @@ def predict_blocks(
     check_kept(keep)
     found = Offline.open(local_bundle(bundle)).bundle
     # Files without rows are told as a single process tells them.
-    reader = Reader(found.spec, paths, max_bad_lines, label=False, keep=keep, stored=[
-        read_stored(found.spec, each, max_bad_lines) for each in stored
-    ])  # fmt: skip
+    reader = Reader(
+        found.spec,
+        paths,
+        max_bad_lines,
+        label=False,
+        keep=keep,
+        stored=[read_stored(found.spec, each, max_bad_lines) for each in stored],
+    )
     reader.require_columns(joins=True)
     # Workers have another working directory.
     reader.files = [LogFile(file.path.absolute(), file.name) for file in reader.files]

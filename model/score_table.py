@@ -17,8 +17,15 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _PARQUET = {"", ".parquet", ".parq", ".pq"}
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 _IN_TEXT = (
-    pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null, pl.Date, pl.Datetime, pl.Time,
-)  # fmt: skip
+    pl.String,
+    pl.Categorical,
+    pl.Enum,
+    pl.Boolean,
+    pl.Null,
+    pl.Date,
+    pl.Datetime,
+    pl.Time,
+)
 """Types beside numbers that text files can hold."""
 
 

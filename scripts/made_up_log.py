@@ -71,8 +71,10 @@ def write(spec: FeatureSpec, path: Path) -> None:
     clicking = {value: draw.random() * 0.6 for value in range(VALUES)}
     fields = {field.name: field for field in spec.fields}
     names = spec.columns or (
-        *fields, *({spec.timestamp} - {None, *fields}), spec.label,
-    )  # fmt: skip
+        *fields,
+        *({spec.timestamp} - {None, *fields}),
+        spec.label,
+    )
     delimiter = spec.delimiter or ","
     single = delimiter if len(delimiter) == 1 else UNIT_SEPARATOR
     with io.StringIO() as text, path.open("w", newline="", encoding="utf-8") as file:

@@ -38,7 +38,15 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
     def shown(self) -> dict[str, Any]:
         """Return the members of an answer, in the order in which people read them."""
         order = (
-            "logit", "score", "baseline_logit", "bias", "first_order", "pairs", "deep",
-            "shapley", "standard_error", "method",
-        )  # fmt: skip
+            "logit",
+            "score",
+            "baseline_logit",
+            "bias",
+            "first_order",
+            "pairs",
+            "deep",
+            "shapley",
+            "standard_error",
+            "method",
+        )
         return {name: value for name in order if (value := getattr(self, name)) is not None}

@@ -130,8 +130,12 @@ def _values(field: Categorical | MultiCategorical, needed: bool) -> list[Schema]
 
 def _described(field: Field) -> str:
     kind = type(field).__struct_config__.tag
-    words = {"categorical": "One value", "multi_categorical": "A list of values",
-             "numeric": "A number", "time": "Seconds since 1970, or ISO 8601"}  # fmt: skip
+    words = {
+        "categorical": "One value",
+        "multi_categorical": "A list of values",
+        "numeric": "A number",
+        "time": "Seconds since 1970, or ISO 8601",
+    }
     nulls = "".join(f", {text!r}" for text in field.null_values or ())
     absent = "required" if field.required else f"null{nulls} or absent counts as missing"
     dynamic = " It comes with each request, by id too." if field.dynamic else ""

@@ -147,7 +147,10 @@ def _range(info: inspect.IntType | inspect.FloatType) -> str:
     if info.ge is not None and info.le is not None:
         return f" from {info.ge:,} to {info.le:,}"
     bounds = [
-        ("above", info.gt), ("of at least", info.ge), ("below", info.lt), ("at most", info.le),
-    ]  # fmt: skip
+        ("above", info.gt),
+        ("of at least", info.ge),
+        ("below", info.lt),
+        ("at most", info.le),
+    ]
     given = [f"{word} {bound:,}" for word, bound in bounds if bound is not None]
     return f" {' and '.join(given)}" if given else ""

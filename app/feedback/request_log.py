@@ -122,9 +122,19 @@ class RequestLog:
         if self._key is not None and not self._chosen(route, trace, request_id):
             return
         answered = Answered(
-            time(), request_id, version, route, encoder, trace, scores, ids, listed, top_k,
-            degraded, places,
-        )  # fmt: skip
+            time(),
+            request_id,
+            version,
+            route,
+            encoder,
+            trace,
+            scores,
+            ids,
+            listed,
+            top_k,
+            degraded,
+            places,
+        )
         if len(self._queue) >= QUEUE_LINES or self._bytes_in - self._bytes_out >= QUEUE_BYTES:
             self._metrics.count_queue_full()
             return

@@ -94,13 +94,15 @@ class BundleCounts(Collector):
         missing = CounterMetricFamily("ctr_missing_values", "Absent values", labels=["slot"])
         oov = CounterMetricFamily("ctr_oov_values", "Values not in the vocabulary", labels=["slot"])
         trained_missing = GaugeMetricFamily(
-            "ctr_training_missing_share", "Share of the training part's rows without a value",
+            "ctr_training_missing_share",
+            "Share of the training part's rows without a value",
             labels=["slot"],
-        )  # fmt: skip
+        )
         trained_oov = GaugeMetricFamily(
-            "ctr_training_oov_share", "Share of the training part's rows with a value too rare",
+            "ctr_training_oov_share",
+            "Share of the training part's rows with a value too rare",
             labels=["slot"],
-        )  # fmt: skip
+        )
         for side in self._sides:
             for slot, absent, unseen in side.totals():
                 missing.add_metric([slot.name], absent)

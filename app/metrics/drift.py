@@ -72,9 +72,7 @@ def difference(window: Counts, trained: Counts) -> Difference | None:
     divergence = float(p @ np.log2(p / middle) + q @ np.log2(q / middle)) / 2
     freedom = max(1, len(window) - 1)
     chance = (freedom + DEVIATIONS * sqrt(2 * freedom)) * (1 / n + 1 / m)
-    return Difference(
-        float((p - q) @ np.log(p / q)), sqrt(max(0.0, divergence)), WORTH + chance
-    )  # fmt: skip
+    return Difference(float((p - q) @ np.log(p / q)), sqrt(max(0.0, divergence)), WORTH + chance)
 
 
 class SlotBins:
@@ -252,14 +250,12 @@ class Drift:
         return {
             "version": self._version,
             "slots": {
-                each.bins.slot.name: _shown(
-                    window[each.range], each.bins.trained, each.bins.names
-                )
+                each.bins.slot.name: _shown(window[each.range], each.bins.trained, each.bins.names)
                 for each in self._watched
             },
             "score": score,
             "unwatched": self.unwatched,
-        }  # fmt: skip
+        }
 
     def families(self) -> Iterable[Metric]:
         """The state as Prometheus shows it."""

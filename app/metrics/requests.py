@@ -15,15 +15,39 @@ STAGE_BUCKETS = (0.00002, 0.00005, 0.0001, 0.0002, *LATENCY_BUCKETS[:-1])
 SCORING, OPERATION = ("predict", "rank", "infer", "explain"), "operation"
 """Routes; every endpoint that does not score is the last one."""
 OUTCOMES = (
-    "200", "202", "400", "401", "403", "404", "405", "413", "415", "422", "429", "500", "501",
-    "503", "504", "gone",
-)  # fmt: skip
+    "200",
+    "202",
+    "400",
+    "401",
+    "403",
+    "404",
+    "405",
+    "413",
+    "415",
+    "422",
+    "429",
+    "500",
+    "501",
+    "503",
+    "504",
+    "gone",
+)
 CLASSES = {2: "2xx", 4: "4xx", 5: "5xx"}
 REFUSALS = (
-    "undecodable", "too_large", "wrong_media_type", "invalid", "queue_full",
-    "deadline_out_of_reach", "not_ready", "engine_failed", "vocabulary_unavailable",
-    "deadline_passed", "not_found", "internal", "not_offered",
-)  # fmt: skip
+    "undecodable",
+    "too_large",
+    "wrong_media_type",
+    "invalid",
+    "queue_full",
+    "deadline_out_of_reach",
+    "not_ready",
+    "engine_failed",
+    "vocabulary_unavailable",
+    "deadline_passed",
+    "not_found",
+    "internal",
+    "not_offered",
+)
 """Reasons for which scoring requests are refused; each is the ``reason`` of a ServiceError."""
 STAGES = {
     "encode": "Time from a request's last byte until all its rows are indices",

@@ -78,11 +78,16 @@ class ShadowCounts:
             return
         top = found.shared_top
         sums = (
-            len(found.differences), float(found.differences.sum(dtype=np.float64)),
+            len(found.differences),
+            float(found.differences.sum(dtype=np.float64)),
             float(np.abs(found.differences).sum(dtype=np.float64)),
-            found.live_score, found.shadow_score, top is not None, top or 0.0,
-            live_seconds, seconds,
-        )  # fmt: skip
+            found.live_score,
+            found.shadow_score,
+            top is not None,
+            top or 0.0,
+            live_seconds,
+            seconds,
+        )
         array = self._region.array
         array[_PLAIN : _PLAIN + _SUMS] += sums
         places = np.searchsorted(DIFFERENCE_BOUNDS, np.abs(found.differences))
@@ -94,9 +99,18 @@ class ShadowCounts:
         outcomes = dict(zip(OUTCOMES, found[1:_PLAIN], strict=True))
         rows, shift, sizes, live_scores, scores, tops, shared, live, own, *bins = found[_PLAIN:]
         return ShadowFigures(
-            rows, shift, sizes, live_scores, scores, tops, shared, live, own, np.array(bins),
+            rows,
+            shift,
+            sizes,
+            live_scores,
+            scores,
+            tops,
+            shared,
+            live,
+            own,
+            np.array(bins),
             outcomes,
-        )  # fmt: skip
+        )
 
 
 def families(version: str, counts: ShadowCounts | None) -> Iterable[Metric]:

@@ -168,9 +168,10 @@ class TrialMetrics(Collector):
             ended.add_metric([cause], number)
         yield ended
         share = GaugeMetricFamily(
-            "ctr_trial_share", "Share of the requests that the bundle on trial takes",
+            "ctr_trial_share",
+            "Share of the requests that the bundle on trial takes",
             labels=["version", "mode"],
-        )  # fmt: skip
+        )
         shown = self.shown
         if shown is not None:
             share.add_metric([shown.version, shown.mode], shown.share)

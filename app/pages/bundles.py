@@ -17,8 +17,13 @@ REPORT, FIGURES = "report.md", "figures.json"
 """Files of the directory ``NAME.report`` beside a bundle, which the trainer writes."""
 REPORT_BYTES = 2**20
 SHOWN_TRAINING = (
-    "best", "seconds", "rows_per_second", "stopped_early", "parameters", "calibration",
-)  # fmt: skip
+    "best",
+    "seconds",
+    "rows_per_second",
+    "stopped_early",
+    "parameters",
+    "calibration",
+)
 """Keys of a manifest's training that are shown."""
 
 

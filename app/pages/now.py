@@ -23,14 +23,32 @@ from app.metrics.registry import Metrics
 from app.pages.form import may_show, slot_names
 
 SHOWN = (
-    "ctr_requests", "ctr_request_seconds", "ctr_refused_requests", "ctr_encode_seconds",
-    "ctr_queue_seconds", "ctr_engine_seconds", "ctr_response_seconds", "ctr_batch_rows",
-    "ctr_batches", "ctr_queued_rows", "ctr_abandoned_requests", "ctr_rows", "ctr_missing_values",
-    "ctr_oov_values", "ctr_training_missing_share", "ctr_training_oov_share", "ctr_score",
-    "ctr_bundle_info", "ctr_catalogue_items", "ctr_catalogue_behind_seconds",
-    "ctr_unknown_fields", "ctr_engine_failures", "ctr_worker_restarts",
-    "process_resident_memory_bytes", "process_cpu_seconds",
-)  # fmt: skip
+    "ctr_requests",
+    "ctr_request_seconds",
+    "ctr_refused_requests",
+    "ctr_encode_seconds",
+    "ctr_queue_seconds",
+    "ctr_engine_seconds",
+    "ctr_response_seconds",
+    "ctr_batch_rows",
+    "ctr_batches",
+    "ctr_queued_rows",
+    "ctr_abandoned_requests",
+    "ctr_rows",
+    "ctr_missing_values",
+    "ctr_oov_values",
+    "ctr_training_missing_share",
+    "ctr_training_oov_share",
+    "ctr_score",
+    "ctr_bundle_info",
+    "ctr_catalogue_items",
+    "ctr_catalogue_behind_seconds",
+    "ctr_unknown_fields",
+    "ctr_engine_failures",
+    "ctr_worker_restarts",
+    "process_resident_memory_bytes",
+    "process_cpu_seconds",
+)
 """Metrics that the page shows."""
 SHOWN_PREFIXES = ("ctr_feedback_", "ctr_trial")
 DRIFT = "drift"

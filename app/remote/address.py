@@ -65,8 +65,9 @@ class Address:
     def __str__(self) -> str:
         if self.socket is not None:
             return f"unix://{self.socket}"
-        nodes = ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-                         for host, port in self.nodes)  # fmt: skip
+        nodes = ",".join(
+            f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.nodes
+        )
         service = f"/{self.service}" if self.service else ""
         return f"{self.scheme}://{nodes}{service}/{self.database}"
 

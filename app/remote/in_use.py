@@ -51,10 +51,11 @@ class InUseMark:
             self._refusal = written.code
             log.warning(
                 "the vocabulary cannot be marked as in use%s: %s",
-                "; the mark is there and its expiry renewed" if still_marked
+                "; the mark is there and its expiry renewed"
+                if still_marked
                 else "; prune may remove it",
                 written,
-            )  # fmt: skip
+            )
         self.problem = None if still_marked else _not_marked(written)
 
 

@@ -45,9 +45,10 @@ def golden_change(examples: Sequence[Example], new: Scorer, old: Scorer) -> Gold
         EngineFailed: an engine gives no scores.
     """
     candidates = list(
-        {json.dumps(each, sort_keys=True): each for one in examples for each in one.candidates}
-        .values()
-    )  # fmt: skip
+        {
+            json.dumps(each, sort_keys=True): each for one in examples for each in one.candidates
+        }.values()
+    )
     contexts = [example.context for example in examples]
     after, before = (_scores(scorer, contexts, candidates) for scorer in (new, old))
     top = max(1, min(TOP, len(candidates) // 2))

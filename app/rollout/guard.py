@@ -24,9 +24,18 @@ DEVIATIONS = 3.0
 LATENCY_BOUNDS: NDArray[np.float64] = np.array([1e-4 * 1.15**step for step in range(84)])
 """Upper bounds of the counted seconds, 0.1 ms to 11 s, each 15 % above the one before."""
 Cause = Literal[
-    "operator", "promoted", "replaced", "failures", "p99", "mean_score", "calibration", "engine",
-    "loading", "contract", "gone",
-]  # fmt: skip
+    "operator",
+    "promoted",
+    "replaced",
+    "failures",
+    "p99",
+    "mean_score",
+    "calibration",
+    "engine",
+    "loading",
+    "contract",
+    "gone",
+]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 """The causes of a trial's end, as metrics name them."""
 Range = tuple[Annotated[float, msgspec.Meta(gt=0)], Annotated[float, msgspec.Meta(gt=0)]]

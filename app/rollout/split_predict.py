@@ -170,7 +170,7 @@ def split_predict(
     split.halves = [
         _Half(split, own, scorer, counting)
         for own, (scorer, counting) in zip(places, sides, strict=True)
-    ]  # fmt: skip
+    ]
     request.rows = len(is_canarys)
     request.versions = [(canary if own else live)[0].version for own in is_canarys]
     # Neither is closed before its half has come, though it has no other requests.

@@ -15,8 +15,16 @@ from app.features.arrays import Packed
 class Trace:
     """The things that the request log needs of a request; it is filled on the event loop only."""
 
-    __slots__ = ("body", "candidates", "context", "contexts", "instances", "key", "key_value",
-                 "row_context")  # fmt: skip
+    __slots__ = (
+        "body",
+        "candidates",
+        "context",
+        "contexts",
+        "instances",
+        "key",
+        "key_value",
+        "row_context",
+    )
 
     def __init__(self, body: bytes, key: str | None) -> None:
         """``key`` is the field of a context by which requests are chosen, if there is one."""

@@ -206,8 +206,10 @@ class Trials:
             reason = str(error) if foreseen else type(error).__name__
             log.error(
                 "bundle %s cannot be on trial: %s",
-                path.name, reason, exc_info=None if foreseen else error,
-            )  # fmt: skip
+                path.name,
+                reason,
+                exc_info=None if foreseen else error,
+            )
             self._note_end(candidate, "loading")
             await self._write_end(candidate, "loading", reason)
             return
@@ -276,8 +278,11 @@ class Trials:
         )
         log.info(
             "%s %s takes %g of the requests beside %s",
-            candidate.mode, candidate.version, candidate.share, version,
-        )  # fmt: skip
+            candidate.mode,
+            candidate.version,
+            candidate.share,
+            version,
+        )
 
     def _canary(self, held: OnTrial, key: str, number: int) -> Canary:
         candidate, spec = held.candidate, held.bundle.loaded.bundle.spec
@@ -340,8 +345,10 @@ class Trials:
         except OSError as error:
             log.error(
                 "the end of the trial of %s cannot be written, so other services over %s go on: %s",
-                candidate.version, self._directory, error.strerror,
-            )  # fmt: skip
+                candidate.version,
+                self._directory,
+                error.strerror,
+            )
 
     async def close(self) -> None:
         """Wait for what is being written; the builder closes the bundle."""

@@ -48,9 +48,14 @@ HOLD_SECONDS = 0.0005
 LONG_BODY = 4 * 1024
 """Bytes of a body from which on its request waits for its turn among the long ones."""
 _READ_HEADERS = frozenset(
-    (b"content-length", b"content-type", b"content-encoding", b"x-request-id",
-     b"x-request-timeout-ms")
-)  # fmt: skip
+    (
+        b"content-length",
+        b"content-type",
+        b"content-encoding",
+        b"x-request-id",
+        b"x-request-timeout-ms",
+    )
+)
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 

@@ -164,18 +164,31 @@ class Exchange(ABC):
         return None if request_log is None else request_log.trace(self.request_id, body)
 
     def log_half(
-        self, scorer: Scorer, trace: Trace, scores: Scores, listed: ListedItems | None,
+        self,
+        scorer: Scorer,
+        trace: Trace,
+        scores: Scores,
+        listed: ListedItems | None,
         places: Sequence[int],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Hand the instances of a divided request that one bundle scored over to the log."""
         request_log, route = self.endpoint.request_log, self.endpoint.route.name
         if route == "explain" or route == "infer" or request_log is None:
             return
         if self.status == 200:
             request_log.take(
-                self.request_id, scorer.version, route, scorer.encoder, trace,
-                scores, None, listed, None, self.lacking, places,
-            )  # fmt: skip
+                self.request_id,
+                scorer.version,
+                route,
+                scorer.encoder,
+                trace,
+                scores,
+                None,
+                listed,
+                None,
+                self.lacking,
+                places,
+            )
 
     @property
     def lacking(self) -> list[str]:

@@ -27,18 +27,22 @@ BodiesExample = tuple[dict[str, Any], dict[str, Any] | None]
 
 _HEADERS: list[dict[str, Any]] = [
     {
-        "name": "X-Request-Timeout-Ms", "in": "header", "required": False,
+        "name": "X-Request-Timeout-Ms",
+        "in": "header",
+        "required": False,
         "description": "Milliseconds that the request may take, where that is less than the"
         " service's own limit.",
         "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
     },
     {
-        "name": "X-Request-Id", "in": "header", "required": False,
+        "name": "X-Request-Id",
+        "in": "header",
+        "required": False,
         "description": "The caller's own name for the request; echoed if it is plain ASCII of at"
         " most 128 characters, else replaced.",
         "schema": {"type": "string"},
     },
-]  # fmt: skip
+]
 _REQUEST_ID: dict[str, Any] = {
     "description": "The request's name: the caller's, or a new one.",
     "schema": {"type": "string"},
@@ -101,11 +105,13 @@ def _binary(operation: dict[str, Any]) -> None:
     operation["responses"]["200"]["content"][infer.BINARY.decode()] = tensors
     operation["parameters"].append(
         {
-            "name": "Inference-Header-Content-Length", "in": "header", "required": False,
+            "name": "Inference-Header-Content-Length",
+            "in": "header",
+            "required": False,
             "description": "Bytes of the JSON before the tensors, where there are any.",
             "schema": {"type": "integer", "minimum": 0},
         }
-    )  # fmt: skip
+    )
 
 
 def _drop_validation_errors(document: dict[str, Any]) -> None:
@@ -163,18 +169,21 @@ def _schemas(bundle: Bundle | None, limits: Limits, routes: Sequence[Route]) -> 
         places: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
             "Instance": (instances, "items", json_schema.instance(spec, closed)),
             "Context": (
-                schemas["RankRequest"]["properties"], "context",
+                schemas["RankRequest"]["properties"],
+                "context",
                 json_schema.features(spec, "context", closed),
             ),
             "CandidateFeatures": (
-                schemas["CandidateModel"]["properties"], "features",
+                schemas["CandidateModel"]["properties"],
+                "features",
                 json_schema.features(spec, "candidate", closed),
             ),
             "CandidateColumns": (
-                schemas["ColumnsModel"]["properties"], "features",
+                schemas["ColumnsModel"]["properties"],
+                "features",
                 json_schema.columns(spec, closed),
             ),
-        }  # fmt: skip
+        }
         for name, (parent, key, schema) in places.items():
             schemas[name] = schema
             parent[key] = {"$ref": f"#/components/schemas/{name}"}

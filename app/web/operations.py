@@ -208,15 +208,20 @@ def build_router(
             "tolerance": loaded.engine.tolerance,
             "golden_examples_worst_difference": loaded.worst_difference,
             "fields": [
-                {"name": f.name, "kind": type(f).__struct_config__.tag, "side": f.side,
-                 "required": f.required, "dynamic": f.dynamic,
-                 "dtype": getattr(f, "dtype", None)}
+                {
+                    "name": f.name,
+                    "kind": type(f).__struct_config__.tag,
+                    "side": f.side,
+                    "required": f.required,
+                    "dynamic": f.dynamic,
+                    "dtype": getattr(f, "dtype", None),
+                }
                 for f in spec.fields
             ],
             "metrics": manifest.metrics,
             "training": manifest.training,
             "data": manifest.data,
-        }  # fmt: skip
+        }
 
     @router.get(
         "/drift",

@@ -80,9 +80,13 @@ def ranking(told: Any) -> Ranking:
     """Read an answer of ``/rank``."""
     places = [Ranked(each["score"], each.get("index"), each.get("id")) for each in told["ranking"]]
     return Ranking(
-        places, told["version"], told.get("degraded", ()), _unknown(told), told.get("scored"),
+        places,
+        told["version"],
+        told.get("degraded", ()),
+        _unknown(told),
+        told.get("scored"),
         told.get("of"),
-    )  # fmt: skip
+    )
 
 
 def model_info(told: Any) -> ModelInfo:

@@ -104,9 +104,11 @@ def attempts(
                 return _read(call, response)
             headers = response.headers
             error = refusal(
-                response.status_code, response.content, headers.get("retry-after"),
+                response.status_code,
+                response.content,
+                headers.get("retry-after"),
                 headers.get("x-request-id"),
-            )  # fmt: skip
+            )
             if not (isinstance(error, ServiceError) and error.status in RETRIED):
                 raise error
             if error.retry_after is None:

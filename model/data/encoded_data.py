@@ -88,11 +88,19 @@ def write_encoded(
         samples = sample_of(split_rows.part, [rows for rows, _ in found], SAMPLE)
     frames = [
         FrameToEncode(
-            number, directory, spec, vocabulary, not places.many, path, where,
-            split_rows.part_file, split_rows.parts, sample,
+            number,
+            directory,
+            spec,
+            vocabulary,
+            not places.many,
+            path,
+            where,
+            split_rows.part_file,
+            split_rows.parts,
+            sample,
         )
         for number, ((where, path), sample) in enumerate(zip(found, samples, strict=True))
-    ]  # fmt: skip
+    ]
     rows: list[dict[str, Any]] = []
     with progress_bar("encoding", len(split_rows.on_disk), "rows", progress) as shown:
         for frame, tested in zip(frames, places.map(encode_frame, frames), strict=True):

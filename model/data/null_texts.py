@@ -13,9 +13,26 @@ from model.data.dataset import Dataset
 from model.data.slot_counts import slot_columns
 
 NULL_TEXTS = (
-    "\\N", "NULL", "Null", "null", "(null)", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan",
-    "NAN", "None", "nil", "undefined", ".", "-", "?",
-)  # fmt: skip
+    "\\N",
+    "NULL",
+    "Null",
+    "null",
+    "(null)",
+    "NA",
+    "N/A",
+    "n/a",
+    "#N/A",
+    "<NA>",
+    "NaN",
+    "nan",
+    "NAN",
+    "None",
+    "nil",
+    "undefined",
+    ".",
+    "-",
+    "?",
+)
 """Of Hive and MySQL, SQL, R, pandas, spreadsheets, Python, JavaScript, SAS and web servers."""
 FREQUENT = 0.01
 """Share of the rows from which on such a text is worth a warning."""

@@ -53,9 +53,13 @@ _SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     # Integers from 2^63 upward are LARGE, their key less 2^64; numbers with a fraction are the
     # bits of their float32.
     "numbers": {
-        SLOT: pl.UInt32, BUCKET: pl.UInt8, LARGE: pl.Boolean, KEY: pl.Int64, COUNT: pl.Int64,
+        SLOT: pl.UInt32,
+        BUCKET: pl.UInt8,
+        LARGE: pl.Boolean,
+        KEY: pl.Int64,
+        COUNT: pl.Int64,
     },
-}  # fmt: skip
+}
 KINDS = tuple(_SCHEMAS)
 Counts = Mapping[str, pl.DataFrame]
 """The lines of both kinds."""

@@ -268,9 +268,14 @@ def draft(
     serving = serving or Serving()
     _check_columns(
         look,
-        {"--label": [label_name], "--context": context, "--candidate": candidate,
-         "--serve": serving.serve, "--dynamic": serving.dynamic},
-    )  # fmt: skip
+        {
+            "--label": [label_name],
+            "--context": context,
+            "--candidate": candidate,
+            "--serve": serving.serve,
+            "--dynamic": serving.dynamic,
+        },
+    )
     of_items: frozenset[str] = frozenset()
     if look.items is not None:
         of_items = look.items.columns
@@ -369,10 +374,12 @@ def _spec(look: Look, kept: Mapping[str, Found], of_items: Collection[str]) -> F
     fields = [each.field for each in kept.values() if each.field is not None]
     ordered = [field for side in ("context", "candidate") for field in fields if field.side == side]
     times = [
-        each for each in kept.values()
-        if each.moments is not None and each.moments.present.all()
+        each
+        for each in kept.values()
+        if each.moments is not None
+        and each.moments.present.all()
         and each.column.name not in of_items
-    ]  # fmt: skip
+    ]
     timestamp = max(times, key=lambda each: len(each.column.values), default=None)
     return replace(
         look.layout,

@@ -48,9 +48,7 @@ def with_items(look: Look, paths: Sequence[Path], key: str, progress: bool = Tru
     frame = _joined(look.frame, items.frame, key, named)
     if not frame.height:
         raise DataError(f"--id: no row of the data has the {key!r} of an item of --items")
-    found = Items(
-        items.names, key, frozenset(added), look.frame.height - frame.height, items.bad
-    )  # fmt: skip
+    found = Items(items.names, key, frozenset(added), look.frame.height - frame.height, items.bad)
     unusable = {
         name: why for name, why in items.unusable.items() if name not in look.columns and name
     }

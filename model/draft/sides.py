@@ -51,8 +51,9 @@ def guess_sides(
         "candidate": _keys([codes[name] for name in candidate]),
     }
     named: dict[Side, str] = {
-        "context": ", ".join(context), "candidate": ", ".join(candidate),
-    }  # fmt: skip
+        "context": ", ".join(context),
+        "candidate": ", ".join(candidate),
+    }
     varying = {side: named[side] for side in keys if any(map(tells, keys[side]))}
     if item is not None and tells(codes[item]):
         # All that an item has is in its file, so what varies within its rows is the request's.

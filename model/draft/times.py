@@ -18,12 +18,25 @@ LOOKED_AT = 1_000
 FEW = 20
 """Whole numbers that are fewer are a time only if the column's name says so."""
 FORMATS = (
-    "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d", "%d/%b/%Y:%H:%M:%S %z",
-    "%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y",
-    "%m/%d/%Y %H:%M:%S", "%d/%m/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M",
-    "%m/%d/%Y %I:%M:%S %p", "%m/%d/%Y %I:%M %p", "%m/%d/%Y", "%d/%m/%Y",
-    "%a, %d %b %Y %H:%M:%S %z", "%Y-%m-%d-%H", "%Y-%m-%d_%H:%M:%S",
-)  # fmt: skip
+    "%Y/%m/%d %H:%M:%S",
+    "%Y/%m/%d %H:%M",
+    "%Y/%m/%d",
+    "%d/%b/%Y:%H:%M:%S %z",
+    "%d.%m.%Y %H:%M:%S",
+    "%d.%m.%Y %H:%M",
+    "%d.%m.%Y",
+    "%m/%d/%Y %H:%M:%S",
+    "%d/%m/%Y %H:%M:%S",
+    "%m/%d/%Y %H:%M",
+    "%d/%m/%Y %H:%M",
+    "%m/%d/%Y %I:%M:%S %p",
+    "%m/%d/%Y %I:%M %p",
+    "%m/%d/%Y",
+    "%d/%m/%Y",
+    "%a, %d %b %Y %H:%M:%S %z",
+    "%Y-%m-%d-%H",
+    "%Y-%m-%d_%H:%M:%S",
+)
 """Other ways of writing a moment; where day and month leave a doubt, the month comes first."""
 MILLISECONDS = (EARLIEST * 1000, 4_102_444_800_000)
 _DAY = 86_400

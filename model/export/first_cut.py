@@ -68,7 +68,9 @@ def first_cut(
         [
             helper.make_node("Shape", ["candidate"], ["first_cut_rows"], start=0, end=1),
             helper.make_node(
-                "ConstantOfShape", ["first_cut_rows"], ["row_context"],
+                "ConstantOfShape",
+                ["first_cut_rows"],
+                ["row_context"],
                 value=helper.make_tensor("value", TensorProto.INT32, [1], [0]),
             ),
         ],
@@ -97,7 +99,7 @@ def first_cut(
         _average_context(layout),
         item,
         left_out,
-    )  # fmt: skip
+    )
 
 
 def _vector(value: str, name: str) -> list[NodeProto]:

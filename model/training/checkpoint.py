@@ -24,8 +24,13 @@ KEPT = 2
 
 
 ROWS = (
-    "network.table", "network.learned", "best.table", "best.learned", "table.mean", "table.square",
-)  # fmt: skip
+    "network.table",
+    "network.learned",
+    "best.table",
+    "best.learned",
+    "table.mean",
+    "table.square",
+)
 """Arrays with a row for each row of the table, of which a process of a sharded one has its own."""
 
 
