@@ -117,10 +117,14 @@ def test_what_one_worker_cannot_serve_none_does(
     assert admin.versions() == {other_bundle.name}
 
 
+@pytest.mark.long
 def test_a_refused_one_is_tried_again_on_demand(
     start_admin: StartAdmin, valkey: RedisServer, both: Path, tiny_bundle: Path, other_bundle: Path
 ) -> None:
-    """Its vocabulary was not in Redis; now it is, and its files are what they were."""
+    """Its vocabulary was not in Redis; now it is, and its files are what they were.
+
+    Half a minute of it is the time for which a service waits for a vocabulary.
+    """
     (both / CURRENT).write_text(tiny_bundle.name)
     publish_now(valkey.url, tiny_bundle)
     admin = start_admin(both, redis_url=valkey.url, vocabulary_fallback="reject", workers=2)
