@@ -18,7 +18,7 @@ from app.features.vocabulary import Edges
 from app.metrics.drift import Difference, difference
 from model.config import TrainConfig
 from model.data.dataset import Dataset
-from model.data.log_files import DataError
+from model.data.errors import DataError
 from model.data.prepare import Prepared
 from model.data.reader import LEFT_OUT
 from model.data.slot_counts import SlotCounts, count_slots

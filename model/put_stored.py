@@ -17,9 +17,11 @@ from app.features.nearest import suggestion
 from app.features.spec import Categorical, FeatureSpec, MultiCategorical
 from app.store.opening import open_to_put
 from app.store.store import MOST_ID_BYTES, MOST_VALUE_BYTES, Item
-from model.data.log_files import DataError, LogFile, column_names
+from model.data.errors import DataError
+from model.data.log_files import column_names
 from model.data.stored_files import StoredFiles
 from model.data.stored_values import StoredValues, read_stored
+from model.data.wanted_columns import LogFile
 from model.progress import progress_bar, say
 
 SHOWN_NAMES = 5

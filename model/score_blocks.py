@@ -21,12 +21,14 @@ import polars as pl
 from app.files import PARTIAL, remove_abandoned, write_file
 from model.cluster.places import Places
 from model.data.block_reading import BlockRead, merge_notes
+from model.data.errors import DataError, no_usable_line
 from model.data.file_blocks import BlockSize, FileContent, FilePart
 from model.data.input_files import InputFiles
-from model.data.log_files import FILE, KEPT, LINE, DataError, LogFile, Source, no_usable_line
+from model.data.log_files import Source
 from model.data.reader import Reader
 from model.data.stored_files import StoredFiles
 from model.data.stored_values import StoredValues, read_stored
+from model.data.wanted_columns import FILE, KEPT, LINE, LogFile
 from model.fingerprint import fingerprint_of
 from model.progress import progress_bar, say
 from model.remote.bundles import local_bundle

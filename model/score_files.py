@@ -17,12 +17,13 @@ from app.features.graph_inputs import Scores
 from app.features.spec import DataPart
 from app.scoring.engine import Engine
 from model.data.encode import encode
+from model.data.errors import DataError
 from model.data.input_files import InputFiles
-from model.data.log_files import FILE, KEPT, LINE, DataError
 from model.data.reader import Reader
 from model.data.split import PARTS
 from model.data.stored_files import StoredFiles
 from model.data.stored_values import read_stored
+from model.data.wanted_columns import FILE, KEPT, LINE
 from model.progress import warn
 from model.quality.calibration import Calibration, calibrated
 from model.quality.figures import Quality, evaluate_scores

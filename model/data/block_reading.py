@@ -16,10 +16,10 @@ from app.files import write_file
 from model.data.bad_lines import BadLines
 from model.data.file_blocks import FilePart
 from model.data.frames_on_disk import write_frame
-from model.data.log_files import LogFile
 from model.data.reader import Reader
 from model.data.stored_files import StoredFiles
 from model.data.stored_values import StoredValues
+from model.data.wanted_columns import LogFile
 
 StoredPlaces = Sequence[tuple[StoredFiles, Path]]
 """Files with values of items or users, and where their entries lie as one frame."""

@@ -22,13 +22,15 @@ from model.data.block_reading import (
     read_block,
     write_stored,
 )
+from model.data.errors import DataError, no_usable_line
 from model.data.file_blocks import BlockSize, FileContent, Looked, look
 from model.data.frames_on_disk import FrameFile, FramesOnDisk
-from model.data.log_files import DataError, LogFile, Source, no_usable_line, visible
+from model.data.log_files import Source, visible
 from model.data.reader import MOMENT, Reader
 from model.data.split import PARTS, SHARES, SplitMode, split
 from model.data.stored_files import StoredFiles
 from model.data.stored_values import StoredValues, read_stored
+from model.data.wanted_columns import LogFile
 from model.fingerprint import fingerprint_of
 from model.progress import progress_bar
 

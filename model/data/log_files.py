@@ -2,69 +2,30 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import re
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 from polars import selectors as cs
 
-from app.errors import CtrError
-from app.features.nearest import suggestion
 from app.features.spec import FeatureSpec
 from model.data.bad_lines import BadLines
+from model.data.errors import DataError, no_usable_line
 from model.data.file_blocks import WHOLE, FilePart, chunks_of
-from model.data.file_kinds import (
-    DELIMITERS,
-    NOT_DECOMPRESSED,
-    ending_of_text,
-    is_json_lines,
-    is_parquet,
-)
+from model.data.file_kinds import is_json_lines, is_parquet
 from model.data.json_lines import Columns, UnreadableLine, as_bytes, as_text, read_object
-from model.data.opened_text import FIRST_BYTES, open_text
+from model.data.opened_text import open_text
 from model.data.parquet_columns import ParquetColumns, UnreadableColumn, check_fit
+from model.data.text_log import read_text, text_names
+from model.data.wanted_columns import FILE, KEPT, LINE, LogFile, Wanted
 
-LINE, FILE = "\0line", "\0file"
-"""Columns of a frame beside those of the spec, whose names have no NUL."""
-KEPT = "\0kept "
-"""Before the name of a column that is in a frame as the file has it."""
-_SHOWN_NAMES = 200
-"""Characters of the columns' names in a message."""
 ROWS_AT_ONCE = 2**17
-_BYTES_AT_ONCE = 32 * 2**20
 _JSON_BYTES_AT_ONCE = 8 * 2**20
 """Values of a line as Python holds them take several times its bytes."""
-_OTHER_DELIMITERS = (",", ";", "\t", "|")
-"""Delimiters that a file may have where the spec says another."""
-_SINGLE_BYTES = b"\x1f\x1e\x1d\x1c\x01\x02\x03\x04\x05\x06\x07\x0e\x0f\x10\x11\x12\x13\x14\x15"
-"""Control characters, one of which stands for a long delimiter in text that lacks it."""
-
-
-class DataError(CtrError):
-    """Data that cannot be trained on; the message names file, line and column."""
-
-
-class AbsentColumns(DataError):
-    """A file lacks columns; the message names the first."""
-
-    # Defaults let it be pickled: a process may raise it in another's place.
-    def __init__(self, message: str, names: Sequence[str] = (), near: bool = False) -> None:
-        super().__init__(message)
-        self.names = names
-        self.near = near
-        """True if a column that is there was probably meant."""
-
-
-def no_usable_line(name: str, bad: BadLines) -> DataError:
-    """Return the error of a file that has lines, all of them bad."""
-    return DataError(f"{name} has no usable line\n{bad.report()}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +36,6 @@ class Source:
     sha256: str
     bytes: int
     rows: int
-
-
-class LogFile(NamedTuple):
-    """A file, and its name in messages and results."""
-
-    path: Path
-    name: str
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
@@ -104,27 +58,6 @@ def visible(paths: Sequence[Path]) -> list[Path]:
     Programs that write parts into a directory begin the names of other files with ``_`` or ``.``.
     """
     return [path for path in paths if not path.name.startswith(("_", "."))]
-
-
-class _Wanted(NamedTuple):
-    """The columns that are read."""
-
-    names: Sequence[str]
-    keep: Sequence[str]
-    optional: Collection[str]
-    key: str | None = None
-    part: FilePart = WHOLE
-
-    def of(self, file: LogFile, present: Sequence[str]) -> list[str]:
-        """Return those of a file with these columns, but for kept ones.
-
-        Raises:
-            DataError: it lacks one.
-        """
-        wanted = [n for n in self.names if n in present or n not in self.optional]
-        _require_columns(file, wanted, present)
-        _require_columns(file, self.keep, present, "--keep: ")
-        return wanted
 
 
 def pieces(
@@ -152,8 +85,8 @@ def pieces(
     """
     file = LogFile(path, name or path.name)
     with _errors_of_reading(path):
-        read = _parquet if is_parquet(path) else _json if is_json_lines(path) else _text
-        for frame, position in read(spec, file, _Wanted(wanted, keep, optional, key, part), bad):
+        read = _parquet if is_parquet(path) else _json if is_json_lines(path) else read_text
+        for frame, position in read(spec, file, Wanted(wanted, keep, optional, key, part), bad):
             yield Piece(frame.with_columns(pl.lit(file.name).alias(FILE)), position)
 
 
@@ -174,7 +107,7 @@ def require_columns(
         with _errors_of_reading(file.path):
             names = _names(spec, file)
         if names is not None:
-            _Wanted(wanted, keep, optional).of(file, names)
+            Wanted(wanted, keep, optional).of(file, names)
 
 
 def column_names(spec: FeatureSpec, file: LogFile, key: str | None = None) -> list[str] | None:
@@ -209,7 +142,7 @@ def _names(spec: FeatureSpec, file: LogFile) -> list[str] | None:
     if is_json_lines(file.path):
         with open_text(file.path):
             return None
-    return _text_names(spec, file)
+    return text_names(spec, file)
 
 
 @contextmanager
@@ -245,7 +178,7 @@ def _errors_of_parquet(file: LogFile) -> Iterator[None]:
 
 
 def _parquet(
-    spec: FeatureSpec, file: LogFile, wanted: _Wanted, bad: BadLines
+    spec: FeatureSpec, file: LogFile, wanted: Wanted, bad: BadLines
 ) -> Iterator[tuple[pl.DataFrame, int]]:
     with _errors_of_parquet(file):
         if not (size := file.path.stat().st_size):
@@ -274,66 +207,8 @@ def _parquet(
             yield frame.with_columns(numbers.alias(LINE)), size * stop // rows
 
 
-def _require_columns(
-    file: LogFile, wanted: Sequence[str], present: Sequence[str], option: str = ""
-) -> None:
-    for name in wanted:
-        if name not in present:
-            if mark := _meant_delimiter(wanted, present):
-                raise AbsentColumns(
-                    f"{option}{file.name}: column {name!r} is absent, as names are separated by"
-                    f" {mark!r} there: delimiter = {json.dumps(mark)} in the feature spec reads it"
-                )
-            names = ", ".join(map(repr, present))
-            shown = names if len(names) <= _SHOWN_NAMES else f"{names[:_SHOWN_NAMES]}…"
-            # A column that is wanted itself was not meant by another name.
-            near = suggestion(name, [each for each in present if each not in wanted])
-            raise AbsentColumns(
-                f"{option}{file.name}: column {name!r} is absent; the columns are {shown}{near}",
-                [each for each in wanted if each not in present],
-                bool(near),
-            )
-        if present.count(name) > 1:
-            raise DataError(f"{option}{file.name}: column {name!r} is there more than once")
-
-
-def _meant_delimiter(wanted: Sequence[str], present: Sequence[str]) -> str:
-    """Return what separates the wanted names within a header that was read as one; else empty."""
-    if len(present) != 1:
-        return ""
-    parted = {mark: present[0].split(mark) for mark in _OTHER_DELIMITERS}
-    return next((mark for mark, names in parted.items() if {*wanted} <= {*names}), "")
-
-
-def _text(
-    spec: FeatureSpec, file: LogFile, wanted: _Wanted, bad: BadLines
-) -> Iterator[tuple[pl.DataFrame, int]]:
-    """Read a delimited file: one record a line; text is left as text."""
-    delimiter = _delimiter(spec, file)
-    total, usable = bad.total, False
-    with open_text(file.path) as (on_disk, opened):
-        names, first_line = _header(spec, file, opened, delimiter)
-        if names is None:
-            return
-        own = wanted.of(file, names)
-        read = list(dict.fromkeys([*own, *wanted.keep]))
-        if wanted.part.start:
-            first_line = wanted.part.first_line
-        chunks = chunks_of(opened, _BYTES_AT_ONCE, wanted.part)
-        for numbers, lines in _good_lines(file, chunks, delimiter, len(names), first_line, bad):
-            frame = _parsed(b"\n".join(lines) + b"\n", delimiter, names, read)
-            if frame.height != len(lines):
-                raise DataError(f"{file.name}: quotes near line {numbers[0]} do not pair up")
-            usable = True
-            kept = [frame[name].alias(KEPT + name) for name in wanted.keep]
-            frame = frame.select(cs.by_name(*own)).with_columns(kept)
-            yield frame.with_columns(pl.Series(LINE, numbers, pl.Int64)), on_disk.tell()
-    if bad.total > total and not usable and wanted.part == WHOLE:
-        raise no_usable_line(file.name, bad)
-
-
 def _json(
-    spec: FeatureSpec, file: LogFile, wanted: _Wanted, bad: BadLines
+    spec: FeatureSpec, file: LogFile, wanted: Wanted, bad: BadLines
 ) -> Iterator[tuple[pl.DataFrame, int]]:
     """Read a file of JSON objects, one a line; values are left as their JSON."""
     total, usable, first = bad.total, False, wanted.part.first_line
@@ -374,118 +249,3 @@ def _add_objects(
                 for name, column in columns.items():
                     column.append(as_bytes(values, name))
                 yield number
-
-
-def _text_names(spec: FeatureSpec, file: LogFile) -> list[str] | None:
-    """Return the names of a file's columns, None if it is empty."""
-    delimiter = _delimiter(spec, file)
-    with open_text(file.path) as (_, opened):
-        return _header(spec, file, opened, delimiter)[0]
-
-
-def _delimiter(spec: FeatureSpec, file: LogFile) -> str:
-    """Return the spec's delimiter, or the one that the file's ending suggests."""
-    path = file.path
-    ending = ending_of_text(path)
-    if ending in NOT_DECOMPRESSED:
-        raise DataError(f"{file.name} is compressed with another program than gzip: decompress it")
-    delimiter = spec.delimiter or DELIMITERS.get(ending)
-    if delimiter is None:
-        shown = next(s for s in reversed(path.suffixes) if s.lower() == ending) if ending else ""
-        raise DataError(
-            f"{file.name}: unknown ending {shown!r}; CSV, TSV, JSON lines and Parquet are read, and"
-            " other delimited text if the spec has a `delimiter`"
-        )
-    return delimiter
-
-
-def _parsed(
-    text: bytes, delimiter: str, names: Sequence[str], wanted: Sequence[str]
-) -> pl.DataFrame:
-    """Parse lines of equal width into the wanted columns, as text."""
-    single, replaced = delimiter, text
-    if len(delimiter.encode()) > 1:
-        single = _absent(text)
-        replaced = text.replace(delimiter.encode(), single.encode())
-    places = [names.index(name) for name in wanted]
-    frame = pl.read_csv(
-        replaced,
-        has_header=False,
-        schema={f"column_{place + 1}": pl.String() for place in range(len(names))},
-        columns=[f"column_{place + 1}" for place in places],
-        separator=single,
-        quote_char=None if delimiter == "\t" else '"',
-    ).select(pl.col(f"column_{place + 1}").alias(names[place]) for place in places)
-    if single == delimiter:
-        return frame
-    # Inside of quotes the delimiter is text.
-    return frame.with_columns(pl.all().str.replace_all(single, delimiter, literal=True))
-
-
-def _absent(text: bytes) -> str:
-    """Return a character that takes one byte and is not in a text."""
-    for byte in _SINGLE_BYTES:
-        if byte not in text:
-            return chr(byte)
-    raise DataError("a `delimiter` of several bytes needs text without control characters")
-
-
-def _header(
-    spec: FeatureSpec, file: LogFile, opened: IO[bytes], delimiter: str
-) -> tuple[list[str] | None, int]:
-    """Return the column names, None in an empty file, and the number of the first data line."""
-    if spec.columns is not None:
-        return list(spec.columns), 1
-    content = opened.readline()
-    try:
-        line = content.decode().rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file.name}:1: the header is not UTF-8") from error
-    if not line:
-        if not opened.read(FIRST_BYTES).strip():
-            return None, 2
-        raise DataError(f"{file.name}:1: the header is an empty line")
-    single = _absent(content)
-    names = next(csv.reader([line.replace(delimiter, single)], delimiter=single))
-    return [name.replace(single, delimiter) for name in names], 2
-
-
-def _good_lines(
-    file: LogFile,
-    chunks: Iterable[list[bytes]],
-    delimiter: str,
-    width: int,
-    number: int,
-    bad: BadLines,
-) -> Iterator[tuple[list[int], list[bytes]]]:
-    """Yield chunks of lines with the right number of values, and their line numbers."""
-    mark = delimiter.encode()
-    quoting = delimiter != "\t"
-    edge = re.escape(mark)
-    quoted = re.compile(rb'(^|%b)"[^"]*(?:""[^"]*)*"(?=%b|\Z)' % (edge, edge))
-    for chunk in chunks:
-        numbers, lines = [], []
-        for ended in chunk:
-            line = ended.rstrip(b"\r\n")
-            problem = None
-            if line:
-                bare = quoted.sub(rb"\1", line) if quoting and b'"' in line else line
-                values = bare.count(mark) + 1
-                if quoting and b'"' in bare:
-                    problem = "a quote that does not pair up"
-                elif values != width:
-                    problem = f"{values} values, expected {width}"
-                elif not line.isascii():
-                    try:
-                        line.decode()
-                    except UnicodeDecodeError:
-                        problem = "not UTF-8"
-                bad.total += 1
-                if problem is None:
-                    numbers.append(number)
-                    lines.append(line)
-                else:
-                    bad.add(file.name, number, problem)
-            number += 1
-        if lines:
-            yield numbers, lines

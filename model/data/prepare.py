@@ -21,9 +21,10 @@ from model.cluster.places import THIS_PROCESS, Places
 from model.config import TrainConfig
 from model.data.dataset import Dataset
 from model.data.encoded_data import EncodedData, code_hash, read_encoded, write_encoded
+from model.data.errors import DataError
 from model.data.file_blocks import BlockSize, FileContent
 from model.data.input_files import InputFiles
-from model.data.log_files import DataError, Source
+from model.data.log_files import Source
 from model.data.null_texts import null_warnings
 from model.data.slot_counts import always_present
 from model.data.value_counts import count_rows

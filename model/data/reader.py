@@ -26,21 +26,9 @@ from app.features.spec import FeatureSpec, Field, Time
 from app.files import sha256
 from model.data.bad_lines import BadLines
 from model.data.doubtful_moments import date_formats, date_hint
+from model.data.errors import AbsentColumns, DataError
 from model.data.file_blocks import WHOLE, FilePart
-from model.data.log_files import (
-    FILE,
-    KEPT,
-    LINE,
-    AbsentColumns,
-    DataError,
-    LogFile,
-    Piece,
-    Source,
-    distinct_names,
-    pieces,
-    require_columns,
-    visible,
-)
+from model.data.log_files import Piece, Source, distinct_names, pieces, require_columns, visible
 from model.data.moments import is_moment
 from model.data.null_texts import null_hint
 from model.data.parquet_columns import without_nan
@@ -48,6 +36,7 @@ from model.data.reading_notes import ReadingNotes
 from model.data.row_weights import weight_problems
 from model.data.stored_values import StoredValues, absent_advice
 from model.data.values import distinct, field_values, problems_of, unlearned
+from model.data.wanted_columns import FILE, KEPT, LINE, LogFile
 from model.progress import progress_bar
 
 MOMENT = "\0moment"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from app.features.spec import DataPart
 from app.files import put_in_place
-from model.data.log_files import DataError
+from model.data.errors import DataError
 
 SplitMode = Literal["auto", "time", "random"]
 PARTS: tuple[DataPart, ...] = ("train", "validation", "test")

@@ -22,11 +22,13 @@ from app.features.keys import TextKey, text_key
 from app.features.spec import FeatureSpec, Side
 from app.files import sha256
 from model.data.bad_lines import BadLines
+from model.data.errors import AbsentColumns, DataError
 from model.data.json_lines import is_json
-from model.data.log_files import FILE, LINE, AbsentColumns, DataError, Source, pieces
+from model.data.log_files import Source, pieces
 from model.data.parquet_columns import without_nan
 from model.data.stored_files import Kind, StoredFiles
 from model.data.values import distinct, field_values, problems_of, unlearned
+from model.data.wanted_columns import FILE, LINE
 
 _SIDES: dict[Kind, Side] = {"item": "candidate", "profile": "context"}
 _OPTIONS = {"item": ("--items", "--id"), "profile": ("--profiles", "--key")}

@@ -19,7 +19,7 @@ from app.features.spec import (
     Side,
     Time,
 )
-from model.data.log_files import DataError
+from model.data.errors import DataError
 from model.data.reader import check_labels, labels
 from model.draft.column import Column
 from model.draft.fields import Found, find

@@ -14,8 +14,8 @@ import polars as pl
 from app.features.keys import text_key
 from app.features.nearest import suggestion
 from app.features.spec import Categorical, FeatureSpec
+from model.data.errors import DataError
 from model.data.json_lines import is_json
-from model.data.log_files import DataError
 from model.data.stored_values import row_keys
 from model.draft.column import Column
 from model.draft.look import Items, Look, look_at

@@ -18,18 +18,11 @@ from polars import selectors as cs
 
 from app.features.spec import FeatureSpec
 from model.data.bad_lines import BadLines
+from model.data.errors import DataError
 from model.data.file_kinds import DELIMITERS, ending_of_text, is_json_lines, is_parquet
-from model.data.log_files import (
-    FILE,
-    LINE,
-    DataError,
-    LogFile,
-    column_names,
-    distinct_names,
-    pieces,
-    visible,
-)
+from model.data.log_files import column_names, distinct_names, pieces, visible
 from model.data.parquet_columns import ParquetColumns, without_nan
+from model.data.wanted_columns import FILE, LINE, LogFile
 from model.progress import progress_bar
 
 SAMPLE_ROWS = 300_000

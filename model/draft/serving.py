@@ -12,7 +12,7 @@ from app.errors import ValueProblem
 from app.features.canonical import INTEGER_TEXT, NUMBER_TEXT, integer_key
 from app.features.spec import Categorical, Field, Numeric
 from app.features.spec_rules import serve_problem
-from model.data.log_files import DataError
+from model.data.errors import DataError
 from model.draft.column import Column
 
 MOST_DIGITS = 32

@@ -28,7 +28,7 @@ import json, sys
 from pathlib import Path
 from model.cluster.ray_engine import ClusterError, connected
 from model.data.input_files import InputFiles
-from model.data.log_files import DataError
+from model.data.errors import DataError
 from model.data.prepare import prepare_rows
 
 address, client, spec, cache, *paths = sys.argv[1:]

@@ -11,8 +11,8 @@ import pytest
 
 from model.check import check, measured_cost, require_few_bad_lines, values
 from model.config import TrainConfig
+from model.data.errors import DataError
 from model.data.input_files import InputFiles
-from model.data.log_files import DataError
 from model.data.prepare import Prepared, prepare
 
 pytestmark = pytest.mark.slow

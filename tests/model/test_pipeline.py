@@ -22,8 +22,8 @@ from app.bundle.manifest import INT8_GRAPH
 from app.features.spec import DataPart
 from model.__main__ import main
 from model.config import TrainConfig
+from model.data.errors import DataError
 from model.data.input_files import InputFiles
-from model.data.log_files import DataError
 from model.data.prepare import Prepared, prepare
 from model.export.weights import read_weights
 from model.pipeline import run

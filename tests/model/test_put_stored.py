@@ -12,7 +12,7 @@ import pytest
 
 from app.errors import StoreError
 from app.store.opening import open_store
-from model.data.log_files import DataError
+from model.data.errors import DataError
 from model.data.stored_files import StoredFiles
 from model.put_stored import put_stored
 from tests.support.redis_server import RedisServer

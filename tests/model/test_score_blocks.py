@@ -15,8 +15,8 @@ from polars.testing import assert_frame_equal
 
 from model.cluster.places import MEMORY_MIB, THIS_PROCESS, Block, Result
 from model.data.encode import encode
+from model.data.errors import DataError
 from model.data.file_blocks import BlockSize
-from model.data.log_files import DataError
 from model.data.reader import Reader
 from model.data.stored_files import StoredFiles
 from model.quality.offline_scoring import score_dataset

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from model.data.log_files import DataError
+from model.data.errors import DataError
 from model.data.stored_files import StoredFiles
 from model.result_places import ResultError
 from model.score_files import Offline

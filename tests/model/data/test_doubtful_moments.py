@@ -13,7 +13,7 @@ import pytest
 
 from app.features.spec import Categorical, FeatureSpec, Numeric, Time
 from model.data.doubtful_moments import DoubtfulMoments, date_formats, date_hint
-from model.data.log_files import DataError
+from model.data.errors import DataError
 from model.data.reader import Reader
 
 

@@ -17,8 +17,8 @@ from app.files import PARTIAL, partial_directory
 from model.array_files import INDEX
 from model.config import TrainConfig
 from model.data.encoded_data import DECIDING, code_hash
+from model.data.errors import DataError
 from model.data.input_files import InputFiles
-from model.data.log_files import DataError
 from model.data.prepare import Prepared, prepare
 from model.pipeline import run
 from tests.contract.test_layers import imports, modules

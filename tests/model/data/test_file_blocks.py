@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from app.features.spec import Categorical, FeatureSpec
 from model.data.bad_lines import BadLines
 from model.data.file_blocks import WHOLE, BlockSize, FilePart, Looked, look
-from model.data.log_files import FILE, LINE, pieces
+from model.data.log_files import pieces
+from model.data.wanted_columns import FILE, LINE
 
 SPEC = FeatureSpec(
     label="click",

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from app.features.spec import FeatureSpec
+from model.data.errors import DataError
 from model.data.input_files import InputFiles, SplitRows
-from model.data.log_files import DataError
 from model.data.split import PARTS
 from tests.support import samples
 

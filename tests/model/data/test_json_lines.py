@@ -16,9 +16,11 @@ from app.features.spec import FeatureSpec
 from model.data import log_files
 from model.data.bad_lines import BadLines
 from model.data.encode import encode_side
-from model.data.log_files import FILE, KEPT, LINE, DataError, pieces
+from model.data.errors import DataError
+from model.data.log_files import pieces
 from model.data.reader import Reader, labels
 from model.data.values import json_rows
+from model.data.wanted_columns import FILE, KEPT, LINE
 from tests.support.frames import learned, read
 from tests.support.samples import SPEC as SAMPLE_SPEC
 from tests.support.samples import Sample

@@ -10,9 +10,11 @@ import pytest
 from polars import selectors as cs
 
 from app.features.spec import Categorical, FeatureSpec
-from model.data import log_files
+from model.data import text_log
 from model.data.bad_lines import BadLines
-from model.data.log_files import FILE, LINE, DataError, pieces, visible
+from model.data.errors import DataError
+from model.data.log_files import pieces, visible
+from model.data.wanted_columns import FILE, LINE
 
 FIELDS = (
     Categorical(name="user", side="context", dtype="integer"),
@@ -74,7 +76,7 @@ def test_an_ending_that_is_unknown_is_shown_as_it_is(tmp_path: Path) -> None:
 
 def test_a_piece_names_its_file_and_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces come in order, with the lines that an editor shows and how far they reach."""
-    monkeypatch.setattr(log_files, "_BYTES_AT_ONCE", 1)
+    monkeypatch.setattr(text_log, "_BYTES_AT_ONCE", 1)
     path = write(tmp_path / "log.csv")
     one, two = pieces(SPEC, path, WANTED, BadLines())
     assert [one.frame[LINE].to_list(), two.frame[LINE].to_list()] == [[2], [3]]
@@ -114,7 +116,7 @@ def test_any_line_end_is_one(tmp_path: Path, end: str, last: bool, compressed: s
 
 def test_a_long_file_of_carriage_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is read in pieces as others are."""
-    monkeypatch.setattr(log_files, "_BYTES_AT_ONCE", 1000)
+    monkeypatch.setattr(text_log, "_BYTES_AT_ONCE", 1000)
     path = tmp_path / "log.csv"
     path.write_bytes(b"user,item,click\r" + b"7,a,1\r" * 50_000)
     found = list(pieces(SPEC, path, WANTED, BadLines()))

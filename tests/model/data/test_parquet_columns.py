@@ -26,9 +26,11 @@ from app.features.spec import (
 )
 from model.data.bad_lines import BadLines
 from model.data.encode import encode_side
-from model.data.log_files import KEPT, DataError, pieces
+from model.data.errors import DataError
+from model.data.log_files import pieces
 from model.data.reader import MOMENT, Reader, labels
 from model.data.values import json_rows
+from model.data.wanted_columns import KEPT
 from tests.support.encoding import encoded_columns
 from tests.support.frames import learned, read
 from tests.support.parquet import write_arrow, write_impala, write_old_hive, write_spark

@@ -10,8 +10,8 @@ import pytest
 
 from app.errors import SpecError
 from model.config import TrainConfig
+from model.data.errors import DataError
 from model.data.input_files import InputFiles
-from model.data.log_files import DataError
 from model.data.prepare import Prepared, prepare, prepare_together
 from model.group import Group
 from tests.support import samples

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from model.cluster.places import Places, ThisProcess
+from model.data.errors import DataError
 from model.data.input_files import InputFiles
-from model.data.log_files import DataError
 from model.data.prepare import prepare, prepare_rows
 from tests.support import samples
 from tests.support.scattered import Backwards, contents, scatter

@@ -14,12 +14,13 @@ import pytest
 from app.features.canonical import integer_key
 from app.features.field_encoders import field_encoder
 from app.features.spec import Categorical, FeatureSpec, Field, MultiCategorical, Numeric, Time
-from model.data import log_files
+from model.data import log_files, text_log
 from model.data.bad_lines import BadLines
+from model.data.errors import DataError
 from model.data.frames_on_disk import FrameFile, FramesOnDisk, write_frame
-from model.data.log_files import FILE, LINE, DataError
 from model.data.reader import MOMENT, Reader, labels
 from model.data.values import field_values
+from model.data.wanted_columns import FILE, LINE
 from tests.support.frames import learned, read
 
 FIELDS: tuple[Field, ...] = (
@@ -468,7 +469,7 @@ def test_large_files_are_read_in_pieces(
         path.write_bytes(gzip.compress(text) if ending == ".csv.gz" else text)
     whole, bad = read_with_bad(path, 0.1)
     monkeypatch.setattr(log_files, "ROWS_AT_ONCE", 4)
-    monkeypatch.setattr(log_files, "_BYTES_AT_ONCE", 40)
+    monkeypatch.setattr(text_log, "_BYTES_AT_ONCE", 40)
     reader = Reader(SPEC, [path], 0.1)
     frames = list(reader.frames())
     assert len(frames) > 3

@@ -13,7 +13,7 @@ from app.errors import SpecError
 from app.features.encoder import Encoder
 from app.features.spec import FeatureSpec
 from model.data.encode import encode
-from model.data.log_files import DataError
+from model.data.errors import DataError
 from model.data.reader import Reader
 from model.data.row_weights import row_weights
 from tests.support.frames import learned

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.data.log_files import DataError
+from model.data.errors import DataError
 from model.data.split import PARTS, SHARES, split
 from tests.support.disks import files_limited_to
 

@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 
 from app.features.spec import Categorical, FeatureSpec, Numeric
+from model.data.errors import AbsentColumns, DataError
 from model.data.input_files import InputFiles
-from model.data.log_files import AbsentColumns, DataError
 from model.data.prepare import Prepared, prepare
 from model.data.reader import Reader
 from model.data.stored_files import StoredFiles

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.features.spec import FeatureSpec
-from model.data.log_files import DataError
+from model.data.errors import DataError
 from model.draft import look as looking
 from model.draft.draft import Draft, draft
 from model.draft.look import look_at
@@ -97,7 +97,7 @@ def test_large_files_are_looked_at_in_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sample is spread over all files, the rows are counted, and both are told."""
-    monkeypatch.setattr("model.data.log_files._BYTES_AT_ONCE", 2_000)
+    monkeypatch.setattr("model.data.text_log._BYTES_AT_ONCE", 2_000)
     for number in range(3):
         FRAME.write_csv(tmp_path / f"{number}.csv")
     paths = [tmp_path / f"{number}.csv" for number in range(3)]

@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 
 from app.features.spec import FeatureSpec
+from model.data.errors import DataError
 from model.data.input_files import InputFiles
-from model.data.log_files import DataError
 from model.data.prepare import prepare
 from model.data.stored_files import StoredFiles
 from model.draft.draft import Draft, draft

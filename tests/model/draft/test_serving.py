@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from app.features.spec import FeatureSpec, served_value
-from model.data.log_files import DataError
+from model.data.errors import DataError
 from model.draft.draft import Draft, draft
 from model.draft.items import with_items
 from model.draft.look import look_at

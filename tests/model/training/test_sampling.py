@@ -15,8 +15,8 @@ from app.features.layout import Layout, Slot
 from app.features.spec import DataPart, FeatureSpec
 from model.config import NETWORKS, SHALLOW, TrainConfig
 from model.data.dataset import Dataset
+from model.data.errors import DataError
 from model.data.input_files import InputFiles
-from model.data.log_files import DataError
 from model.data.prepare import prepare
 from model.pipeline import run
 from model.quality.figures import auc, log_loss, sigmoid
