@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+import pytest
 
-from app.errors import DeadlinePassed, EngineFailed
-from app.features.graph_inputs import Scores
-from app.scoring import delivery
+from app.errors import DeadlinePassed
 from app.scoring.cost import CostModel
 from app.scoring.job import Job
 from app.scoring.job_queue import SHARING_SECONDS, JobQueue
@@ -55,6 +53,45 @@ def test_a_list_has_fewer_rows_while_short_requests_come_in() -> None:
     assert (closed, pieces[0][2] - pieces[0][1]) == ("full", MOST)
 
 
+@pytest.mark.parametrize(
+    ("max_rows", "base", "per_row", "rows"),
+    [(512, 0.0005, 0.0000149, 100), (512, 0.01, 0.01, 32), (8, 0.01, 0.01, 1), (64, 0.0, 0.0, 64)],
+    ids=["what is quick", "a sixteenth", "one", "all"],
+)
+def test_a_run_beside_short_requests_ends_soon(
+    max_rows: int, base: float, per_row: float, rows: int
+) -> None:
+    """It has the rows of two milliseconds, a sixteenth of the largest run at least."""
+    cost = CostModel()
+    cost.base, cost.per_row = base, per_row
+    queue = JobQueue(max_rows, cost)
+    queue.put(job(1)[0], 0.0)
+    queue.put(job(1_000)[0], 0.0)
+    queue.next_rows(0.0)
+    ((_, start, stop),), _ = queue.next_rows(0.0)
+    assert range(start, stop) == range(rows)
+
+
+def test_up_to_a_quarter_of_a_run_is_a_short_request() -> None:
+    """Others are expected for a while after it has come, and not before the first."""
+    queue = JobQueue(18, CostModel())
+    assert not queue.is_shared(0.0)
+    queue.put(job(5)[0], 100.0)
+    assert (len(queue.short), len(queue.long), queue.is_shared(100.0)) == (0, 1, False)
+    queue.put(job(4)[0], 100.0)
+    assert (len(queue.short), len(queue.long)) == (1, 1)
+    assert queue.is_shared(100.0 + SHARING_SECONDS / 2)
+    assert not queue.is_shared(100.0 + 2 * SHARING_SECONDS)
+
+
+def test_long_lists_take_turns_among_themselves() -> None:
+    """Each has every third run of three, in the order in which they came."""
+    lists = [job(20)[0] for _ in range(3)]
+    queue = waiting(*lists)
+    runs = [queue.next_rows(2 * SHARING_SECONDS)[0] for _ in range(5)]
+    assert [lists.index(each) for ((each, _, _),) in runs] == [0, 1, 2, 0, 1]
+
+
 def test_rows_that_nobody_waits_for_are_dropped() -> None:
     """A job past its deadline, and one that is answered, leave room for those behind them."""
     (late, late_caller), (answered, _), (last, _) = job(2), job(2), job(2)
@@ -67,34 +104,25 @@ def test_rows_that_nobody_waits_for_are_dropped() -> None:
     assert queue.next_rows(2.0) == ([], "drained")
 
 
+def test_what_is_dropped_of_a_list_are_the_rows_that_no_run_took() -> None:
+    """At its deadline it is still wanted, and no later."""
+    listed, caller = job(20)
+    caller.deadline = 1.0
+    queue = waiting(listed)
+    assert queue.next_rows(1.0)[0] == [(listed, 0, MOST)]
+    assert queue.next_rows(1.1)[0] == []
+    assert (queue.rows, queue.abandoned, bool(queue)) == (0, 1, False)
+
+
 def test_a_list_that_grows_stands_in_the_queue_while_rows_are_ready() -> None:
     """Rows that are not ready count, and are not taken."""
     caller = Answers()
     growing = Job(caller, [bytes(4)], bytes(4 * 6), 6, ready=4)
     queue = waiting(growing)
+    assert growing.queued
     assert queue.next_rows(0.0)[0] == [(growing, 0, 4)]
     assert (bool(queue), queue.rows, growing.queued) == (False, 2, False)
     growing.ready = 6
     queue.put(growing, 0.0)
     assert queue.next_rows(0.0)[0] == [(growing, 4, 6)]
     assert queue.rows == 0
-
-
-def test_a_score_that_is_no_number_fails_its_own_job_alone() -> None:
-    """The others of the run have theirs, each its own rows."""
-    (one, first), (bad, second), (two, third) = job(1), job(2), job(2)
-    logit = np.array([1, 2, np.nan, 4, 5], np.float32)
-    pieces = [(one, 0, 1), (bad, 0, 2), (two, 0, 2)]
-    assert delivery.deliver(pieces, Scores(logit, logit / 10)) == 5
-    assert first.given[0].logit.tolist() == [1]  # type: ignore[union-attr]
-    assert isinstance(second.given[0], EngineFailed)
-    assert third.given[0].logit.tolist() == [4, 5]  # type: ignore[union-attr]
-
-
-def test_an_unexpected_error_is_named_by_its_type_alone() -> None:
-    """What it says may be a value of somebody's request."""
-    (one, first), (two, second) = job(1), job(1)
-    delivery.fail([(one, 0, 1)], ValueError("secret"))
-    delivery.fail([(two, 0, 1)], EngineFailed("the device is lost"))
-    told = [str(each.given[0]) for each in (first, second)]
-    assert told == ["the engine failed: ValueError", "the device is lost"]

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
+import logging
 import shutil
+import threading
 import weakref
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from app.bundle.directory import CURRENT
+from app.errors import BundleError
 from app.rollout.state_file import read_rollout
+from app.serving import swap
 from app.serving.agreement import Agreement
-from app.serving.swap import MAX_RETIRING, RETIRE_CHECK_SECONDS
+from app.serving.loading import Loaded
+from app.serving.state import BundleInUse
+from app.serving.swap import MAX_RETIRING, RETIRE_CHECK_SECONDS, Swapper, complete
 from app.store.opening import open_store
 from app.store.store import Item
 from app.workers.shared_numbers import SharedNumbers
@@ -205,3 +214,152 @@ async def test_a_bundle_is_kept_for_its_requests_and_few_are(
         async with asyncio.timeout(30):
             await waiting
         assert len(worker.builder._open) == MAX_RETIRING
+
+
+def swapper(poll_seconds: float = 3_600.0, **parts: Any) -> Swapper:
+    """Return a swapper of these parts alone."""
+    names = ("versions", "loader", "builder", "state", "agreement", "refused_bundles")
+    given = cast(Any, {name: SimpleNamespace() for name in names} | parts)
+    return Swapper(**given, poll_seconds=poll_seconds, deadline_seconds=0.0)
+
+
+async def test_it_goes_on_looking_whatever_happens(caplog: pytest.LogCaptureFixture) -> None:
+    """At each poll, or at once where it is asked to; an error is logged, and that is all."""
+    looks: list[int] = []
+
+    async def look() -> None:
+        looks.append(1)
+        raise ValueError("of this look")
+
+    async def looked(times: int) -> None:
+        async with asyncio.timeout(30):
+            while len(looks) < times:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+
+    for poll_seconds, asked in ((3_600.0, True), (0.001, False)):
+        made = swapper(poll_seconds)
+        made.swap_if_wanted = look  # type: ignore[method-assign]
+        watching = asyncio.create_task(made.watch())
+        looks.clear()
+        for times in (1, 2, 3):
+            if asked:
+                made.look()
+            await looked(times)
+            if asked:
+                await asyncio.sleep(0)
+                assert len(looks) == times, "once for each time that it is asked"
+        watching.cancel()
+        await asyncio.wait([watching])
+    assert "looking for another bundle failed" in caplog.text
+    assert "of this look" in caplog.text
+
+
+async def test_a_disk_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it does not; when it does, what it has is put in use."""
+    monkeypatch.setattr(swap, "HANGING_SECONDS", 0.01)
+    versions = SimpleNamespace(directory="/bundles", problem=None)
+    made, answers = swapper(versions=versions), threading.Event()
+
+    def work() -> Any:
+        answers.wait(30)
+        return "the newer one"
+
+    looking = asyncio.create_task(made._look(work))
+    async with asyncio.timeout(30):
+        while versions.problem is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert versions.problem == "/bundles does not answer"
+    assert not looking.done()
+    answers.set()
+    assert await looking == "the newer one"
+    versions.problem = None
+    monkeypatch.setattr(swap, "HANGING_SECONDS", 30.0)
+    assert await made._look(work) == "the newer one"
+    assert versions.problem is None
+
+
+async def test_a_replaced_bundle_is_closed_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the deadline of its requests, idle or not; one that is being closed is in time."""
+    monkeypatch.setattr(swap, "RETIRE_SECONDS", 0.02)
+    closed: list[object] = []
+
+    async def close(bundle: object) -> None:
+        closed.append(bundle)
+
+    made = swapper(builder=SimpleNamespace(close=close))
+    busy = cast(BundleInUse, SimpleNamespace(idle=False))
+    begun = asyncio.get_running_loop().time()
+    made.retire(busy)
+    async with asyncio.timeout(30):
+        while made._retiring:
+            await asyncio.wait(made._retiring)
+            await asyncio.sleep(0)
+    assert closed == [busy]
+    assert asyncio.get_running_loop().time() - begun >= 0.02
+    monkeypatch.setattr(swap, "RETIRE_SECONDS", 3_600.0)
+    made = swapper(builder=SimpleNamespace(close=close))
+    made.retire(busy)
+    await asyncio.sleep(0)
+    await made.close()
+    assert closed == [busy], "the builder closes what is left"
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_vocabulary_that_is_not_there_in_time_is_a_refusal(
+    there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is closed then, and is kept where it is there."""
+    monkeypatch.setattr(swap, "REACH_SECONDS", 30.0 if there else 0.01)
+    closed, read = [], []
+
+    async def close() -> None:
+        closed.append(True)
+
+    async def reach() -> None:
+        if not there:
+            await asyncio.Event().wait()
+
+    async def read_items(undo: AsyncExitStack) -> None:
+        read.append(undo)
+
+    remote = SimpleNamespace(close=close, problem="Redis is loading")
+    loaded = SimpleNamespace(remote=remote, reach_vocabulary=reach, read_items=read_items)
+    undo = AsyncExitStack()
+    if there:
+        await complete(cast(Loaded, loaded), undo)
+    else:
+        with pytest.raises(BundleError, match="its vocabulary: Redis is loading"):
+            await complete(cast(Loaded, loaded), undo)
+    assert (closed, read) == ([], [undo] * there)
+    await undo.aclose()
+    assert closed == [True]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "again"),
+    [
+        (ValueError("of ours"), "ValueError", False),
+        (OSError(errno.EMFILE, "too many open files"), "OSError", True),
+    ],
+)
+async def test_an_unforeseen_error_refuses_a_bundle_too(
+    error: Exception, reason: str, again: bool, bundles: Path, tiny_bundle: Path,
+    other_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """Its type is told and its trace logged; where a descriptor was missing, it is tried again."""
+    async with parts(bundles) as worker:
+        loaded = await worker.loader.load(bundles / tiny_bundle.name)
+        await worker.swapper.put_in_use(loaded)
+        shutil.copytree(other_bundle, bundles / other_bundle.name)
+
+        async def fail(path: Path) -> Loaded:
+            raise error
+
+        monkeypatch.setattr(worker.loader, "load", fail)
+        await worker.swapper.swap_if_wanted()
+        assert worker.state.refused == reason
+        assert worker.state.loaded is loaded
+        wanted = worker.swapper.versions.wanted(loaded.bundle)
+        assert (wanted is not None) is again
+        (told,) = (each for each in caplog.records if each.levelno == logging.ERROR)
+        assert told.exc_info is not None

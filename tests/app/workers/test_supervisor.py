@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,12 +13,14 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from tests.support.serving import ROOT, wait_until
 
 until = partial(wait_until, seconds=60.0)
 
 SCRIPT = """
-import logging, os, signal, sys, time
+import logging, os, signal, stat, sys, time
 from app.workers import supervisor
 from app.workers.shared_numbers import SharedNumbers
 from app.workers.listeners import Listeners
@@ -165,3 +168,62 @@ def test_a_worker_that_does_not_drain_is_killed(tmp_path: Path) -> None:
         service.process.terminate()
         assert service.process.wait(30) == 1
         assert "worker 1 ended by signal 9" in service.log()
+
+
+def test_a_worker_has_its_own_sockets_and_is_told_twice(tmp_path: Path) -> None:
+    """No other worker has them, so that nothing listens once it has closed them to drain; at the
+    second signal it need not drain any more."""
+    drains = """
+    told = []
+    def tell(*_):
+        told.append(worker.number)
+        for each in worker.listeners:
+            each.close()
+        os.write(2, b"told\\n")
+        if len(told) == 2:
+            os._exit(0)
+    signal.signal(signal.SIGTERM, tell)
+    held = 0
+    for number in range(100):
+        try:
+            held += stat.S_ISSOCK(os.fstat(number).st_mode)
+        except OSError:
+            pass
+    port = worker.listeners[0].getsockname()[1]
+    os.write(2, f"port {port}, sockets {held} of {len(worker.listeners)}\\n".encode())
+    worker.shared.set_ready()
+    os.write(1, f"{worker.number} {os.getpid()}\\n".encode())
+    while True:
+        time.sleep(60)
+"""
+    with supervised(tmp_path, drains, workers=2, GRACE_SECONDS=60.0) as service:
+        until(lambda: len(service.pids()) == 2, "both workers run")
+        said = re.findall(r"port (\d+), sockets (\d+) of (\d+)", service.log())
+        (port,) = {int(port) for port, _, _ in said}
+        assert [(held, own) for _, held, own in said] == [("1", "1")] * 2
+        service.process.terminate()
+        until(lambda: service.log().count("told") == 2, "both drain")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), 10)
+        assert service.process.poll() is None
+        service.process.terminate()
+        assert service.process.wait(30) == 0
+        assert service.log().count("told") == 4
+
+
+def test_a_worker_killed_at_its_start_is_replaced_and_an_error_is_told(tmp_path: Path) -> None:
+    """What kills it, too little memory for one, may pass; an error of its own does not."""
+    work = f"""
+    try:
+        open({str(tmp_path / "first")!r}, "x")
+    except FileExistsError:
+        raise RuntimeError("of its own")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with supervised(tmp_path, work) as service:
+        assert service.process.wait(30) == 1
+        log = service.log()
+        assert "worker 1 ended by signal 9; its successor starts in 0.0 s" in log
+        assert "worker 1 failed" in log
+        assert "RuntimeError: of its own" in log
+        assert "worker 1 ended with exit code 1 before the service was ready" in log

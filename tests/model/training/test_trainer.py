@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from model.data.dataset import Dataset
+from model.group import Group
+from model.networks.network import Network
+from model.training.checkpoint import TrainingState
+from model.training.feed import Feed
 from model.training.index_columns import IndexColumns
 from model.training.sampling import Sampling
-from model.training.trainer import NamedRows, Trainer, TrainingError
+from model.training.trainer import NamedRows, Trainer, TrainingError, dense_groups
 from tests.support.clicks import (
     CONFIG,
     LAYOUT,
@@ -122,3 +133,186 @@ def test_rows_that_are_hidden_are_decayed_less_and_oov_rows_more() -> None:
     assert l2[user_oov].item() == pytest.approx(expected(rate))
     assert l2[item_oov].item() == pytest.approx(expected(rate))
     assert l2[15].item() == pytest.approx(expected(0.01)), "lists are never hidden"
+
+
+class Pair:
+    """Two processes that train together, as threads of this one."""
+
+    def __init__(self) -> None:
+        self._given: list[Any] = [None, None]
+        self._barrier = Barrier(2, timeout=60)
+
+    def group(self, rank: int) -> Group:
+        """Return the group as the process of a rank has it."""
+
+        def exchange(value: Any) -> list[Any]:
+            self._given[rank] = value
+            self._barrier.wait()
+            both = list(self._given)
+            self._barrier.wait()
+            return both
+
+        def add(tensors: Iterable[Tensor]) -> None:
+            mine, other = exchange([tensor.detach().clone() for tensor in tensors])
+            for tensor, *parts in zip(tensors, mine, other, strict=True):
+                tensor.detach().copy_(sum(parts))
+
+        share = Group(rank, 2).share
+        given = SimpleNamespace(rank=rank, size=2, share=share, add=add, all=exchange)
+        return cast(Group, given)
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in trainer.network.state_dict().items()}
+
+
+def test_two_take_the_steps_of_one() -> None:
+    """Each has the half of every batch; losses, weights and the rows that were named are those of
+    a process that has it whole, and hidden values are the same ones."""
+    config = replace(CONFIG, dropout=0.0, oov_rate=0.3, batch_norm=False)
+    data = dataset(325)
+    data = replace(data, weight=np.linspace(1, 3, 325, dtype=np.float32))
+
+    def trained(group: Group | None) -> tuple[list[float], dict[str, Tensor]]:
+        words = {} if group is None else {"group": group}
+        trainer = Trainer(LAYOUT, data, config, begin=same, **words)  # type: ignore[arg-type]
+        losses = []
+        for rows in trainer.shuffled(5):
+            losses += trainer.step(rows, 0.01)
+        return losses, weights(trainer)
+
+    def same(network: Network) -> None:
+        drawn = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for value in network.parameters():
+                value.copy_(0.1 * torch.randn(value.shape, generator=drawn))
+
+    pair = Pair()
+    with torch.random.fork_rng(), ThreadPoolExecutor(2) as threads:
+        expected, alone = trained(None)
+        for losses, found in threads.map(trained, [pair.group(rank) for rank in (0, 1)]):
+            assert losses == pytest.approx(expected, abs=1e-6)
+            for name, value in alone.items():
+                torch.testing.assert_close(found[name], value, atol=1e-5, rtol=0, msg=name)
+
+
+def test_others_of_a_group_drop_other_units_and_share_statistics() -> None:
+    """The seed tells the processes apart; what batch norm has seen is the mean of all."""
+    config = replace(CONFIG, batch_norm=True)
+
+    def add(tensors: list[Tensor]) -> None:
+        for tensor in tensors:
+            tensor.add_(3.0)
+
+    group = SimpleNamespace(rank=2, size=3, add=add)
+    with torch.random.fork_rng():
+        trainer = Trainer(LAYOUT, dataset(64), config, group=cast(Group, group))
+        assert torch.initial_seed() == config.seed + 2 * 2**32
+    before = {name: value.clone() for name, value in trainer.network.named_buffers()}
+    running = [name for name in before if "running" in name]
+    trainer.level()
+    for name, value in trainer.network.named_buffers():
+        expected = (before[name] + 3.0) / 3 if name in running else before[name]
+        torch.testing.assert_close(value, expected)
+    assert len(running) == 2
+    alone = Trainer(LAYOUT, dataset(64), config)
+    before = weights(alone)
+    alone.level()
+    assert all(torch.equal(value, before[name]) for name, value in weights(alone).items())
+
+
+def test_a_restored_trainer_goes_on_as_the_first_did() -> None:
+    """Within an epoch, with what is dropped, hidden and drawn, bit for bit."""
+    config, data = replace(CONFIG, oov_rate=0.2), dataset(300)
+    with torch.random.fork_rng():
+        trainer = Trainer(LAYOUT, data, config)
+        batches = trainer.shuffled(5)
+        for _ in range(7):
+            trainer.step(next(batches), 0.01)
+        state = TrainingState(7, *copy.deepcopy(trainer.state()))
+        expected = [(rows.tolist(), trainer.step(rows, 0.01)) for rows in batches]
+        assert len(expected) == 3
+        other = Trainer(LAYOUT, data, config)
+        other.restore(state)
+        assert other.steps == 7
+        assert [(rows.tolist(), other.step(rows, 0.01)) for rows in other.shuffled(5)] == expected
+        for name, value in weights(trainer).items():
+            assert torch.equal(weights(other)[name], value), name
+
+
+def test_a_step_is_as_long_as_its_rate() -> None:
+    """Adam's first moves each weight by the rate, whatever the settings say and its gradient is."""
+    trainer = Trainer(LAYOUT, dataset(64), replace(CONFIG, embedding_l2=0.0, dropout=0.0))
+    before = weights(trainer)
+    trainer.step(np.arange(64), 0.003)
+    after = weights(trainer)
+    for name in ("table", "bias"):
+        moved = (after[name] - before[name]).abs()
+        assert moved.max() == pytest.approx(0.003, rel=1e-3)
+    named = np.zeros(LAYOUT.table_rows, bool)
+    for part in (dataset(64).context, dataset(64).candidate, *dataset(64).candidate_lists):
+        named[part] = True
+    named[0] = True
+    assert after["learned"].tolist() == named.tolist()
+
+
+def test_losses_that_come_late_are_told_in_their_order() -> None:
+    """Each once: those that are known with a step, the others at the end."""
+
+    class Late(Feed):
+        ahead = 2
+
+    found: list[list[float]] = []
+    for feed in (Feed(), Late()):
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            trainer = Trainer(LAYOUT, dataset(320), CONFIG, feed=feed)
+            found.append([])
+            for number, rows in enumerate(trainer.shuffled(5), 1):
+                found[-1] += trainer.step(rows, 0.01)
+                assert len(found[-1]) == max(0, number - feed.ahead)
+            found[-1] += trainer.rest()
+    assert found[0] == found[1]
+    assert len(found[0]) == 10
+
+
+def test_weights_of_rows_are_taken_over_their_mean() -> None:
+    """Over that of all rows, so that a batch of heavy ones counts for more."""
+    data = replace(
+        dataset(100), weight=np.r_[np.full(50, 3.0), np.full(50, 1.0)].astype(np.float32)
+    )
+    trainer = Trainer(LAYOUT, data, replace(CONFIG, dropout=0.0))
+    same = Trainer(LAYOUT, dataset(100), replace(CONFIG, dropout=0.0))
+    same.network.load_state_dict(trainer.network.state_dict())
+    rows = np.arange(40)
+    (loss,), (unweighted,) = trainer.step(rows, 0.01), same.step(rows, 0.01)
+    assert loss == pytest.approx(1.5 * unweighted, rel=1e-5)
+
+
+def test_values_are_hidden_as_often_as_was_asked() -> None:
+    """Each for itself, anew in each step."""
+    trainer = Trainer(LAYOUT, dataset(4_000), replace(CONFIG, oov_rate=0.25))
+    hidden = [trainer._batch(np.arange(4_000)).inputs for _ in range(2)]
+    users, items = hidden[0].context[:, 0] == 2, hidden[0].candidate[:, 0] == 8
+    for each in (users, items):
+        assert each.float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert (users & items).float().mean().item() == pytest.approx(0.0625, abs=0.02)
+    assert not torch.equal(hidden[0].context, hidden[1].context)
+
+
+def test_weights_of_pairs_decay_as_the_table_does_and_others_do_not() -> None:
+    """Without pairs there is one group."""
+    dense, pairs = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
+
+    def groups(*crosses: torch.nn.Parameter) -> list[dict[str, Any]]:
+        found = SimpleNamespace(
+            dense_parameters=lambda: iter([dense, pairs]), cross_parameters=lambda: iter(crosses)
+        )
+        return dense_groups(cast(Network, found), CONFIG)
+
+    assert groups() == [{"params": [dense, pairs]}]
+    (first, second) = groups(pairs)
+    assert first["params"][0] is dense
+    assert second["params"][0] is pairs
+    assert (len(first["params"]), second["weight_decay"]) == (1, CONFIG.embedding_l2)
+    assert "weight_decay" not in first

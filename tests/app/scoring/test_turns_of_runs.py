@@ -1,0 +1,174 @@
+"""When a run begins and where, and what is promised to those who wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from app.errors import DeadlinePassed, EngineFailed, Overloaded
+from app.features.graph_inputs import Batch, Scores
+from app.scoring.batcher import LEARNING_RUNS, SWEEP_SECONDS
+from app.scoring.job import Closed, Job
+from tests.app.scoring.test_batcher import (
+    INLINE,
+    LATER,
+    Busy,
+    Waiting,
+    batcher,
+    growing,
+    job,
+    outcome,
+    row_of,
+    score,
+    until,
+)
+from tests.support.fakes import FakeEngine
+
+pytestmark = pytest.mark.anyio
+
+
+def done(asked: Job) -> bool:
+    """Tell whether a job has its outcome."""
+    assert isinstance(asked.caller, Waiting)
+    return asked.caller.outcome.done()
+
+
+async def test_a_quick_request_runs_at_once_where_nothing_is_in_its_way() -> None:
+    """Not while others may come, beside a run, for nobody, or with another of its turn."""
+    engine = FakeEngine()
+    async with batcher(engine, inline_seconds=INLINE, linger=0.001) as batches:
+        batches.submit(lingers := job(row_of(1)))
+        assert not done(lingers)
+        assert batches.queued_rows == 1
+        await until(lambda: done(lingers))
+    engine = FakeEngine()
+    async with batcher(engine, inline_seconds=INLINE, max_rows=8) as batches:
+        batches.submit(first := job(row_of(2)))
+        batches.submit(second := job(row_of(3)))
+        assert (done(first), done(second)) == (True, False)
+        await until(lambda: done(second))
+        for nobody in (job(row_of(4), departed=lambda: True), job(row_of(5), seconds=-0.001)):
+            await asyncio.sleep(0)
+            batches.submit(nobody)
+            assert isinstance(nobody.caller, Waiting)
+            assert await outcome(nobody.caller.outcome) is DeadlinePassed
+        assert engine.rows == [1, 1]
+        engine.entered.clear()
+        engine.gate.clear()
+        batches.submit(part := growing(9, ready=4))
+        await until(engine.entered.is_set)
+        batches.submit(beside := job(row_of(6)))
+        assert not done(beside)
+        assert batches.queued_rows == 6
+        engine.gate.set()
+        await until(lambda: done(beside) and part.done == 4)
+        part.ready = 9
+        batches.submit(part)
+        await until(lambda: done(part))
+    assert engine.rows == [1, 1, 4, 1, 5]
+
+
+@pytest.mark.parametrize(
+    ("rows", "inline", "waits"), [(9, -1.0, False), (8, -1.0, True), (9, INLINE, True)]
+)
+async def test_a_long_list_is_with_the_engine_at_once(
+    rows: int, inline: float, waits: bool
+) -> None:
+    """It fills a run by itself; others wait for the end of the turn, as does what the loop runs."""
+    async with batcher(FakeEngine(), inline_seconds=inline, max_rows=32) as batches:
+        batches.company = 2
+        batches.submit(asked := job([[1, 0]] * rows))
+        assert batches.queued_rows == (rows if waits else 0)
+        batches.submit(after := job(row_of(1)))
+        await until(lambda: done(asked) and done(after))
+        assert batches.company == (1 if rows == 9 else 2)
+
+
+async def test_nothing_is_handed_ahead_before_runs_have_shown_their_time() -> None:
+    """Nor of what is not there: a third of a run is enough, a quarter is not."""
+    for runs, ready, ahead in ((0, 24, None), (LEARNING_RUNS, 24, 12), (LEARNING_RUNS, 16, 4),
+                               (LEARNING_RUNS, 15, None)):  # fmt: skip
+        engine = FakeEngine()
+        async with batcher(engine, runs=runs, max_rows=12) as batches:
+            engine.gate.clear()
+            batches.submit(asked := growing(30, ready=12))
+            await until(engine.entered.is_set)
+            asked.ready = ready
+            batches.submit(asked)
+            expected = None if ahead is None else (asked, 12, 12 + ahead)
+            assert batches._ahead == expected
+            asked.ready = 30
+            batches.submit(asked)
+            engine.gate.set()
+            await until(lambda it=asked: done(it))  # type: ignore[misc]
+
+
+async def test_of_what_is_answered_in_part_the_first_rows_must_be_in_reach() -> None:
+    """The others may miss the deadline, however many there are."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=10) as batches:
+        batches.cost.base, batches.cost.per_row = 0.0, 1.0
+        async with Busy(engine, batches) as running:
+            now = asyncio.get_running_loop().time()
+            batches.admit(1_000, now + 13, partial=True)
+            for rows, seconds, partial in ((1_000, 13, False), (1_000, 10, True)):
+                with pytest.raises(Overloaded, match="deadline"):
+                    batches.admit(rows, now + seconds, partial)
+            batches.admit(2, now + 4, partial=True)
+        await running
+
+
+async def test_runs_in_flight_share_the_wait() -> None:
+    """Two at once take half as long for what is queued."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=4, in_flight=2) as batches:
+        batches.cost.base, batches.cost.per_row = 0.0, 1.0
+        async with Busy(engine, batches) as running:
+            now = asyncio.get_running_loop().time()
+            batches.admit(8, now + 6)
+            with pytest.raises(Overloaded, match="deadline"):
+                batches.admit(8, now + 4)
+        await running
+
+
+async def test_each_run_teaches_what_the_next_one_takes() -> None:
+    """One that failed does not, and is told of in another way."""
+    told: list[tuple[float, Closed]] = []
+    failures: list[BaseException] = []
+
+    def slowly(batch: Batch, scores: Scores) -> Scores:
+        time.sleep(0.02)
+        if batch.candidate[0, 0] == 666:
+            raise EngineFailed("no")
+        return scores
+
+    def observe(batch: Batch, scores: Scores, seconds: float, closed: Closed) -> None:
+        told.append((seconds, closed))
+
+    engine = FakeEngine(slowly)
+    async with batcher(engine, runs=0, observe=observe, failed=failures.append) as batches:
+        assert await outcome(asyncio.create_task(score(batches, job(row_of(666))))) is EngineFailed
+        assert (batches.cost.runs, told, len(failures)) == (0, [], 1)
+        await score(batches, job(row_of(1)))
+        ((seconds, closed),) = told
+        assert (batches.cost.runs, closed, len(failures)) == (1, "drained", 1)
+        assert seconds >= 0.02
+        assert batches.cost.seconds(1) == pytest.approx(seconds, rel=1e-6)
+
+
+async def test_an_idle_batcher_wakes_nobody() -> None:
+    """It looks at deadlines while anybody waits, and no longer."""
+    engine = FakeEngine()
+    async with batcher(engine) as batches:
+        async with Busy(engine, batches) as running:
+            late = asyncio.create_task(score(batches, job(row_of(1), seconds=2 * SWEEP_SECONDS)))
+            with pytest.raises(Exception, match="deadline passed"):
+                await late
+            assert batches._sweeper is not None, "one is in the engine"
+        await running
+        await until(lambda: batches._sweeper is None)
+        assert await outcome(
+            asyncio.create_task(score(batches, job(row_of(2), seconds=LATER)))
+        ) == [2.0]
