@@ -37,6 +37,7 @@ def test_golden_requests_are_bodies_of_both_endpoints(tiny_bundle: Path) -> None
 
 
 @pytest.mark.e2e
+@pytest.mark.long
 def test_a_checkout_is_measured_beside_itself(tiny_bundle: Path) -> None:
     """A line for each load, with CPU time on both sides."""
     program("wrk")

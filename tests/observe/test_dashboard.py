@@ -7,7 +7,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import httpx
@@ -20,7 +20,7 @@ from tests.conftest import StartService
 from tests.support.admin import BEARER, write_hash
 from tests.support.markdown import ROOT
 from tests.support.programs import program
-from tests.support.prometheus import ask
+from tests.support.prometheus import DIRECT, ask
 from tests.support.prometheus import prometheus as running_prometheus
 from tests.support.samples import Sample, candidate_of, context_of
 from tests.support.serving import Service, wait_until
@@ -137,6 +137,7 @@ def test_every_panel_shows_numbers(service: Service, prometheus: str, sample: Sa
     while any("dropped" not in expression for _, expression in missing):
         assert monotonic() < end, f"without a result: {sorted(missing)}"
         send(service, sample)
+        sleep(SCRAPE_SECONDS / 4)
         missing = {each for each in missing if not ask(prometheus, each[1])}
     for panel in panels():
         if panel["title"] in EMPTY_HERE:
@@ -149,7 +150,7 @@ def test_the_rules_are_evaluated(prometheus: str) -> None:
     """By the running Prometheus, without an error."""
 
     def evaluated() -> bool:
-        answer = httpx.get(f"{prometheus}/api/v1/rules", trust_env=False).json()
+        answer = httpx.get(f"{prometheus}/api/v1/rules", **DIRECT).json()
         rules = [rule for group in answer["data"]["groups"] for rule in group["rules"]]
         assert [rule for rule in rules if rule["health"] == "err"] == []
         return len(rules) > 15 and all(rule["health"] == "ok" for rule in rules)

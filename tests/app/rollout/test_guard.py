@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from math import log
+from statistics import NormalDist
 
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from app.rollout.guard import (
     LATENCY_BOUNDS,
@@ -20,18 +24,28 @@ from app.rollout.guard import (
 
 GUARD = Guard()
 Generator = np.random.Generator
+NORMAL = NormalDist()
+
+
+@cache
+def shares(slower: float) -> NDArray[np.float64]:
+    """The shares of seconds between neighbouring bounds: log-normal, median 2 ms or slower."""
+    below = [NORMAL.cdf(log(bound / (0.002 * slower)) / 0.6) for bound in LATENCY_BOUNDS]
+    return np.diff([0.0, *below, 1.0])
 
 
 def figures(
     random: Generator, requests: int, *, failing: float = 0.0, slower: float = 1.0,
     score: float = 1.0,
 ) -> Figures:  # fmt: skip
-    """What is counted of requests whose seconds and mean scores scatter as real ones do."""
-    failed = int((random.random(requests) < failing).sum())
+    """What is counted of requests whose seconds and mean scores scatter as real ones do.
+
+    Seconds are drawn as they are counted; means have a Beta(1, 20) distribution.
+    """
+    failed = int(random.binomial(requests, failing))
     answered = requests - failed
-    seconds = slower * random.lognormal(np.log(0.002), 0.6, answered)
-    means = score * random.beta(1.0, 20.0, answered)
-    bins = np.bincount(np.searchsorted(LATENCY_BOUNDS, seconds), minlength=len(LATENCY_BOUNDS) + 1)
+    bins = random.multinomial(answered, shares(slower))
+    means = -score * np.expm1(random.standard_exponential(answered) / -20.0)
     return Figures(
         answered, failed, answered, float(means.sum()), float((means**2).sum()), bins.astype(float)
     )
