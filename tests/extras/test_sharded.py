@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -205,8 +206,8 @@ def test_what_is_not_supported_is_refused(log: Log) -> None:
 def test_one_package_alone_is_missing(torchrec: Ranks) -> None:
     """``pip check`` complains of the CUDA build of fbgemm, and of nothing else."""
     done = subprocess.run(
-        [torchrec.python, "-m", "pip", "check"], capture_output=True, text=True, timeout=120,
-        env=seeing_the_product(),
+        [sys.executable, "-m", "pip", "--python", torchrec.python, "check"],
+        capture_output=True, text=True, timeout=120, env=seeing_the_product(),
     )  # fmt: skip
     wanted = ["torchrec 1.8.0 requires fbgemm-gpu, which is not installed."]
     assert done.stdout.splitlines() == wanted, done.stderr
