@@ -87,6 +87,7 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
         fetch("movielens", tmp_path)
 
 
+@pytest.mark.slow
 def test_an_unreachable_registry_is_said_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

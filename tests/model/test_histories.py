@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,6 +57,7 @@ def test_a_history_is_that_of_the_rows_before(
         assert found == "|".join(expected)
 
 
+@pytest.mark.slow
 def test_no_leak_on_real_data(tmp_path: Path) -> None:
     """MovieLens-100k: each event was a click of this user, strictly before the row; none lacks.
 

@@ -15,6 +15,7 @@ from tests.support.serving import strict
 from tests.support.swaps import COMPANY
 from tests.support.trained import trained
 
+pytestmark = pytest.mark.slow
 CONFIG = TrainConfig(
     embedding_size=4, hidden=(8,), batch_size=256, epochs=1, learning_rate=0.02, threads=1
 )

@@ -15,6 +15,7 @@ from model.score_files import Offline
 from tests.support.samples import SPEC, Sample
 from tests.support.trained import trained
 
+pytestmark = pytest.mark.slow
 CONFIG = TrainConfig(
     embedding_size=4, hidden=(8,), batch_size=256, epochs=2, learning_rate=0.02, threads=1
 )

@@ -74,6 +74,7 @@ def served_rows(log: Log, encoder: Encoder) -> dict[Side, list[list[int]]]:
     }
 
 
+@pytest.mark.slow
 @given(logs(), st.integers(1, 8))
 @settings(max_examples=150, deadline=None)
 def test_cell_parquet_and_json_give_one_index(files: Path, log: Log, rows: int) -> None:
@@ -88,6 +89,7 @@ def test_cell_parquet_and_json_give_one_index(files: Path, log: Log, rows: int) 
     assert trained_rows(log, encoder, read(log.spec, [typed])) == served
 
 
+@pytest.mark.slow
 @given(logs(), st.integers(1, 8))
 @settings(max_examples=60, deadline=None)
 def test_row_alone_is_the_row_among_others(log: Log, rows: int) -> None:
@@ -99,6 +101,7 @@ def test_row_alone_is_the_row_among_others(log: Log, rows: int) -> None:
     assert encoded_columns(encoder.candidate, columns, log.rows).tolist() == served["candidate"]
 
 
+@pytest.mark.slow
 @given(logs(), st.integers(1, 8), st.randoms(use_true_random=False))
 @settings(max_examples=30, deadline=None)
 def test_order_of_keys_never_matters(log: Log, rows: int, random: Any) -> None:
@@ -111,6 +114,7 @@ def test_order_of_keys_never_matters(log: Log, rows: int, random: Any) -> None:
             assert encoded_row(side, dict(items)) == encoded_row(side, log.row(number))
 
 
+@pytest.mark.slow
 @given(logs(), st.integers(1, 8))
 @settings(max_examples=60, deadline=None)
 def test_reserved_indices_are_no_values(log: Log, rows: int) -> None:

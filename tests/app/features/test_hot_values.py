@@ -67,6 +67,7 @@ def raised(work: Any) -> str | None:
     return None
 
 
+@pytest.mark.slow
 @given(logs(), st.integers(1, 8))
 @settings(max_examples=150, deadline=None)
 def test_any_log_is_encoded_as_with_the_whole_vocabulary(log: Log, rows: int) -> None:

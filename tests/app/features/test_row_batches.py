@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,6 +43,7 @@ def together(encoder: Encoder, instances: Sequence[Any]) -> list[tuple[bytes, by
     return [None if place in batch.wrong else row for place, row in enumerate(rows)]
 
 
+@pytest.mark.slow
 @given(logs(), st.integers(1, 8), st.data())
 @settings(max_examples=150, deadline=None)
 def test_rows_of_a_batch_are_the_rows_alone(log: Log, rows: int, data: st.DataObject) -> None:

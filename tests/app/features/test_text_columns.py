@@ -58,6 +58,7 @@ def test_plain_columns_need_no_decoding(
     assert found.fields(1, 3).names == found.names[1:3]
 
 
+@pytest.mark.slow
 @given(
     st.lists(JSON | st.lists(JSON, max_size=4) | st.lists(TEXTS, min_size=2, max_size=2),
              min_size=1, max_size=4),

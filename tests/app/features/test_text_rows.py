@@ -116,6 +116,7 @@ def columns_of(log: Log) -> dict[str, list[Any]]:
     return {name: [thing.json for thing in things] for name, things in log.columns.items()}
 
 
+@pytest.mark.slow
 @given(logs(), st.integers(1, 8), st.sampled_from([1, 4_096]))
 @settings(max_examples=100, deadline=None)
 def test_columns_are_those_of_one_field_after_the_other(log: Log, rows: int, step: int) -> None:

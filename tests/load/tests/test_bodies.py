@@ -57,7 +57,9 @@ def rows_of(body: Body) -> list[dict[str, Any]]:
     return [decoded["context"] | each["features"] for each in candidates]
 
 
-@pytest.mark.parametrize("source", ["synthetic", "bundle", "rows"])
+@pytest.mark.parametrize(
+    "source", [pytest.param("synthetic", marks=pytest.mark.slow), "bundle", "rows"]
+)
 def test_every_field_takes_what_is_drawn_for_it(
     source: str, bundle: Bundle, sample: Sample, tmp_path: Path
 ) -> None:

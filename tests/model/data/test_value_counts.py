@@ -77,7 +77,8 @@ def texts(found: MergedCounts, slot: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("step", "fan_in", "lines"), [(400, 32, 4_096), (7, 3, 40), (9, 32, 4_096)]
+    ("step", "fan_in", "lines"),
+    [(400, 32, 4_096), pytest.param(7, 3, 40, marks=pytest.mark.slow), (9, 32, 4_096)],
 )
 def test_counts_are_those_of_the_rows(
     tmp_path: Path, rows: pl.DataFrame, monkeypatch: pytest.MonkeyPatch,
