@@ -14,8 +14,14 @@ from tests.support.serving import Service, workers_of
 
 pytestmark = pytest.mark.e2e
 SECONDS = 5.0
+WINDOWS = 6
+"""Most times of so many seconds. What a service does of itself it does in each of them. Beside it,
+the first one has the end of its start; and where other programs hold up a thread that has the
+interpreter, the others look for it every 50 µs, dozens of times in a row."""
 MOST_WAKE_UPS = 8.0
 """Wake-ups a second of a process, all its threads together: each costs some 0.1 ms of CPU."""
+MOST_CPU = 0.003
+"""Part of a CPU that a process takes."""
 
 
 def wake_ups(pid: int) -> int:
@@ -25,6 +31,12 @@ def wake_ups(pid: int) -> int:
         (number,) = re.findall(r"^voluntary_ctxt_switches:\s*(\d+)", status.read_text(), re.M)
         found += int(number)
     return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """The CPU time that the threads of a process have taken until now."""
+    files = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(file.read_text().split()[0]) for file in files) / 1e9
 
 
 def processes(service: Service) -> list[int]:
@@ -39,11 +51,18 @@ def test_an_idle_service_sleeps(
     """No process wakes up more than some times a second, while it watches a directory."""
     shutil.copytree(tiny_bundle, tmp_path / tiny_bundle.name)
     service = start_service(tmp_path, workers=workers)
-    before = {pid: wake_ups(pid) for pid in processes(service)}
-    assert len(before) == (1 if workers == 1 else 1 + workers)
-    start = time.monotonic()
-    time.sleep(SECONDS)
-    rates = {
-        pid: (wake_ups(pid) - count) / (time.monotonic() - start) for pid, count in before.items()
-    }
-    assert max(rates.values()) <= MOST_WAKE_UPS, rates
+    pids = processes(service)
+    assert len(pids) == (1 if workers == 1 else 1 + workers)
+    least_woken = least_cpu = dict.fromkeys(pids, float("inf"))
+    for _ in range(WINDOWS):
+        before = {pid: (wake_ups(pid), cpu_seconds(pid)) for pid in pids}
+        start = time.monotonic()
+        time.sleep(SECONDS)
+        woken = {pid: wake_ups(pid) - before[pid][0] for pid in pids}
+        cpu = {pid: cpu_seconds(pid) - before[pid][1] for pid in pids}
+        seconds = time.monotonic() - start
+        least_woken = {pid: min(least_woken[pid], woken[pid] / seconds) for pid in pids}
+        least_cpu = {pid: min(least_cpu[pid], cpu[pid] / seconds) for pid in pids}
+        if max(least_woken.values()) <= MOST_WAKE_UPS and max(least_cpu.values()) <= MOST_CPU:
+            return
+    raise AssertionError(f"wake-ups a second: {least_woken}; part of a CPU: {least_cpu}")
