@@ -8,9 +8,11 @@ import os
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 from pathlib import Path
 
+import pip
 import pytest
 
 from tests.support.serving import ROOT
@@ -74,13 +76,23 @@ def wheels(tmp_path: Path) -> Path:
     return folder
 
 
+def make_venv(project: Path) -> None:
+    """Make the project's environment as Python does, with pip alone.
+
+    pip is copied, with its bytecode: unpacking and compiling it takes longer than all the rest.
+    """
+    venv.create(project / ".venv", symlinks=True)
+    (packages,) = (project / ".venv" / "lib").glob("python*/site-packages")
+    shutil.copytree(Path(pip.__path__[0]), packages / "pip")
+
+
 def environment(project: Path, settings: str, programs: Path) -> subprocess.CompletedProcess[str]:
     """Run the script with these settings of pip and with the programs of a folder first."""
     configuration = project / "pip.conf"
     configuration.write_text(f"[global]\n{settings}")
     clean = {
         name: value for name, value in os.environ.items()
-        if not name.startswith(("PIP_", "UV_", "CI"))
+        if not name.startswith(("PIP_", "UV_", "CI", "PYTHONPYCACHEPREFIX"))
     }  # fmt: skip
     return subprocess.run(
         [project / "scripts" / "environment"],
@@ -140,6 +152,7 @@ def test_uv_installs_once_from_where_pip_would(project: Path, wheels: Path, prog
 
 def test_pip_installs_where_uv_cannot_be_had(project: Path, wheels: Path, tmp_path: Path) -> None:
     """With an unusable uv, and without an index to get another from, pip installs the same."""
+    make_venv(project)
     unusable = tmp_path / "uv"
     unusable.write_text("#!/bin/sh\nexit 2\n")
     unusable.chmod(0o755)
@@ -153,6 +166,7 @@ def test_pip_installs_where_uv_cannot_be_had(project: Path, wheels: Path, tmp_pa
 
 def test_an_error_is_seen_whole(project: Path, tmp_path: Path, programs: Path) -> None:
     """Where torch cannot be had, both tools' errors and a way out are shown; no stamp is left."""
+    make_venv(project)
     done = environment(project, f"no-index = true\nfind-links = {tmp_path}\n", programs)
 
     assert done.returncode == 1
