@@ -56,10 +56,7 @@ def test_ctr_passes_exit_codes_on(tmp_path: Path) -> None:
 def test_a_made_up_log_fits_its_spec(spec_path: Path, tmp_path: Path) -> None:
     """The trainer reads every line of it; both labels occur, and time goes on."""
     log = tmp_path / "log.csv"
-    subprocess.run(
-        [sys.executable, "scripts/made_up_log.py", str(spec_path), str(log)],
-        cwd=ROOT, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    made_up_log([str(spec_path), str(log)])
     spec = FeatureSpec.load(spec_path)
     reader = Reader(spec, [log], moment=spec.timestamp is not None)
     frames = list(reader.frames())
@@ -88,7 +85,10 @@ def test_a_log_is_made_up_for_any_field(tmp_path: Path) -> None:
 
 def test_a_log_without_a_spec_is_that_of_a_shop(tmp_path: Path) -> None:
     """A user has one country, an item one price, as the page about a first spec shows."""
-    made_up_log([str(tmp_path / "log.csv")])
+    subprocess.run(
+        [sys.executable, "scripts/made_up_log.py", str(tmp_path / "log.csv")],
+        cwd=ROOT, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
     rows = pl.read_csv(tmp_path / "log.csv")
     assert rows.height == 3_000
     for key, decided in (("user_id", "country"), ("item_id", "category"), ("item_id", "price")):

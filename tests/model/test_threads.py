@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,9 @@ from model.config import TrainConfig
 from model.threads import SPINS, allowed, bound_spinning, own_cpus
 
 pytestmark = pytest.mark.slow
+LIBRARY = Path(torch.__file__).with_name("lib") / "libtorch_cpu.so"
+OPENMP = f"import ctypes; ctypes.CDLL({str(LIBRARY)!r})"
+"""Loads the OpenMP of torch, without the seconds that importing all of torch takes."""
 
 
 @pytest.mark.parametrize(
@@ -62,7 +66,7 @@ def test_a_product_in_bfloat16_is_whole_under_a_limit_of_threads() -> None:
         from model.config import TrainConfig
         torch.set_num_threads(TrainConfig(threads=2).thread_count())
         torch.utils.deterministic.fill_uninitialized_memory = True
-        torch.use_deterministic_algorithms(True)
+        torch.set_deterministic_debug_mode("error")
         value, weight = torch.ones(2048, 640), torch.ones(400, 640)
         product = value.bfloat16() @ weight.bfloat16().T
         assert (product == 640).all(), f"{(product != 640).sum()} sums are missing"
@@ -96,7 +100,9 @@ def test_the_environment_decides_first(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch has another OpenMP here")
 @pytest.mark.parametrize(
-    "program", ["import model.training.fit", "import tests.conftest, torch", "import model, torch"]
+    "program",
+    ["import model.training.fit", f"import tests.conftest; {OPENMP}", f"import model; {OPENMP}"],
+    ids=["trainer", "tests", "callers"],
 )
 def test_openmp_has_the_limit(program: str) -> None:
     """OpenMP itself reports the limit: in the trainer, the tests, and for callers from Python."""
