@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -102,6 +103,47 @@ async def test_nothing_is_handed_ahead_before_runs_have_shown_their_time() -> No
             batches.submit(asked)
             engine.gate.set()
             await until(lambda it=asked: done(it))  # type: ignore[misc]
+
+
+async def test_each_run_of_a_lone_list_is_handed_ahead_of_the_one_before() -> None:
+    """Not the second alone: the next one, as soon as the loop knows of the first."""
+    may_end = threading.Semaphore(0)
+
+    def held(batch: Batch, scores: Scores) -> Scores:
+        may_end.acquire()
+        return scores
+
+    async with batcher(FakeEngine(held), max_rows=8) as batches:
+        batches.submit(listed := job([[place, 0] for place in range(24)]))
+        for done_by_now in (0, 8):
+            await until(lambda rows=done_by_now: listed.done == rows)  # type: ignore[misc]
+            start = done_by_now + 8
+            assert batches._ahead == (listed, start, start + 8)
+            may_end.release()
+        may_end.release()
+        await until(lambda: done(listed))
+
+
+async def test_a_run_begins_beside_one_that_goes_on() -> None:
+    """As soon as one of two has ended, whichever it is."""
+    engine, may_end = FakeEngine(), [threading.Event() for _ in range(3)]
+
+    def held(batch: Batch, scores: Scores) -> Scores:
+        may_end[batch.candidate[0, 0]].wait()
+        return scores
+
+    engine.spoil = held
+    async with batcher(engine, in_flight=2) as batches:
+        jobs = [job(row_of(number)) for number in range(3)]
+        for each, runs in zip(jobs, (1, 2, 2), strict=True):
+            batches.submit(each)
+            await until(lambda most=runs: len(engine.batches) == most)  # type: ignore[misc]
+        may_end[1].set()
+        await until(lambda: len(engine.batches) == 3)
+        assert [done(each) for each in jobs] == [False, True, False]
+        for each in may_end:
+            each.set()
+        await until(lambda: all(map(done, jobs)))
 
 
 async def test_of_what_is_answered_in_part_the_first_rows_must_be_in_reach() -> None:
