@@ -297,13 +297,13 @@ def test_the_queue_is_asked_before_a_body_is_read() -> None:
         first = Kept(endpoint)
         assert not endpoints.open(first, [(b"x-request-timeout-ms", b"250")])
         assert seen == [(1, first.deadline)]
-        for length, taken in ((LONG_BODY, False), (LONG_BODY - 1, True)):
+        for length, taken in ((LONG_BODY, False), (2 * LONG_BODY, False), (LONG_BODY - 1, True)):
             exchange = Kept(endpoint)
             known = KnownHead(endpoint, length, 0.5)
             assert endpoints.open_known(exchange, b"mine", known, 1000.0) is taken
             assert (exchange.request_id, exchange.deadline) == (b"mine", 1000.5)
             assert (exchange.answer and exchange.answer[0]) == (None if taken else 429)
-        assert seen[1:] == [(1, 1000.5)]
+        assert seen[1:] == [(1, 1000.5)] * 2
         known = KnownHead(endpoint, 2, 0.5)
         assert endpoints.open_known(unnamed := Kept(endpoint), b"", known, 1000.0)
         assert unnamed.request_id.endswith(b"-2"), "the second new one"
