@@ -48,7 +48,9 @@ class Asked(Exchange):
         pass
 
 
-@pytest.mark.parametrize(("size", "at_once"), [(LONG_BODY, 1), (LONG_BODY - 1, LISTS)])
+@pytest.mark.parametrize(
+    ("size", "at_once"), [(LONG_BODY, 1), (2 * LONG_BODY, 1), (LONG_BODY - 1, LISTS)]
+)
 def test_one_long_body_is_begun_in_a_turn_of_the_loop(size: int, at_once: int) -> None:
     """However many have come: what else there is to do has its turn before the next of them."""
     begun: list[Exchange] = []
@@ -76,6 +78,13 @@ def test_one_long_body_is_begun_in_a_turn_of_the_loop(size: int, at_once: int) -
             await asyncio.sleep(0)
             assert len(begun) <= before + 1
         assert begun == exchanges, "they have their turns in order"
+        async with asyncio.timeout(30):
+            while endpoints._unfinished:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0)
+        alone = Asked(endpoint)
+        alone.deadline = exchanges[0].deadline
+        endpoints.begin(alone, bytes(size))
+        assert begun[LISTS:] == [alone], "nobody is before it"
 
     asyncio.run(scene())
 
@@ -380,10 +389,11 @@ def test_a_request_holds_the_loop_for_a_while_and_goes_on_later(
         endpoints_over().begin(asked(steps()), b"{}")
         assert len(done) == at_once
         await asyncio.sleep(0)
-        while len(done) < 5:
+        for _ in range(10):
             before = len(done)
             await asyncio.sleep(0)
             assert len(done) <= before + 1
+        assert len(done) == 5, "a step in a turn or two"
         # One that had to wait goes on as far as the time allows.
         waited: list[int] = []
         value = asyncio.get_running_loop().create_future()
