@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import venv
-import zipfile
 from pathlib import Path
 
 import pip
 import pytest
 
 from tests.support.serving import ROOT
+from tests.support.wheels import METADATA, write_wheel
 
 pytestmark = pytest.mark.e2e
 
@@ -31,7 +29,6 @@ def build_editable(directory, config_settings=None, metadata_directory=None):
         wheel.writestr("small-1.dist-info/RECORD", "")
     return name
 """
-METADATA = "Metadata-Version: 2.1\nName: {}\nVersion: {}\n"
 EXTRAS = "".join(
     f'Provides-Extra: {extra}\nRequires-Dist: torch; extra == "{extra}"\n'
     for extra in ("cpu", "local", "dev", "train")
@@ -43,7 +40,8 @@ def project(tmp_path: Path) -> Path:
     """A checkout of a project that needs nothing but a package called torch."""
     root = tmp_path / "a checkout"
     (root / "scripts").mkdir(parents=True)
-    shutil.copy(ROOT / "scripts" / "environment", root / "scripts")
+    for name in ("environment", "pip-settings.sh"):
+        shutil.copy(ROOT / "scripts" / name, root / "scripts")
     (root / "pyproject.toml").write_text(
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
     )
@@ -59,20 +57,7 @@ def wheels(tmp_path: Path) -> Path:
     folder = tmp_path / "wheels"
     folder.mkdir()
     for version in ("2.0", "3.0"):
-        with zipfile.ZipFile(folder / f"torch-{version}-py3-none-any.whl", "w") as wheel:
-            info = f"torch-{version}.dist-info"
-            files = {
-                "torch.py": f"version = {version!r}\n",
-                f"{info}/WHEEL": "Wheel-Version: 1.0\nTag: py3-none-any\n",
-                f"{info}/METADATA": METADATA.format("torch", version),
-            }
-            record = ""
-            for name, text in files.items():
-                wheel.writestr(name, text)
-                digest = hashlib.sha256(text.encode()).digest()
-                encoded = base64.urlsafe_b64encode(digest).decode().rstrip("=")
-                record += f"{name},sha256={encoded},{len(text)}\n"
-            wheel.writestr(f"{info}/RECORD", f"{record}{info}/RECORD,,\n")
+        write_wheel(folder, "torch", version)
     return folder
 
 
@@ -97,7 +82,7 @@ def environment(project: Path, settings: str, programs: Path) -> subprocess.Comp
     return subprocess.run(
         [project / "scripts" / "environment"],
         env=clean | {"PIP_CONFIG_FILE": str(configuration), "PATH": f"{programs}:{clean['PATH']}"},
-        capture_output=True, text=True, check=False, timeout=100,
+        capture_output=True, text=True, check=False, timeout=280,
     )  # fmt: skip
 
 

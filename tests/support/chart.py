@@ -33,7 +33,7 @@ def helm() -> Path:
         PeerProblem: it cannot be had.
     """
     HOME.mkdir(parents=True, exist_ok=True)
-    with FileLock(HOME / "helm.lock"):
+    with FileLock(HOME / "helm-program.lock"):
         home = environment(PINNED)
         program = home / "bin" / "helm"
         if not program.exists():

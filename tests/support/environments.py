@@ -9,11 +9,19 @@ import sys
 import sysconfig
 from pathlib import Path
 
+from filelock import FileLock
+
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / "data" / "peers"
 INSTALL_SECONDS = 1800
 PACKAGES = Path(sysconfig.get_path("purelib"))
 """Where the product's packages are."""
+_BY_UV = """\
+python=$1 uv_options=()
+source "$0/scripts/pip-settings.sh"
+follow_pip
+exec "$2" pip install -q "${uv_options[@]}" --no-deps --only-binary :all: -p "$3" -r "$4"
+"""
 
 
 class PeerProblem(Exception):
@@ -24,7 +32,8 @@ def environment(pinned: Path, more: bool = False) -> Path:
     """Return the directory of an environment, making it where it is not as ``pinned`` says.
 
     It holds what the file names at these versions and nothing else; with ``more``, also what
-    those packages need beyond it, which depends on the platform: torch has several builds.
+    those packages need beyond it, which depends on the platform: torch has several builds. One
+    process makes it, and others wait.
 
     Raises:
         PeerProblem: it cannot be made.
@@ -33,20 +42,50 @@ def environment(pinned: Path, more: bool = False) -> Path:
     home = HOME.resolve() / name
     wanted = f"{home}\n{sys.version}\n{pinned.read_text()}"
     stamp = home / ".installed"
-    if stamp.is_file() and stamp.read_text() == wanted:
-        return home
-    print(f"bench: installing the peer {name} into {home}", file=sys.stderr)
-    shutil.rmtree(home, ignore_errors=True)
-    # This environment's pip installs into it: one of its own takes four seconds to install.
-    _run([sys.executable, "-m", "venv", "--without-pip", str(home)])
-    words = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python")]
-    words += ["--disable-pip-version-check", "-q"]
-    words += ["install", "--only-binary", ":all:", "-r", str(pinned)]
-    _run(words if more else [*words, "--no-deps"])
-    stamp.write_text(wanted)
+    with _alone(name):
+        if stamp.is_file() and stamp.read_text() == wanted:
+            return home
+        print(f"bench: installing the peer {name} into {home}", file=sys.stderr)
+        shutil.rmtree(home, ignore_errors=True)
+        # This environment's installers fill it: a pip of its own takes four seconds to install.
+        _run([sys.executable, "-m", "venv", "--without-pip", str(home)])
+        if more or not _installed_by_uv(home, pinned):
+            # Where uv finds nothing, pip may, or says in its words what is wrong.
+            words = ["--disable-pip-version-check", "-q", "install", "--only-binary", ":all:"]
+            into = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python")]
+            _run([*into, *words, *([] if more else ["--no-deps"]), "-r", str(pinned)])
+        stamp.write_text(wanted)
     size = sum(path.lstat().st_size for path in home.rglob("*")) / 1e6
     print(f"bench: installed {name}, {size:.0f} MB, versions in {pinned}", file=sys.stderr)
     return home
+
+
+def uv() -> str | None:
+    """Return the path of uv, of the product's environment or of the machine, if there is one."""
+    return shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+
+def _installed_by_uv(home: Path, pinned: Path) -> bool:
+    """Install the packages of a file, and no others, by uv; return whether it could.
+
+    It takes a second where its cache has them; pip takes up to a minute, most of it to compile
+    modules that nobody imports.
+    """
+    program = uv()
+    if program is None:
+        return False
+    try:
+        python = str(home / "bin" / "python")
+        _run(["bash", "-c", _BY_UV, str(ROOT), sys.executable, program, python, str(pinned)])
+    except PeerProblem:
+        return False
+    return True
+
+
+def _alone(name: str) -> FileLock:
+    """Return the lock of the one process that makes an environment."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    return FileLock(HOME / f"{name}.lock", timeout=INSTALL_SECONDS)
 
 
 def seeing_the_product(packages: Path = PACKAGES) -> dict[str, str]:
@@ -76,14 +115,15 @@ def node_environment(pinned: Path) -> Path:
     home = HOME.resolve() / pinned.name
     files = {name: (pinned / name).read_text() for name in ("package.json", "package-lock.json")}
     stamp = home / ".installed"
-    if stamp.is_file() and stamp.read_text() == "".join(files.values()):
-        return home
-    shutil.rmtree(home, ignore_errors=True)
-    home.mkdir(parents=True)
-    for name, text in files.items():
-        (home / name).write_text(text)
-    _run(["npm", "ci", "--prefix", str(home), "--no-audit", "--no-fund", "--ignore-scripts"])
-    stamp.write_text("".join(files.values()))
+    with _alone(pinned.name):
+        if stamp.is_file() and stamp.read_text() == "".join(files.values()):
+            return home
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir(parents=True)
+        for name, text in files.items():
+            (home / name).write_text(text)
+        _run(["npm", "ci", "--prefix", str(home), "--no-audit", "--no-fund", "--ignore-scripts"])
+        stamp.write_text("".join(files.values()))
     return home
 
 
