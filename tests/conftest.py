@@ -40,6 +40,13 @@ TESTS = Path(__file__).resolve().parent
 HEAVY = ("model", "e2e", "docs", "fuzz", "load", "bench")
 """Folders whose files take longest: begun first, they leave no long one for the end."""
 
+LONGEST = (
+    Path("drills", "loop", "test_circle.py"),
+    Path("app", "scoring", "test_engine_cuda.py"),
+    Path("model", "training", "test_sampling.py"),
+)
+"""Files with minutes of ``long`` tests: one that is begun late has the others' CPUs idle."""
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
@@ -62,8 +69,8 @@ def pytest_collection_finish() -> None:
 
 
 def places_of(files: Iterable[Path]) -> dict[Path, float]:
-    """Return the place of each file: first the heavy folders, evenly mixed, as some compute and
-    some wait."""
+    """Return the place of each file: the longest, then the heavy folders, evenly mixed, as some
+    compute and some wait."""
     folders: dict[str, list[Path]] = {}
     for file in files:
         folders.setdefault(file.relative_to(TESTS).parts[0], []).append(file)
@@ -71,6 +78,7 @@ def places_of(files: Iterable[Path]) -> dict[Path, float]:
     for name, found in folders.items():
         for number, file in enumerate(found):
             places[file] = number / len(found) if name in HEAVY else 1.0
+    places.update({TESTS / file: -1.0 for file in LONGEST if TESTS / file in places})
     return places
 
 
