@@ -211,19 +211,24 @@ def test_a_worker_has_its_own_sockets_and_is_told_twice(tmp_path: Path) -> None:
         assert service.log().count("told") == 4
 
 
-def test_a_worker_killed_at_its_start_is_replaced_and_an_error_is_told(tmp_path: Path) -> None:
-    """What kills it, too little memory for one, may pass; an error of its own does not."""
+def test_of_what_ends_a_worker_at_its_start_errors_alone_end_the_service(tmp_path: Path) -> None:
+    """What kills it, too little memory for one, may pass, and an end without an error is none."""
+    lives = tmp_path / "lives"
+    lives.mkdir()
     work = f"""
-    try:
-        open({str(tmp_path / "first")!r}, "x")
-    except FileExistsError:
-        raise RuntimeError("of its own")
-    os.kill(os.getpid(), signal.SIGKILL)
+    lives = len(os.listdir({str(lives)!r}))
+    open(f"{lives}/{{lives}}", "x").close()
+    if lives == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if lives == 1:
+        return 0
+    raise RuntimeError("of its own")
 """
-    with supervised(tmp_path, work) as service:
+    with supervised(tmp_path, work, FIRST_PAUSE=0.1) as service:
         assert service.process.wait(30) == 1
         log = service.log()
         assert "worker 1 ended by signal 9; its successor starts in 0.0 s" in log
+        assert "worker 1 ended with exit code 0; its successor starts in 0.1 s" in log
         assert "worker 1 failed" in log
         assert "RuntimeError: of its own" in log
         assert "worker 1 ended with exit code 1 before the service was ready" in log
