@@ -106,22 +106,45 @@ async def test_nothing_is_handed_ahead_before_runs_have_shown_their_time() -> No
 
 
 async def test_each_run_of_a_lone_list_is_handed_ahead_of_the_one_before() -> None:
-    """Not the second alone: the next one, as soon as the loop knows of the first."""
-    may_end = threading.Semaphore(0)
+    """Not the second alone; it counts for deadlines and for what is observed as any other."""
+    may_end, told = threading.Semaphore(0), []
 
     def held(batch: Batch, scores: Scores) -> Scores:
         may_end.acquire()
         return scores
 
-    async with batcher(FakeEngine(held), max_rows=8) as batches:
-        batches.submit(listed := job([[place, 0] for place in range(24)]))
-        for done_by_now in (0, 8):
-            await until(lambda rows=done_by_now: listed.done == rows)  # type: ignore[misc]
-            start = done_by_now + 8
-            assert batches._ahead == (listed, start, start + 8)
+    def observe(batch: Batch, scores: Scores, seconds: float, closed: Closed) -> None:
+        told.append((len(batch.candidate), closed))
+
+    async with batcher(FakeEngine(held), max_rows=8, observe=observe) as batches:
+        batches.cost.base, batches.cost.per_row = 0.0, 10.0
+        batches.cost.observe = lambda rows, seconds: None  # type: ignore[method-assign]
+        batches.submit(listed := job([[place, 0] for place in range(20)], seconds=900))
+        for first, ahead, wait in ((0, (8, 16), 231), (8, (16, 20), 143)):
+            await until(lambda rows=first: listed.done == rows)  # type: ignore[misc]
+            assert batches._ahead == (listed, *ahead)
+            now = asyncio.get_running_loop().time()
+            batches.admit(1, now + wait + 1)
+            with pytest.raises(Overloaded, match="deadline"):
+                batches.admit(1, now + wait - 40)
             may_end.release()
         may_end.release()
         await until(lambda: done(listed))
+    assert told == [(8, "full"), (8, "full"), (4, "drained")]
+
+
+async def test_a_list_that_is_cancelled_in_its_last_run_leaves_nothing_to_drop() -> None:
+    """All its rows are in the engine: none of them waits."""
+    engine = FakeEngine()
+    async with batcher(engine) as batches:
+        engine.gate.clear()
+        batches.submit(running := job([[1, 0]] * 3))
+        await until(engine.entered.is_set)
+        batches.cancel(running)
+        assert (batches.queued_rows, batches.abandoned) == (0, 0)
+        engine.gate.set()
+        await until(lambda: batches.idle)
+        assert not done(running)
 
 
 async def test_a_run_begins_beside_one_that_goes_on() -> None:
@@ -154,9 +177,10 @@ async def test_of_what_is_answered_in_part_the_first_rows_must_be_in_reach() -> 
         async with Busy(engine, batches) as running:
             now = asyncio.get_running_loop().time()
             batches.admit(1_000, now + 13, partial=True)
-            for rows, seconds, partial in ((1_000, 13, False), (1_000, 10, True)):
-                with pytest.raises(Overloaded, match="deadline"):
-                    batches.admit(rows, now + seconds, partial)
+            with pytest.raises(Overloaded, match="deadline"):
+                batches.admit(1_000, now + 13)
+            with pytest.raises(Overloaded, match="deadline"):
+                batches.admit(1_000, now + 10, partial=True)
             batches.admit(2, now + 4, partial=True)
         await running
 
