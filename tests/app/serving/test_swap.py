@@ -17,7 +17,7 @@ from typing import Any, cast
 import pytest
 
 from app.bundle.directory import CURRENT
-from app.errors import BundleError
+from app.errors import BundleError, EngineFailed, HeldBack, ValueProblem
 from app.rollout.state_file import read_rollout
 from app.serving import swap
 from app.serving.agreement import Agreement
@@ -302,6 +302,29 @@ async def test_a_replaced_bundle_is_closed_in_the_end(monkeypatch: pytest.Monkey
     await asyncio.sleep(0)
     await made.close()
     assert closed == [busy], "the builder closes what is left"
+
+
+@pytest.mark.parametrize("error", [EngineFailed("no device"), ValueProblem("no number")])
+def test_golden_requests_that_the_bundle_in_use_cannot_score_hold_the_other(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no fault of the other one, which an operator may choose all the same."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    def bundle(version: str) -> Any:
+        manifest = SimpleNamespace(version=version, manifest=None, examples=())
+        return SimpleNamespace(bundle=manifest, encoder=None, engine=None)
+
+    monkeypatch.setattr(swap, "golden_change", fail)
+    monkeypatch.setattr(swap, "Figures", SimpleNamespace(of=lambda manifest: manifest))
+    gate = SimpleNamespace(golden=object(), figure_problems=lambda *_: ["its AUC"])
+    made = swapper(gate=gate, state=SimpleNamespace(loaded=bundle("1")))
+    with pytest.raises(
+        HeldBack, match=r"^its AUC; 1 cannot score its golden requests: no (device|number)$"
+    ):
+        made._pass(bundle("2"))
 
 
 @pytest.mark.parametrize("there", [True, False])

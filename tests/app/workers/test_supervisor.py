@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
@@ -139,8 +140,10 @@ def test_children_that_are_no_workers_are_passed_over(tmp_path: Path) -> None:
 def test_workers_that_die_again_wait_longer(tmp_path: Path) -> None:
     """Pauses double from the second failure in a row on, up to the longest."""
     dies = "    worker.shared.set_ready()\n    return 1\n"
+    begun = monotonic()
     with supervised(tmp_path, dies, FIRST_PAUSE=0.1, LONGEST_PAUSE=0.3) as service:
         until(lambda: len(service.pauses()) >= 5, "five workers died")
+        assert monotonic() - begun >= 0.6, "they wait as long as they say"
         assert service.pauses()[:5] == [0.0, 0.1, 0.2, 0.3, 0.3]
 
 
@@ -158,6 +161,16 @@ def test_a_failure_at_the_start_ends_the_service(tmp_path: Path) -> None:
     with supervised(tmp_path, first_fails, workers=2) as service:
         assert service.process.wait(30) == 1
         assert "worker 1 ended with exit code 3 before the service was ready" in service.log()
+
+
+def test_a_worker_that_handles_no_signal_yet_ends_at_once(tmp_path: Path) -> None:
+    """The supervisor's own handlers are not its worker's: one that still loads need not drain."""
+    loads = SLEEP.replace("signal.signal(signal.SIGTERM, lambda *_: os._exit(0))", "pass")
+    with supervised(tmp_path, loads, GRACE_SECONDS=60.0) as service:
+        until(lambda: service.pids(), "the worker runs")
+        service.process.terminate()
+        assert service.process.wait(30) == 1
+        assert "worker 1 ended by signal 15" in service.log()
 
 
 def test_a_worker_that_does_not_drain_is_killed(tmp_path: Path) -> None:

@@ -196,7 +196,8 @@ def test_two_take_the_steps_of_one() -> None:
                 torch.testing.assert_close(found[name], value, atol=1e-5, rtol=0, msg=name)
 
 
-def test_others_of_a_group_drop_other_units_and_share_statistics() -> None:
+@pytest.mark.parametrize("size", [2, 3])
+def test_others_of_a_group_drop_other_units_and_share_statistics(size: int) -> None:
     """The seed tells the processes apart; what batch norm has seen is the mean of all."""
     config = replace(CONFIG, batch_norm=True)
 
@@ -204,15 +205,15 @@ def test_others_of_a_group_drop_other_units_and_share_statistics() -> None:
         for tensor in tensors:
             tensor.add_(3.0)
 
-    group = SimpleNamespace(rank=2, size=3, add=add)
+    group = SimpleNamespace(rank=size - 1, size=size, add=add)
     with torch.random.fork_rng():
         trainer = Trainer(LAYOUT, dataset(64), config, group=cast(Group, group))
-        assert torch.initial_seed() == config.seed + 2 * 2**32
+        assert torch.initial_seed() == config.seed + (size - 1) * 2**32
     before = {name: value.clone() for name, value in trainer.network.named_buffers()}
     running = [name for name in before if "running" in name]
     trainer.level()
     for name, value in trainer.network.named_buffers():
-        expected = (before[name] + 3.0) / 3 if name in running else before[name]
+        expected = (before[name] + 3.0) / size if name in running else before[name]
         torch.testing.assert_close(value, expected)
     assert len(running) == 2
     alone = Trainer(LAYOUT, dataset(64), config)
@@ -238,6 +239,15 @@ def test_a_restored_trainer_goes_on_as_the_first_did() -> None:
         assert [(rows.tolist(), other.step(rows, 0.01)) for rows in other.shuffled(5)] == expected
         for name, value in weights(trainer).items():
             assert torch.equal(weights(other)[name], value), name
+
+
+def test_each_epoch_has_an_order_of_its_own() -> None:
+    """And all rows once."""
+    batches = list(Trainer(LAYOUT, dataset(300), CONFIG).shuffled(5))
+    first, second = (np.concatenate(part).tolist() for part in (batches[:5], batches[5:]))
+    assert sorted(first) == sorted(second) == list(range(300))
+    assert first != second
+    assert first != sorted(first)
 
 
 def test_a_step_is_as_long_as_its_rate() -> None:
