@@ -1,14 +1,11 @@
-"""The pages in a real browser: every one opened, used, and looked at."""
+"""The pages in a real browser: what they show, and to whom."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,131 +13,16 @@ import pytest
 
 from app.store.sqlite import SqliteStore
 from app.store.store import Item
-from model.config import NETWORKS, TrainConfig
 from tests.conftest import PATIENT_MS, StartService
 from tests.support.admin import KEY, WithAdmin, start_with_admin
-from tests.support.browser import Watched, chromium, library, stored
+from tests.support.browser import stored
+from tests.support.pages import QUICK, Open, films, with_store
 from tests.support.programs import program
 from tests.support.samples import KNOWN_USER, SPEC, Sample, candidate_of, context_of
-from tests.support.serving import Service, wait_until
 from tests.support.trained import trained
 
 pytestmark = pytest.mark.extras
-QUICK = TrainConfig(
-    embedding_size=4, hidden=(16,), batch_size=256, epochs=2, learning_rate=0.02, threads=1
-)
-LOOKS = [(1400, "light"), (1400, "dark"), (400, "light"), (400, "dark")]
 SCRIPT, IMAGE = "<script>alert(1)</script>", "<img src=x onerror=alert(2)>"
-Open = Callable[..., Watched]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with chromium(tmp_path_factory.mktemp("browser")) as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The script that looks for what makes a page hard to use."""
-    home = library("axe-core")
-    return (home / "axe.min.js").read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def open_page(browser: Any, axe: str) -> Iterator[Open]:
-    """Opens pages; in none of them has anything gone wrong at the end of the test."""
-    opened: list[tuple[Watched, str]] = []
-
-    def start(
-        url: str, key: str | None = None, width: int = 1400, scheme: str = "light"
-    ) -> Watched:
-        watched = Watched(browser, axe, width, scheme)
-        opened.append((watched, url.split("/pages")[0].split("/docs")[0]))
-        watched.open(url, key)
-        return watched
-
-    yield start
-    for watched, host in opened:
-        watched.close(host)
-
-
-@pytest.fixture
-def scratch(tmp_path: Path) -> Path:
-    return tmp_path
-
-
-def with_store(
-    start: StartService, bundle: Path, scratch: Path, items: list[Item], **more: Any
-) -> WithAdmin:
-    """Start a service over a bundle with a store of items."""
-    store = SqliteStore(scratch / "store.db", create=True)
-    store.put(items)
-    store.close()
-    url = f"sqlite://{scratch}/store.db"
-    return start_with_admin(start, scratch, bundle, store=url, **more)
-
-
-def films(sample: Sample) -> list[Item]:
-    return [
-        Item(number, {**candidate_of(row), "title": f"Film {number}"})
-        for number, row in enumerate(sample.rows[:40])
-    ]
-
-
-def use_every_page(watched: Watched, name: str, service: Service, sample: Sample) -> None:
-    """Do on each page what it is for, and look at it."""
-    page = watched.page
-    page.get_by_role("button", name="Rank", exact=True).click()
-    page.get_by_role("heading", name="Ranking").wait_for()
-    watched.look(f"{name}-try")
-    watched.go("Why")
-    page.get_by_role("heading", name="With another value").wait_for()
-    page.get_by_text("this candidate", exact=True).wait_for()
-    page.get_by_label("beside").select_option(index=2)
-    page.get_by_role("heading", name=re.compile("^Why the (first|second) is before")).wait_for()
-    for field in ("price", "tags", "time", "placement"):
-        page.get_by_label("Field").select_option(field)
-        page.get_by_text(f"as {field} changes").wait_for()
-        page.locator(".wide ol.waterfall li, .wide figure.lines").first.wait_for()
-    # Rankings alone are completed from profiles.
-    assert not [url for url in watched.requests if url.endswith("/predict")]
-    watched.look(f"{name}-why")
-    service.predict(sample.rows[:300])
-    watched.go("Now")
-    page.get_by_role("button", name="country", exact=True).click()
-    page.get_by_text("Values whose share has changed most").wait_for()
-    page.get_by_role("heading", name="Scores").wait_for()
-    watched.look(f"{name}-now")
-    watched.go("Bundles")
-    page.get_by_role("heading", name="In the directory").wait_for()
-    page.get_by_role("heading", name="Reliability").wait_for()
-    page.get_by_role("button", expanded=False).first.click()
-    page.get_by_text("Calibration is predicted clicks").wait_for()
-    page.get_by_role("button", expanded=True).first.click()
-    watched.look(f"{name}-bundles")
-    watched.go("Catalogue")
-    page.get_by_label("Search").fill("film 7")
-    page.get_by_text("1 of 40 items").wait_for()
-    page.get_by_role("button", name="7", exact=True).click()
-    page.get_by_role("heading", name="Item 7").wait_for()
-    page.get_by_role("button", name="Add to Try").click()
-    page.get_by_text("of the page Try").wait_for()
-    watched.look(f"{name}-catalogue")
-
-
-@pytest.mark.parametrize("network", NETWORKS)
-def test_every_page_works_with_every_network(
-    network: str, sample: Sample, scratch: Path, start_service: StartService, open_page: Open
-) -> None:
-    """In light and dark, wide and narrow, and nothing is asked of another host."""
-    bundles = scratch / "bundles"
-    bundle = trained(sample.spec, sample.data, replace(QUICK, network=network), bundles)
-    both = with_store(start_service, bundle, scratch, films(sample))
-    for width, scheme in LOOKS if network == "deepfm" else LOOKS[::3]:
-        watched = open_page(f"{both.url}/pages/", KEY, width, scheme)
-        use_every_page(watched, network, both.service, sample)
-        watched.page.close()
 
 
 @pytest.fixture(scope="module")
@@ -313,124 +195,6 @@ def test_the_key_is_kept_nowhere(served: WithAdmin, open_page: Open) -> None:
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Lock").click()
     page.get_by_label("Key").wait_for()
-
-
-def test_bundles_are_activated(
-    tiny_bundle: Path, other_bundle: Path, scratch: Path, start_service: StartService,
-    open_page: Open,
-) -> None:  # fmt: skip
-    """Only after a second click, and the page tells what serves."""
-    directory = scratch / "bundles"
-    for each in (tiny_bundle, other_bundle):
-        shutil.copytree(each, directory / each.name)
-    both = start_with_admin(start_service, scratch, directory)
-    serving = lambda: both.service.client.get("/ready").json()["version"]  # noqa: E731
-    assert serving() == other_bundle.name
-    watched = open_page(f"{both.url}/pages/#/bundles", KEY)
-    page = watched.page
-    page.get_by_role("button", name="Activate", exact=True).click()
-    page.get_by_role("button", name="no", exact=True).click()
-    assert serving() == other_bundle.name
-    page.get_by_role("button", name="Activate", exact=True).click()
-    page.get_by_role("button", name="Activate: yes").click()
-    page.get_by_text(f"{tiny_bundle.name} serves; before: {other_bundle.name}").wait_for()
-    assert serving() == tiny_bundle.name
-    page.get_by_text("newer bundles are not taken up by themselves").wait_for()
-    watched.look("activated")
-    page.get_by_role("button", name="Follow the newest again").click()
-    page.get_by_role("button", name="Follow the newest again: yes").click()
-    wait_until(lambda: serving() == other_bundle.name, "the newest serves", 60)
-
-
-def test_a_canary_is_begun_promoted_and_told_of(
-    sample: Sample, tiny_bundle: Path, scratch: Path, start_service: StartService, open_page: Open
-) -> None:
-    """The page shows both sides beside each other; a wrong field is told."""
-    later = trained(sample.spec, sample.data, QUICK, scratch / "later", after=tiny_bundle.name)
-    directory = scratch / "bundles"
-    for each in (tiny_bundle, later):
-        shutil.copytree(each, directory / each.name)
-    both = start_with_admin(start_service, scratch, directory)
-    serving = lambda: both.service.client.get("/ready").json()["version"]  # noqa: E731
-    assert serving() == later.name
-    watched = open_page(f"{both.url}/pages/#/bundles", KEY)
-    page = watched.page
-    page.get_by_role("spinbutton").fill("50")
-    page.get_by_label("by field").fill("nonsense")
-    page.get_by_role("button", name="Begin").click()
-    page.get_by_role("alert").get_by_text("key").first.wait_for()
-    page.get_by_label("by field").fill("user_id")
-    page.get_by_role("button", name="Begin").click()
-    page.get_by_role("heading", name="On trial").wait_for()
-    both.service.predict(sample.rows[:200])
-    page.get_by_role("button", name="Look again").click()
-    page.get_by_text("canary, running").wait_for()
-    watched.look("canary")
-    page.get_by_role("button", name="Promote").click()
-    page.get_by_role("button", name="Promote: yes").click()
-    page.get_by_text(f"{tiny_bundle.name} serves").wait_for()
-    assert serving() == tiny_bundle.name
-
-
-def test_a_shadow_is_begun_and_stopped(
-    sample: Sample, tiny_bundle: Path, scratch: Path, start_service: StartService, open_page: Open
-) -> None:
-    """It answers nobody; the page shows what it scored, and a stopped one waits."""
-    later = trained(sample.spec, sample.data, QUICK, scratch / "later", after=tiny_bundle.name)
-    directory = scratch / "bundles"
-    for each in (tiny_bundle, later):
-        shutil.copytree(each, directory / each.name)
-    both = start_with_admin(start_service, scratch, directory)
-    watched = open_page(f"{both.url}/pages/#/bundles", KEY)
-    page = watched.page
-    page.locator("form.trial select").select_option("shadow")
-    assert page.get_by_label("by field").count() == 0
-    page.get_by_role("spinbutton").fill("100")
-    page.get_by_role("button", name="Begin").click()
-    page.get_by_text("shadow, running").wait_for()
-    page.get_by_text("takes 100 % of the requests").wait_for()
-    both.service.predict(sample.rows[:50])
-
-    def scored() -> bool:
-        page.get_by_role("button", name="Look again").click()
-        facts = page.locator("section", has=page.get_by_role("heading", name="On trial"))
-        return "50" in facts.locator("dd").first.inner_text()
-
-    watched.wait_until(scored)
-    assert both.service.client.get("/ready").json()["version"] == later.name
-    watched.look("shadow")
-    page.get_by_role("button", name="Stop").click()
-    page.get_by_role("button", name="no", exact=True).click()
-    page.get_by_text("shadow, running").wait_for()
-    page.get_by_role("button", name="Stop").click()
-    page.get_by_role("button", name="Stop: yes").click()
-    page.get_by_role("heading", name="On trial").wait_for(state="detached")
-    page.get_by_role("cell", name="held").wait_for()
-
-
-def test_a_canary_is_stopped(
-    sample: Sample, tiny_bundle: Path, scratch: Path, start_service: StartService, open_page: Open
-) -> None:
-    """Everybody is answered by the bundle in use then."""
-    later = trained(sample.spec, sample.data, QUICK, scratch / "later", after=tiny_bundle.name)
-    directory = scratch / "bundles"
-    for each in (tiny_bundle, later):
-        shutil.copytree(each, directory / each.name)
-    both = start_with_admin(start_service, scratch, directory)
-    row = next(row for row in sample.rows if "user_id" in row)
-    asked = {"context": context_of(row), "candidates": [{"features": candidate_of(row)}]}
-    watched = open_page(f"{both.url}/pages/#/bundles", KEY)
-    page = watched.page
-    page.get_by_role("spinbutton").fill("100")
-    page.get_by_label("by field").fill("user_id")
-    page.get_by_role("button", name="Begin").click()
-    page.get_by_text("canary, running").wait_for()
-    assert both.service.post("/rank", asked).json()["version"] == tiny_bundle.name
-    page.get_by_role("button", name="Stop").click()
-    page.get_by_role("button", name="Stop: yes").click()
-    page.get_by_role("heading", name="On trial").wait_for(state="detached")
-    assert both.service.post("/rank", asked).json()["version"] == later.name
-    page.get_by_role("cell", name="held").wait_for()
 
 
 def test_the_best_items_of_the_catalogue_are_named_and_explained(
