@@ -44,8 +44,13 @@ LONGEST = (
     Path("drills", "loop", "test_circle.py"),
     Path("app", "scoring", "test_engine_cuda.py"),
     Path("model", "training", "test_sampling.py"),
+    Path("extras", "test_ray_scoring.py"),
+    Path("extras", "test_pages_by_network.py"),
+    Path("extras", "test_shap.py"),
+    Path("extras", "test_ray.py"),
 )
-"""Files with minutes of ``long`` tests: one that is begun late has the others' CPUs idle."""
+"""Files with minutes of ``long`` tests and of ``extras``, the longest first: beside one that is begun
+late, the others' CPUs would be idle."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -78,7 +83,8 @@ def places_of(files: Iterable[Path]) -> dict[Path, float]:
     for name, found in folders.items():
         for number, file in enumerate(found):
             places[file] = number / len(found) if name in HEAVY else 1.0
-    places.update({TESTS / file: -1.0 for file in LONGEST if TESTS / file in places})
+    begun = [TESTS / file for file in LONGEST if TESTS / file in places]
+    places.update({file: number - len(begun) for number, file in enumerate(begun)})
     return places
 
 

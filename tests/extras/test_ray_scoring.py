@@ -155,7 +155,7 @@ def test_a_group_trains_as_by_torchrun(ray: Cluster, sample: Sample, tmp_path: P
     try:
         wait_until(
             lambda: any(out.glob(f"{CHECKPOINTS}/*/step-*")) or process.poll() is not None,
-            "a checkpoint is written", 200,
+            "a checkpoint is written", 400,
         )  # fmt: skip
         workers = [pid for pid in descendants(ray.pid) if "RayTrainWorker" in title(pid)]
         assert workers, process.poll()

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.bytecode import PLACE
 from tests.support.children import ending_with_us
 from tests.support.environments import PACKAGES, ROOT
 from tests.support.processes import children, runs
@@ -106,7 +107,11 @@ def _variables() -> dict[str, str]:
     # Without a token of ours, Ray puts one into the home directory.
     own = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
     # Ray's workers are nice by default, and wait for all else that a busy machine does.
-    return {**os.environ, **own, "RAY_worker_niceness": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+    own["RAY_worker_niceness"] = "0"
+    # Beside the code, bytecode would be handed to workers, who have it under another path.
+    own["PYTHONPYCACHEPREFIX"] = str(PLACE)
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, **own}
 
 
 def _below(pid: int) -> list[int]:
