@@ -2,8 +2,8 @@
 
 Real services in processes of their own, driven over HTTP. Outcomes must hold exactly. A timed
 figure fails if it is beyond three times its bound twice: what a busy machine did once is no fault.
-Scenarios of which outcomes count run three at a time, after the others; what is too slow there gets
-its second chance alone.
+Scenarios that are judged by their times run in turn; beside them, one of few requests. Those of
+which outcomes count follow, three at a time. What was too slow is measured once more, alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,11 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
+
+from tests.support.bytecode import keep_bytecode
+
+# Before all that is imported here, and by the processes of scenarios.
+keep_bytecode()
 
 from tests.drills.faults.figures import as_json, failures, table
 from tests.drills.faults.playing import SCENARIOS, play_all

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Iterator
 
 from tests.drills.faults.drive import Answer, Request, ask_in_turn, leave_after, run
@@ -13,7 +12,6 @@ from tests.drills.faults.slow_service import SLOW, VARIABLE
 from tests.drills.faults.stage import Stage, predict
 from tests.support.serving import Service, wait_until
 
-PAUSE = 5.0
 RUN_MS = 20
 
 
@@ -34,9 +32,8 @@ def impatient_callers(stage: Stage) -> Iterator[Figure]:
 
     with stage.service(SLOW, {VARIABLE: str(RUN_MS)}, max_batch_rows=8) as service:
         before = run(ask_in_turn(service.port, patient, 32))
-        time.sleep(PAUSE)
         left = [answer.status for answer in run(crowd(service.port))].count(0)
-        time.sleep(PAUSE)
+        wait_until(lambda: queued(service) == 0, "the queue is empty", 30)
         after = run(ask_in_turn(service.port, patient, 32))
         found = service.metrics()
     first, last = (p99([answer.seconds for answer in part]) for part in (before, after))
@@ -46,6 +43,11 @@ def impatient_callers(stage: Stage) -> Iterator[Figure]:
     yield Figure("before them: p99", first * 1e3, unit="ms")
     yield Figure("after them: p99 as a multiple", last / first, 1.2)
     yield Figure("rows left in the queue", found["ctr_queued_rows"], 0, exact=True)
+
+
+def queued(service: Service) -> float:
+    """The rows that wait for the engine."""
+    return service.metrics()["ctr_queued_rows"]
 
 
 def failures(answers: list[Answer]) -> int:
@@ -58,9 +60,6 @@ def departed_callers(stage: Stage) -> Iterator[Figure]:
     rows_of_a_run, callers = 4, 500
     waiting = 1000 // RUN_MS * rows_of_a_run
     fill = [predict(row) for row in stage.rows[:waiting]]
-
-    def queued(service: Service) -> float:
-        return service.metrics()["ctr_queued_rows"]
 
     async def scene(service: Service) -> tuple[list[Answer], list[Answer]]:
         filling = asyncio.create_task(ask_in_turn(service.port, fill, waiting))

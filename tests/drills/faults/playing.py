@@ -7,6 +7,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
@@ -51,15 +52,24 @@ SCENARIOS: dict[str, Scenario] = {
     **REDIS,
 }
 
-
-TOGETHER = ("proxies", "rolling-update", "mutated-bodies", *REDIS, "memory", "company")
-"""Scenarios that wait a lot, or whose outcomes count more than their times; the longest first."""
+BESIDE = tuple(REDIS)
+"""Scenarios of a few requests a second, which mostly wait: one at a time beside those that are
+judged by their times."""
+TOGETHER = (
+    "proxies", "rolling-update", "mutated-bodies", "memory", "company", "full-disk",
+    "killed-worker", "killed-feedback", "threads", "bodies",
+)  # fmt: skip
+"""Scenarios that wait, or whose outcomes count more than their times; the longest first."""
 AT_A_TIME = 3
 
 
 def play(name: str, stage: Stage) -> Figures:
-    """Run a scenario alone, and once more where only time failed it."""
-    return second_chance(name, list(SCENARIOS[name](stage)), stage)
+    """Run a scenario once, and say how long it took."""
+    start = perf_counter()
+    try:
+        return list(SCENARIOS[name](stage))
+    finally:
+        print(f"{name}: {perf_counter() - start:.0f} s", file=sys.stderr)
 
 
 def second_chance(name: str, found: Figures, stage: Stage) -> Figures:
@@ -69,45 +79,46 @@ def second_chance(name: str, found: Figures, stage: Stage) -> Figures:
     if len(failed) == len(wrong):
         return found
     print(f"{name}: too slow; once more", file=sys.stderr)
-    return [*wrong, *SCENARIOS[name](stage)]
+    return [*wrong, *play(name, stage)]
 
 
 def play_on_own_stage(name: str) -> Figures:
     """Run a scenario once, in a process beside others."""
-    start = perf_counter()
     with tempfile.TemporaryDirectory() as directory:
-        found = list(SCENARIOS[name](Stage(Path(directory))))
-    print(f"{name}: {perf_counter() - start:.0f} s", file=sys.stderr)
-    return found
+        return play(name, Stage(Path(directory)))
 
 
 def play_all(names: Sequence[str], stage: Stage) -> tuple[Found, list[str]]:
-    """Run scenarios; return their figures, and the names of those that broke off."""
-    together = [name for name in TOGETHER if name in names]
+    """Run scenarios; return their figures, and the names of those that broke off.
+
+    Those that measure times come first, in turn; the others follow, some at a time. What was too
+    slow has its second chance at the end, alone.
+    """
     found: dict[str, Figures] = {}
-    broken = []
-    for name in names:
-        if name not in together:
-            start = perf_counter()
-            try:
-                found[name] = play(name, stage)
-            except Exception:
-                traceback.print_exc()
-                broken.append(name)
-            print(f"{name}: {perf_counter() - start:.0f} s", file=sys.stderr)
-    with ProcessPoolExecutor(AT_A_TIME, get_context("spawn")) as pool:
-        playing = {pool.submit(play_on_own_stage, name): name for name in together}
+    broken: list[str] = []
+
+    def take(name: str, figures: Callable[[], Figures]) -> None:
+        try:
+            found[name] = figures()
+        except Exception:
+            traceback.print_exc()
+            found.pop(name, None)
+            broken.append(name)
+
+    beside, together = ([name for name in kind if name in names] for kind in (BESIDE, TOGETHER))
+    with several(1) as one, several(AT_A_TIME) as some:
+        playing = {one.submit(play_on_own_stage, name): name for name in beside}
+        for name in names:
+            if name not in (*beside, *together):
+                take(name, partial(play, name, stage))
+        playing |= {some.submit(play_on_own_stage, name): name for name in together}
         for future in as_completed(playing):
-            try:
-                found[playing[future]] = future.result()
-            except Exception:
-                traceback.print_exc()
-                broken.append(playing[future])
-    for name in together:
-        if name in found:
-            try:
-                found[name] = second_chance(name, found[name], stage)
-            except Exception:
-                traceback.print_exc()
-                broken.append(name)
+            take(playing[future], future.result)
+    for name in [name for name in names if name in found]:
+        take(name, partial(second_chance, name, found[name], stage))
     return [(name, each) for name in names for each in found.get(name, [])], broken
+
+
+def several(processes: int) -> ProcessPoolExecutor:
+    """Return processes in which scenarios are played; none starts before it is needed."""
+    return ProcessPoolExecutor(processes, get_context("spawn"))

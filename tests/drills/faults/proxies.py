@@ -168,7 +168,7 @@ def _restarted(pair: Pair, ports: Sequence[int], request: Request, behind: bool)
     asking = threading.Thread(target=lambda: run(scene()))
     asking.start()
     try:
-        wait_until(lambda: seen["200"] > DIRECT_CALLERS, "callers are answered")
+        wait_until(lambda: seen["200"] > DIRECT_CALLERS, "callers are answered", BACK_SECONDS)
         for number in range(RESTARTS):
             pair.restart(number % 2)
             if behind:

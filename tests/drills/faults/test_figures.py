@@ -99,5 +99,33 @@ def test_only_slowness_gets_a_second_chance(
         yield Figure("fine", 0, 1)
 
     monkeypatch.setitem(playing.SCENARIOS, "made-up", scenario)
-    found = playing.play("made-up", NO_STAGE)
-    assert any(isinstance(each, Figure) and each.failed for each in found) is failed
+    found, broken = playing.play_all(["made-up"], NO_STAGE)
+    assert broken == []
+    assert bool(failures(found)) is failed
+
+
+def test_second_chances_come_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When nothing else runs; a scenario that breaks off then is told of, with no figure left."""
+    order: list[str] = []
+
+    def scenario(name: str, seconds: Iterator[float]) -> playing.Scenario:
+        def played(_: Stage) -> Iterator[Figure]:
+            order.append(name)
+            yield Figure("seconds", next(seconds), 10)
+
+        return played
+
+    made_up = {"slow": iter([99.0, 1.0]), "well": iter([1.0]), "broken": iter([99.0])}
+    for name, seconds in made_up.items():
+        monkeypatch.setitem(playing.SCENARIOS, name, scenario(name, seconds))
+    found, broken = playing.play_all([*made_up], NO_STAGE)
+    assert order == ["slow", "well", "broken", "slow", "broken"]
+    assert broken == ["broken"]
+    assert found == [("slow", Figure("seconds", 1, 10)), ("well", Figure("seconds", 1, 10))]
+
+
+def test_every_scenario_has_one_place() -> None:
+    """Those that are played beside others are known, and each is named once."""
+    beside_others = [*playing.BESIDE, *playing.TOGETHER]
+    assert len({*beside_others}) == len(beside_others)
+    assert {*beside_others} < {*playing.SCENARIOS}
