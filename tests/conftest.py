@@ -49,8 +49,8 @@ LONGEST = (
     Path("extras", "test_shap.py"),
     Path("extras", "test_ray.py"),
 )
-"""Files with minutes of ``long`` tests and of ``extras``, the longest first: beside one that is begun
-late, the others' CPUs would be idle."""
+"""Files with minutes of ``long`` tests and of ``extras``, the longest first: beside one that is
+begun late, the others' CPUs would be idle."""
 
 
 @pytest.hookimpl(optionalhook=True)
