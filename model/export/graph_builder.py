@@ -8,6 +8,7 @@ length of what was joined along such an axis.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -49,6 +50,8 @@ class GraphBuilder:
         self._last = least
         self.function = "value"
         """The function that runs: its values are named after it."""
+        self.outputs: list[str] = []
+        """The values that the module returns."""
         self._nodes: list[NodeProto] = []
         self._made: dict[bytes, list[str]] = {}
         self._inputs: list[ValueInfoProto] = []
@@ -188,17 +191,38 @@ class GraphBuilder:
             self._nodes.append(node)
         return self._made[key]
 
-    def model(self, outputs: Sequence[str], names: Sequence[str]) -> ModelProto:
-        """Return the graph of what its outputs need, which get other names.
+    def difference(self, other: GraphBuilder) -> str | None:
+        """Return the function at which another graph begins to differ, None if it is the same.
+
+        Both are of one module, so that its own tensors are the same.
+        """
+        ours, theirs = self._deciding(), other._deciding()
+        for (name, mine), (_, its) in zip(ours, theirs, strict=False):
+            if mine != its:
+                return re.sub(r"_\d+$", "", name)
+        return None if len(ours) == len(theirs) else "the network"
+
+    def _deciding(self) -> list[tuple[str, list[object]]]:
+        """Return each node that the outputs need, with its constants and its shapes."""
+        constants = {name: key for key, name in self._named.items()}
+        return [
+            (node.output[0], [
+                node, *map(constants.get, node.input), *map(self._described.get, node.output)
+            ])
+            for node in self._needed()
+        ]  # fmt: skip
+
+    def model(self, names: Sequence[str]) -> ModelProto:
+        """Return the graph of what its outputs need, which get other names. It is used up.
 
         Raises:
             ExportError: an output is no result of a node, or is two of them.
         """
-        nodes = self._needed(outputs)
+        nodes = self._needed()
         made = {name for node in nodes for name in node.output}
-        if len(made.intersection(outputs)) < len(names):
+        if len(made.intersection(self.outputs)) < len(names):
             raise ExportError("an output of the network is one of its inputs, or another output")
-        renamed = dict(zip(outputs, names, strict=True))
+        renamed = dict(zip(self.outputs, names, strict=True))
         described = {renamed.get(name, name): each for name, each in self._described.items()}
         for node in nodes:
             node.input[:] = [renamed.get(name, name) for name in node.input]
@@ -226,8 +250,8 @@ class GraphBuilder:
                 )
         return model
 
-    def _needed(self, outputs: Sequence[str]) -> list[NodeProto]:
-        wanted, nodes = set(outputs), []
+    def _needed(self) -> list[NodeProto]:
+        wanted, nodes = set(self.outputs), []
         for node in reversed(self._nodes):
             if wanted.intersection(node.output):
                 wanted.update(node.input)

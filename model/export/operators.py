@@ -14,12 +14,12 @@ import onnx.numpy_helper
 import torch
 from torch import Tensor
 
-from model.export.graph_builder import EVERY, ExportError, GraphBuilder
+from model.export.graph_builder import EVERY, ExportError, GraphBuilder, element_type
 
 
 def _unary(operator: str) -> Callable[..., str]:
     def emit(graph: GraphBuilder, result: Tensor, value: Tensor, **_: Any) -> str:
-        return graph.node(operator, graph.name_of(value))
+        return graph.node(operator, graph.name_of(value, result.dtype))
 
     return emit
 
@@ -28,21 +28,29 @@ def _binary(operator: str) -> Callable[..., str]:
     """An operator whose operands have the result's type."""
 
     def emit(graph: GraphBuilder, result: Tensor, left: Any, right: Any) -> str:
-        names = [graph.name_of(each, result.dtype) for each in (left, right)]
-        return graph.node(operator, *names)
+        dtype = _counted(result.dtype)
+        found = graph.node(operator, *(graph.name_of(each, dtype) for each in (left, right)))
+        if dtype == result.dtype:
+            return found
+        return graph.node("Cast", found, to=element_type(result.dtype))
 
     return emit
 
 
 def _comparison(*operators: str) -> Callable[..., str]:
     def emit(graph: GraphBuilder, result: Tensor, left: Any, right: Any) -> str:
-        dtype = torch.result_type(left, right)
+        dtype = _counted(torch.result_type(left, right))
         names = [graph.name_of(each, dtype) for each in (left, right)]
         for operator in operators:
             names = [graph.node(operator, *names)]
         return names[0]
 
     return emit
+
+
+def _counted(dtype: torch.dtype) -> torch.dtype:
+    """Return a type that ONNX computes with: truth values are numbers there."""
+    return torch.int32 if dtype == torch.bool else dtype
 
 
 def _reversed_div(graph: GraphBuilder, result: Tensor, right: Tensor, left: Any) -> str:
@@ -52,15 +60,15 @@ def _reversed_div(graph: GraphBuilder, result: Tensor, right: Tensor, left: Any)
 
 
 def _square(graph: GraphBuilder, result: Tensor, value: Tensor) -> str:
-    return graph.node("Mul", *[graph.name_of(value)] * 2)
+    return graph.node("Mul", *[graph.name_of(value, result.dtype)] * 2)
 
 
 def _same(graph: GraphBuilder, result: Tensor, value: Tensor) -> str:
     return graph.name_of(value)
 
 
-def _to(graph: GraphBuilder, result: Tensor, value: Tensor, dtype: torch.dtype) -> str:
-    return graph.name_of(value, dtype)
+def _to(graph: GraphBuilder, result: Tensor, value: Tensor, *_: Any, **__: Any) -> str:
+    return graph.name_of(value, result.dtype)
 
 
 def _linear(
@@ -73,8 +81,10 @@ def _linear(
 
 
 def _embedding(
-    graph: GraphBuilder, result: Tensor, index: Tensor, table: Tensor, *_: Any, **__: Any
+    graph: GraphBuilder, result: Tensor, index: Tensor, table: Tensor, *_: Any, **given: Any
 ) -> str:
+    if given.get("max_norm") is not None:
+        raise ExportError("embedding with max_norm changes its table")
     return graph.node("Gather", graph.name_of(table), graph.name_of(index), axis=0)
 
 
@@ -85,6 +95,8 @@ def _index_select(
 
 
 def _cat(graph: GraphBuilder, result: Tensor, values: Sequence[Tensor], dim: int = 0) -> str:
+    # An axis counted from the end is not one to ask for sizes of.
+    dim %= result.dim()
     values = [each for each in values if each.shape[dim]] or values[:1]
     names = [graph.name_of(each, result.dtype) for each in values]
     if len(names) == 1:
@@ -118,10 +130,10 @@ def _reshaped(graph: GraphBuilder, result: Tensor, value: Tensor, /, *_: Any, **
     if result.shape == value.shape:
         return name
     varying = [place for place, size in enumerate(result.shape) if graph.varies(size)]
-    if len(varying) < 2:
+    if len(varying) < 2 and 0 not in result.shape:
         shape = [-1 if place in varying else size for place, size in enumerate(result.shape)]
         return graph.node("Reshape", name, graph.integers(shape))
-    # A batch without rows has zeros that are meant.
+    # Zeros are meant, such as those of a batch without rows.
     return graph.node("Reshape", name, graph.sizes(result.shape), allowzero=1)
 
 
@@ -129,7 +141,7 @@ def _item(graph: GraphBuilder, result: Tensor, value: Tensor, key: Any) -> str:
     """Slices and numbers along the first axes."""
     name, dim = graph.name_of(value), 0
     for each, size in zip(key if isinstance(key, tuple) else (key,), value.shape, strict=False):
-        if isinstance(each, int):
+        if isinstance(each, int) and not isinstance(each, bool):
             [number] = graph.fixed([each])
             place = graph.name_of(number, torch.int64)
             name = graph.node("Gather", name, place, axis=dim)
@@ -149,18 +161,24 @@ def _item(graph: GraphBuilder, result: Tensor, value: Tensor, key: Any) -> str:
 def _sum(
     graph: GraphBuilder, result: Tensor, value: Tensor, dim: int, keepdim: bool = False
 ) -> str:
-    inputs = graph.name_of(value, result.dtype), graph.integers([dim])
+    # onnxruntime 1.31 does nothing along an axis counted from the end if there are no rows.
+    inputs = graph.name_of(value, result.dtype), graph.integers([dim % value.dim()])
     return graph.node("ReduceSum", *inputs, keepdims=int(keepdim))
 
 
 def _clamp(
     graph: GraphBuilder, result: Tensor, value: Tensor, min: Any = None, max: Any = None
 ) -> str:
+    if any(isinstance(each, Tensor) and each.dim() for each in (min, max)):
+        raise ExportError("clamp takes numbers alone as its bounds; minimum takes a tensor")
     bounds = ["" if each is None else graph.name_of(each, result.dtype) for each in (min, max)]
-    return graph.node("Clip", graph.name_of(value), *bounds)
+    return graph.node("Clip", graph.name_of(value, result.dtype), *bounds)
 
 
 def _where(graph: GraphBuilder, result: Tensor, chosen: Tensor, left: Any, right: Any) -> str:
+    if chosen.dtype != torch.bool or result.dtype == torch.bool:
+        # The method takes the condition second.
+        raise ExportError("where: call torch.where, of numbers, with the condition first")
     names = [graph.name_of(each, result.dtype) for each in (left, right)]
     return graph.node("Where", graph.name_of(chosen), *names)
 
@@ -172,19 +190,23 @@ def _transpose(graph: GraphBuilder, result: Tensor, value: Tensor, left: int, ri
 
 
 def _pad(
-    graph: GraphBuilder, result: Tensor, value: Tensor, /, pad: Sequence[int], **_: Any
+    graph: GraphBuilder, result: Tensor, value: Tensor, /, pad: Sequence[int], **given: Any
 ) -> str:
     """Zeros before and after the last axes, of which torch tells the last first."""
+    if given.get("mode", "constant") != "constant" or given.get("value"):
+        raise ExportError("pad with other values than zeros")
     rest = [0] * (value.dim() - len(pad) // 2)
     pads = [*rest, *reversed(pad[::2]), *rest, *reversed(pad[1::2])]
     return graph.node("Pad", graph.name_of(value), graph.integers(pads))
 
 
-def _expand(graph: GraphBuilder, result: Tensor, value: Tensor, *_: Any) -> str:
+def _expand(graph: GraphBuilder, result: Tensor, value: Tensor, *_: Any, **__: Any) -> str:
     return graph.node("Expand", graph.name_of(value), graph.sizes(result.shape))
 
 
 def _repeat(graph: GraphBuilder, result: Tensor, value: Tensor, *times: int) -> str:
+    if result.dim() != value.dim():
+        raise ExportError("repeat along an axis that the value does not have")
     return graph.node("Tile", graph.name_of(value), graph.integers(times))
 
 
