@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 from tests.drills.faults.playing import SCENARIOS
@@ -15,6 +16,14 @@ OTHERS = re.findall(
     (TESTS / "cases.md").read_text().partition("## Other faults")[2],
     re.M,
 )[1:]
+
+
+@cache
+def functions_of(file: str) -> set[str]:
+    """Return the names of a file's functions."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    tree = ast.parse((TESTS / file).read_text())
+    return {node.name for node in tree.body if isinstance(node, functions)}
 
 
 def test_every_case_has_its_row() -> None:
@@ -33,9 +42,7 @@ def test_what_is_named_exists() -> None:
         assert named or scenarios or scripts, case
         missing += [f"{case}: {name}" for name in scripts if not (TESTS.parent / name).is_file()]
         for file, name in named:
-            tree = ast.parse((TESTS / file).read_text())
-            functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-            if name not in {node.name for node in tree.body if isinstance(node, functions)}:
+            if name not in functions_of(file):
                 missing.append(f"{case}: {file}::{name}")
         missing += [f"{case}: {name}" for name in scenarios if name not in SCENARIOS]
     assert not missing

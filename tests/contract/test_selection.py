@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,7 +53,8 @@ def test_only_what_is_left_out_is_not_imported(tmp_path: Path) -> None:
         plugins = ["-p", "tests.support.selection", "-p", "no:cacheprovider"]
         return subprocess.run(
             [sys.executable, "-m", "pytest", "-q", *plugins, *words, str(tmp_path)],
-            cwd=ROOT, capture_output=True, text=True,
+            cwd=ROOT, env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            capture_output=True, text=True,
         )  # fmt: skip
 
     quick = ran("-m", "not slow")

@@ -137,6 +137,7 @@ def lanes_free(engine: CudaEngine) -> int:
     return engine._free.qsize()
 
 
+@pytest.mark.slow
 def test_random_batches(engine: CudaEngine, plain: Engine) -> None:
     """Some hundreds of any size score as by the graph itself, bit for bit the same each time."""
     check_random_batches(engine, plain, 1_500)

@@ -103,6 +103,7 @@ def columns(draw: st.DrawFn) -> Mapping[str, Sequence[Any]]:
     return found
 
 
+@pytest.mark.slow
 @given(columns(), st.booleans(), st.sampled_from([None, (",", ":")]), st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_columns_are_read_as_if_they_were_decoded(
@@ -166,6 +167,7 @@ def candidates(draw: st.DrawFn) -> Sequence[Any]:
     return listed
 
 
+@pytest.mark.slow
 @given(candidates(), st.booleans(), st.sampled_from([ENCODER, ONE_BY_ONE]))
 @settings(max_examples=300, deadline=None)
 def test_candidates_are_read_together_as_one_by_one(

@@ -45,6 +45,7 @@ def expected(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data.prepared(tmp_path_factory.mktemp("cache"), ThisProcess())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mib", [1, 3], ids=["small blocks", "larger blocks"])
 def test_neither_blocks_nor_their_order_change_a_byte(
     data: Data, expected: Path, tmp_path: Path, mib: int, capsys: pytest.CaptureFixture[str]

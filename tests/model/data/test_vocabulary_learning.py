@@ -82,6 +82,7 @@ def test_rows_follow_the_keys_order() -> None:
     assert list(integers.items()) == [(-1, 3), (9, 4), (10, 5)]
 
 
+@pytest.mark.slow
 @given(st.permutations(list("aaabbcdde")))
 @settings(max_examples=20, deadline=None)
 def test_order_of_rows_does_not_matter(rows: list[str]) -> None:
