@@ -57,7 +57,7 @@ class Running:
 
 
 def prepare(modules: Sequence[str]) -> None:
-    """Import modules, in a process that will fork: no thread is started."""
+    """Import modules, in a process that will fork."""
     for name in modules:
         importlib.import_module(name)
 
@@ -170,6 +170,9 @@ def become(request: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if (directory := request.get("cwd")) is not None:
         os.chdir(directory)
+    if "model" in sys.modules:
+        # The package looks at the environment as it is imported, which was another one then.
+        sys.modules["model"].bound_spinning()
     sys.argv[:] = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

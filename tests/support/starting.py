@@ -40,16 +40,20 @@ IMPORTS = {
         "pydantic.v1", "uvloop",
     ),
     "model": (
-        "app.scoring.engine", "app.bundle.bundle", "app.features.encoder", "app.remote.vocabulary",
-        "matplotlib.figure", "onnx", "optuna", "pydantic_settings", "redis.asyncio",
-        "torch.distributed.nn", "typer",
+        "app.scoring.engine", "matplotlib.figure", "model.commands.data",
+        "model.commands.explaining", "model.commands.feedback", "model.commands.redis",
+        "model.commands.scoring", "model.commands.stores", "model.commands.training",
+        "model.compare", "model.group", "model.must_beat", "model.pipeline", "model.score_files",
+        "model.tune", "onnx", "optuna", "pydantic_settings", "redis.asyncio", "rich.markdown",
+        "rich.traceback", "torch._dynamo", "torch.distributed.nn", "typer",
     ),
 }  # fmt: skip
 """Modules that are imported before a program is forked; for a graph's export, also what torch
-leaves for then. The trainer's own look at the environment as they are imported, so it imports them
-itself. So is polars: it starts threads, which a fork would not have. So would onnxruntime, but for
-what ``app`` says before it is imported."""
-
+leaves for then. They start no thread, which a fork would not have: not onnxruntime, as ``app`` has
+said before it is imported, nor polars' allocator, as :data:`THREADLESS` says. polars' only one
+removes files of work that memory does not hold, of which tests have none."""
+THREADLESS = {"OPENBLAS_NUM_THREADS": "1", "_RJEM_MALLOC_CONF": "background_thread:false"}
+"""Environment of a process that forks."""
 
 START_SECONDS = 120.0
 """Seconds in which the process that forks has its modules, on a busy machine too."""
@@ -194,7 +198,7 @@ def _start_server(program: str, address: str) -> None:
             [sys.executable, "-m", "tests.support.fork_server", str(listener.fileno()),
              *IMPORTS[program]],
             cwd=ROOT, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            env={**os.environ, **THREADLESS},
         )  # fmt: skip
     _started.append(server)
 
