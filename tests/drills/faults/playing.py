@@ -57,7 +57,7 @@ BESIDE = tuple(REDIS)
 judged by their times."""
 TOGETHER = (
     "proxies", "rolling-update", "mutated-bodies", "memory", "company", "full-disk",
-    "killed-worker", "killed-feedback", "threads", "bodies",
+    "killed-feedback", "threads", "bodies",
 )  # fmt: skip
 """Scenarios that wait, or whose outcomes count more than their times; the longest first."""
 AT_A_TIME = 3
