@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from app.bundle.bundle import Bundle
 from model.config import TrainConfig
@@ -24,6 +23,8 @@ CONFIG = TrainConfig(
 def test_weights_reach_the_figures(sample: Sample, tmp_path: Path) -> None:
     """Those of the manifest and of ``evaluate``, which scikit-learn computes too; the mean score is
     the weighted click rate, and the vocabulary that of rows."""
+    from sklearn.metrics import roc_auc_score  # a second of import, wanted here only
+
     spec, data = tmp_path / "weighted.toml", tmp_path / "clicks.csv"
     spec.write_text(SPEC.replace('timestamp = "time"\n', 'timestamp = "time"\nweight = "worth"\n'))
     frame = pl.read_csv(sample.data, infer_schema=False)

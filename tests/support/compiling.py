@@ -22,7 +22,7 @@ from tests.support.selection import left_out
 
 LIBRARIES = (
     ("torch",),
-    ("sklearn.linear_model", "matplotlib.figure", "polars", "optuna"),
+    ("matplotlib.figure", "polars", "optuna"),
     ("fastapi", "redis.asyncio", "onnx", "hypothesis", "httpx", "pyarrow.parquet"),
 )
 """What takes longest to compile, in parts of about one length."""

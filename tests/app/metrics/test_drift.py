@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.spatial.distance import jensenshannon
 
 from app.bundle.bundle import Bundle
 from app.bundle.manifest import SlotHistogram
@@ -39,6 +38,8 @@ def test_by_hand() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_the_distance_is_scipys(seed: int) -> None:
     """So is the PSI, as the sum of both divergences of Kullback and Leibler."""
+    from scipy.spatial.distance import jensenshannon  # a second of import, wanted here only
+
     rng = np.random.default_rng(seed)
     bins = int(rng.integers(2, 60))
     window, trained = (rng.integers(0, 1_000, bins).astype(np.float64) for _ in range(2))

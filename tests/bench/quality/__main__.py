@@ -18,8 +18,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import polars as pl
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
 
 from app.features.spec import FeatureSpec
 from model.data.input_files import InputFiles
@@ -79,6 +77,10 @@ def logistic_regression(parts: Parts) -> Baseline:
 
     The best has the highest AUC on the validation part, which is what stops the network too.
     """
+    # Tests of all else here need not wait for it.
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+
     columns = CountVectorizer(analyzer=list, binary=True)
     train = columns.fit_transform(one_hot(parts.train))
     validation = columns.transform(one_hot(parts.validation))

@@ -6,8 +6,6 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import log_loss as reference_log_loss
-from sklearn.metrics import roc_auc_score
 
 from model.quality.figures import (
     Counts,
@@ -32,6 +30,8 @@ def labels_and_logits(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
 @pytest.mark.parametrize("distinct", [2, 7, 100_000])
 def test_auc_is_exact_with_and_without_ties(distinct: int) -> None:
     """AUC over the whole split equals scikit-learn's, tied scores counting half."""
+    from sklearn.metrics import roc_auc_score  # a second of import, wanted here only
+
     label, logit = labels_and_logits(2_000)
     rounded = np.floor(sigmoid(logit) * distinct).astype(np.float32)
     assert auc(label, rounded) == pytest.approx(roc_auc_score(label, rounded), abs=1e-12)
@@ -56,6 +56,10 @@ def test_auc_is_undefined_for_one_class(value: int) -> None:
 
 def test_log_loss_matches_scikit_learn() -> None:
     """Log loss from logits equals the one from probabilities."""
+    from sklearn.metrics import (
+        log_loss as reference_log_loss,  # a second of import, wanted here only
+    )
+
     label, logit = labels_and_logits(2_000)
     expected = reference_log_loss(label, sigmoid(logit))
     assert log_loss(label, logit) == pytest.approx(expected, abs=1e-12)

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
 from model.quality.figures import auc, log_loss, losses, sigmoid
 from model.quality.intervals import auc_interval, mean_loss_interval, shares_below
@@ -144,6 +143,8 @@ def test_ties_count_half() -> None:
 @pytest.mark.parametrize(("degrees", "within"), [(2, 0.04), (3, 0.01), (30, 1e-4)])
 def test_student(degrees: int, within: float) -> None:
     """The expansion of Student's t is near enough from two degrees of freedom on."""
+    from scipy.stats import t as student  # a second of import, wanted here only
+
     from model.quality.intervals import _student
 
     assert _student(degrees) == pytest.approx(student.ppf(0.975, degrees), rel=within)

@@ -6,8 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.metrics import log_loss as reference_log_loss
-from sklearn.metrics import roc_auc_score
 
 from model.quality.calibration import Calibration
 from model.quality.figures import auc, evaluate_scores, log_loss, reliability, sigmoid
@@ -42,6 +40,10 @@ def test_a_weight_is_a_number_of_rows(seed: int, kept: float) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_figures_agree_with_scikit_learn(seed: int) -> None:
+    # A second of import, wanted here only.
+    from sklearn.metrics import log_loss as reference_log_loss
+    from sklearn.metrics import roc_auc_score
+
     label, logit, weight = sample(seed)
     weight = weight * np.random.default_rng(seed).random(ROWS).astype(np.float32)
     expected = roc_auc_score(label, logit, sample_weight=weight)
