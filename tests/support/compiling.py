@@ -34,14 +34,15 @@ def pytest_collection(session: pytest.Session) -> None:
     """Compile a share of the tests, as one of several processes of a run."""
     config = session.config
     if hasattr(config, "workerinput") and not sys.dont_write_bytecode:
-        found = [file for place in config.args for file in sorted(Path(place).rglob("test_*.py"))]
-        files = [file.resolve() for file in found if not left_out(file, config)]
+        found = (file for place in config.args for file in sorted(Path(place).rglob("test_*.py")))
+        files = [file.resolve() for file in found]
         compile_a_share(config, files, int(config.workerinput["workerid"].removeprefix("gw")))
 
 
 def compile_a_share(config: pytest.Config, files: Sequence[Path], worker: int) -> None:
     """Compile libraries and files of tests until all files are compiled, here or elsewhere."""
     missing = [file for file in files if not compiled(file).exists()]
+    missing = [file for file in missing if not left_out(file, config)]
     if len(missing) < MANY:
         return
     for library in LIBRARIES[worker % len(LIBRARIES)]:
