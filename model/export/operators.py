@@ -1,8 +1,10 @@
 """Functions of torch as operators of ONNX: those that networks call.
 
 An entry of ``OPERATORS`` is called as the function is, after the graph and what the function gives
-(tensors without content); it adds nodes and returns the name of its value. A network with another
-function needs an entry here: the exporter names it.
+(tensors without content); it adds nodes and returns the name of its value, or the names of several.
+A network with another function needs an entry here: the exporter names it. An entry takes only
+arguments that it obeys: the exporter refuses a call with others, and all that change a value in
+place. Axes may be counted from the end, and the operands' types may differ from the result's.
 """
 
 from __future__ import annotations
