@@ -161,10 +161,6 @@ class ForkServer:
         self._asking.close()
 
 
-_started: list[subprocess.Popen[bytes]] = []
-"""Processes that fork, which may go on for others when this one ends."""
-
-
 def _connected(program: str) -> socket.socket:
     """Return a socket to the run's process that forks into a program, which has been started."""
     # What decides how modules are loaded is that of the process that starts it.
@@ -200,7 +196,8 @@ def _start_server(program: str, address: str) -> None:
             cwd=ROOT, pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL,
             env={**os.environ, **THREADLESS},
         )  # fmt: skip
-    _started.append(server)
+    # It may go on for others when this process ends: Popen need not warn that it does.
+    server.returncode = 0
 
 
 Process = subprocess.Popen[bytes] | Forked
