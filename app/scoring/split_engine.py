@@ -53,6 +53,10 @@ class SplitEngine:
         if not (rows.keys() >= {*self._names, *self._takes} and given == set(self._gives)):
             raise BundleError("the split graphs are not those that the manifest describes")
         self._rows = [rows[name] for name in self._names]
+        inputs: dict[str, Indices | Floats] = {}
+        cut(inputs, "context", np.zeros((1, context.width), np.int32), context)
+        self._unread = [name for name in inputs if name not in rows]
+        """Inputs of a context that no score depends on: a side of lists has no single values."""
 
     def item_parts(self, rows: Indices) -> list[Floats]:
         """Return the item part of encoded rows [N, width]: arrays [N, numbers].
@@ -98,6 +102,8 @@ class SplitEngine:
             cut(arrays, "candidate", batch.candidate, candidate)
             arrays = {name: arrays[name] for name in self._takes}
         cut(arrays, "context", batch.context, context)
+        for name in self._unread:
+            del arrays[name]
         arrays["row_context"] = batch.row_context
         for name, part, row in zip(self._names, parts, self._rows, strict=False):
             arrays[name] = part.reshape(len(part), *row)

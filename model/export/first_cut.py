@@ -64,9 +64,10 @@ def first_cut(
         item, context = _pair(graph, parts, "Mul")
     left_out = int(network == "deepfm")
     mine, other = "first_cut_item", "first_cut_context"
+    read = "candidate" if layout.candidate else "candidate_list_0"
     return FirstCut(
         [
-            helper.make_node("Shape", ["candidate"], ["first_cut_rows"], start=0, end=1),
+            helper.make_node("Shape", [read], ["first_cut_rows"], start=0, end=1),
             helper.make_node(
                 "ConstantOfShape",
                 ["first_cut_rows"],

@@ -115,6 +115,8 @@ def dataset(layout: Layout, rows: int, seed: int = 2) -> Dataset:
     rng = np.random.default_rng(seed)
 
     def single(slots: tuple[Slot, ...]) -> np.ndarray:
+        if not slots:
+            return np.zeros((rows, 0), np.int32)
         return np.stack([indices(rng, slot, rows) for slot in slots], 1)
 
     def lists(slots: tuple[Slot, ...]) -> tuple[np.ndarray, ...]:

@@ -19,7 +19,7 @@ from app.features.graph_inputs import Batch
 from app.features.layout import Layout
 from app.scoring.engine import Engine
 from model.export.explain import NETWORKS, check_explain, write_explain
-from model.export.exporter import ExportError
+from model.export.graph_builder import ExportError
 from model.networks.crosses import CrossWeights, Operand, Pairs
 from model.networks.network import Network, look_up
 from model.networks.wide_deep import WideDeep

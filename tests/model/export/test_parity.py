@@ -10,8 +10,8 @@ import torch
 
 from app.features.layout import Layout
 from app.scoring.engine import Engine
-from model.export.exporter import ExportError
 from model.export.graph import write_graph
+from model.export.graph_builder import ExportError
 from model.export.parity import check_parity
 from model.networks.mlp import Mlp
 from model.networks.network import Network

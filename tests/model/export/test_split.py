@@ -16,11 +16,12 @@ from app.bundle.manifest import SPLIT_GRAPHS, ItemParts
 from app.errors import BundleError, EngineFailed
 from app.features.encoder import Encoder
 from app.features.graph_inputs import Batch
-from app.features.layout import Layout
+from app.features.layout import Layout, Slot
 from app.scoring.engine import Engine
 from app.scoring.split_engine import SplitEngine, ThroughParts
 from app.serving.golden import verify_examples
-from model.export.exporter import ExportError
+from model.config import NETWORKS
+from model.export.graph_builder import ExportError
 from model.export.parity import check_parity, check_split, network_logits
 from model.export.split import write_split
 from model.networks.deepfm import DeepFM
@@ -39,11 +40,12 @@ from tests.support.graphs import (
     exported_below,
     shape,
 )
-from tests.support.networks import trained
+from tests.support.networks import trained, with_means
 
 pytestmark = pytest.mark.slow
 
 HIDDEN, SIZE = CONFIG.hidden[0], CONFIG.embedding_size
+OTHER = {"context": "candidate", "candidate": "context"}
 WIDTHS = {
     "lr": lambda contexts, items: {1},
     "fm": lambda contexts, items: {1, SIZE},
@@ -89,6 +91,30 @@ def test_both_graphs_score_as_the_network(
     dynamic = [slot.dynamic for slot in (*layout.candidate, *layout.candidate_lists)]
     assert bool(parts.takes) is any(dynamic)
     assert parts.context > 0
+
+
+@pytest.mark.parametrize("side", ["context", "candidate"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_side_may_have_lists_alone(network: str, side: str, tmp_path: Path) -> None:
+    """A graph that takes no single values of a side is not given any."""
+    slots = {
+        side: (),
+        f"{side}_lists": (Slot("seen", "seen", 1, 12),),
+        OTHER[side]: (Slot("one", "one", 13, 30),),
+        f"{OTHER[side]}_lists": (),
+    }
+    layout = with_means(Layout(**slots))
+    made, path = exported_below(trained(network, layout, CONFIG), layout, tmp_path / "made")
+    engine, _ = split(path, layout, network)
+    data = dataset(layout, 37)
+    assert check_parity(made, ThroughParts(engine), data)[0] <= 2e-5
+    if engine.has_first_cut:
+        items = engine.item_parts(data.candidate_rows)[-1]
+        context = data.context_rows[:1]
+        batch = Batch(context, data.candidate_rows, np.zeros(37, np.int32))
+        logit = engine_of(path, layout).score(batch).logit
+        cut = items @ engine.vector(context)
+        assert network == "deepfm" or np.argsort(-cut)[0] == np.argsort(-logit)[0]
 
 
 def dynamic_columns(layout: Layout) -> list[int]:
