@@ -243,7 +243,7 @@ def reliability_plot(comparison: Comparison) -> Figure:
         top = max(top, *first.predicted, *first.observed)
     axes.plot([0, top], [0, top], color="grey", linestyle=":", label="calibrated")
     axes.set(xlabel="predicted", ylabel="observed click rate")
-    axes.legend()
+    axes.legend(loc="upper left")
     return figure
 
 

@@ -146,7 +146,7 @@ def learning_curve(result: FitResult) -> Figure:
     auc_axes.set(xlabel="epoch", ylabel="validation AUC")
     for axes in (loss_axes, auc_axes):
         axes.axvline(result.best.epoch, color="grey", linestyle=":", label="chosen")
-    loss_axes.legend()
+    loss_axes.legend(loc="upper right")
     return drawing
 
 
@@ -159,5 +159,5 @@ def reliability_diagram(data: Dataset, logit: NDArray[np.floating[Any]]) -> Figu
     axes.plot([0, top], [0, top], color="grey", linestyle=":", label="calibrated")
     axes.plot(bins.predicted, bins.observed, marker="o", label="this network")
     axes.set(xlabel="predicted", ylabel="observed click rate", xlim=(0, top), ylim=(0, top))
-    axes.legend()
+    axes.legend(loc="upper left")
     return drawing
