@@ -37,8 +37,12 @@ pytest_plugins = ["tests.support.selection", "tests.support.skips", "tests.suppo
 PATIENT_MS = 10_000
 """Deadline of services unless a test sets another: a busy machine must not refuse requests."""
 TESTS = Path(__file__).resolve().parent
-HEAVY = ("model", "e2e", "docs", "fuzz", "load", "bench")
-"""Folders whose files take longest: begun first, they leave no long one for the end."""
+HEAVY = (
+    *("model", "e2e", "docs", "fuzz", "load", "bench", "client", "observe"),
+    *("app/web", "app/remote"),
+)
+"""Folders whose files take longest, or wait longest for time limits: begun first, they leave no
+long one for the end."""
 
 LONGEST = (
     Path("drills", "loop", "test_circle.py"),
@@ -78,7 +82,9 @@ def places_of(files: Iterable[Path]) -> dict[Path, float]:
     compute and some wait."""
     folders: dict[str, list[Path]] = {}
     for file in files:
-        folders.setdefault(file.relative_to(TESTS).parts[0], []).append(file)
+        first, *rest = file.relative_to(TESTS).parts
+        inner = f"{first}/{rest[0]}"
+        folders.setdefault(inner if inner in HEAVY else first, []).append(file)
     places = {}
     for name, found in folders.items():
         for number, file in enumerate(found):
