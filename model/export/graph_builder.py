@@ -206,11 +206,12 @@ class GraphBuilder:
         """Return each node that the outputs need, with its constants and its shapes."""
         constants = {name: key for key, name in self._named.items()}
         return [
-            (node.output[0], [
-                node, *map(constants.get, node.input), *map(self._described.get, node.output)
-            ])
+            (
+                node.output[0],
+                [node, *map(constants.get, node.input), *map(self._described.get, node.output)],
+            )
             for node in self._needed()
-        ]  # fmt: skip
+        ]
 
     def model(self, names: Sequence[str]) -> ModelProto:
         """Return the graph of what its outputs need, which get other names. It is used up.
