@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -41,6 +40,7 @@ from tests.bench.serving.shape import (
     spec_text,
     values_of,
 )
+from tests.support.torch_export import quiet_exporter
 
 EMBEDDING = {"ffm": 4}
 """Sizes other than 16; FFM's row has a vector for each other field, and 16 fill no ONNX file."""
@@ -78,9 +78,7 @@ def write_plain(graph: PlainGraph, path: Path, history: int) -> None:
     inputs = [torch.ones(3, FIELDS, dtype=torch.int32)]
     inputs += [torch.ones(3, history, dtype=torch.int32)] if history else []
     names = ["index", "history"][: len(inputs)]
-    with warnings.catch_warnings():
-        # The exporter warns of its own internals; what it made is compared row by row.
-        warnings.simplefilter("ignore")
+    with quiet_exporter():
         torch.onnx.export(
             graph.eval(), tuple(inputs), path, dynamo=True,
             input_names=names, output_names=["logit", "score"],

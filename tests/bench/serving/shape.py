@@ -59,6 +59,7 @@ from model.networks.deepfm import DeepFM
 from model.networks.network import Network
 from model.quality.offline_scoring import open_engine
 from tests.support.encoding import encoded_columns
+from tests.support.torch_export import quiet_exporter
 
 CONTEXT_FIELDS, CANDIDATE_FIELDS = 24, 15
 FIELDS = CONTEXT_FIELDS + CANDIDATE_FIELDS
@@ -152,11 +153,12 @@ def make(directory: Path) -> tuple[Path, Path]:
         return [with_int8_logits(each, quick) for each in golden]
 
     bundle = write_untrained(directory, text, vocabulary, network, finish)
-    torch.onnx.export(
-        Plain(network).eval(), (torch.ones(3, FIELDS, dtype=torch.int32),),
-        directory / PLAIN_GRAPH, dynamo=True, input_names=["index"], output_names=["score"],
-        dynamic_shapes=({0: "rows"},), external_data=False, verbose=False,
-    )  # fmt: skip
+    with quiet_exporter():
+        torch.onnx.export(
+            Plain(network).eval(), (torch.ones(3, FIELDS, dtype=torch.int32),),
+            directory / PLAIN_GRAPH, dynamo=True, input_names=["index"], output_names=["score"],
+            dynamic_shapes=({0: "rows"},), external_data=False, verbose=False,
+        )  # fmt: skip
     done.write_text(json.dumps({"bundle": bundle.name, "sources": sources}))
     return bundle, directory / PLAIN_GRAPH
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from model.quality.offline_scoring import batch_of
 from tests.support.calls import INPUTS, Calls, Function
 from tests.support.graphs import CONFIG, FLAT, LAYOUTS, dataset, engine_of
 from tests.support.networks import trained, with_means
+from tests.support.torch_export import quiet_exporter
 
 CALIBRATIONS = {
     "": None,
@@ -290,9 +290,7 @@ def made_by_torch(module: nn.Module, layout: Layout) -> onnx.ModelProto:
     ]
     shapes = [{n: axis for n, axis in enumerate(each.axes) if isinstance(axis, str)}
               for each in inputs]  # fmt: skip
-    with warnings.catch_warnings(), exporting():
-        # It warns of its own internals.
-        warnings.simplefilter("ignore")
+    with quiet_exporter(), exporting():
         program = torch.onnx.export(
             module, (*example[:3], example[3:]), dynamo=True, verbose=False,
             input_names=[each.name for each in inputs], output_names=Scores._fields,
