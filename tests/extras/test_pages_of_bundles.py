@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import StartService
-from tests.support.admin import KEY, start_with_admin
+from tests.support.admin import KEY, WithAdmin, start_with_admin
 from tests.support.pages import QUICK, Open
 from tests.support.samples import Sample, candidate_of, context_of
 from tests.support.serving import wait_until
@@ -17,15 +18,20 @@ from tests.support.trained import trained
 pytestmark = pytest.mark.extras
 
 
+def start_over(bundles: Sequence[Path], scratch: Path, start_service: StartService) -> WithAdmin:
+    """Start a service with an admin port over a directory that holds these bundles."""
+    directory = scratch / "bundles"
+    for each in bundles:
+        shutil.copytree(each, directory / each.name)
+    return start_with_admin(start_service, scratch, directory)
+
+
 def test_bundles_are_activated(
     tiny_bundle: Path, other_bundle: Path, scratch: Path, start_service: StartService,
     open_page: Open,
 ) -> None:  # fmt: skip
     """Only after a second click, and the page tells what serves."""
-    directory = scratch / "bundles"
-    for each in (tiny_bundle, other_bundle):
-        shutil.copytree(each, directory / each.name)
-    both = start_with_admin(start_service, scratch, directory)
+    both = start_over((tiny_bundle, other_bundle), scratch, start_service)
     serving = lambda: both.service.client.get("/ready").json()["version"]  # noqa: E731
     assert serving() == other_bundle.name
     watched = open_page(f"{both.url}/pages/#/bundles", KEY)
@@ -49,10 +55,7 @@ def test_a_canary_is_begun_promoted_and_told_of(
 ) -> None:
     """The page shows both sides beside each other; a wrong field is told."""
     later = trained(sample.spec, sample.data, QUICK, scratch / "later", after=tiny_bundle.name)
-    directory = scratch / "bundles"
-    for each in (tiny_bundle, later):
-        shutil.copytree(each, directory / each.name)
-    both = start_with_admin(start_service, scratch, directory)
+    both = start_over((tiny_bundle, later), scratch, start_service)
     serving = lambda: both.service.client.get("/ready").json()["version"]  # noqa: E731
     assert serving() == later.name
     watched = open_page(f"{both.url}/pages/#/bundles", KEY)
@@ -79,10 +82,7 @@ def test_a_shadow_is_begun_and_stopped(
 ) -> None:
     """It answers nobody; the page shows what it scored, and a stopped one waits."""
     later = trained(sample.spec, sample.data, QUICK, scratch / "later", after=tiny_bundle.name)
-    directory = scratch / "bundles"
-    for each in (tiny_bundle, later):
-        shutil.copytree(each, directory / each.name)
-    both = start_with_admin(start_service, scratch, directory)
+    both = start_over((tiny_bundle, later), scratch, start_service)
     watched = open_page(f"{both.url}/pages/#/bundles", KEY)
     page = watched.page
     page.locator("form.trial select").select_option("shadow")
@@ -115,10 +115,7 @@ def test_a_canary_is_stopped(
 ) -> None:
     """Everybody is answered by the bundle in use then."""
     later = trained(sample.spec, sample.data, QUICK, scratch / "later", after=tiny_bundle.name)
-    directory = scratch / "bundles"
-    for each in (tiny_bundle, later):
-        shutil.copytree(each, directory / each.name)
-    both = start_with_admin(start_service, scratch, directory)
+    both = start_over((tiny_bundle, later), scratch, start_service)
     row = next(row for row in sample.rows if "user_id" in row)
     asked = {"context": context_of(row), "candidates": [{"features": candidate_of(row)}]}
     watched = open_page(f"{both.url}/pages/#/bundles", KEY)
