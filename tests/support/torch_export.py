@@ -16,5 +16,7 @@ def quiet_exporter() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         log.setLevel(logging.ERROR)
-        yield
-        log.setLevel(level)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
