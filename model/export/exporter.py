@@ -55,9 +55,7 @@ def onnx_model(module: nn.Module, inputs: Sequence[GraphInput]) -> ModelProto:
         if any(each.difference(graph) is None for each in graphs):
             return graph.model(Scores._fields)
         graphs.append(graph)
-        # A number of the network may be a size of one example by chance, but not of two.
-        if len(complaints) == 2:
-            raise complaints[0]
+    # A number of the network may be a size of one example by chance, but not of two.
     if len(graphs) < 2:
         raise complaints[0]
     raise ExportError(
