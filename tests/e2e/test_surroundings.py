@@ -19,11 +19,12 @@ import pytest
 
 from app.metrics.processes import CPU, GAUGES
 from tests.conftest import StartService
-from tests.support.children import ending_with_us
 from tests.support.processes import children
 from tests.support.programs import program
 from tests.support.samples import Sample
 from tests.support.serving import APP, ROOT, environment, free_port, wait_until, workers_of
+from tests.support.starting import start
+from tests.support.surrounded_service import surrounded
 
 pytestmark = pytest.mark.e2e
 SHELL = ("sh", "-c")
@@ -68,8 +69,9 @@ def test_a_log_that_is_not_read_holds_nothing_up(
 ) -> None:
     """With a full pipe as standard error it starts, scores, and answers every endpoint."""
     with full_pipe(tmp_path) as (path, read):
-        program = (*SHELL, f'exec "$0" "$@" 2>{path}', *APP)
-        service = start_service(program=program, workers=workers, log_level="debug")
+        service = start_service(
+            program=surrounded("--errors", path), workers=workers, log_level="debug"
+        )
         for _ in range(20):
             service.predict(sample.rows[:1])
             assert service.client.get("/live").status_code == 200
@@ -84,8 +86,7 @@ def test_it_ends_though_its_log_is_not_read(
 ) -> None:
     """SIGTERM ends it with exit code 0; the last lines are waited for a second at most."""
     with full_pipe(tmp_path) as (path, _):
-        program = (*SHELL, f'exec "$0" "$@" 2>{path}', *APP)
-        service = start_service(program=program, workers=workers)
+        service = start_service(program=surrounded("--errors", path), workers=workers)
         assert service.stop() == 0
 
 
@@ -94,6 +95,7 @@ def test_children_of_its_shell_are_reaped(
     start_service: StartService, sample: Sample, workers: int
 ) -> None:
     """``sh -c 'sleep 1 & exec python -m app'``: the end of ``sleep`` is not that of the service."""
+    # By a real shell's exec, as in the next test: what such a process is, all the others take over.
     program = (*SHELL, 'sleep 1 & sleep 2 & exec "$0" "$@"', *APP)
     service = start_service(program=program, workers=workers)
     expected = 0 if workers == 1 else workers
@@ -122,8 +124,7 @@ def test_a_worker_is_replaced_after_a_child_has_ended(
     start_service: StartService, sample: Sample
 ) -> None:
     """The supervisor passes over the child and goes on to watch its workers."""
-    program = (*SHELL, 'sleep 0.5 & exec "$0" "$@"', *APP)
-    service = start_service(program=program, workers=2)
+    service = start_service(program=surrounded("--child", 0.5), workers=2)
     wait_until(lambda: len(workers_of(service)) == 2, "the other child is reaped", 60)
     gone = workers_of(service)[0]
     os.kill(gone, signal.SIGKILL)
@@ -146,12 +147,12 @@ def wait_ready(log: Path, *words: str) -> None:
 
 
 @contextmanager
-def running(words: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(words: Sequence[str], log: Path) -> Iterator[None]:
     """A service in a process of its own, which ends with 0 after SIGTERM."""
     with log.open("wb") as file:
-        process = subprocess.Popen(ending_with_us(words), cwd=ROOT, env=environment(), stderr=file)
+        process = start(words, environment(), None, file)
     try:
-        yield process
+        yield
         process.terminate()
         assert process.wait(60) == 0, log.read_text()
     finally:
@@ -177,24 +178,14 @@ def test_a_unix_socket_serves(
     assert not path.exists()
 
 
-ACTIVATION = """
-import os, socket, sys
-listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
-os.dup2(listener.fileno(), 3)
-os.set_inheritable(3, True)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="ctr.socket")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_socket_that_systemd_passes_is_used(
     tiny_bundle: Path, tmp_path: Path, workers: int
 ) -> None:
     """It is served in place of host and port, by any number of workers."""
     port = free_port()
-    words = [*APP, "--bundle", str(tiny_bundle), "--workers", str(workers), "--port", "1"]
-    with running([sys.executable, "-c", ACTIVATION, str(port), *words], tmp_path / "log"):
+    words = ["--bundle", str(tiny_bundle), "--workers", str(workers), "--port", "1"]
+    with running([*surrounded("--socket", port), *words], tmp_path / "log"):
         wait_ready(tmp_path / "log", f"http://127.0.0.1:{port}/ready")
         assert f"listening on http://127.0.0.1:{port}" in (tmp_path / "log").read_text()
 
@@ -204,7 +195,7 @@ def test_signals_of_tools_do_no_harm(
     start_service: StartService, sample: Sample, workers: int
 ) -> None:
     """Without a terminal SIGHUP, SIGUSR1 and SIGUSR2 do nothing to any process of the service."""
-    service = start_service(program=("setsid", *APP), workers=workers)
+    service = start_service(program=surrounded("--session"), workers=workers)
     before = [service.process.pid, *workers_of(service)]
     for pid in before:
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
@@ -215,25 +206,15 @@ def test_signals_of_tools_do_no_harm(
     assert not any("ended" in event["message"] for event in service.events())
 
 
-IN_TERMINAL = """
-import fcntl, os, sys, termios
-os.setsid()
-fcntl.ioctl(int(sys.argv[1]), termios.TIOCSCTTY, 0)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_closed_terminal_drains(tiny_bundle: Path, tmp_path: Path, workers: int) -> None:
     """The service of a terminal that is closed ends as after SIGTERM: with exit code 0."""
     port, log = free_port(), tmp_path / "log"
     terminal, end = os.openpty()
-    words = [*APP, "--bundle", str(tiny_bundle), "--workers", str(workers), "--port", str(port)]
+    words = ["--bundle", str(tiny_bundle), "--workers", str(workers), "--port", str(port)]
     with log.open("wb") as file:
-        process = subprocess.Popen(
-            ending_with_us([sys.executable, "-c", IN_TERMINAL, str(end), *words]),
-            cwd=ROOT, env=environment(), stderr=file, pass_fds=[end],
-        )  # fmt: skip
+        program = surrounded("--terminal", os.ttyname(end))
+        process = start([*program, *words], environment(), None, file)
     try:
         wait_ready(log, f"http://127.0.0.1:{port}/ready")
         os.close(end)
@@ -264,11 +245,11 @@ def test_the_end_of_descriptors_is_told(
     """One line says so, no bundle and no CURRENT is blamed, and it passes with its cause."""
     directory = tmp_path / "bundles"
     shutil.copytree(tiny_bundle, directory / tiny_bundle.name)
-    program = (*SHELL, f'ulimit -n {DESCRIPTORS}; exec "$0" "$@"', *APP)
     # Otherwise idle connections are closed before descriptors run out.
     service = start_service(
-        directory, program=program, bundle_poll_seconds=0.1, max_connections=10 * DESCRIPTORS
-    )
+        directory, program=surrounded("--descriptors", DESCRIPTORS), bundle_poll_seconds=0.1,
+        max_connections=10 * DESCRIPTORS,
+    )  # fmt: skip
     callers = []
     try:
         while "out of file descriptors" not in service.log():
