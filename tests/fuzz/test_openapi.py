@@ -14,7 +14,7 @@ from tests.conftest import StartService
 from tests.fuzz.open_inference import document
 from tests.support.serving import ROOT, Service, environment
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 HOOKS = "tests.fuzz.openapi_hooks"
@@ -24,9 +24,7 @@ KEPT = {"HYPOTHESIS_STORAGE_DIRECTORY": str(ROOT / ".hypothesis")}
 """Tables of characters, which hypothesis otherwise makes in each directory: a second and a half."""
 
 
-@pytest.mark.parametrize(
-    "unknown_fields", ["ignore", pytest.param("error", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("unknown_fields", ["ignore", "error"])
 def test_the_document_and_the_service_agree(
     start_service: StartService, tmp_path: Path, unknown_fields: str
 ) -> None:
