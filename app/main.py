@@ -49,28 +49,29 @@ from app.settings import Settings
 from app.web import asgi
 from app.web.access_log import PATH_LENGTH, AccessLog
 from app.web.admin import create_admin
-from app.web.admin_items import build_entries_router
-from app.web.admin_trials import build_trials_router
+from app.web.admin_items import add_entries
+from app.web.admin_trials import add_trials
 from app.web.connections import Connections, most_connections
 from app.web.endpoints import REQUEST_ID, ScoringEndpoints
 from app.web.error_responses import answer_errors
-from app.web.feedback import build_feedback_router
+from app.web.feedback import add_feedback
 from app.web.keys import Keys
 from app.web.openapi import Stored, complete
-from app.web.operations import build_explain_router, build_router
+from app.web.operations import add_explain, add_operations
 from app.web.own_pages import OwnPages
 from app.web.pages import (
     DOCS,
     DOCS_POLICY,
+    add_admin_data,
+    add_pages,
+    add_scoring,
+    add_shared_data,
     answer_file,
-    build_admin_data,
-    build_pages,
-    build_scoring,
-    build_shared_data,
 )
+from app.web.routes import group_of
 from app.web.server import AdminServer, ServiceServer
 from app.web.slow_requests import SlowRequests
-from app.web.v2.metadata import build_v2
+from app.web.v2.metadata import add_v2
 from app.workers.listeners import name_of, port_of
 from app.workers.shared_numbers import SharedNumbers
 from app.workers.supervisor import WorkerResources
@@ -209,20 +210,23 @@ def build_server(
     admin = None
     if admin_listeners and settings.admin_key_file is not None:
         store_url = None if settings.store is None else settings.store.get_secret_value()
-        entries = [
-            build_entries_router(kind, store_url, service.serving, settings.max_body_bytes)
-            for kind in (ITEMS, PROFILES)
-        ]
-        entries.append(build_trials_router(service.activation, service.trials))
-        entries.append(build_explain_router(service.endpoints))
-        data = [
-            build_shared_data(service.serving, service.metrics, store_url, public=False),
-            build_scoring(service.endpoints),
-            build_explain_router(service.endpoints),
-            build_admin_data(service.activation, store_url),
-        ]
+
+        def add_others(router: APIRouter) -> None:
+            for kind in (ITEMS, PROFILES):
+                add_entries(router, kind, store_url, service.serving, settings.max_body_bytes)
+            add_trials(router, service.activation, service.trials)
+            add_explain(router, service.endpoints)
+
+        def add_data(router: APIRouter) -> None:
+            add_shared_data(router, service.serving, service.metrics, store_url, public=False)
+            add_scoring(router, service.endpoints)
+            add_explain(router, service.endpoints)
+            add_admin_data(router, service.activation, store_url)
+
         own, keys = own_pages(settings), Keys(settings.admin_key_file)
-        admin_app = create_admin(service.activation, entries, data, own, keys, port_of(listeners))
+        admin_app = create_admin(
+            service.activation, add_others, add_data, own, keys, port_of(listeners)
+        )
         admin = AdminServer(
             admin_app, admin_listeners, settings.receive_seconds, settings.max_body_bytes
         )
@@ -355,33 +359,34 @@ def build_service(
         lifespan=lifespan,
     )
 
-    @service.get("/docs", include_in_schema=False)
+    router = group_of(service)
+
+    @router.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> Response:
         return answer_file(request, DOCS, DOCS_POLICY)
 
-    @service.get("/docs/{name:path}", include_in_schema=False)
+    @router.get("/docs/{name:path}", include_in_schema=False)
     async def docs_file(request: Request, name: str) -> Response:
         return answer_file(request, f"docs/{name}")
 
-    service.include_router(build_router(state, endpoints, metrics, versions))
-    service.include_router(build_v2(state))
+    add_operations(router, state, endpoints, metrics, versions)
+    add_v2(service, state)
     if settings.pages == "on":
-        own = own_pages(settings)
-        data = APIRouter(prefix="/pages/data", dependencies=[Depends(own.check)])
+        checks, explains = [Depends(own_pages(settings).check)], settings.explain == "on"
         store_url = None if settings.store is None else settings.store.get_secret_value()
-        data.include_router(build_shared_data(state, metrics, store_url, public=True))
-        service.include_router(data)
-        own_scoring = APIRouter(
-            prefix="/pages/score", dependencies=[Depends(own.check)], include_in_schema=False
+        data = group_of(service, prefix="/pages/data", dependencies=checks, include_in_schema=False)
+        add_shared_data(data, state, metrics, store_url, public=True)
+        own_scoring = group_of(
+            service, prefix="/pages/score", dependencies=checks, include_in_schema=False
         )
-        own_scoring.include_router(build_scoring(endpoints))
-        if settings.explain == "on":
-            own_scoring.include_router(build_explain_router(endpoints))
-        service.include_router(own_scoring)
-        service.include_router(build_pages(own, admin=False, explains=settings.explain == "on"))
+        add_scoring(own_scoring, endpoints)
+        if explains:
+            add_explain(own_scoring, endpoints)
+        pages = group_of(service, dependencies=checks, include_in_schema=False)
+        add_pages(pages, admin=False, explains=explains)
     if feedback is not None and settings.feedback_key_file is not None:
         keys = Keys(settings.feedback_key_file)
-        service.include_router(build_feedback_router(feedback, keys, settings.max_body_bytes))
+        add_feedback(router, feedback, keys, settings.max_body_bytes)
     answer_errors(service)
     return service
 

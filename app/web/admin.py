@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 
 from fastapi import APIRouter, Depends, FastAPI
 
@@ -11,25 +11,26 @@ from app.serving.activation import Activated, Activation, Listing
 from app.web.error_responses import answer_errors
 from app.web.keys import Keys, key_check
 from app.web.own_pages import OwnPages
-from app.web.pages import build_pages
+from app.web.pages import add_pages
+from app.web.routes import group_of
 
 
 def create_admin(
     activation: Activation,
-    entries: Iterable[APIRouter],
-    data: Iterable[APIRouter],
+    add_others: Callable[[APIRouter], None],
+    add_data: Callable[[APIRouter], None],
     own: OwnPages,
     keys: Keys,
     public_port: int | None,
 ) -> FastAPI:
     """Build the application over the state of the service that runs beside it.
 
-    ``data`` are the routes below ``/admin/pages``; ``public_port`` is the service's, if it has one.
+    ``add_others`` adds more routes below ``/admin``, and ``add_data`` those below
+    ``/admin/pages``; ``public_port`` is the service's, if it has one.
     """
-    router = APIRouter(
-        prefix="/admin",
-        dependencies=[Depends(own.check_origin), Depends(key_check(keys, "admin"))],
-    )
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    checks = [Depends(own.check_origin), Depends(key_check(keys, "admin"))]
+    router = group_of(app, prefix="/admin", dependencies=checks)
 
     @router.get("/bundles")
     async def bundles() -> Listing:
@@ -47,12 +48,9 @@ def create_admin(
         await activation.follow_newest()
         return await run_off_loop(activation.list)
 
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    for each in entries:
-        router.include_router(each)
-    for each in data:
-        router.include_router(each, prefix="/pages")
-    app.include_router(router)
-    app.include_router(build_pages(own, admin=True, explains=True, public_port=public_port))
+    add_others(router)
+    add_data(group_of(app, prefix="/admin/pages", dependencies=checks))
+    pages = group_of(app, dependencies=[Depends(own.check)])
+    add_pages(pages, admin=True, explains=True, public_port=public_port)
     answer_errors(app)
     return app

@@ -32,13 +32,14 @@ MOST_DETAILS = 10
 """Wrong lines that an answer names."""
 
 
-def build_entries_router(
-    kind: Kind, store_url: str | None, state: ServingState, max_bytes: int
-) -> APIRouter:
-    """Build the routes of a kind of entries; ``max_bytes`` bounds a body."""
-    router = APIRouter(prefix=f"/{kind.name}s")
+def add_entries(
+    router: APIRouter, kind: Kind, store_url: str | None, state: ServingState, max_bytes: int
+) -> None:
+    """Add the routes of a kind of entries; ``max_bytes`` bounds a body."""
+    all_of_kind = f"/{kind.name}s"
+    one_of_kind = f"{all_of_kind}/{{identity:path}}"
 
-    @router.put("")
+    @router.put(all_of_kind)
     async def put(request: Request) -> dict[str, Any]:
         """Store entries, one JSON object a line; all or, if a line is wrong, none of them.
 
@@ -49,7 +50,7 @@ def build_entries_router(
         url = _url(store_url)
         return await _asked(lambda: _put(kind, url, body, encoder))
 
-    @router.get("/{identity:path}")
+    @router.get(one_of_kind)
     async def get(identity: str) -> dict[str, Any]:
         """The values of an entry; of an item also its indices in the bundle in use, or why that
         refuses it.
@@ -72,13 +73,11 @@ def build_entries_router(
             }
         return shown
 
-    @router.delete("/{identity:path}")
+    @router.delete(one_of_kind)
     async def delete(identity: str) -> dict[str, int]:
         """Delete an entry."""
         url = _url(store_url)
         return {"deleted": await _asked(lambda: _delete(kind, url, identity))}
-
-    return router
 
 
 def _url(store_url: str | None) -> str:

@@ -22,34 +22,31 @@ _canary_decoder = msgspec.json.Decoder(CanaryBody)
 _shadow_decoder = msgspec.json.Decoder(ShadowBody)
 
 
-def build_trials_router(activation: Activation, trials: TrialChoice) -> APIRouter:
-    """Build the routes."""
-    router = APIRouter(prefix="/bundles/{version}")
+def add_trials(router: APIRouter, activation: Activation, trials: TrialChoice) -> None:
+    """Add the routes."""
 
-    @router.post("/canary")
+    @router.post("/bundles/{version}/canary")
     async def canary(version: str, request: Request) -> Listing:
         """Let this bundle answer a share of the requests; 409 with the reason if it cannot be."""
         await trials.canary(version, await _read(request, _canary_decoder))
         return await run_off_loop(activation.list)
 
-    @router.post("/shadow")
+    @router.post("/bundles/{version}/shadow")
     async def shadow(version: str, request: Request) -> Listing:
         """Let this bundle score a share of the requests after their answers."""
         await trials.shadow(version, await _read(request, _shadow_decoder))
         return await run_off_loop(activation.list)
 
-    @router.post("/stop")
+    @router.post("/bundles/{version}/stop")
     async def stop(version: str) -> Listing:
         """End the trial of this bundle."""
         await trials.stop(version)
         return await run_off_loop(activation.list)
 
-    @router.post("/promote")
+    @router.post("/bundles/{version}/promote")
     async def promote(version: str) -> Activated:
         """Serve the bundle that is on trial to everybody, and keep to it."""
         return await trials.promote(version)
-
-    return router
 
 
 async def _read(request: Request, decoder: msgspec.json.Decoder[Body]) -> Body:

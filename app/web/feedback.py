@@ -52,9 +52,8 @@ class FeedbackResponse(BaseModel):
     details: list[ErrorDetail] = []
 
 
-def build_feedback_router(feedback: Feedback, keys: Keys, max_body_bytes: int) -> APIRouter:
-    """Build the route."""
-    router = APIRouter()
+def add_feedback(router: APIRouter, feedback: Feedback, keys: Keys, max_body_bytes: int) -> None:
+    """Add the route."""
     schema = {"$ref": "#/components/schemas/FeedbackRequest"}
 
     @router.post(
@@ -78,5 +77,3 @@ def build_feedback_router(feedback: Feedback, keys: Keys, max_body_bytes: int) -
             "wrong": taken.wrong,
             "details": [each._asdict() for each in taken.details],
         }
-
-    return router

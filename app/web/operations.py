@@ -78,16 +78,13 @@ def scoring(
     return score_named if "{name}" in path else score
 
 
-def build_explain_router(endpoints: ScoringEndpoints) -> APIRouter:
-    """Build the route by which the admin port explains scores, whatever the public one has."""
-    router = APIRouter()
+def add_explain(router: APIRouter, endpoints: ScoringEndpoints) -> None:
+    """Add the route by which the admin port explains scores, whatever the public one has."""
 
     @router.post(PATH)
     async def explain() -> Response:
         """Explain a score."""
         return _ScoringResponse(endpoints, endpoints.explain, of_page=False)
-
-    return router
 
 
 def _errors(route: Route, path: str) -> dict[int | str, dict[str, Any]]:
@@ -128,12 +125,14 @@ def _degraded(loaded: Loaded) -> list[str]:
     return found
 
 
-def build_router(
-    state: ServingState, endpoints: ScoringEndpoints, metrics: Metrics, versions: Versions
-) -> APIRouter:
-    """Build the routes over the objects they show."""
-    router = APIRouter()
-
+def add_operations(
+    router: APIRouter,
+    state: ServingState,
+    endpoints: ScoringEndpoints,
+    metrics: Metrics,
+    versions: Versions,
+) -> None:
+    """Add the routes over the objects they show."""
     for route in endpoints.routes:
         for path, documentation in route.paths.items():
             router.add_api_route(
@@ -267,5 +266,3 @@ def build_router(
             raise NotFound("metrics are switched off")
         metrics.poll()
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    return router

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from time import time
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from app.bundle.bundle import Bundle
@@ -24,7 +24,6 @@ from app.serving.loading import Loaded
 from app.serving.state import ServingState
 from app.web.endpoints import ScoringEndpoints
 from app.web.operations import scoring
-from app.web.own_pages import OwnPages
 
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 DOCS_POLICY = (
@@ -76,16 +75,14 @@ def _encoded(
     return file.packed, {**headers, "content-encoding": "gzip"}
 
 
-def build_pages(
-    own: OwnPages, *, admin: bool, explains: bool, public_port: int | None = None
-) -> APIRouter:
-    """Build the routes of the files; they need no key, and hold nothing of the bundle.
+def add_pages(
+    router: APIRouter, *, admin: bool, explains: bool, public_port: int | None = None
+) -> None:
+    """Add the routes of the files; they need no key, and hold nothing of the bundle.
 
     ``explains`` says whether the port has explanations; ``public_port`` is where other programs
     have rows scored, as the admin port's pages show it.
     """
-    router = APIRouter(dependencies=[Depends(own.check)], include_in_schema=False)
-
     if admin:
 
         @router.get("/")
@@ -104,22 +101,17 @@ def build_pages(
     async def file(request: Request, name: str) -> Response:
         return answer_file(request, f"pages/{name or 'index.html'}")
 
-    return router
 
-
-def build_scoring(endpoints: ScoringEndpoints) -> APIRouter:
-    """Build the routes by which pages have rows scored, as others are; drift leaves them out."""
-    router = APIRouter()
+def add_scoring(router: APIRouter, endpoints: ScoringEndpoints) -> None:
+    """Add the routes by which pages have rows scored, as others are; drift leaves them out."""
     for path in SCORING_PATHS:
         router.add_api_route(path, scoring(endpoints, path, of_page=True), methods=["POST"])
-    return router
 
 
-def build_shared_data(
-    state: ServingState, metrics: Metrics, store_url: str | None, *, public: bool
-) -> APIRouter:
-    """Build the routes of data for the pages that both ports have: Try, Why and Now."""
-    router = APIRouter(include_in_schema=False)
+def add_shared_data(
+    router: APIRouter, state: ServingState, metrics: Metrics, store_url: str | None, *, public: bool
+) -> None:
+    """Add the routes of data for the pages that both ports have: Try, Why and Now."""
 
     @router.get("/form")
     async def show_form() -> dict[str, Any]:
@@ -166,12 +158,9 @@ def build_shared_data(
         bundle = _bundle(state)
         return now(metrics, bundle, time(), set(have.split(",")), slot, public)
 
-    return router
 
-
-def build_admin_data(activation: Activation, store_url: str | None) -> APIRouter:
-    """Build the routes of data for the pages of the admin port: Bundles and Catalogue."""
-    router = APIRouter()
+def add_admin_data(router: APIRouter, activation: Activation, store_url: str | None) -> None:
+    """Add the routes of data for the pages of the admin port: Bundles and Catalogue."""
 
     @router.get("/bundles")
     async def bundles() -> dict[str, Any]:
@@ -190,8 +179,6 @@ def build_admin_data(activation: Activation, store_url: str | None) -> APIRouter
         """Items that contain a text."""
         url = _store(store_url)
         return await _asked(lambda: search_items(url, search))
-
-    return router
 
 
 def _store(url: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
 
 from app import __version__
@@ -13,6 +13,7 @@ from app.features.spec import Categorical, Field, MultiCategorical, Numeric
 from app.serving.loading import Loaded
 from app.serving.state import ServingState
 from app.web.model_names import NAME
+from app.web.routes import group_of
 from app.web.schemas import ErrorBody
 from app.web.v2.infer import v2_error
 from app.web.v2.schemas import Live, ModelMetadata, Ready, ServerMetadata, TensorMetadata, V2Error
@@ -26,9 +27,9 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": ErrorBody | V2Error}
 _NO_BUNDLE: dict[int | str, dict[str, Any]] = {503: {"model": V2Error}}
 
 
-def build_v2(state: ServingState) -> APIRouter:
-    """Build the routes over the state of the service."""
-    router = APIRouter(prefix="/v2", tags=["v2"])
+def add_v2(app: FastAPI, state: ServingState) -> None:
+    """Add the routes over the state of the service."""
+    router = group_of(app, prefix="/v2", tags=["v2"])
 
     def in_use(version: str | None) -> Loaded:
         loaded = state.loaded
@@ -108,8 +109,6 @@ def build_v2(state: ServingState) -> APIRouter:
         except NotFound as error:
             return Response(v2_error(error), error.status, media_type="application/json")
         return Ready(name=name, ready=True)
-
-    return router
 
 
 def _input(field: Field) -> TensorMetadata:

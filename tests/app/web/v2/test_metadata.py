@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.serving.state import ServingState
-from app.web.v2.metadata import build_v2
+from app.web.v2.metadata import add_v2
 
 
 class Waiting:
@@ -24,7 +24,7 @@ class Waiting:
 async def test_without_a_bundle_nothing_but_the_process_is_ready() -> None:
     """503 in the protocol's form, with the reason; liveness and the server's own data stay."""
     app = FastAPI()
-    app.include_router(build_v2(cast(ServingState, Waiting())))
+    add_v2(app, cast(ServingState, Waiting()))
     transport = httpx2.ASGITransport(app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
 
