@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from app.features.layout import Layout
 from model.config import TrainConfig
@@ -73,7 +75,26 @@ def build(
 
 def weight_bytes(layout: Layout, config: TrainConfig, crosses: Sequence[CrossWeights] = ()) -> int:
     """Return how large the weights would be, and what finds those of pairs, without making them."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         network = build(layout, config, crosses=crosses)
     found = [term.weight_of for term in network.modules() if isinstance(term, CrossTerm)]
     return sum(value.numel() * value.element_size() for value in (*network.parameters(), *found))
+
+
+class _Undrawn(TorchFunctionMode):
+    """Normal random numbers are not drawn: for tensors without values, that have none to take.
+
+    For those torch would import its compiler, which takes a second of CPU time.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, nn.init.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

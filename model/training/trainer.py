@@ -31,6 +31,7 @@ from model.networks.crosses import CrossWeights
 from model.networks.network import Network, NetworkInputs, holding
 from model.sharding.shard import Shard
 from model.training.checkpoint import TrainingState
+from model.training.dense_adam import DenseAdam
 from model.training.feed import Feed
 from model.training.index_columns import IndexColumns
 from model.training.lazy_adam import LazyAdam
@@ -109,8 +110,12 @@ class Trainer:
         else:
             sharded = ShardedTable(table, self.network.learned, l2, shard)
             self._named_rows = self._table = self.network.elsewhere = sharded
-        self._dense = torch.optim.Adam(
-            dense_groups(self.network, config), lr=config.learning_rate, fused=True
+        # Weights of pairs decay as the table does. A step moves them whole, so lambda needs no
+        # correction for rows unnamed.
+        self._dense = DenseAdam(
+            self.network.dense_parameters(),
+            decayed=list(self.network.cross_parameters()),
+            l2=config.embedding_l2,
         )
         self._unread: deque[tuple[int, float, Callable[[], float]]] = deque()
         """Steps whose losses are not yet read: their number, rate and what reads the loss."""
@@ -147,8 +152,7 @@ class Trainer:
             "epoch_seed": self._epoch_seed,
         }
         arrays = named("network", self.network.state_dict()) | named("table", self._table.state())
-        for number, parameter in enumerate(self.network.dense_parameters()):
-            arrays |= named(f"dense.{number}", self._dense.state[parameter])
+        arrays |= named("dense", self._dense.state())
         for rank, random in enumerate(self._group.all(torch.get_rng_state().numpy())):
             arrays[f"torch_random.{rank}"] = random
         if self._feed.device.type == "cuda":
@@ -166,9 +170,7 @@ class Trainer:
         self._epoch_seed = state.values["epoch_seed"]
         self.network.load_state_dict(unnamed("network", state.arrays))
         self._table.restore(unnamed("table", state.arrays), self.steps)
-        for number, parameter in enumerate(self.network.dense_parameters()):
-            found = unnamed(f"dense.{number}", state.arrays)
-            self._dense.state[parameter] = {key: each.to(device) for key, each in found.items()}
+        self._dense.restore(unnamed("dense", state.arrays))
         # A sharded table may be resumed by more processes, whose units are then drawn anew.
         if (random := state.arrays.get(f"torch_random.{self._group.rank}")) is not None:
             torch.set_rng_state(torch.from_numpy(random))
@@ -205,7 +207,7 @@ class Trainer:
         )
         # This process' part of the mean over the batch.
         loss = loss * (len(batch.label) / len(rows))
-        self._dense.zero_grad()
+        self.network.zero_grad()
         torch.autograd.backward(loss)
         dense = (parameter.grad for parameter in self.network.dense_parameters())
         everywhere = [None if self._table.exchanges else value.grad, *dense]
@@ -213,9 +215,7 @@ class Trainer:
         self._group.add([loss, *gradients])
         self._unread.append((self.steps, rate, self._feed.reading(loss)))
         known = self._read(self._feed.ahead)
-        for settings in self._dense.param_groups:
-            settings["lr"] = rate
-        self._dense.step()
+        self._dense.step(rate)
         self._table.step(batch.row, value, rate)
         return known
 
@@ -271,21 +271,6 @@ def cut(pieces: Iterable[Rows], rows: int, batches: int) -> Iterator[Rows]:
             start += wanted
             number += 1
         waiting = waiting[start:]
-
-
-def dense_groups(network: Network, config: TrainConfig) -> list[dict[str, Any]]:
-    """Return Adam's groups of the parameters beside the table; weights of pairs decay as it does.
-
-    They are updated whole at every step, so lambda needs no correction for rows unnamed.
-    """
-    crosses = list(network.cross_parameters())
-    own = {id(value) for value in crosses}
-    groups: list[dict[str, Any]] = [
-        {"params": [value for value in network.dense_parameters() if id(value) not in own]}
-    ]
-    if crosses:
-        groups.append({"params": crosses, "weight_decay": config.embedding_l2})
-    return groups
 
 
 class NamedRows:

@@ -16,7 +16,6 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
-from torch.optim import optimizer
 
 from model.networks.network import Network
 from model.training import trainer
@@ -54,7 +53,5 @@ def pretended_device() -> Iterator[PretendedFeed]:
         patch.object(trainer, "build", real),
         # A random state has no values here.
         patch.object(torch, "set_rng_state", lambda _: None),
-        # The fused optimiser has a list of devices, of which this is none.
-        patch.object(optimizer, "_get_fused_kernels_supported_devices", lambda: [THERE.type]),
     ):
         yield PretendedFeed(THERE)

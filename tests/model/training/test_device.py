@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from model.config import NETWORKS, TrainConfig
 from model.data.dataset import Dataset
 from model.group import Group
 from model.networks.crosses import CrossTerm, CrossWeights, Operand, Pairs
+from model.networks.network import Network
 from model.training import device as module
 from model.training import fit as fitting
 from model.training.checkpoint import Checkpoints, TrainingState
@@ -92,15 +94,33 @@ def tensors_of(trainer: Trainer) -> dict[str, Tensor]:
     found["optimised table"] = trainer._table._table_TC
     assert trainer._table._row_l2 is not None
     found["l2"] = trainer._table._row_l2
+    found |= {f"dense {name}": value for name, value in trainer._dense.state().items()}
     for number, parameter in enumerate(trainer.network.dense_parameters()):
-        state = trainer._dense.state[parameter]
-        found |= {f"dense {number} {name}": value for name, value in state.items()}
         if parameter.grad is not None:
             found[f"gradient {number}"] = parameter.grad
     return found
 
 
-def former_step(trainer: Trainer, rows: Rows, rate: float) -> float:
+def former_adam(network: Network, config: TrainConfig) -> torch.optim.Adam:
+    """The optimiser as it was when it was torch's own; weights of pairs decay, no others do."""
+    crosses = list(network.cross_parameters())
+    others = [each for each in network.dense_parameters() if all(each is not x for x in crosses)]
+    groups: list[dict[str, Any]] = [{"params": others}]
+    if crosses:
+        groups.append({"params": crosses, "weight_decay": config.embedding_l2})
+    return torch.optim.Adam(groups, lr=config.learning_rate, fused=True)
+
+
+def former_state(adam: torch.optim.Adam, network: Network) -> dict[str, Tensor]:
+    """Its part of a checkpoint."""
+    return {
+        f"{number}.{name}": value
+        for number, parameter in enumerate(network.dense_parameters())
+        for name, value in adam.state[parameter].items()
+    }
+
+
+def former_step(trainer: Trainer, adam: torch.optim.Adam, rows: Rows, rate: float) -> float:
     """A step as it was before there was a choice of devices, alone and on the CPU."""
     config, columns, network = trainer._config, trainer._columns, trainer.network
     trainer.steps += 1
@@ -125,11 +145,11 @@ def former_step(trainer: Trainer, rows: Rows, rate: float) -> float:
         torch.from_numpy(trainer._label[rows].astype(np.float32)),
         weight,
     )
-    trainer._dense.zero_grad()
+    adam.zero_grad()
     torch.autograd.backward(loss)
-    for settings in trainer._dense.param_groups:
+    for settings in adam.param_groups:
         settings["lr"] = rate
-    trainer._dense.step()
+    adam.step()
     trainer._table.step(row, value, rate)
     return loss.item()
 
@@ -144,7 +164,9 @@ def test_the_cpu_computes_what_it_did(name: str) -> None:
     losses = [loss for rows in found.shuffled(8) for loss in found.step(rows, 0.02)]
     assert found.rest() == []
     torch.set_rng_state(random)
-    assert losses == [former_step(expected, rows, 0.02) for rows in expected.shuffled(8)]
+    adam = former_adam(expected.network, config)
+    assert losses == [former_step(expected, adam, rows, 0.02) for rows in expected.shuffled(8)]
+    expected._dense.restore(former_state(adam, expected.network))
     for key, value in tensors_of(expected).items():
         assert torch.equal(tensors_of(found)[key], value), key
 

@@ -22,7 +22,7 @@ from model.training.checkpoint import TrainingState
 from model.training.feed import Feed
 from model.training.index_columns import IndexColumns
 from model.training.sampling import Sampling
-from model.training.trainer import NamedRows, Trainer, TrainingError, dense_groups
+from model.training.trainer import NamedRows, Trainer, TrainingError
 from tests.support.clicks import (
     CONFIG,
     LAYOUT,
@@ -308,21 +308,3 @@ def test_values_are_hidden_as_often_as_was_asked() -> None:
         assert each.float().mean().item() == pytest.approx(0.25, abs=0.03)
     assert (users & items).float().mean().item() == pytest.approx(0.0625, abs=0.02)
     assert not torch.equal(hidden[0].context, hidden[1].context)
-
-
-def test_weights_of_pairs_decay_as_the_table_does_and_others_do_not() -> None:
-    """Without pairs there is one group."""
-    dense, pairs = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
-
-    def groups(*crosses: torch.nn.Parameter) -> list[dict[str, Any]]:
-        found = SimpleNamespace(
-            dense_parameters=lambda: iter([dense, pairs]), cross_parameters=lambda: iter(crosses)
-        )
-        return dense_groups(cast(Network, found), CONFIG)
-
-    assert groups() == [{"params": [dense, pairs]}]
-    (first, second) = groups(pairs)
-    assert first["params"][0] is dense
-    assert second["params"][0] is pairs
-    assert (len(first["params"]), second["weight_decay"]) == (1, CONFIG.embedding_l2)
-    assert "weight_decay" not in first
