@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
-from pydantic_settings import CliSettingsSource
 
+from app.command_line import parse
 from app.settings import Settings, unknown_variables
 
 OTHER: dict[str, tuple[str, Any]] = {
@@ -97,15 +96,9 @@ def other(name: str) -> tuple[str, Any]:
     return "17", 17
 
 
-@cache
-def flags() -> CliSettingsSource[Any]:
-    """The parser of command lines: making it costs more than all that a test reads by it."""
-    return CliSettingsSource(Settings)
-
-
 def read(*words: str) -> Settings:
     """The settings that a command line gives."""
-    return Settings(_cli_settings_source=flags()(args=list(words)))  # type: ignore[call-arg]
+    return parse(words)
 
 
 @pytest.fixture(autouse=True)
@@ -221,3 +214,46 @@ def test_an_empty_variable_is_an_unset_one(
             Settings()  # type: ignore[call-arg]
     else:
         assert Settings() == defaults  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("variable", ["CTR_PORT", "ctr_port", "Ctr_Port"])
+def test_a_variable_has_its_name_in_any_case(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment of Windows knows no case, and templates write it as they like."""
+    monkeypatch.setenv(variable, "17")
+    assert read("--bundle", "x").port == 17
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["--gpu-small-rows", "3", "--gpu-small-rows", "5"], 5),
+        (["--gpu-small-rows=5"], 5),
+        (["--gpu-small-rows", ""], 4),
+        (["--gpu-small-rows", "None"], None),
+    ],
+    ids=["the last counts", "with a sign", "empty is not given", "None unsets"],
+)
+def test_flags_beside_a_variable(
+    words: list[str], value: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flag that says something takes precedence."""
+    monkeypatch.setenv("CTR_GPU_SMALL_ROWS", "4")
+    assert read("--bundle", "x", *words).gpu_small_rows == value
+
+
+def test_a_flag_is_not_the_value_of_another(capsys: pytest.CaptureFixture[str]) -> None:
+    """One that lacks its value is told, whichever flag follows."""
+    with pytest.raises(SystemExit) as ended:
+        read("--bundle", "x", "--gate", "--port", "5")
+    assert ended.value.code == 2
+    assert "argument --gate: expected one argument" in capsys.readouterr().err
+
+
+def test_what_is_given_counts_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For programs that build the settings themselves."""
+    monkeypatch.setenv("CTR_PORT", "17")
+    monkeypatch.setenv("CTR_HOST", "::")
+    settings = Settings(bundle=Path("x"), port=18)
+    assert (settings.port, settings.host) == (18, "::")

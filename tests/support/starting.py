@@ -44,7 +44,7 @@ IMPORTS = {
         "model.commands.explaining", "model.commands.feedback", "model.commands.redis",
         "model.commands.scoring", "model.commands.stores", "model.commands.training",
         "model.compare", "model.group", "model.must_beat", "model.pipeline", "model.score_files",
-        "model.tune", "onnx", "optuna", "pydantic_settings", "redis.asyncio", "rich.markdown",
+        "model.tune", "onnx", "optuna", "redis.asyncio", "rich.markdown",
         "rich.traceback", "torch._dynamo", "torch.distributed.nn", "typer",
     ),
 }  # fmt: skip
