@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -17,6 +18,9 @@ from tests.load.errors import RunFailed
 from tests.load.record import Record
 
 _LEAD_SECONDS = 0.2
+_NEW_PROCESS = "fork" if sys.platform == "linux" else "spawn"
+"""A forked process need not import all anew, which takes a third of a second; elsewhere libraries
+of the system may not be forked."""
 
 
 def spread(load: Load, processes: int) -> list[Load]:
@@ -40,15 +44,15 @@ def run(loads: Sequence[Load]) -> Record:
     Raises:
         RunFailed: a process ended without a record.
     """
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(_NEW_PROCESS)
     ends: list[Connection] = []
     processes = []
     for load in loads:
         here, there = context.Pipe()
-        process = context.Process(target=_work, args=(there, load), daemon=True)
+        ends.append(here)
+        process = context.Process(target=_work, args=(there, load, ends), daemon=True)
         process.start()
         there.close()
-        ends.append(here)
         processes.append(process)
     try:
         for end in ends:
@@ -93,8 +97,11 @@ def _interrupting(ends: Sequence[Connection]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _work(end: Connection, load: Load) -> None:
+def _work(end: Connection, load: Load, ends_of_first: Sequence[Connection]) -> None:
     """Be a process of the run: say that it is there, wait for the start, run, answer."""
+    # Held open here too, they would hide from the others that the first process has ended.
+    for each in ends_of_first:
+        each.close()
     # A terminal sends Ctrl-C to every process; the first one tells the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     client = Client(load)

@@ -37,7 +37,7 @@ IMPORTS = {
         "app.check", "app.catalogue.command", "app.catalogue.follower", "app.main",
         "app.profiles.stored", "app.remote.vocabulary", "app.scoring.engine_device",
         "app.web.protocol", "app.workers.supervisor", "fastapi.openapi.utils", "httptools",
-        "pydantic.v1", "uvloop",
+        "httpx", "pydantic.v1", "uvloop",
     ),
     "model": (
         "app.scoring.engine", "matplotlib.figure", "model.commands.data",
@@ -49,9 +49,10 @@ IMPORTS = {
     ),
 }  # fmt: skip
 """Modules that are imported before a program is forked; for a graph's export, also what torch
-leaves for then. They start no thread, which a fork would not have: not onnxruntime, as ``app`` has
-said before it is imported, nor polars' allocator, as :data:`THREADLESS` says. polars' only one
-removes files of work that memory does not hold, of which tests have none."""
+leaves for then, and for ``tests.load`` its client. They start no thread, which a fork would not
+have: not onnxruntime, as ``app`` has said before it is imported, nor polars' allocator, as
+:data:`THREADLESS` says. polars' only one removes files of work that memory does not hold, of which
+tests have none."""
 THREADLESS = {"OPENBLAS_NUM_THREADS": "1", "_RJEM_MALLOC_CONF": "background_thread:false"}
 """Environment of a process that forks."""
 

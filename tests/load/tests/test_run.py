@@ -6,6 +6,7 @@ Own delays are allowed for where a test is not about them: it may run on a busy 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,7 +20,9 @@ import pytest
 
 from tests.conftest import Sample, StartService
 from tests.load.__main__ import main
+from tests.support import starting
 from tests.support.serving import ROOT, Service, free_port, wait_until
+from tests.support.starting import Process
 
 pytestmark = pytest.mark.e2e
 
@@ -27,12 +30,11 @@ PATIENT = ("--allowed-delay-ms", "1e6")
 
 
 @contextmanager
-def stub(*words: object) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def stub(*words: object) -> Iterator[tuple[str, Process]]:
     """A stub server and its address."""
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.load.tests.stub", str(port), *map(str, words)], cwd=ROOT
-    )
+    command = [sys.executable, "-m", "tests.load.tests.stub", str(port), *map(str, words)]
+    process = starting.start(command, os.environ, None, None)
     url = f"http://127.0.0.1:{port}"
 
     def answers() -> bool:
@@ -55,21 +57,31 @@ def posts(url: str) -> int:
     return int(httpx.get(url, trust_env=False, verify=False).json()["posts"])
 
 
-def start(url: str, *words: object) -> subprocess.Popen[str]:
-    """Start the command."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.load", "--url", url, *map(str, words)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+class Command:
+    """The command while it runs, and what it writes to files of a directory."""
+
+    def __init__(self, directory: Path, url: str, *words: object) -> None:
+        command = [sys.executable, "-m", "tests.load", "--url", url, *map(str, words)]
+        self._written = directory / "out", directory / "err"
+        with self._written[0].open("wb") as out, self._written[1].open("wb") as err:
+            self.process = starting.start(command, os.environ, out, err)
+
+    def ended(self, seconds: float = 60) -> tuple[int, str, str]:
+        """Wait for its end; return exit code, output and errors."""
+        try:
+            code = self.process.wait(seconds)
+        finally:
+            self.process.kill()
+        out, err = (file.read_text() for file in self._written)
+        return code, out, err
 
 
 def run(url: str, tmp_path: Path, *words: object) -> tuple[int, str, dict[str, Any]]:
     """Run the command to its end: exit code, text and figures."""
     file = tmp_path / "figures.json"
-    process = start(url, "--json", file, *words)
-    out, err = process.communicate(timeout=100)
+    code, out, err = Command(tmp_path, url, "--json", file, *words).ended(100)
     assert file.is_file(), err
-    return process.returncode, out, json.loads(file.read_text())
+    return code, out, json.loads(file.read_text())
 
 
 @pytest.fixture
@@ -140,9 +152,8 @@ def test_a_service_that_takes_other_bodies_is_not_driven(service: Service, tmp_p
     """One body of each kind is tried first; exit code 2 and the service's own words."""
     file = tmp_path / "bodies.jsonl"
     file.write_text('{"instances": [{"user_id": 1}]}')
-    process = start(service.url, "--bodies", file, "--rate", 5)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (2, "")
+    code, out, err = Command(tmp_path, service.url, "--bodies", file, "--rate", 5).ended()
+    assert (code, out) == (2, "")
     assert "does not take a predict body: 422" in err
     assert "placement" in err
 
@@ -212,15 +223,15 @@ def test_a_service_that_dies_is_counted_to_the_end(one_row: Path, tmp_path: Path
     """Requests are due, answered or not: the run ends in time, with exit code 1."""
     file = tmp_path / "figures.json"
     with stub(0.0) as (url, server):
-        process = start(
-            url, *PATIENT, "--bodies", one_row, "--rate", 50, "--duration", 10, "--warmup", 0,
-            "--objective", "errors<=5%", "--json", file,
+        command = Command(
+            tmp_path, url, *PATIENT, "--bodies", one_row, "--rate", 100, "--duration", 5,
+            "--warmup", 0, "--objective", "errors<=5%", "--json", file,
         )  # fmt: skip
         wait_until(lambda: posts(url) > 50, "the load goes on", 60.0)
         server.kill()
-        out, _ = process.communicate(timeout=60)
+        code, out, _ = command.ended()
     found = json.loads(file.read_text())
-    assert process.returncode == 1, out
+    assert code == 1, out
     assert found["total"]["requests"] == 500
     assert found["unanswered"]["connect failed"] > 25
     assert found["client_side"] == {"pool timeout": 0, "own sockets exhausted": 0}
@@ -233,14 +244,14 @@ def test_an_interruption_shows_what_was_seen_so_far(
     """Exit code 130, soon, with a summary and files."""
     file = tmp_path / "figures.json"
     with stub(0.01) as (url, _):
-        process = start(
-            url, *PATIENT, "--bodies", one_row, "--rate", 50, "--duration", 600, "--warmup", 0,
-            "--processes", 2, "--json", file,
+        command = Command(
+            tmp_path, url, *PATIENT, "--bodies", one_row, "--rate", 50, "--duration", 600,
+            "--warmup", 0, "--processes", 2, "--json", file,
         )  # fmt: skip
         wait_until(lambda: posts(url) > 50, "the load goes on", 60.0)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+        command.process.send_signal(number)
+        code, out, err = command.ended()
+    assert code == 130, err
     assert "Traceback" not in err
     found = json.loads(file.read_text())
     assert found["interrupted"]
@@ -252,7 +263,12 @@ def test_an_interruption_shows_what_was_seen_so_far(
 def test_no_load_goes_on_without_the_command(one_row: Path) -> None:
     """Where the command is killed, its processes end at once and by themselves."""
     with stub(0.01) as (url, _):
-        process = start(url, "--bodies", one_row, "--rate", 50, "--duration", 600)
+        # From nothing, as users start it.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.load", "--url", url, "--bodies", one_row,
+             "--rate", "50", "--duration", "600", "--processes", "2"],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
         wait_until(lambda: posts(url) > 50, "the load goes on", 60.0)
         process.kill()
         # The processes hold its standard error open for as long as they live.
