@@ -25,6 +25,7 @@ from tests.support.networks import inputs, trained
 pytestmark = pytest.mark.slow
 
 SIZES = range(1, 101)
+BATCHES = 16
 ROWS, LENGTH, VALUES = 300, 5, 7
 CONFIG = TrainConfig(embedding_size=10, hidden=(65, 33), init_std=0.5)
 """Sizes that fill no vector of the processor: what is left over is summed in another way."""
@@ -126,17 +127,29 @@ def test_a_row_repeated_has_one_score(case: Case, target: int) -> None:
 
 
 def test_a_row_scores_the_same_at_every_place(case: Case) -> None:
-    """Whatever stands before it and after it, a candidate has one score in batches of a size."""
+    """Whatever stands before it and after it, a candidate has one score in batches of a size.
+
+    Half of a batch are rows that are followed: they move on from one batch to the next by steps
+    that grow by one, so each of them comes to places of all kinds, and each place has several.
+    """
     random = np.random.default_rng(1)
     for size in SIZES:
-        found = []
-        for place in range(size):
-            neighbours = random.integers(0, ROWS, size)
-            neighbours[place] = 0
-            batch = Batch(case.context[:1], case.candidate[neighbours], np.zeros(size, np.int32))
+        followed = random.permutation(ROWS)[: (size + 1) // 2]
+        found: list[set[tuple[float, float]]] = [set() for _ in followed]
+        taken = set()
+        for step in range(min(size, BATCHES)):
+            places = (np.arange(len(followed)) + step * (step + 1) // 2) % size
+            rows = random.integers(0, ROWS, size)
+            rows[places] = followed
+            batch = Batch(case.context[:1], case.candidate[rows], np.zeros(size, np.int32))
             scores = case.engine.score(batch)
-            found.append((float(scores.logit[place]), float(scores.score[place])))
-        assert len(set(found)) == 1, f"{size} rows"
+            for seen, logit, score in zip(
+                found, scores.logit[places].tolist(), scores.score[places].tolist(), strict=True
+            ):
+                seen.add((logit, score))
+            taken.update(places.tolist())
+        assert all(len(seen) == 1 for seen in found), f"{size} rows"
+        assert taken == set(range(size))
 
 
 def test_equal_rows_far_apart_score_equal(case: Case) -> None:
