@@ -247,7 +247,7 @@ def refuse_mixed_distributions() -> None:
     found = []
     for name in ("onnxruntime", "onnxruntime-gpu"):
         try:
-            metadata.version(name)
+            metadata.distribution(name)
         except metadata.PackageNotFoundError:
             continue
         found.append(name)

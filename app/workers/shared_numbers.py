@@ -124,7 +124,7 @@ class SharedNumbers:
             places = msgspec.msgpack.decode(known, type=_Places) if length else {}
             start, size = places.get(name, (0, 0))
             if size != count:
-                start = max((first + size for first, size in places.values()), default=0)
+                start = max(map(sum, places.values()), default=0)
                 places[name] = start, count
                 encoded = msgspec.msgpack.encode(places)
                 if start + count > MOST_NUMBERS or len(encoded) > NAMES_BYTES - _LENGTH.size:

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from app.web.last_connections import take_connections_again, take_last_connections
+from app.web.last_connections import (
+    begun_ports,
+    take_connections_again,
+    take_last_connections,
+)
 
 QUESTION, ANSWER = b"?", b"!"
 
@@ -82,6 +86,35 @@ async def test_a_handshake_that_has_begun_is_awaited(
         await ending
     assert await asked == ANSWER
     client.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sock_diag is Linux's")
+@ADDRESSES
+def test_the_system_tells_of_handshakes(family: socket.AddressFamily, address: str) -> None:
+    """Of those that have begun, and no longer of one that is complete."""
+    with closing(_listener(family, address)) as listener:
+        port = listener.getsockname()[1]
+        with closing(_client(listener)):
+            assert port not in begun_ports(family)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 10)
+        with closing(_client(listener)) as client:
+            assert port in begun_ports(family)
+            client.send(QUESTION)
+            assert port not in begun_ports(family)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the table of sockets is Linux's")
+@ADDRESSES
+async def test_a_handshake_is_awaited_where_the_system_only_has_its_table(
+    family: socket.AddressFamily, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some containers have no sock_diag."""
+
+    def refuse(family: socket.AddressFamily) -> set[int]:
+        raise PermissionError
+
+    monkeypatch.setattr("app.web.last_connections.begun_ports", refuse)
+    await test_a_handshake_that_has_begun_is_awaited(family, address)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a packet filter is Linux's")
