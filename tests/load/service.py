@@ -21,7 +21,11 @@ class Service:
     def __init__(self, url: str, patience: float, headers: Mapping[str, str]) -> None:
         self.url = url
         self._client = httpx.Client(
-            base_url=url, timeout=patience, trust_env=False, headers=dict(headers)
+            base_url=url,
+            timeout=patience,
+            trust_env=False,
+            headers=dict(headers),
+            verify=url.lower().startswith("https"),
         )
 
     def __enter__(self) -> Service:
