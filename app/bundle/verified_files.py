@@ -68,8 +68,7 @@ class VerifiedFiles:
         Raises:
             OSError: the file cannot be read.
         """
-        before = _Identity.of(path)
-        if self._path is None or before.size < LARGE:
+        if self._path is None or (before := _Identity.of(path)).size < LARGE:
             return sha256(path)
         if before in self._known:
             _read_ahead(path)

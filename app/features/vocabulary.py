@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from zlib import crc32
 
 import msgspec
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from app.errors import BundleError
 from app.features.arrangement import in_order
-from app.features.arrays import save_array
+from app.features.arrays import map_array, save_array
 from app.features.layout import RESERVED_ROWS, Layout, Slot
 from app.features.spec import FeatureSpec
 from app.features.text_index import HASH_BITS, INDEXED_VALUES, TextIndex
@@ -320,9 +320,7 @@ def _read(directory: Path, record: _SlotRecord, mapped: bool) -> SlotVocabulary:
     def array(part: str, kind: str) -> NDArray[Any]:
         path = directory / f"{record.file}.{part}.npy"
         try:
-            mode: Literal["r"] | None = "r" if mapped else None
-            # A plain view: numpy's memmap class makes every access several times slower.
-            loaded: NDArray[Any] = np.asarray(np.load(path, mmap_mode=mode, allow_pickle=False))
+            loaded = map_array(path) if mapped else np.load(path, allow_pickle=False)
         except (OSError, EOFError, ValueError) as error:
             raise ValueError(f"{path.name}: {error}") from error
         if loaded.ndim != 1 or loaded.dtype.str != kind:

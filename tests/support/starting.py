@@ -35,9 +35,11 @@ ROOT = Path(__file__).resolve().parents[2]
 IMPORTS = {
     "app": (
         "app.check", "app.catalogue.command", "app.catalogue.follower", "app.main",
-        "app.profiles.stored", "app.remote.vocabulary", "app.scoring.engine_device",
-        "app.web.protocol", "app.workers.supervisor", "fastapi.openapi.utils", "httptools",
-        "httpx", "pydantic.v1", "uvloop",
+        "app.missing_packages", "app.profiles.stored", "app.remote.vocabulary",
+        "app.scoring.engine_device", "app.store.redis", "app.web.protocol",
+        "app.workers.supervisor", "encodings.utf_8_sig", "fastapi.openapi.utils",
+        "fastapi.telemetry._runtime", "httptools", "httpx", "pydantic.v1", "uvicorn.lifespan.on",
+        "uvicorn.loops.auto", "uvicorn.loops.uvloop", "uvloop",
     ),
     "model": (
         "app.scoring.engine", "matplotlib.figure", "model.commands.data",
