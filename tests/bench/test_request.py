@@ -12,6 +12,7 @@ from app.bundle.bundle import Bundle
 from tests.bench.request import CANDIDATES, Load, Pair, golden_bodies, line
 from tests.support.programs import program
 from tests.support.serving import ROOT
+from tests.support.starting import run
 
 pytestmark = pytest.mark.slow
 
@@ -56,10 +57,8 @@ def test_a_checkout_is_measured_beside_itself(tiny_bundle: Path) -> None:
 
 def test_stages_add_up(tiny_bundle: Path) -> None:
     """A line for each stage, and their sum."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.bench.request_stages", str(tiny_bundle), "--rounds", "20"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    done = run("tests.bench.request_stages", tiny_bundle, "--rounds", 20)
+    assert done.returncode == 0, done.stderr
     _, _, *lines, total = done.stdout.splitlines()
     figures = [float(line.rpartition("| ")[2].strip(" |")) for line in lines]
     assert len(figures) == 10

@@ -24,6 +24,7 @@ from tests.support.groups import Ended, forked, variables
 from tests.support.processes import children
 from tests.support.samples import Sample
 from tests.support.serving import wait_until
+from tests.support.starting import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,9 +52,9 @@ def toml(settings: dict[str, Any]) -> str:
 
 
 def with_torchrun(processes: int, *words: object) -> Ended:
-    """Run the trainer's command as users do."""
-    command = torchrun(processes, "-m", "model", *words)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    """Run the trainer's command as users do: the launcher starts its processes from nothing."""
+    _, _, launcher, *options = torchrun(processes, "-m", "model", *words)
+    done = run(launcher, *options, timeout=600)
     return done.returncode, done.stdout, done.stderr
 
 

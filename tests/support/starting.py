@@ -55,6 +55,9 @@ leaves for then, and for ``tests.load`` its client. They start no thread, which 
 have: not onnxruntime, as ``app`` has said before it is imported, nor polars' allocator, as
 :data:`THREADLESS` says. polars' only one removes files of work that memory does not hold, of which
 tests have none."""
+OF_TRAINER = ("model", "tests.model", "tests.bench.training", "torch")
+"""Beginnings of the modules that need what the trainer has imported; all others are forked from
+the service's process."""
 THREADLESS = {"OPENBLAS_NUM_THREADS": "1", "_RJEM_MALLOC_CONF": "background_thread:false"}
 """Environment of a process that forks."""
 
@@ -215,12 +218,13 @@ def start(
 ) -> Process:
     """Start a program that ends with this process, at the latest; what has no file is dropped.
 
-    ``python -m app`` and ``python -m model`` are forked, and so are modules of tests around them;
-    all others are started from nothing, and so are these where the environment decides how
-    modules are loaded. ``file_bytes`` is the longest file that a forked program may write.
+    ``python -m app`` and ``python -m model`` are forked, and so are modules of tests around them
+    and torch's launcher; all others are started from nothing, and so are these where the
+    environment decides how modules are loaded. ``file_bytes`` is the longest file that a forked
+    program may write.
     """
     if list(words[:2]) == [sys.executable, "-m"] and hasattr(os, "pidfd_open"):
-        server = _server("model" if "model" in words[2].split(".")[:2] else "app")
+        server = _server("model" if words[2].startswith(OF_TRAINER) else "app")
         if server.runs(env):
             with Path(os.devnull).open("r+b") as nothing:
                 streams = [(each or nothing).fileno() for each in (nothing, stdout, stderr)]

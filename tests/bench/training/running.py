@@ -55,15 +55,17 @@ class Library:
         except PeerProblem as problem:
             raise Failed(f"{self.name} {problem}") from problem
 
+    def ended(self, words: list[str]) -> subprocess.CompletedProcess[str]:
+        """Run its program to the end."""
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
+
     def _run(self, python: Path, work: Work) -> Figures:
         with tempfile.TemporaryDirectory() as name:
             described = Path(name) / "work.json"
             described.write_text(work.to_json())
             words = [str(python), "-m", f"tests.bench.training.{self.runner}", str(described)]
             try:
-                done = subprocess.run(
-                    words, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS
-                )
+                done = self.ended(words)
             except (OSError, subprocess.TimeoutExpired) as error:
                 raise PeerProblem(f"does not run: {error}") from error
         if done.returncode:

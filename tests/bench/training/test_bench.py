@@ -34,10 +34,22 @@ from tests.support import environments
 from tests.support.clicks import CONFIG, LAYOUT, dataset
 from tests.support.environments import ROOT
 from tests.support.networks import with_means
+from tests.support.starting import run
 
 pytestmark = pytest.mark.slow
 
 ABSENT = Library("absent", "no_such_runner")
+
+
+class ForkedLibrary(Library):
+    """The product whose program is forked from a process that has its modules."""
+
+    def ended(self, words: list[str]) -> subprocess.CompletedProcess[str]:
+        """Run its program to the end."""
+        return run(*words[2:])
+
+
+FORKED = ForkedLibrary(PRODUCT.name, PRODUCT.runner)
 
 
 def few(rows: int = 3_000, seed: int = 1) -> Rows:
@@ -96,7 +108,7 @@ def test_the_product_learns_through_its_own_trainer(tmp_path: Path) -> None:
     seconds = [evaluation["seconds"] for evaluation in figures["evaluations"]]
     assert seconds == sorted(seconds)
     work = Work(str(tmp_path / "rows"), 1, batch_size=64, embedding_size=4, hidden=(8,))
-    figures = PRODUCT.run(work)
+    figures = FORKED.run(work)
     assert figures["rows_per_second"] > 0
     assert figures["train_loss"] < math.log(2)
     assert "auc" not in figures
@@ -113,7 +125,7 @@ def test_the_named_network_is_judged_on_the_test_part(tmp_path: Path) -> None:
     )  # fmt: skip
     settings = with_product.settings(work)
     assert (settings.network, settings.cross_layers) == ("dcn_v2", 3)
-    figures = PRODUCT.run(work)
+    figures = FORKED.run(work)
     assert figures["auc"] > 0.999
     assert figures["log_loss"] < 0.1
 
