@@ -38,7 +38,8 @@ def write_report(
     ``data_warnings`` are those of reading the files.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    # Figures made without pyplot need no display and are never left open.
+    # Figures made without pyplot need no display and are never left open. Their margins are given:
+    # finding those that just suffice takes as long as drawing.
     learning_curve(result).savefig(directory / "learning-curve.png")
     reliability_diagram(data, logit).savefig(directory / "reliability.png")
     figures = {
@@ -133,8 +134,9 @@ def figure(value: float | None) -> str:
 def learning_curve(result: FitResult) -> Figure:
     """Draw log loss and validation AUC over the epochs, the chosen weights marked."""
     epoch = [evaluation.epoch for evaluation in result.history]
-    drawing = Figure(figsize=(9, 3.5), layout="constrained")
+    drawing = Figure(figsize=(9, 3.5))
     loss_axes, auc_axes = drawing.subplots(1, 2)
+    drawing.subplots_adjust(left=0.11, right=0.975, bottom=0.15, top=0.95, wspace=0.32)
     loss_axes.plot(
         epoch,
         [np.nan if e.train_loss is None else e.train_loss for e in result.history],
@@ -154,8 +156,9 @@ def reliability_diagram(data: Dataset, logit: NDArray[np.floating[Any]]) -> Figu
     """Draw the observed click rate over the mean score of bins of equal count."""
     bins = reliability(data.label, logit, kept=data.kept, row_weight=data.weight)
     top = 1.05 * max(bins.predicted.max(), bins.observed.max(), 1e-6)
-    drawing = Figure(figsize=(4.5, 4), layout="constrained")
+    drawing = Figure(figsize=(4.5, 4))
     axes = drawing.subplots()
+    drawing.subplots_adjust(left=0.22, right=0.95, bottom=0.13, top=0.95)
     axes.plot([0, top], [0, top], color="grey", linestyle=":", label="calibrated")
     axes.plot(bins.predicted, bins.observed, marker="o", label="this network")
     axes.set(xlabel="predicted", ylabel="observed click rate", xlim=(0, top), ylim=(0, top))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from app.features.layout import Layout, Slot
@@ -17,7 +20,7 @@ from model.config import TrainConfig
 from model.data.dataset import Dataset
 from model.networks import build
 from model.quality.figures import Quality, evaluate_scores
-from model.report import write_report
+from model.report import learning_curve, reliability_diagram, write_report
 from model.training.evaluation import Evaluation
 from model.training.fit import FitResult
 
@@ -122,3 +125,40 @@ def test_warnings_of_the_data_are_on_the_page(tmp_path: Path) -> None:
     page = path.read_text(encoding="utf-8")
     for warning in warnings:
         assert f"```text\n{warning}\n```\n" in page
+
+
+LOSSES = [(0.69315, 0.69314), (0.5, 0.5), (1e-4, 2e-4), (1e-6, 3e-6), (123.0, 0.1)]
+
+
+@pytest.mark.parametrize("losses", LOSSES)
+@pytest.mark.parametrize("areas", [(0.5, 0.7), (0.99991, 0.99992), (None, None)])
+def test_the_margins_have_room(
+    losses: tuple[float, float], areas: tuple[float | None, float | None]
+) -> None:
+    """Whatever the numbers at the axes, they are all there, and cover nothing."""
+    first, second = (
+        replace(each, log_loss=loss, auc=area, epoch=epoch)
+        for each, loss, area, epoch in zip(
+            result(None).history, losses, areas, (0.1, 100.0), strict=True
+        )
+    )
+    drawing = learning_curve(replace(result(None), history=(first, second), best=first))
+    left, right = (axes.get_tightbbox() for axes in within(drawing))
+    assert left.x1 < right.x0
+
+
+@pytest.mark.parametrize("largest", [1e-5, 1e-4, 0.01, 0.5, 1.0])
+def test_the_margins_have_room_for_scores(largest: float) -> None:
+    """Large ones and small ones."""
+    score = np.linspace(largest / 100, largest, 2_000) * (1 - 1e-6)
+    clicked = (np.random.default_rng(0).random(2_000) < score).astype(np.uint8)
+    within(reliability_diagram(rows_of(clicked), np.log(score / (1 - score))))
+
+
+def within(drawing: Figure) -> list[Axes]:
+    """Return the axes of a figure of which nothing is cut off."""
+    box, (width, height) = drawing.get_tightbbox(), drawing.get_size_inches()
+    assert min(box.x0, box.y0) >= 0.02
+    assert box.x1 <= width - 0.02
+    assert box.y1 <= height - 0.02
+    return drawing.axes
