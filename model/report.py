@@ -158,7 +158,7 @@ def reliability_diagram(data: Dataset, logit: NDArray[np.floating[Any]]) -> Figu
     top = 1.05 * max(bins.predicted.max(), bins.observed.max(), 1e-6)
     drawing = Figure(figsize=(4.5, 4))
     axes = drawing.subplots()
-    drawing.subplots_adjust(left=0.22, right=0.95, bottom=0.13, top=0.95)
+    drawing.subplots_adjust(left=0.22, right=0.92, bottom=0.13, top=0.95)
     axes.plot([0, top], [0, top], color="grey", linestyle=":", label="calibrated")
     axes.plot(bins.predicted, bins.observed, marker="o", label="this network")
     axes.set(xlabel="predicted", ylabel="observed click rate", xlim=(0, top), ylim=(0, top))
