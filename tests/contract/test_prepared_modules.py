@@ -5,32 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.support.starting import IMPORTS, ROOT, THREADLESS
+from tests.support.starting import ROOT, server_of
 from tests.support.trained import TRAINER, files_of
-
-PREPARED = """
-import os, sys
-from tests.support.fork_server import prepare
-prepare(sys.argv[1:])
-assert hasattr(sys.modules["onnxruntime"], "InferenceSession")
-threads = os.listdir("/proc/self/task")
-known = 1 + ("polars" in sys.modules)
-assert len(threads) == known, "a fork would lack the others"
-"""
 
 
 @pytest.mark.parametrize("program", ["app", pytest.param("model", marks=pytest.mark.slow)])
-def test_prepared_modules_can_be_imported(program: str) -> None:
+def test_prepared_modules_can_be_imported(program: str, tmp_path: Path) -> None:
     """A module that was renamed would end every test that starts a service. Nothing of a prepared
     process is left behind by a fork, but for the thread of polars that removes files."""
-    done = subprocess.run(
-        [sys.executable, "-c", PREPARED, *IMPORTS[program]], cwd=ROOT,
-        env={**os.environ, **THREADLESS}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    with Path(os.devnull).open("rb") as nothing, (tmp_path / "told").open("wb") as told:
+        streams = [nothing.fileno(), told.fileno(), told.fileno()]
+        forked = server_of(program).fork(["tests.contract.prepared_process"], os.environ, streams)
+    assert forked.wait(60) == 0, (tmp_path / "told").read_text()
 
 
 @pytest.mark.slow

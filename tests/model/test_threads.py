@@ -13,6 +13,7 @@ import torch
 from model import __main__ as command
 from model.config import TrainConfig
 from model.threads import SPINS, allowed, bound_spinning, own_cpus
+from tests.support.starting import run
 
 pytestmark = pytest.mark.slow
 LIBRARY = Path(torch.__file__).with_name("lib") / "libtorch_cpu.so"
@@ -61,20 +62,8 @@ def test_openmp_may_allow_fewer_threads(
 
 def test_a_product_in_bfloat16_is_whole_under_a_limit_of_threads() -> None:
     """oneDNN leaves out the parts of threads that it counts on and that are not there."""
-    program = """if True:
-        import torch
-        from model.config import TrainConfig
-        torch.set_num_threads(TrainConfig(threads=2).thread_count())
-        torch.utils.deterministic.fill_uninitialized_memory = True
-        torch.set_deterministic_debug_mode("error")
-        value, weight = torch.ones(2048, 640), torch.ones(400, 640)
-        product = value.bfloat16() @ weight.bfloat16().T
-        assert (product == 640).all(), f"{(product != 640).sum()} sums are missing"
-    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
-    )
+    done = run("tests.model.product_in_bfloat16", env=environment)
     assert done.returncode == 0, done.stderr
 
 

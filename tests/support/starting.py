@@ -224,7 +224,7 @@ def start(
     program may write.
     """
     if list(words[:2]) == [sys.executable, "-m"] and hasattr(os, "pidfd_open"):
-        server = _server("model" if words[2].startswith(OF_TRAINER) else "app")
+        server = server_of("model" if words[2].startswith(OF_TRAINER) else "app")
         if server.runs(env):
             with Path(os.devnull).open("r+b") as nothing:
                 streams = [(each or nothing).fileno() for each in (nothing, stdout, stderr)]
@@ -273,7 +273,7 @@ def interpreter_that_forks(path: Path) -> dict[str, str]:
         f"asking['main']({sys.executable!r})\n"
     )
     path.chmod(0o755)
-    servers = {program: _server(program) for program in IMPORTS}
+    servers = {program: server_of(program) for program in IMPORTS}
     variables = servers["model"].variables
     return {
         asking_python.SERVERS: json.dumps({each: servers[each].fileno() for each in servers}),
@@ -287,5 +287,6 @@ def passed(env: Mapping[str, str]) -> list[int]:
 
 
 @cache
-def _server(program: str) -> ForkServer:
+def server_of(program: str) -> ForkServer:
+    """Return the run's process that forks into a program."""
     return ForkServer(program)
