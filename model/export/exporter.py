@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from app.features.graph_inputs import GraphInput, Scores
 from model.export.graph_builder import ExportError, GraphBuilder, Value
 from model.export.operators import OPERATORS
+from model.export.shapes import result_of
 from model.networks.exporting import exporting
 
 TABLE = "network.table"
@@ -111,7 +112,9 @@ class Traced(Value):
         name = _name_of(func)
         with torch._C.DisableTorchFunctionSubclass():
             try:
-                shaped: Any = func(*tree_map(_shape_of, args), **tree_map(_shape_of, kwargs))
+                shaped: Any = result_of(
+                    func, name, tree_map(_shape_of, args), tree_map(_shape_of, kwargs)
+                )
             except TORCH_FAILS as error:
                 raise ExportError(
                     f"the network calls torch's {name}, which does not run over a tensor without"

@@ -75,16 +75,20 @@ def build(
 
 def weight_bytes(layout: Layout, config: TrainConfig, crosses: Sequence[CrossWeights] = ()) -> int:
     """Return how large the weights would be, and what finds those of pairs, without making them."""
-    with torch.device("meta"), _Undrawn():
+    with torch.device("meta"), _Unfilled():
         network = build(layout, config, crosses=crosses)
     found = [term.weight_of for term in network.modules() if isinstance(term, CrossTerm)]
     return sum(value.numel() * value.element_size() for value in (*network.parameters(), *found))
 
 
-class _Undrawn(TorchFunctionMode):
-    """Normal random numbers are not drawn: for tensors without values, that have none to take.
+_FILLING = (Tensor.mul_, Tensor.normal_, nn.init.normal_)
+"""Functions that networks call to change new weights in place."""
 
-    For those torch would import its compiler, which takes a second of CPU time.
+
+class _Unfilled(TorchFunctionMode):
+    """Weights without values stay as they are: such functions have nothing to change.
+
+    For them torch would import its compiler, which takes a second of CPU time.
     """
 
     def __torch_function__(
@@ -95,6 +99,6 @@ class _Undrawn(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func in (Tensor.normal_, nn.init.normal_):
+        if func in _FILLING:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,6 @@ from model.networks.network import (
     sum_of_rest,
     weights_and_vectors,
 )
-from model.networks.products import pairs
 from model.networks.rows import RowContext, of_rows
 
 
@@ -64,8 +65,10 @@ class FFM(Network):
 
 def _places(fields: int) -> Tensor:
     """Return where [F * (F - 1)] vectors hold, for pairs i < j, i's toward j and j's toward i."""
-    left, right = pairs(fields)
-    return torch.stack([left * (fields - 1) + right - 1, right * (fields - 1) + left])
+    pairs = list(combinations(range(fields), 2))
+    toward_right = [left * (fields - 1) + right - 1 for left, right in pairs]
+    toward_left = [right * (fields - 1) + left for left, right in pairs]
+    return torch.tensor([toward_right, toward_left], dtype=torch.int64)
 
 
 def within(vectors_RFOK: Tensor, places: Tensor) -> Tensor:

@@ -73,9 +73,9 @@ class BilinearProducts(Products):
         super().__init__(contexts, candidates)
         std = size**-0.5
         within = self.row_outputs - contexts * candidates
-        self.context_kernel = nn.Parameter(torch.randn(size, self.context_outputs * size) * std)
-        self.candidate_kernel = nn.Parameter(torch.randn(size, within * size) * std)
-        self.across_kernel = nn.Parameter(torch.randn(size, contexts * candidates * size) * std)
+        self.context_kernel = nn.Parameter(torch.randn(size, self.context_outputs * size).mul_(std))
+        self.candidate_kernel = nn.Parameter(torch.randn(size, within * size).mul_(std))
+        self.across_kernel = nn.Parameter(torch.randn(size, contexts * candidates * size).mul_(std))
 
     def vectors(
         self, context_UFK: Tensor, candidate_NFK: Tensor, row_context_N: RowContext

@@ -14,6 +14,7 @@ from app.features.spec import FeatureSpec
 from model.__main__ import main
 from model.training.device import cuda_problem
 from tests.conftest import Sample
+from tests.support import starting
 from tests.support.serving import ROOT
 
 pytestmark = pytest.mark.slow
@@ -298,3 +299,15 @@ def test_a_wrong_option_of_spec_is_named(words: list[str], wanted: str, run: Run
     assert code in (1, 2)
     assert told.startswith(wanted)
     assert Path("log.csv").read_text() == "click,user,item\n1,a,b\n0,b,a\n"
+
+
+@pytest.mark.parametrize("network", ["deepfm", "ffm", "pnn_star"])
+def test_a_training_does_without_the_compiler_of_torch(
+    network: str, sample: Sample, tmp_path: Path
+) -> None:
+    """It would take a second of CPU time to import, and nothing is compiled."""
+    (tmp_path / "settings.toml").write_text("epochs = 1\nembedding_size = 2\nhidden = [4]\n")
+    words = ("--network", network, "--config", tmp_path / "settings.toml", "--out", tmp_path)
+    done = starting.run("tests.model.telling_compiler", "train", sample.spec, sample.data, *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "not loaded"

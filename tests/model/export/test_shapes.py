@@ -1,0 +1,98 @@
+"""A result without content has the shape and the type that torch itself gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model.export.exporter import TORCH_FAILS
+from model.export.shapes import ELEMENTWISE, result_of
+
+pytestmark = pytest.mark.slow
+
+Call = tuple[str, Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+def content_free(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+WIDE, TALL, FLAT, NONE = (content_free(*shape) for shape in ((5, 3), (4, 1, 3), (3,), ()))
+WHOLE, TRUTH = content_free(5, 3, dtype=torch.int64), content_free(5, 1, dtype=torch.bool)
+CALLS: list[Call] = [
+    ("__rdiv__", Tensor.__rdiv__, (WIDE, 1), {}),
+    ("__rdiv__", Tensor.__rdiv__, (WHOLE, 1), {}),
+    ("add", torch.add, (WIDE, TALL), {}),
+    ("add", torch.add, (WHOLE, WIDE), {}),
+    ("add", torch.add, (WHOLE, 1.5), {}),
+    ("add", torch.add, (WHOLE, NONE), {}),
+    ("add", torch.add, (TRUTH, WHOLE), {"alpha": 2}),
+    ("clamp", torch.clamp, (WIDE,), {"min": 0.5}),
+    ("clamp", torch.clamp, (WIDE, FLAT, TALL), {}),
+    ("div", torch.div, (WHOLE, WHOLE), {}),
+    ("div", torch.div, (WHOLE, WHOLE), {"rounding_mode": "floor"}),
+    ("exp", torch.exp, (WHOLE,), {}),
+    ("ge", torch.ge, (WIDE, FLAT), {}),
+    ("gt", torch.gt, (TALL, 0), {}),
+    ("minimum", torch.minimum, (WHOLE, WIDE), {}),
+    ("mul", torch.mul, (content_free(0, 3), FLAT), {}),
+    ("mul", torch.mul, (TRUTH, WIDE.to(torch.float64)), {}),
+    ("ne", torch.ne, (WHOLE, 0), {}),
+    ("neg", torch.neg, (WHOLE,), {}),
+    ("relu", functional.relu, (TALL,), {}),
+    ("sigmoid", torch.sigmoid, (WHOLE,), {}),
+    ("square", torch.square, (WIDE,), {}),
+    ("sub", torch.sub, (WIDE, NONE), {}),
+    ("tanh", torch.tanh, (TALL,), {}),
+    ("where", torch.where, (TRUTH, WIDE, TALL), {}),
+    ("where", torch.where, (TRUTH, WHOLE, 0.5), {}),
+    ("linear", functional.linear, (WIDE, content_free(7, 3)), {"bias": content_free(7)}),
+    ("linear", functional.linear, (TALL, content_free(7, 3), content_free(7)), {}),
+    ("linear", functional.linear, (FLAT, content_free(7, 3)), {}),
+    ("cat", torch.cat, ([WIDE, WIDE, content_free(2, 3)],), {}),
+    ("cat", torch.cat, ([WIDE, TRUTH],), {"dim": 1}),
+    ("cat", torch.cat, ((WHOLE, WIDE), -1), {}),
+    ("sum", torch.sum, (TALL, 1), {}),
+]
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: call[0])
+def test_shape_and_type_are_those_of_torch(call: Call) -> None:
+    """For operands that are repeated, of other types, numbers of Python, and no elements."""
+    name, func, args, kwargs = call
+    found, expected = result_of(func, name, args, kwargs), func(*args, **kwargs)
+    assert (found.device.type, found.shape, found.dtype) == ("meta", expected.shape, expected.dtype)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("add", torch.add, (WIDE, content_free(4)), {}),
+        ("add", torch.add, (WIDE,), {}),
+        ("clamp", torch.clamp, (WIDE,), {}),
+        ("neg", torch.neg, (TRUTH,), {}),
+        ("linear", functional.linear, (WIDE, content_free(7, 4)), {}),
+        ("cat", torch.cat, ([WIDE, FLAT],), {}),
+        ("cat", torch.cat, ([WIDE, WIDE], 2), {}),
+        ("cat", torch.cat, ([WIDE, content_free(5, 4)],), {}),
+        ("cat", torch.cat, ([],), {}),
+    ],
+    ids=lambda call: call[0],
+)
+def test_what_torch_refuses_is_refused(call: Call) -> None:
+    """Sizes that do not fit, axes that are not there, types that a function does not take."""
+    name, func, args, kwargs = call
+    with pytest.raises(TORCH_FAILS):
+        func(*args, **kwargs)
+    with pytest.raises(TORCH_FAILS):
+        result_of(func, name, args, kwargs)
+
+
+def test_every_elementwise_function_is_compared() -> None:
+    """With torch's own result, above."""
+    assert {call[0] for call in CALLS} >= ELEMENTWISE
