@@ -59,8 +59,8 @@ begun late, the others' CPUs would be idle."""
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """``-n auto``: one process more than CPUs may be used, as tests also wait."""
-    return int(cpu_quota()) + 1
+    """``-n auto``: two processes more than CPUs may be used, as tests also wait."""
+    return int(cpu_quota()) + 2
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from mmap import mmap
 from pathlib import Path
 from zlib import crc32
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -72,7 +72,7 @@ def test_the_index_is_kept_on_disk(tmp_path: Path) -> None:
     part = Vocabulary.load(path, SPEC, mapped=True).slots["user"]
     assert isinstance(part, Texts)
     assert part.index is not None
-    assert isinstance(part.index.places.base, np.memmap)
+    assert isinstance(part.index.places.base, mmap)
     table = part.lookup()
     assert {user: part.finder()(user) for user in users} == table
     assert part.finder()("user 3000") is None
