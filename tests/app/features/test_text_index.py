@@ -6,6 +6,7 @@ from mmap import mmap
 from pathlib import Path
 from zlib import crc32
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given, settings

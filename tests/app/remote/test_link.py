@@ -275,6 +275,7 @@ async def eventually(link: Link, command: tuple[str, ...], expected: Sequence[ob
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_sentinel_names_the_master(tmp_path: Path) -> None:
     """The master is asked for; after a fail-over, the new one is found without a restart."""
     config = tmp_path / "sentinel.conf"
@@ -306,6 +307,7 @@ def cluster(tmp_path: Path) -> Iterator[list[RedisServer]]:
         yield nodes
 
 
+@pytest.mark.slow
 async def test_cluster(cluster: list[RedisServer]) -> None:
     """Keys of all nodes in one question, answered in order; a moved slot is followed."""
     first, second, third = cluster
@@ -335,6 +337,7 @@ async def test_cluster(cluster: list[RedisServer]) -> None:
         ]
 
 
+@pytest.mark.slow
 async def test_cluster_with_a_dead_node(cluster: list[RedisServer]) -> None:
     """Keys of a node that is gone fail in bounded time, and only while it is gone."""
     async with linked(f"redis+cluster://127.0.0.1:{cluster[0].port}") as link:

@@ -77,6 +77,7 @@ print(hung)
 """
 
 
+@pytest.mark.slow
 def test_time_in_which_the_process_was_stopped_does_not_count() -> None:
     """After SIGSTOP and SIGCONT, or a pause of the machine, a run has its time."""
     done = subprocess.run(

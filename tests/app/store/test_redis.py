@@ -196,6 +196,7 @@ def _answers(store: RedisStore) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_cluster_holds_a_store(tmp_path: Path) -> None:
     """All its keys lie on one node, where scripts reach them; any node is asked first."""
     with cluster_of_three(tmp_path) as nodes:

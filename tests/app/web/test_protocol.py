@@ -181,6 +181,7 @@ def test_a_client_that_leaves_within_its_body_is_released(service: Service) -> N
     wait_until(lambda: service.metrics().get(name, 0) == before + 1, "the request is gone", 30)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_client_that_reads_nothing_does_not_fill_the_memory(tiny_bundle: Path) -> None:
     """Its requests wait: beside an answer or two nothing is kept for it."""

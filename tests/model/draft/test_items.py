@@ -166,6 +166,7 @@ def test_what_the_id_tells_stays_with_another_key(
     assert not any("guess" in line for line in found.warnings())
 
 
+@pytest.mark.slow
 def test_the_command_joins(log: Path, tmp_path: Path) -> None:
     """``--items`` and ``--id`` go together, and a file of items is never the result."""
     films, out = tmp_path / "films.csv", tmp_path / "spec.toml"

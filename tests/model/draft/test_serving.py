@@ -146,6 +146,7 @@ def test_a_field_that_may_be_one_says_how(tmp_path: Path) -> None:
     assert "--serve user" not in found.text()
 
 
+@pytest.mark.slow
 def test_the_command_takes_both(tmp_path: Path) -> None:
     """``--serve`` is repeated, ``--dynamic`` has commas; nothing is written after an error."""
     LOG.write_csv(tmp_path / "log.csv")

@@ -248,6 +248,7 @@ def test_directories_without_requests_are_told(tmp_path: Path) -> None:
         join([tmp_path], tmp_path / "rows.parquet", WINDOW, LATER)
 
 
+@pytest.mark.slow
 def test_join_is_a_command(tmp_path: Path) -> None:
     """It says what it did, on standard error and as JSON; wrong options are named."""
     log = write(tmp_path / "log", [request("a")], [event("a", index=10, label=1)])
