@@ -98,6 +98,7 @@ async def test_an_item_that_the_spec_refuses_is_left_out(
     store.close()
 
 
+@pytest.mark.slow
 async def test_the_last_catalogue_serves_while_the_store_is_gone(
     following: Follower, path: Path
 ) -> None:

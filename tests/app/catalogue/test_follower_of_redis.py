@@ -93,6 +93,7 @@ async def test_rows_are_those_that_a_request_would_have(
     assert (catalogue.find([0, 1, "2", "3"]) >= 0).tolist() == [False, True, False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["killed", "emptied", "silent"])
 async def test_the_last_catalogue_serves_while_redis_is_away(
     following: Follower, valkey: RedisServer, monkeypatch: pytest.MonkeyPatch, fault: str
@@ -158,6 +159,7 @@ async def test_an_item_that_cannot_be_read_is_refused(
     await again.close()
 
 
+@pytest.mark.slow
 async def test_a_failover_that_went_backwards_is_read_again(
     following: Follower, valkey: RedisServer, proxy: Proxy
 ) -> None:

@@ -121,6 +121,7 @@ def test_clicks_are_compared_with_predicted_ones(clicks: int, broken: bool) -> N
     assert broken_bound(GUARD, figures(random, 9_000), canary) is None
 
 
+@pytest.mark.slow
 def test_a_canary_that_becomes_bad_is_found() -> None:
     """After days that were good: what is judged is the last of it."""
     random = np.random.default_rng(7)

@@ -73,6 +73,7 @@ def test_lost_profiles_are_an_error_not_absent_ones(valkey: RedisServer, store: 
     assert store.changes(position, 10) == (position, [])
 
 
+@pytest.mark.slow
 def test_a_failover_that_went_backwards_is_noticed(valkey: RedisServer, store: RedisStore) -> None:
     """A replica that had not seen the last changes goes on with the same numbers."""
     valkey.command("CONFIG", "SET", "repl-diskless-sync-delay", 0)

@@ -147,6 +147,7 @@ def test_workers_that_die_again_wait_longer(tmp_path: Path) -> None:
         assert service.pauses()[:5] == [0.0, 0.1, 0.2, 0.3, 0.3]
 
 
+@pytest.mark.slow
 def test_a_steady_worker_is_forgiven(tmp_path: Path) -> None:
     """The successor of a worker that lived long starts at once, however many died before."""
     dies = "    worker.shared.set_ready()\n    time.sleep(0.3)\n    return 1\n"

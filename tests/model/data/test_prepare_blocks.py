@@ -60,6 +60,7 @@ def test_neither_blocks_nor_their_order_change_a_byte(
     )
 
 
+@pytest.mark.slow
 def test_a_split_at_random_is_the_same(data: Data, tmp_path: Path) -> None:
     """It is of the rows in the order of the files."""
     one = data.prepared(tmp_path / "one", ThisProcess(), mode="random", seed=3)
@@ -103,6 +104,7 @@ def test_a_file_without_a_usable_line_is_named(data: Data, tmp_path: Path) -> No
     assert told[0].startswith("useless.csv has no usable line\n20000 of 20000 lines are bad:\n")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_kept_and_goes_on(
     data: Data,
     expected: Path,

@@ -239,6 +239,7 @@ def test_weights_have_their_names_and_bits(name: str) -> None:
             assert found[key].raw_data == value.numpy().tobytes()
 
 
+@pytest.mark.slow
 def test_sums_are_written_for_a_graph_only_there() -> None:
     """After an export that fails, networks train as before."""
 

@@ -27,6 +27,7 @@ def labels_and_logits(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]
     return label, logit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distinct", [2, 7, 100_000])
 def test_auc_is_exact_with_and_without_ties(distinct: int) -> None:
     """AUC over the whole split equals scikit-learn's, tied scores counting half."""

@@ -140,6 +140,7 @@ def test_ties_count_half() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("degrees", "within"), [(2, 0.04), (3, 0.01), (30, 1e-4)])
 def test_student(degrees: int, within: float) -> None:
     """The expansion of Student's t is near enough from two degrees of freedom on."""
