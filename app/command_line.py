@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
+from pydantic_settings import CliSettingsSource
 
 from app import logs
-from app.settings import Description, Settings, descriptions, flag_of, unknown_variables
+from app.settings import Description, Settings, descriptions, unknown_variables
 
 PROGRAM = "python -m app"
 USAGE = f"usage: {PROGRAM} --bundle PATH [--SETTING VALUE ...]\n"
@@ -41,8 +42,6 @@ Instead of serving:
 """
 MISSING = {"bundle": "missing: give --bundle PATH or set CTR_BUNDLE (a bundle, or their directory)"}
 """Advice where a required setting is absent."""
-UNSET = "None"
-"""The value by which a flag unsets a setting that the environment has."""
 _WIDTH, _INDENT = 96, 6
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ def read_settings(arguments: Sequence[str] | None = None) -> Settings:
     line on standard error for each problem; ``--help`` prints the help and ends it with 0.
     """
     try:
-        settings = parse(arguments)
+        settings = _parse(arguments)
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(map(str, problem["loc"]))
@@ -98,23 +97,15 @@ def read_command(arguments: Sequence[str]) -> Command:
     return Command(known.check, known.against, known.openapi is not None, known.version, rest)
 
 
-def parse(arguments: Sequence[str] | None) -> Settings:
-    """Return what flags say, or without them the environment alone.
-
-    Raises:
-        ValidationError: a setting is wrong, or a required one is absent.
-        SystemExit: a flag is unknown or lacks its value, or help is asked for.
-    """
+def _parse(arguments: Sequence[str] | None) -> Settings:
     if arguments is None:
         return Settings()
-    parser = _Parser(prog=PROGRAM, allow_abbrev=False)
-    # Most command lines name a few flags; to make a parser of all takes longer than to read them.
-    named = {word.partition("=")[0] for word in arguments}
-    for name in Settings.model_fields:
-        if (flag := flag_of(name)) in named:
-            parser.add_argument(flag, dest=name)
-    given = {name: text for name, text in vars(parser.parse_args(arguments)).items() if text}
-    return Settings(**{name: None if text == UNSET else text for name, text in given.items()})
+    source: CliSettingsSource[ArgumentParser] = CliSettingsSource(
+        Settings,
+        root_parser=_Parser(prog=PROGRAM, allow_abbrev=False),
+        cli_parse_args=list(arguments),
+    )
+    return Settings(_cli_settings_source=source)
 
 
 def help_text() -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -21,6 +18,7 @@ from pydantic import (
     field_validator,
 )
 from pydantic_core import PydanticCustomError, PydanticUndefined
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Provider = Literal["auto", "cuda", "cpu"]
 Group = Literal[
@@ -54,10 +52,19 @@ def _setting(
     )
 
 
-class Settings(BaseModel):
+class Settings(BaseSettings):
     """All settings, read once at start and then frozen."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        cli_prog_name="python -m app",
+        cli_kebab_case=True,
+        cli_avoid_json=True,
+        cli_implicit_flags=True,
+    )
 
     bundle: Path = _setting(
         "Bundle",
@@ -422,10 +429,6 @@ class Settings(BaseModel):
         " and addresses in numbers: a name that is not known is refused",
     )
 
-    def __init__(self, **given: Any) -> None:
-        """Take what is given, and the rest from the environment's variables."""
-        super().__init__(**{**_of_variables(os.environ), **given})
-
     @field_validator("store")
     @classmethod
     def _is_a_url(cls, value: SecretStr | None) -> SecretStr | None:
@@ -472,21 +475,6 @@ class Settings(BaseModel):
         return value
 
 
-def _of_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings that variables give; an empty variable gives none."""
-    named = {variable.lower(): text for variable, text in environment.items() if text}
-    return {
-        name: named[variable]
-        for name in Settings.model_fields
-        if (variable := f"{PREFIX}{name}".lower()) in named
-    }
-
-
-def flag_of(name: str) -> str:
-    """Return the command-line flag of a setting."""
-    return f"--{name.replace('_', '-')}"
-
-
 class Description(NamedTuple):
     """A setting as help and documentation show it."""
 
@@ -508,7 +496,7 @@ class Description(NamedTuple):
     @property
     def flag(self) -> str:
         """Its command-line flag."""
-        return flag_of(self.name)
+        return f"--{self.name.replace('_', '-')}"
 
 
 def descriptions() -> Iterator[Description]:
@@ -541,7 +529,7 @@ def unknown_variables(environment: Iterable[str]) -> list[str]:
 
     Variables that Kubernetes sets for a Service whose name begins like a setting are left out.
     """
-    known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
+    known = {each.variable for each in descriptions()}
     return sorted(
         name
         for name in environment

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
+from pydantic_settings import CliSettingsSource
 
-from app.command_line import parse
 from app.settings import Settings, unknown_variables
 
 OTHER: dict[str, tuple[str, Any]] = {
@@ -96,9 +97,15 @@ def other(name: str) -> tuple[str, Any]:
     return "17", 17
 
 
+@cache
+def flags() -> CliSettingsSource[Any]:
+    """The parser of command lines: making it costs more than all that a test reads by it."""
+    return CliSettingsSource(Settings)
+
+
 def read(*words: str) -> Settings:
     """The settings that a command line gives."""
-    return parse(words)
+    return Settings(_cli_settings_source=flags()(args=list(words)))  # type: ignore[call-arg]
 
 
 @pytest.fixture(autouse=True)
