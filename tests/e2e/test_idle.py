@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,17 +31,21 @@ MOST_CPU = 0.003
 
 def wake_ups(pid: int) -> int:
     """The number of times that the threads of a process have waited until now."""
-    found = 0
-    for status in Path(f"/proc/{pid}/task").glob("*/status"):
-        (number,) = re.findall(r"^voluntary_ctxt_switches:\s*(\d+)", status.read_text(), re.M)
-        found += int(number)
-    return found
+    number = re.compile(r"^voluntary_ctxt_switches:\s*(\d+)", re.M)
+    return sum(int(number.findall(text)[0]) for text in of_threads(pid, "status"))
 
 
 def cpu_seconds(pid: int) -> float:
     """The CPU time that the threads of a process have taken until now."""
-    files = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(file.read_text().split()[0]) for file in files) / 1e9
+    return sum(int(text.split()[0]) for text in of_threads(pid, "schedstat")) / 1e9
+
+
+def of_threads(pid: int, name: str) -> Iterator[str]:
+    """What a file of the system says of each thread of a process."""
+    for file in Path(f"/proc/{pid}/task").glob(f"*/{name}"):
+        # One may end as its file is read.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            yield file.read_text()
 
 
 def processes(service: Service) -> list[int]:
