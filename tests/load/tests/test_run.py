@@ -221,7 +221,8 @@ def test_a_stall_is_counted_for_all_who_were_due_in_it(one_row: Path, tmp_path: 
 
 
 def test_a_service_that_dies_is_counted_to_the_end(one_row: Path, tmp_path: Path) -> None:
-    """Requests are due, answered or not: the run ends in time, with exit code 1."""
+    """Requests are due, answered or not: the run ends in time, with exit code 1; with 3 where the
+    machine was too busy for the load."""
     file = tmp_path / "figures.json"
     with stub(0.0) as (url, server):
         command = Command(
@@ -232,7 +233,7 @@ def test_a_service_that_dies_is_counted_to_the_end(one_row: Path, tmp_path: Path
         server.kill()
         code, out, _ = command.ended()
     found = json.loads(file.read_text())
-    assert code == 1, out
+    assert code == (3 if found["distorted"] else 1), out
     assert found["total"]["requests"] == 500
     assert found["unanswered"]["connect failed"] > 25
     assert found["client_side"] == {"pool timeout": 0, "own sockets exhausted": 0}
