@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+import hypothesis
 import pytest
 
 from tests.support.bytecode import keep_bytecode
@@ -32,10 +33,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Until all tests are collected: what is imported stays, and would be looked at in vain.
     gc.disable()
 
+# Examples have the time that a busy machine takes to find and to run them.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
+
 pytest_plugins = ["tests.support.selection", "tests.support.skips", "tests.support.compiling"]
 
 PATIENT_MS = 10_000
-"""Deadline of services unless a test sets another: a busy machine must not refuse requests."""
+"""Deadline of services unless a test sets another: a busy machine must not refuse requests, nor
+score them without their profiles."""
 TESTS = Path(__file__).resolve().parent
 HEAVY = (
     *("model", "e2e", "docs", "fuzz", "load", "bench", "client", "observe"),
@@ -165,6 +173,8 @@ def services(default: Path, directory: Callable[[str], Path]) -> Iterator[StartS
     ) -> Service:
         log = directory("service") / "log"
         patient = {"deadline_ms": PATIENT_MS, **settings}
+        if "profile_key" in settings:
+            patient.setdefault("redis_timeout_ms", PATIENT_MS)
         service = Service(bundle or default, log, env or {}, program, **patient)
         started.append(service)
         service.wait_ready()

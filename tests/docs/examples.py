@@ -103,8 +103,9 @@ class Reader:
         self.close()
         words = self.here(command.partition("#")[0].strip())
         program = ["bash", "-c", f'cd {self.directory} && exec env {words} "$@"', "serve"]
-        patient = {**self._environment(), "CTR_DEADLINE_MS": "60000"}
-        self._service = Service(None, self.directory / "log", patient, program)
+        patient = dict.fromkeys(("CTR_DEADLINE_MS", "CTR_REDIS_TIMEOUT_MS"), "60000")
+        env = {**self._environment(), **patient}
+        self._service = Service(None, self.directory / "log", env, program)
         self._port = self._service.port
         self._service.wait_ready()
         self._output = ""

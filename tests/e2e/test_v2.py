@@ -237,9 +237,7 @@ TENSORS = st.fixed_dictionaries(
 )
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(TENSORS, max_size=3), st.binary(max_size=40), st.integers(-1, 1))
 def test_no_body_is_an_internal_error(
     service: Service, tensors: list[Any], tail: bytes, off: int

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.features.spec import FeatureSpec, MultiCategorical
@@ -39,7 +39,6 @@ events = st.tuples(
 
 
 @given(st.lists(events, max_size=40), st.integers(1, 5))
-@settings(deadline=None)
 def test_a_history_is_that_of_the_rows_before(
     rows: list[tuple[str, int, str, int]], most: int
 ) -> None:

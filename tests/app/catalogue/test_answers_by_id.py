@@ -328,7 +328,7 @@ def test_an_answer_by_id_is_that_of_the_values(
     """Whatever is stored, changed, deleted, replaced by the request or left out of it."""
     made = served(network, precision, dynamic)
 
-    @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=4, suppress_health_check=[HealthCheck.too_slow])
     @given(st.data())
     def holds(data: st.DataObject) -> None:
         items = data.draw(st.dictionaries(st.integers(0, 30), CANDIDATES, min_size=1))

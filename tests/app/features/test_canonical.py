@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.errors import ValueProblem
@@ -80,14 +80,12 @@ def test_integer_refuses_other_values(value: Any, problem: str) -> None:
     assert len(str(caught.value)) < 80
 
 
-@settings(deadline=None)
 @given(st.integers(INTEGER_MIN, INTEGER_MAX))
 def test_integer_text_round_trips(value: int) -> None:
     """No integer of the range passes through a float on its way."""
     assert integer_key(value) == integer_key(str(value)) == integer_key(f"{value}.0") == value
 
 
-@settings(deadline=None)
 @given(st.integers(-(2**53) + 1, 2**53 - 1), st.integers(0, 16))
 def test_an_exponent_counts_as_its_json_number(value: int, places: int) -> None:
     """Text with an exponent has the key, or the problem, of the number that it spells."""
@@ -201,7 +199,6 @@ def neighbours(value: float) -> list[float]:
     return [math.nextafter(value, -math.inf), value, math.nextafter(value, math.inf)]
 
 
-@settings(deadline=None)
 @given(FLOAT32.filter(lambda edge: abs(edge) < 3.4e38), NUMBERS)
 @example(0.0, -0.0)
 @example(1.0, 1.0 - 2**-25)
@@ -217,7 +214,6 @@ def test_thresholds_replace_the_rounding(edge: float, value: float) -> None:
         assert (np.float32(x) >= edge32) == (x >= threshold), x
 
 
-@settings(deadline=None)
 @given(st.lists(NUMBERS | st.floats(-50, 50) | st.sampled_from([2.0, -0.0, 1e-300]), max_size=20))
 def test_log_squared_of_one_is_that_of_many(values: list[float]) -> None:
     """The scalar and the columnar path give one key for one number."""
@@ -238,7 +234,6 @@ def test_log_squared_values(value: float, key: int) -> None:
     assert log_squared_key(value) == key
 
 
-@settings(deadline=None)
 @given(st.floats(min_value=2.1, max_value=3.4e38))
 def test_log_squared_is_its_formula(value: float) -> None:
     """The table of thresholds gives what the formula gives for float32(x)."""

@@ -76,7 +76,7 @@ def served_rows(log: Log, encoder: Encoder) -> dict[Side, list[list[int]]]:
 
 @pytest.mark.slow
 @given(logs(), st.integers(1, 8))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_cell_parquet_and_json_give_one_index(files: Path, log: Log, rows: int) -> None:
     """Training on CSV, training on Parquet and serving JSON encode one thing alike."""
     text, typed = files / f"{next(_number)}.csv", files / f"{next(_number)}.parquet"
@@ -91,7 +91,7 @@ def test_cell_parquet_and_json_give_one_index(files: Path, log: Log, rows: int) 
 
 @pytest.mark.slow
 @given(logs(), st.integers(1, 8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_row_alone_is_the_row_among_others(log: Log, rows: int) -> None:
     """A columnar request encodes each row as a request with this row alone does."""
     encoder = encoder_of(log, rows)
@@ -103,7 +103,7 @@ def test_row_alone_is_the_row_among_others(log: Log, rows: int) -> None:
 
 @pytest.mark.slow
 @given(logs(), st.integers(1, 8), st.randoms(use_true_random=False))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_order_of_keys_never_matters(log: Log, rows: int, random: Any) -> None:
     """A row's keys may come in any order, beside keys that the spec does not know."""
     encoder = encoder_of(log, rows)
@@ -116,7 +116,7 @@ def test_order_of_keys_never_matters(log: Log, rows: int, random: Any) -> None:
 
 @pytest.mark.slow
 @given(logs(), st.integers(1, 8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_reserved_indices_are_no_values(log: Log, rows: int) -> None:
     """A missing value has its slot's first row, any other one a later row of the same slot."""
     vocabulary = vocabulary_of(log, rows)

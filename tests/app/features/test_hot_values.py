@@ -69,7 +69,7 @@ def raised(work: Any) -> str | None:
 
 @pytest.mark.slow
 @given(logs(), st.integers(1, 8))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_log_is_encoded_as_with_the_whole_vocabulary(log: Log, rows: int) -> None:
     """Row by row, a value has the row that a table of all values gives it."""
     with pytest.MonkeyPatch.context() as patch:

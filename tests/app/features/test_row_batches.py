@@ -45,7 +45,7 @@ def together(encoder: Encoder, instances: Sequence[Any]) -> list[tuple[bytes, by
 
 @pytest.mark.slow
 @given(logs(), st.integers(1, 8), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_rows_of_a_batch_are_the_rows_alone(log: Log, rows: int, data: st.DataObject) -> None:
     """For every kind of field, with wrong values among them: a bad neighbour changes nothing."""
     encoder = bulk_encoder(log, rows)

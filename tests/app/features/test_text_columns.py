@@ -43,7 +43,7 @@ def texts(columns: TextColumns) -> list[list[str]]:
 
 
 @given(st.data(), st.integers(1, 5), st.integers(1, 5), st.sampled_from(STYLES[:2]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_plain_columns_need_no_decoding(
     data: st.DataObject, fields: int, rows: int, style: Mapping[str, Any]
 ) -> None:
@@ -74,7 +74,7 @@ def test_plain_columns_need_no_decoding(
 @example([["a", 1], ["b", "c"], "d", "e"], STYLES[0])
 @example(["a", "b"], STYLES[1])
 @example([["a", None], ["b"]], STYLES[1])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_whatever_is_read_is_what_decoding_gives(
     values: Sequence[Any], style: Mapping[str, Any]
 ) -> None:
@@ -94,7 +94,7 @@ def test_other_columns_are_left_to_a_decoder(values: Sequence[Any]) -> None:
 
 
 @given(st.data(), st.integers(1, 6))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_texts_have_the_rows_that_they_have_decoded(data: st.DataObject, rows: int) -> None:
     """Known, unknown, long, empty and wrong ones."""
     values = [value for value in VALUES if isinstance(value, str) and value.isascii()]

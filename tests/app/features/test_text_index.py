@@ -37,7 +37,7 @@ def indexed(keys: set[str]) -> Texts:
 
 
 @given(st.sets(TEXTS, max_size=40), st.lists(TEXTS, max_size=20), st.integers(0, 50))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_text_is_found_as_in_a_table(keys: set[str], others: list[str], most: int) -> None:
     """Known texts, unknown ones, the empty one and parts of others have the table's rows."""
     texts = indexed(keys)

@@ -59,7 +59,7 @@ def alone(encoder: CategoricalEncoder, value: Any) -> int | str:
     ),
     st.sampled_from([0.1, 0.6, 2.0, 50.0]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_each_value_has_the_row_that_it_has_alone(
     values: Sequence[tuple[int, Any]], load: float
 ) -> None:
@@ -77,7 +77,7 @@ def test_each_value_has_the_row_that_it_has_alone(
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), min_size=1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_numbers_of_different_texts_differ(texts: list[str]) -> None:
     """Up to the length that a number can tell; longer ones are said to be long."""
     if any("\0" in text for text in texts):
@@ -118,7 +118,7 @@ def columns_of(log: Log) -> dict[str, list[Any]]:
 
 @pytest.mark.slow
 @given(logs(), st.integers(1, 8), st.sampled_from([1, 4_096]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_columns_are_those_of_one_field_after_the_other(log: Log, rows: int, step: int) -> None:
     """Whatever other fields there are, and however many columns a step takes."""
     vocabulary = learned(log.spec, log.parquet()[:rows])

@@ -105,7 +105,7 @@ def columns(draw: st.DrawFn) -> Mapping[str, Sequence[Any]]:
 
 @pytest.mark.slow
 @given(columns(), st.booleans(), st.sampled_from([None, (",", ":")]), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_columns_are_read_as_if_they_were_decoded(
     features: Mapping[str, Sequence[Any]],
     ids: bool,
@@ -169,7 +169,7 @@ def candidates(draw: st.DrawFn) -> Sequence[Any]:
 
 @pytest.mark.slow
 @given(candidates(), st.booleans(), st.sampled_from([ENCODER, ONE_BY_ONE]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_candidates_are_read_together_as_one_by_one(
     listed: Sequence[Any], known_only: bool, encoder: Encoder
 ) -> None:

@@ -9,7 +9,7 @@ import statistics
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.load.histogram import PRECISION, Histogram
@@ -35,7 +35,6 @@ def exact(values: list[int], percent: float, lost: int) -> float:
     )
 
 
-@settings(deadline=None)
 @given(st.lists(DURATIONS, min_size=1), PERCENTS, st.integers(0, 5))
 def test_a_percentile_is_never_below_the_true_one_and_hardly_above(
     values: list[int], percent: float, lost: int
@@ -47,7 +46,6 @@ def test_a_percentile_is_never_below_the_true_one_and_hardly_above(
     assert found <= max(values) or true == math.inf
 
 
-@settings(deadline=None)
 @given(st.lists(DURATIONS), st.lists(DURATIONS))
 def test_merged_is_as_if_counted_together(left: list[int], right: list[int]) -> None:
     """Nothing is lost between processes, pickling included."""
@@ -60,7 +58,6 @@ def test_merged_is_as_if_counted_together(left: list[int], right: list[int]) -> 
     )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**9), min_size=1))
 def test_mean_and_deviation_are_exact(values: list[int]) -> None:
     """They come from sums, not from buckets."""
@@ -80,7 +77,6 @@ def test_a_clock_that_steps_back_counts_as_nothing() -> None:
     assert filled([-3]).largest == 0
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**7), min_size=1, max_size=300))
 def test_the_distribution_is_the_one_that_plotters_read(values: list[int]) -> None:
     """Value, percentile, count and 1/(1-percentile), ascending to 100 %, then a footer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.load.errors import UsageError
@@ -69,7 +69,6 @@ def test_a_request_without_a_right_answer_was_never_answered(text: str, met: boo
     assert judged(text, record([10] * 98, [1], lost=1)).met is met
 
 
-@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(0, 200))
 def test_a_percentile_holds_only_where_enough_were_answered(right: int, lost: int) -> None:
     """p90 of requests that were answered at once is met exactly where 90 % were."""

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.load.client import Load
@@ -17,7 +17,6 @@ from tests.load.schedule import Schedule
 RATES = st.floats(0.5, 1000)
 
 
-@settings(deadline=None)
 @given(RATES, st.floats(0, 5), st.floats(0.5, 10))
 def test_a_constant_rate_is_evenly_spaced(rate: float, warmup: float, duration: float) -> None:
     """Every gap is 1/rate, and no moment lies outside the run."""
@@ -70,7 +69,6 @@ def test_a_senseless_schedule_is_refused(schedule: Schedule, message: str) -> No
         schedule.times(0.5, 1.5, 1)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 5), st.integers(0, 40), st.integers(5, 50))
 def test_processes_share_all_of_a_load(processes: int, due: int, connections: int) -> None:
     """Every moment belongs to one process, and so does every connection."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from app.features.spec import Categorical, FeatureSpec
@@ -40,7 +40,6 @@ TABLES = st.lists(st.tuples(st.sampled_from("01"), CELLS, CELLS) | st.none(), ma
 
 
 @given(TABLES, st.integers(1, 200), st.sampled_from(["\n", "\r\n"]), st.booleans(), st.booleans())
-@settings(deadline=None)
 def test_blocks_of_text_hold_what_the_file_holds(
     tmp_path_factory: pytest.TempPathFactory,
     table: list[tuple[str, ...] | None],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.data.errors import DataError
@@ -41,7 +41,6 @@ MOMENTS = st.integers(-5, 5) | st.integers(-(2**40), 2**40)
 
 
 @given(st.lists(MOMENTS, min_size=10, max_size=60), st.integers(1, 9))
-@settings(deadline=None)
 def test_a_split_by_time_is_that_of_sorted_rows(
     tmp_path_factory: pytest.TempPathFactory, moments: list[int], piece: int
 ) -> None:

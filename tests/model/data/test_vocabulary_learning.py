@@ -84,7 +84,7 @@ def test_rows_follow_the_keys_order() -> None:
 
 @pytest.mark.slow
 @given(st.permutations(list("aaabbcdde")))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_order_of_rows_does_not_matter(rows: list[str]) -> None:
     """The same rows in any order teach the same."""
     assert keys(categorical(), rows) == {"a": 3, "b": 4, "d": 5}
@@ -148,7 +148,6 @@ def test_nothing_to_scale_by(values: list[float | None]) -> None:
 @given(
     st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1), st.randoms()
 )
-@settings(deadline=None)
 def test_mean_and_deviation_do_not_depend_on_the_order(values: list[float], random: Any) -> None:
     """However large the numbers, both are finite, and the rows' order is of no matter."""
     found = mean_std(*counted(values))
@@ -207,7 +206,6 @@ VALUES = st.floats(width=32, allow_nan=False, allow_infinity=False) | st.integer
 
 
 @given(st.lists(VALUES, max_size=30), st.integers(2, 12))
-@settings(deadline=None)
 def test_edges_rise_and_cut_between_values(values: list[float], buckets: int) -> None:
     """Whatever the values: at most buckets - 1 float32 edges, rising, none outside the values."""
     edges = edges_of(values, buckets)

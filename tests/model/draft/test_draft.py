@@ -202,9 +202,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     names=st.lists(CELLS.filter(lambda name: name != "click"), min_size=1, max_size=4),
     rows=st.lists(st.lists(VALUES, min_size=4, max_size=4), min_size=1, max_size=30),

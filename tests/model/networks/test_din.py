@@ -165,7 +165,7 @@ def test_the_start_is_near_the_sum_of_the_events() -> None:
 
 @torch.no_grad()
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_padding_has_no_effect(data: st.DataObject) -> None:
     """Wherever padding stands, and however much, the scores stay; the order is of no matter."""
     network, values = din(), inputs(3, 12, 4, seed=data.draw(st.integers(0, 9)), layout=ATTENDING)
