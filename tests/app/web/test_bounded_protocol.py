@@ -17,6 +17,7 @@ import pytest
 
 from app.web.bounded_protocol import SPARE_KEEP_ALIVE_SECONDS
 from tests.conftest import Sample, StartService
+from tests.support.clients import read_answer
 from tests.support.errors import error_of
 from tests.support.serving import Service, strict, wait_until
 
@@ -259,7 +260,7 @@ def test_a_kept_connection_is_answered_or_closed(
         started = []
         for connection in kept:
             connection.sendall(sent)
-            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+            assert read_answer(connection)[0] == 200
             started.append(time.monotonic())
         answered = 0
         for number, connection in enumerate(kept):
@@ -338,7 +339,7 @@ def test_no_other_protocol_is_taken_up(strict_service: Service) -> None:
         )
         with connected(strict_service) as connection:
             connection.sendall(headers.encode())
-            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+            assert read_answer(connection)[0] == 200
 
 
 def test_every_request_line_gets_an_answer(
@@ -372,7 +373,7 @@ def test_no_client_can_hold_the_end(start_service: StartService, sample: Sample)
         silent, dripping, unread = (stack.enter_context(connected(service)) for _ in range(3))
         kept = stack.enter_context(connected(service))
         kept.sendall(request({"instances": sample.rows[:1]}))
-        assert kept.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        assert read_answer(kept)[0] == 200
         dripping.sendall(HEAD)
         unread.settimeout(0.2)
         with suppress(TimeoutError):
