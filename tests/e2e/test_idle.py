@@ -19,7 +19,7 @@ SECONDS = 5.0
 IN_A_ROW = 2
 """Times of so many seconds, one after the other, in which all processes sleep: what a service does
 of itself less often than every five seconds is seen, too."""
-WINDOWS = 20
+WINDOWS = 6
 """Most such times that are looked at. What a service does of itself it does in each. Beside it,
 the first one has the end of its start; and where other programs hold up a thread that has the
 interpreter, the others look for it every 50 µs, dozens of times in a row."""

@@ -163,11 +163,12 @@ def test_callers_of_a_slow_service_are_counted_right(one_row: Path, tmp_path: Pa
 
     Nothing here waits for a connection, so that no latency is a multiple of the service's. A
     machine too busy for the load makes it slower, but then the report says so, and the rate is
-    still near what callers and latency make it: of long answers, fewer begin and end in the time.
+    still what callers and latency make it. The time is that of many answers, as those that it
+    cuts off at its ends are of no rate.
     """
     with stub(0.5) as (url, _):
         code, out, found = run(
-            url, tmp_path, "--bodies", one_row, "--concurrency", 200, "--duration", 5,
+            url, tmp_path, "--bodies", one_row, "--concurrency", 200, "--duration", 10,
             "--processes", 2,
         )  # fmt: skip
     total, reached, answered = found["total"], found["reached"], found["rate"]["answered"]
@@ -177,9 +178,8 @@ def test_callers_of_a_slow_service_are_counted_right(one_row: Path, tmp_path: Pa
     assert "200 requests in flight, 200 connections in use" in out
     assert total["outcomes"] == {"200": total["right"]}
     assert total["service_ms"]["p50"] >= 499
+    assert answered == pytest.approx(200 / (total["latency_ms"]["mean"] / 1000), rel=0.2)
     assert code == (3 if found["distorted"] else 0), out
-    near = 0.5 if found["distorted"] else 0.2
-    assert answered == pytest.approx(200 / (total["latency_ms"]["mean"] / 1000), rel=near)
     if code == 0:
         assert total["latency_ms"]["p99"] <= total["service_ms"]["p99"] * 1.25
 
@@ -221,19 +221,18 @@ def test_a_stall_is_counted_for_all_who_were_due_in_it(one_row: Path, tmp_path: 
 
 
 def test_a_service_that_dies_is_counted_to_the_end(one_row: Path, tmp_path: Path) -> None:
-    """Requests are due, answered or not: the run ends in time, with exit code 1; with 3 where the
-    machine was too busy for the load."""
+    """Requests are due, answered or not: the run ends in time, with exit code 1."""
     file = tmp_path / "figures.json"
     with stub(0.0) as (url, server):
         command = Command(
-            tmp_path, url, *PATIENT, "--bodies", one_row, "--rate", 100, "--duration", 5,
+            tmp_path, url, *PATIENT, "--bodies", one_row, "--rate", 50, "--duration", 10,
             "--warmup", 0, "--objective", "errors<=5%", "--json", file,
         )  # fmt: skip
         wait_until(lambda: posts(url) > 50, "the load goes on", 60.0)
         server.kill()
         code, out, _ = command.ended()
     found = json.loads(file.read_text())
-    assert code == (3 if found["distorted"] else 1), out
+    assert code == 1, out
     assert found["total"]["requests"] == 500
     assert found["unanswered"]["connect failed"] > 25
     assert found["client_side"] == {"pool timeout": 0, "own sockets exhausted": 0}
