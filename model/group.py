@@ -107,7 +107,15 @@ def joined(alone_too: bool = False) -> Iterator[Group]:
     else:
         dist.init_process_group("gloo", timeout=LONGEST_WAIT)
     try:
-        yield ALONE if alone else _group()
+        if alone:
+            yield ALONE
+            return
+        group = _group()
+        # Whoever leaves breaks the joining of the others. So nobody leaves, as by an error that all
+        # find, before the first is in, who alone tells it.
+        group.wait()
+        group.first_says(True)
+        yield group
     finally:
         dist.destroy_process_group()
 

@@ -35,6 +35,10 @@ _TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _GROUP_SECONDS = 86_400
 """For a process of a group that prepares data, or writes a bundle, alone."""
 _CONNECT_SECONDS = 10.0
+_CONNECTIONS = 3
+"""Tries of a session that Ray's client server breaks off while it begins. A busy server does so: it
+takes the client's next try for a return to a session that it does not know."""
+_BROKEN_OFF = "already been disconnected"
 _OBJECTS_BYTES = 128 * 2**20
 """Shared memory of an own Ray: blocks and results are small."""
 Argument = TypeVar("Argument")
@@ -325,13 +329,16 @@ def _connect(ray: Any, address: str, workers: int | None) -> None:
         if address == FOUND:
             given["address"] = _found(ray)
         _require_answer(address, given["address"])
-    try:
-        ray.init(runtime_env=environment, **given)
-    except (
-        *(ConnectionError, RuntimeError, ValueError, OSError),
-        ray.exceptions.RayError,
-    ) as error:
-        raise ClusterError(f"--cluster {address}: {_said(address, error)}") from error
+    for tries_left in reversed(range(_CONNECTIONS)):
+        try:
+            ray.init(runtime_env=environment, **given)
+            return
+        except (
+            *(ConnectionError, RuntimeError, ValueError, OSError),
+            ray.exceptions.RayError,
+        ) as error:
+            if not tries_left or _BROKEN_OFF not in str(error):
+                raise ClusterError(f"--cluster {address}: {_said(address, error)}") from error
 
 
 def _found(ray: Any) -> str:

@@ -55,6 +55,28 @@ except ClusterError as error:
 print(json.dumps(found))
 """
 
+BROKEN_OFF = """\
+import sys
+import ray
+from model.cluster.ray_engine import connected
+
+connect, tries, (address, times) = ray.init, [], sys.argv[1:]
+
+def broken_off(**given):
+    tries.append(given["address"])
+    if len(tries) <= int(times):
+        raise ConnectionError("the Ray client has already been disconnected due to an error.")
+    return connect(**given)
+
+ray.init = broken_off
+try:
+    with connected(address, 1, 128) as places:
+        machines = places.resources().machines
+    print(machines, len(tries))
+except Exception as error:
+    print(error, len(tries))
+"""
+"""Ray's own words, as many times as are given."""
 ANOTHER_VERSION = """\
 import sys
 import ray
@@ -221,3 +243,9 @@ def test_another_version_of_ray_is_told(ray: Cluster) -> None:
     said = ray.program(ANOTHER_VERSION, ray.address)
     assert "Version mismatch: The cluster was started with: Ray: " in said
     assert "was started with: Ray: 2.0.0 Python: " in said
+
+
+@pytest.mark.parametrize(("times", "said"), [(2, "1 3\n"), (3, "of the cluster? 3\n")])
+def test_a_session_that_is_broken_off_is_tried_again(ray: Cluster, times: int, said: str) -> None:
+    """A busy server breaks off one that begins; the third time it is an error."""
+    assert ray.program(BROKEN_OFF, ray.client, times).endswith(said)
