@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import threading
 from collections.abc import Callable
@@ -21,8 +22,9 @@ async def run_off_loop(work: Callable[[], Result]) -> Result:
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Result] = loop.create_future()
-    start = partial(_work, loop, future, work)
-    threading.Thread(target=start, name="off the loop", daemon=True).start()
+    # Not a threading.Thread: its start keeps the loop waiting until the thread runs, which on a
+    # busy machine is a while.
+    _thread.start_new_thread(_work, (loop, future, work))
     return await future
 
 

@@ -18,6 +18,7 @@ from app.serving.state import ServingState
 from app.serving.swap import Swapper
 from app.serving.trials import Trials
 from app.serving.tuning import switch_threads_quickly
+from app.wake_ups import until_next
 
 POLL_SECONDS, IDLE_POLL_SECONDS = 0.25, 1.0
 """Greatest age of the gauges and counts of values that other workers show of this one: while they
@@ -99,7 +100,7 @@ class Starter:
         while True:
             changed = self._metrics.poll()
             pause = POLL_SECONDS if changed else min(IDLE_POLL_SECONDS, 2 * pause)
-            await asyncio.sleep(pause)
+            await asyncio.sleep(until_next(pause))
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         self._tasks.append(asyncio.create_task(work))

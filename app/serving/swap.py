@@ -19,6 +19,7 @@ from app.serving.loading import Loaded, Loader
 from app.serving.state import BundleInUse, ServingState
 from app.serving.tuning import freeze_heap
 from app.serving.versions import Attempt, Versions
+from app.wake_ups import until_next
 from app.workers.descriptors import out_of_descriptors
 
 REACH_SECONDS = 30.0
@@ -70,7 +71,7 @@ class Swapper:
         """Look for another bundle to serve, until cancelled."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._poll_seconds):
+                async with asyncio.timeout(until_next(self._poll_seconds)):
                     await self._look_now.wait()
             self._look_now.clear()
             try:

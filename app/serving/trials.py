@@ -36,6 +36,7 @@ from app.serving.state import BundleInUse, ServingState
 from app.serving.swap import Swapper, complete
 from app.serving.trial import Canary, Trial, TrialRuns
 from app.serving.tuning import freeze_heap
+from app.wake_ups import until_next
 from app.workers.shared_numbers import SharedNumbers
 
 TICK_SECONDS = 0.1
@@ -129,7 +130,7 @@ class Trials:
         """Follow the file, until cancelled."""
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._poll_seconds):
+                async with asyncio.timeout(until_next(self._poll_seconds)):
                     await self._look_now.wait()
             self._look_now.clear()
             try:

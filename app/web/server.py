@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.serving.state import ServingState
+from app.wake_ups import until_next
 from app.web.bounded_protocol import BoundedProtocol
 from app.web.connections import Connections
 from app.web.endpoints import ScoringEndpoints
@@ -58,7 +59,7 @@ class _Server(uvicorn.Server):
         # Tick 0 of uvicorn's is the one that renews the date of answers.
         while not await self.on_tick(0):
             with suppress(TimeoutError):
-                async with asyncio.timeout(TICK_SECONDS):
+                async with asyncio.timeout(until_next(TICK_SECONDS)):
                     await self._ending.wait()
 
 
