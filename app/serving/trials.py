@@ -159,11 +159,13 @@ class Trials:
         if found is None:
             return  # The log has it; what was known holds on.
         self.rollout = found
-        wanted, held = found.candidate, self.on_trial
+        wanted = found.candidate
         if wanted is not None and (cause := self.cause_of_end(wanted)) is not None:
             # It has ended here, and the file could not be written, or not yet.
             await self._write_end(wanted, cause, f"it was stopped: {cause}")
             wanted = None
+        # Read here, and again below: during each look at the disk the guard may end the trial.
+        held = self.on_trial
         if held is not None and (wanted is None or wanted.began != held.candidate.began):
             self._end(held, *self._end_by_file(held.candidate, found))
         if wanted is None:
@@ -174,7 +176,7 @@ class Trials:
             await self._load(wanted, path, live)
         elif held.candidate != wanted:
             held.candidate, held.live = wanted, None
-        elif not await run_off_loop(lambda: is_bundle(path)):
+        elif not await run_off_loop(lambda: is_bundle(path)) and self.on_trial is held:
             self.stop(held, "gone", "its directory is gone")
 
     def _end_by_file(self, candidate: Candidate, found: Rollout) -> tuple[Cause, str]:
