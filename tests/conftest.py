@@ -42,8 +42,8 @@ hypothesis.settings.load_profile("tests")
 pytest_plugins = ["tests.support.selection", "tests.support.skips", "tests.support.compiling"]
 
 PATIENT_MS = 10_000
-"""Deadline of services unless a test sets another: a busy machine must not refuse requests, nor
-score them without their profiles."""
+"""Deadline of services unless a test sets another, and time for Redis: a busy machine must not
+refuse requests, nor score them without their profiles or vocabulary."""
 TESTS = Path(__file__).resolve().parent
 HEAVY = (
     *("model", "e2e", "docs", "fuzz", "load", "bench", "client", "observe"),
@@ -173,7 +173,7 @@ def services(default: Path, directory: Callable[[str], Path]) -> Iterator[StartS
     ) -> Service:
         log = directory("service") / "log"
         patient = {"deadline_ms": PATIENT_MS, **settings}
-        if "profile_key" in settings:
+        if {"profile_key", "redis_url"} & settings.keys():
             patient.setdefault("redis_timeout_ms", PATIENT_MS)
         service = Service(bundle or default, log, env or {}, program, **patient)
         started.append(service)

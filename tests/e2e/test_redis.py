@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import httpx
 import pytest
 
 from app.bundle.bundle import Bundle
-from tests.conftest import StartService
+from tests.conftest import PATIENT_MS, StartService
 from tests.support import samples
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
@@ -53,7 +54,8 @@ def row(sample: Sample) -> Row:
 @contextmanager
 def unready(bundle: Path, log: Path, **settings: object) -> Iterator[Service]:
     """A service that need not become ready; it ends with 0 after SIGTERM."""
-    service = Service(bundle, log, **settings)
+    patient = {"deadline_ms": PATIENT_MS, "redis_timeout_ms": PATIENT_MS, **settings}
+    service = Service(bundle, log, **patient)
     try:
         wait_until(lambda: is_live(service), "it lives", 60)
         yield service
@@ -226,9 +228,17 @@ def freeze(server: RedisServer) -> Callable[[], None]:
 
 
 def pause(server: RedisServer) -> Callable[[], None]:
-    """Let it hold back all answers for a while."""
-    server.command("CLIENT", "PAUSE", 3_000, "ALL")
-    return lambda: None
+    """Let it hold back all answers, but those to a replica, which tells it to go on."""
+    replica = socket.create_connection(("127.0.0.1", server.port))
+    replica.sendall(b"SYNC\r\n")
+    wait_until(lambda: server.command("CLIENT", "LIST", "TYPE", "REPLICA") != "$0", "it is one")
+    server.command("CLIENT", "PAUSE", 3_600_000, "ALL")
+
+    def go_on() -> None:
+        with replica:
+            replica.sendall(b"CLIENT UNPAUSE\r\n")
+
+    return go_on
 
 
 def empty(server: RedisServer) -> Callable[[], None]:
@@ -247,7 +257,7 @@ def test_an_outage_of_redis_is_not_ours(
     harm: Callable[[RedisServer], Callable[[], None]],
 ) -> None:
     """OPEN-20, 21: right scores throughout, and no restart is needed when Redis is back."""
-    remote = start_service(redis_url=published.url, vocabulary_cache=1)
+    remote = start_service(redis_url=published.url, vocabulary_cache=1, redis_timeout_ms=1_000)
     rows = sample.rows[:200]
     assert remote.predict(rows[:100]) == expected[:100]
     bring_back = harm(published)

@@ -316,11 +316,11 @@ async def test_oov_stands_in_and_says_so(failing: RedisServer, bundle: Bundle) -
 
 async def test_a_request_may_be_rejected_instead(failing: RedisServer, bundle: Bundle) -> None:
     """Where nothing may stand in, the caller is told; what is remembered still serves."""
-    async with remote_vocabulary(bundle, failing.url, "reject", seconds=0.2) as remote:
+    async with remote_vocabulary(bundle, failing.url, "reject") as remote:
         known = await fetch(remote, "user_id", KNOWN_USER)
         await fail(failing)
         with pytest.raises(VocabularyUnavailable):
-            await fetch(remote, "user_id", UNSEEN)
+            await fetch(remote, "user_id", UNSEEN, seconds=0.2)
         assert await fetch(remote, "user_id", KNOWN_USER) == known
 
 
@@ -339,6 +339,7 @@ async def test_it_comes_back_by_itself(
                 await asyncio.to_thread(failing.start)
             await publish_to(failing.url, tiny_bundle)
         await asyncio.to_thread(wait_until, lambda: remote.breaker.closed, "it is back", 30)
+        remote._seconds = LATER
         assert await fetch(remote, "user_id", KNOWN_USER, seconds=LATER) == (
             [rows_of(bundle, "user_id")[KNOWN_USER]], False,
         )  # fmt: skip
