@@ -19,7 +19,7 @@ def test_failing_runs_are_503_and_pass(
 ) -> None:
     """Never a score; not ready after a few failures; well again by itself when runs succeed."""
     file = tmp_path / "fail"
-    service = start_service(env={VARIABLE: str(file)}, program=FAILING, deadline_ms=500)
+    service = start_service(env={VARIABLE: str(file)}, program=FAILING)
     body = {"instances": sample.rows[:3]}
     expected = service.post("/predict", body).content
 
