@@ -260,6 +260,7 @@ def test_unknown_fields_are_ignored_counted_and_named_once(
     columns = {name: [value] for name, value in more.items()}
     assert service.rank(context=context, candidates={"features": columns}) == plain
     assert service.metrics()["ctr_unknown_fields_total"] == 6
+    service.wait_told("unknown field", 3)
     named = [event["message"] for event in service.events() if "unknown field" in event["message"]]
     assert len(named) == 3
     assert sum("x_unheard" in message for message in named) == 1
@@ -341,18 +342,29 @@ def test_one_bad_body_fails_alone(lingering: Service, sample: Sample) -> None:
     alone = lingering.predict(rows)
     bad = {"instances": [{**rows[0], "country": {"a": [1, {}]}}]}
     before = lingering.metrics()
-    for _ in range(30):
-        numbers = rng.sample(range(64), 7)
-        bodies: list[Any] = [{"instances": [rows[number]]} for number in numbers]
-        place = rng.randrange(8)
-        bodies.insert(place, bad)
-        answers = score_concurrently(lingering, bodies)
-        status, error = answers.pop(place)
-        assert status == 422
-        assert error["error"]["details"][0]["path"] == "instances[0].country"
-        assert [status for status, _ in answers] == [200] * 7
-        found = [answer["predictions"] for _, answer in answers]
-        assert_near([s for scores in found for s in scores], [alone[n] for n in numbers], COMPANY)
+
+    async def rounds() -> None:
+        wires = [await Wire.open(lingering.port) for _ in range(8)]
+        for _ in range(30):
+            numbers = rng.sample(range(64), 7)
+            bodies: list[Any] = [{"instances": [rows[number]]} for number in numbers]
+            place = rng.randrange(8)
+            bodies.insert(place, bad)
+            for wire, body in zip(wires, bodies, strict=True):
+                wire.send("/predict", json.dumps(body).encode())
+            told = [await wire.answer() for wire in wires]
+            answers = [(status, json.loads(content)) for status, content in told]
+            status, error = answers.pop(place)
+            assert status == 422
+            assert error["error"]["details"][0]["path"] == "instances[0].country"
+            assert [status for status, _ in answers] == [200] * 7
+            found = [answer["predictions"] for _, answer in answers]
+            expected = [alone[number] for number in numbers]
+            assert_near([s for scores in found for s in scores], expected, COMPANY)
+        for wire in wires:
+            await wire.close()
+
+    asyncio.run(rounds())
     after = lingering.metrics()
     runs = after["ctr_batch_rows_count"] - before["ctr_batch_rows_count"]
     assert runs < 7 * 30 / 2, "the good requests did not share runs"

@@ -54,7 +54,7 @@ def free_port() -> int:
             return port
 
 
-def wait_until(holds: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
+def wait_until(holds: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """Wait for a condition; fail by its name when it takes too long."""
     end = time.monotonic() + seconds
     while not holds():
@@ -198,10 +198,15 @@ class Service:
         """Return what the service has written so far."""
         return self.log_path.read_text(encoding="utf-8")
 
+    def wait_told(self, text: str, times: int = 1) -> None:
+        """Wait until the log has a text so many times: a thread of its own writes it."""
+        wait_until(lambda: self.log().count(text) >= times, f"{text!r} is told")
+
     def events(self) -> list[dict[str, Any]]:
         """The log's lines, each of which is one JSON object; without onnxruntime's own."""
-        # Texts in it may have characters at which str.splitlines cuts, too.
-        lines = self.log().strip("\n").split("\n")
+        # Texts in it may have characters at which str.splitlines cuts, too; behind the last newline
+        # there may be part of a line.
+        lines = self.log().split("\n")[:-1]
         return [json.loads(line) for line in lines if line and "[E:onnxruntime" not in line]
 
     def wait_ready(self) -> dict[str, Any]:
