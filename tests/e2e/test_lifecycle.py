@@ -20,8 +20,9 @@ import pytest
 from app.errors import ProviderError
 from app.scoring.engine import refuse_mixed_distributions
 from app.workers.cpus import cpu_quota
-from tests.conftest import Sample, StartService
+from tests.conftest import PATIENT_MS, Sample, StartService
 from tests.support.held_service import PROGRAM, VARIABLE, Held, told_by
+from tests.support.patient_service import PATIENT_APP
 from tests.support.samples import candidate_of, context_of
 from tests.support.serving import Service, Wire, run_to_end, strict, wait_until
 
@@ -59,6 +60,7 @@ def test_auto_serves_on_cpu_and_says_why(start_service: StartService, sample: Sa
         shown = strict(service.client.get(path).content)
         assert shown["provider"] == "CPUExecutionProvider"
         assert "CUDA" in shown["provider_fallback"]
+    service.wait_told("ready: bundle")
     (line,) = (e["message"] for e in service.events() if e["message"].startswith("ready:"))
     assert "CPUExecutionProvider (not CUDA: " in line
     metrics = service.metrics()
@@ -184,7 +186,8 @@ def test_the_first_connection_is_served(
     tiny_bundle: Path, sample: Sample, tmp_path: Path, workers: int
 ) -> None:
     """Who listens can score: a proxy that asks for no readiness sends requests at once."""
-    service = Service(tiny_bundle, tmp_path / "log", workers=workers)
+    settings = {"workers": workers, "deadline_ms": PATIENT_MS}
+    service = Service(tiny_bundle, tmp_path / "log", program=PATIENT_APP, **settings)
     try:
         answer = None
         while answer is None:
@@ -459,9 +462,6 @@ def test_departed_callers_are_counted_and_cost_nothing(
     service = held.service
     body = json.dumps({"instances": sample.rows[:1]}).encode()
 
-    def descriptors() -> int:
-        return len(os.listdir(f"/proc/{service.process.pid}/fd"))
-
     async def run() -> None:
         first, *wires = [await Wire.open(service.port) for _ in range(31)]
         held.hold()
@@ -472,11 +472,11 @@ def test_departed_callers_are_counted_and_cost_nothing(
         await asyncio.to_thread(
             wait_until, lambda: service.metrics()["ctr_queued_rows"] == 30, "all rows wait"
         )
-        before = descriptors()
+        before = held.descriptors()
         for wire in wires:
             await wire.close()
         await asyncio.to_thread(
-            wait_until, lambda: descriptors() <= before - 30, "their leaving is noticed"
+            wait_until, lambda: held.descriptors() <= before - 30, "their leaving is noticed"
         )
         held.release()
         assert (await first.answer())[0] == 200
@@ -499,6 +499,7 @@ def test_the_engine_follows_the_cpu_quota(start_service: StartService) -> None:
     service = start_service()
     ready = service.client.get("/ready").json()
     assert 1 <= ready["engine_threads"] <= len(os.sched_getaffinity(0))
+    service.wait_told("ready: bundle")
     (line,) = (e["message"] for e in service.events() if e["message"].startswith("ready:"))
     assert f" {ready['engine_threads']} engine threads for {cpu_quota()} CPUs" in line
 
@@ -511,5 +512,7 @@ def test_no_thread_comes_from_the_size_of_the_machine(start_service: StartServic
     )
     one_cpu = start_service(program=(sys.executable, "-c", pinned), engine_threads=1)
     all_cpus = start_service(engine_threads=1)
-    assert one_cpu.threads() == all_cpus.threads()
-    assert start_service(engine_threads=4).threads() == all_cpus.threads() + 3
+    # A thread that has loaded the bundle may still be about to end.
+    wait_until(lambda: one_cpu.threads() == all_cpus.threads(), "as many on one CPU as on all")
+    more = start_service(engine_threads=4)
+    wait_until(lambda: more.threads() == all_cpus.threads() + 3, "one more for each")

@@ -35,6 +35,7 @@ class Held:
 
     def hold(self) -> None:
         """Let the next run wait."""
+        told_by(self._file).unlink(missing_ok=True)
         self._file.touch()
 
     def wait_held(self) -> None:
@@ -44,6 +45,10 @@ class Held:
     def release(self) -> None:
         """Let the run go on, and all others."""
         self._file.unlink()
+
+    def descriptors(self) -> int:
+        """The number of descriptors that the service has open."""
+        return len(os.listdir(f"/proc/{self.service.process.pid}/fd"))
 
 
 def hold_while(file: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.conftest import Sample, StartService
 from tests.drills.faults.drive import Request, run
 from tests.drills.faults.proxies import LOST, keep_asking
 from tests.support.clients import connected, framed, head, read_all, read_answer
+from tests.support.patient_service import PATIENT_APP
 from tests.support.serving import Service, wait_until
 
 pytestmark = pytest.mark.e2e
@@ -82,24 +84,25 @@ def test_a_second_signal_ends_a_lame_duck(start_service: StartService) -> None:
     assert time.monotonic() - start < 20
 
 
-@pytest.mark.parametrize("path", PATHS)
 def test_a_request_on_an_open_connection_is_answered_at_the_end(
-    start_service: StartService, sample: Sample, path: str
+    start_service: StartService, sample: Sample
 ) -> None:
     """Without a lame duck too: what comes within the grace is answered, and told the end."""
-    service = start_service(drain_seconds=10)
-    with connected(service.port) as kept, connected(service.port) as idle:
-        for connection in (kept, idle):
+    service = start_service(program=PATIENT_APP, drain_seconds=20)
+    with ExitStack() as stack:
+        idle, *kept = (stack.enter_context(connected(service.port)) for _ in range(len(PATHS) + 1))
+        for connection in (idle, *kept):
             connection.sendall(asked("/predict", sample))
             read_answer(connection)
         service.terminate()
         wait_until(lambda: '"Shutting down"' in service.log(), "it drains")
-        kept.sendall(asked(path, sample))
-        status, headers, _ = read_answer(kept)
-        assert (status, headers["connection"]) == (200, "close")
-        assert read_all(kept) == b""
+        for connection, path in zip(kept, PATHS, strict=True):
+            connection.sendall(asked(path, sample))
+            status, headers, _ = read_answer(connection)
+            assert (status, headers["connection"]) == (200, "close")
+            assert read_all(connection) == b""
         assert read_all(idle) == b"", "after the grace it is closed"
-        assert service.process.wait(20) == 0
+        assert service.process.wait(60) == 0
 
 
 @pytest.mark.parametrize("lame_duck_seconds", [0, 0.5])
