@@ -6,12 +6,14 @@ import asyncio
 import json
 import random
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import StartService
 from tests.drills.faults.slow_service import SLOW, VARIABLE
+from tests.support.held_service import Held
 from tests.support.samples import Sample, candidate_of, context_of
 from tests.support.serving import Service, Wire, strict, wait_until
 
@@ -152,25 +154,35 @@ def test_long_lists_beside_short_requests(start_service: StartService, sample: S
     assert metrics['ctr_batch_rows_bucket{le="64"}'] == metrics["ctr_batch_rows_count"]
 
 
-def test_departed_callers_wait_for_nothing(start_service: StartService, sample: Sample) -> None:
+def test_departed_callers_wait_for_nothing(
+    start_service: StartService, sample: Sample, tmp_path: Path
+) -> None:
     """Callers who leave a queue cost no run, and are counted apart; those who stay are served."""
-    service = start_service(
-        program=SLOW, env={VARIABLE: "50"}, max_batch_rows=4, deadline_ms=30_000
-    )
+    held = Held(start_service, tmp_path, max_batch_rows=4)
+    service = held.service
     bodies = [body_of(row) for row in sample.rows[:100]]
 
     def queued() -> float:
         return service.metrics()["ctr_queued_rows"]
 
     async def scene() -> Answers:
-        staying = asyncio.create_task(ask_at_once(service, "/predict", bodies))
-        await asyncio.to_thread(wait_until, lambda: queued() > 50, "the queue is filled")
+        held.hold()
+        first = asyncio.create_task(ask_at_once(service, "/predict", bodies[:1]))
+        await asyncio.to_thread(held.wait_held)
+        others = asyncio.create_task(ask_at_once(service, "/predict", bodies[1:]))
+        await asyncio.to_thread(wait_until, lambda: queued() == 99, "the queue is filled")
         leaving = [await Wire.open(service.port) for _ in range(50)]
         for wire in leaving:
             wire.send("/predict", bodies[0])
+        await asyncio.to_thread(wait_until, lambda: queued() == 149, "they wait, too")
+        before = held.descriptors()
         for wire in leaving:
             await wire.close()
-        return await staying
+        await asyncio.to_thread(
+            wait_until, lambda: held.descriptors() <= before - 50, "their leaving is noticed"
+        )
+        held.release()
+        return [*await first, *await others]
 
     assert [status for status, _ in asyncio.run(scene())] == [200] * 100
     wait_until(lambda: queued() == 0, "the queue is empty")
