@@ -23,7 +23,8 @@ SECONDS = 60.0
 async def serving(bundle: Path, **settings: Any) -> AsyncIterator[tuple[ServiceServer, int]]:
     """Run a ready service in this loop until the end of the block; give it and its port."""
     interval = sys.getswitchinterval()
-    chosen = Settings(bundle=bundle, port=free_port(), **settings)
+    # A busy machine may be late: tests of deadlines set their own.
+    chosen = Settings(bundle=bundle, port=free_port(), **{"deadline_ms": 60_000, **settings})
     ((listener,),) = Listeners(chosen.host, chosen.port, 1).of_worker
     server = build_server(chosen, [listener], admin_listeners=[])
     # Signals are the test's own, and so are its children.

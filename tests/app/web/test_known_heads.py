@@ -9,11 +9,12 @@ from typing import Any, cast
 
 import pytest
 
+from app.web.bounded_protocol import BoundedProtocol
 from app.web.exchange import Endpoint, Header
 from app.web.known_heads import MOST_BYTES, MOST_HEADS, KnownHeads
 from app.web.protocol import MOST_STRANGE, STRANGE_READS
 from app.web.server import ServiceServer
-from tests.support.inside import serving
+from tests.support.inside import serving, until
 
 ENDPOINT = cast(Endpoint, object())
 QUIET_SECONDS = 0.2
@@ -132,11 +133,13 @@ CASES = {
 CUT_EVERYWHERE = ("usual", "id", "two ids")
 
 
-async def told(port: int, *parts: bytes, expected: bytes | None = None) -> bytes:
+async def told(
+    server: ServiceServer, port: int, *parts: bytes, expected: bytes | None = None
+) -> bytes:
     """The answers on a new connection to parts that are read one by one, behind a usual request.
 
     The last answer says whether the client has ended by then, so it ends only when all that is
-    expected has come; not knowing that, after a while.
+    expected has come; not knowing that, a while after all is answered.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request(*USUAL))
@@ -146,6 +149,8 @@ async def told(port: int, *parts: bytes, expected: bytes | None = None) -> bytes
         for _ in range(3):
             await asyncio.sleep(0)
     if expected is None:
+        connections = cast(set[BoundedProtocol], server.server_state.connections)
+        await until(lambda: not any(each.under_way() for each in connections), "all is answered")
         await asyncio.sleep(QUIET_SECONDS)
     else:
         while len(without_chance(answer)) < len(expected) and (more := await reader.read(65_536)):
@@ -183,7 +188,7 @@ async def test_both_ways_say_the_same_wherever_the_bytes_are_cut(tiny_bundle: Pa
             return found
 
         heads.find = lambda data: None  # type: ignore[method-assign]
-        answers = await asyncio.gather(*(told(port, case) for case in CASES.values()))
+        answers = await asyncio.gather(*(told(server, port, case) for case in CASES.values()))
         expected = dict(zip(CASES, answers, strict=True))
         heads.find = counting  # type: ignore[method-assign]
         for name, case in CASES.items():
@@ -191,7 +196,7 @@ async def test_both_ways_say_the_same_wherever_the_bytes_are_cut(tiny_bundle: Pa
             for cut in range(0, len(case) + 1, 1 if name in CUT_EVERYWHERE else 10):
                 hits = 0
                 parts = [part for part in (case[:cut], case[cut:]) if part]
-                found = await told(port, *parts, expected=expected[name])
+                found = await told(server, port, *parts, expected=expected[name])
                 assert found == expected[name], (name, cut)
                 assert hits >= 1, "the usual request was known"
                 assert not known or len(parts) > 1 or hits == 2, name
