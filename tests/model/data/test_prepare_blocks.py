@@ -12,6 +12,7 @@ from model.cluster.places import Places, ThisProcess
 from model.data.errors import DataError
 from model.data.input_files import InputFiles
 from model.data.prepare import prepare, prepare_rows
+from tests.model.held_prepare import VARIABLE
 from tests.support import samples
 from tests.support.scattered import Backwards, contents, scatter
 from tests.support.serving import wait_until
@@ -146,8 +147,9 @@ def test_a_killed_run_leaves_no_entry_and_its_successor_goes_on(
     cache = tmp_path / "cache"
     words = ["prepare", data.spec, *data.paths, "--cache", cache, "--max-bad-lines", 0.1]
     options = ["--worker-memory", 128]
-    process = start([sys.executable, "-m", "model", *map(str, [*words, *options])],
-                    os.environ, None, None)  # fmt: skip
+    program = [sys.executable, "-m", "tests.model.held_prepare"]
+    environment = {**os.environ, VARIABLE: stage}
+    process = start([*program, *map(str, [*words, *options])], environment, None, None)
 
     def begun() -> bool:
         assert process.poll() is None, "it has ended before"
