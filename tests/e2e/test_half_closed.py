@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import Sample, StartService
 from tests.drills.faults.slow_service import SLOW, VARIABLE
 from tests.support.clients import connected, framed, read_all, read_answer, run
+from tests.support.held_service import Held
 from tests.support.programs import program
 from tests.support.serving import Service, wait_until
 
@@ -23,6 +24,12 @@ SLOW_MS = 150
 def slow_service(start_shared_service: StartService) -> Service:
     """Runs take longer than it takes to ask whether a client is still there."""
     return start_shared_service(None, {VARIABLE: str(SLOW_MS)}, SLOW, deadline_ms=20_000)
+
+
+@pytest.fixture(scope="module")
+def held(start_shared_service: StartService, tmp_path_factory: pytest.TempPathFactory) -> Held:
+    """A service whose runs take as long as a test wants."""
+    return Held(start_shared_service, tmp_path_factory.mktemp("held"))
 
 
 def asked(path: str, sample: Sample, *headers: str, version: str = "1.1") -> bytes:
@@ -93,16 +100,22 @@ def test_half_a_request_is_no_request(service: Service, sample: Sample, cut: int
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 @pytest.mark.parametrize("path", PATHS)
 def test_a_client_that_has_left_is_noticed(
-    slow_service: Service, sample: Sample, path: str, reset: bool
+    held: Held, sample: Sample, path: str, reset: bool
 ) -> None:
     """Its socket is closed, not half of it: it counts as gone, and its connection is freed."""
-    name = 'ctr_requests_total{outcome="gone",route="predict"}'
-    before = slow_service.metrics()[name]
-    with connected(slow_service.port) as filler, connected(slow_service.port) as leaving:
+    service, name = held.service, 'ctr_requests_total{outcome="gone",route="predict"}'
+    before = service.metrics()[name]
+    with connected(service.port) as filler, connected(service.port) as leaving:
+        held.hold()
         filler.sendall(asked("/predict", sample))
+        held.wait_held()
         leaving.sendall(asked(path, sample))
+        wait_until(lambda: service.metrics()["ctr_queued_rows"] == 1, "it waits")
+        there = held.descriptors()
         if reset:
             leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         leaving.close()
+        wait_until(lambda: held.descriptors() < there, "its leaving is noticed")
+        held.release()
         assert read_answer(filler)[0] == 200
-        wait_until(lambda: slow_service.metrics()[name] == before + 1, "it is counted")
+        wait_until(lambda: service.metrics()[name] == before + 1, "it is counted")
