@@ -17,7 +17,7 @@ from tests.support.samples import Sample
 from tests.support.serving import Service, strict, wait_until, workers_of
 
 pytestmark = pytest.mark.e2e
-SECONDS = 1.0
+SECONDS = 2.0
 """Time that a run may take in these tests."""
 DRAIN_SECONDS = 3.0
 """Time that a run that never ends is waited for."""
@@ -63,7 +63,7 @@ def test_a_hung_run_ends_a_single_process(
             for answer in answers:
                 assert answer.result().status_code == 503
                 assert strict(answer.result().content)["error"]["code"] == "engine_failed"
-            assert time.monotonic() - begun < 30 * SECONDS, "not the deadline"
+            assert time.monotonic() - begun < 30, "not the deadline"
         assert service.exit_code() == 1
         assert "the engine hangs" in service.log()
     finally:

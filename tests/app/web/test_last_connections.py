@@ -15,6 +15,7 @@ from app.web.last_connections import (
     take_connections_again,
     take_last_connections,
 )
+from tests.support.serving import wait_until
 
 QUESTION, ANSWER = b"?", b"!"
 
@@ -95,12 +96,12 @@ def test_the_system_tells_of_handshakes(family: socket.AddressFamily, address: s
     with closing(_listener(family, address)) as listener:
         port = listener.getsockname()[1]
         with closing(_client(listener)):
-            assert port not in begun_ports(family)
+            wait_until(lambda: port not in begun_ports(family), "it is complete")
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 10)
         with closing(_client(listener)) as client:
             assert port in begun_ports(family)
             client.send(QUESTION)
-            assert port not in begun_ports(family)
+            wait_until(lambda: port not in begun_ports(family), "it is complete")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the table of sockets is Linux's")
