@@ -75,18 +75,28 @@ def trained(
 
 
 LEFT = """
+import time
+from contextlib import suppress
 from pathlib import Path
 import torch
 from model.group import joined
 
 def threads():
-    return [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    found = []
+    for path in Path("/proc/self/task").glob("*/comm"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found.append(path.read_text())
+    return found
 
 with joined() as group:
     torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])
     group.wait()
     assert any("gloo" in name for name in threads()), threads()
-assert not any("gloo" in name for name in threads()), threads()
+# The system lists a thread for a moment after it has been joined.
+end = time.monotonic() + 60
+while any("gloo" in name for name in threads()):
+    assert time.monotonic() < end, threads()
+    time.sleep(0.01)
 """
 """An optimiser imports what could keep the group."""
 

@@ -388,13 +388,17 @@ def test_killed_half_way_it_is_not_seen(
     valkey: RedisServer, tiny_bundle: Path, bundle: Bundle, tmp_path: Path
 ) -> None:
     """SIGKILL in the middle leaves no complete entry; the command repeated completes it."""
-    with Proxy(valkey.port, delay=0.3) as proxy, (tmp_path / "out").open("wb") as out:
+
+    def half_way() -> bool:
+        return int(valkey.command("DBSIZE")[1:]) >= 3
+
+    with Proxy(valkey.port, holds=half_way) as proxy, (tmp_path / "out").open("wb") as out:
         url = f"redis://127.0.0.1:{proxy.port}"
         words = [sys.executable, "-m", "model", "publish", str(tiny_bundle), "--redis", url]
         process = start(words, os.environ, out, None)
-        wait_until(lambda: int(valkey.command("DBSIZE")[1:]) >= 3, "half-way", 60)
+        wait_until(half_way, "half-way", 60)
         process.kill()
-        assert process.wait(10) == -signal.SIGKILL
+        assert process.wait(60) == -signal.SIGKILL
     assert (tmp_path / "out").read_bytes() == b""
 
     async def state() -> str:

@@ -295,6 +295,11 @@ async def test_sentinel_names_the_master(tmp_path: Path) -> None:
             await asyncio.to_thread(
                 wait_until, lambda: replica.command("GET", "key") == "$5", "the key is copied", 30
             )
+            await asyncio.to_thread(
+                wait_until,
+                lambda: sentinel.command("SENTINEL", "REPLICAS", "main") == "*1",
+                "the sentinel knows the replica",
+            )
             master.stop()
             await eventually(link, ("SET", "key", "new"), [b"OK"])
         assert replica.command("ROLE").startswith("*3"), "the replica is the master now"
