@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Sample
+from tests.conftest import PATIENT_MS, Sample
 from tests.support.serving import ROOT, START_SECONDS, Service, environment, free_port
 
 UVICORN = (sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app")
@@ -32,9 +32,10 @@ def test_uvicorn_serves_the_bundle_of_the_environment(
 ) -> None:
     """Without arguments the application reads its settings from the environment; the server
     listens once the bundle is ready, and every endpoint answers as in ``python -m app``."""
-    other = Service(
-        None, tmp_path / "log", {"CTR_BUNDLE": str(tiny_bundle), "CTR_MAX_INSTANCES": "9"}, UVICORN
-    )
+    variables = {
+        "CTR_BUNDLE": str(tiny_bundle), "CTR_MAX_INSTANCES": "9", "CTR_DEADLINE_MS": str(PATIENT_MS)
+    }  # fmt: skip
+    other = Service(None, tmp_path / "log", variables, UVICORN)
     try:
         assert other.wait_ready()["version"] == tiny_bundle.name
         rows = sample.rows[:9]

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from app.bundle.bundle import Bundle
-from tests.conftest import StartService
+from tests.conftest import PATIENT_MS, StartService
 from tests.support.samples import Sample, candidate_of, context_of
 from tests.support.serving import (
     Service,
@@ -173,7 +173,7 @@ def test_what_a_killed_service_leaves_is_removed(
     """The successor of a worker holds all item parts again; so does the next start."""
     parts = tmp_path / "parts"
     parts.mkdir()
-    settings = {"store": store, "parts_dir": parts, "workers": 2}
+    settings = {"store": store, "parts_dir": parts, "workers": 2, "deadline_ms": PATIENT_MS}
     service = Service(tiny_bundle, tmp_path / "log", **settings)
     service.wait_ready()
     (file,) = parts.glob("*.parts")

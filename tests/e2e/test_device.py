@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from app.serving.state import FAILURES
-from tests.conftest import StartService
+from tests.conftest import PATIENT_MS, StartService
 from tests.support.device_service import VARIABLE, WITH_DEVICE
 from tests.support.devices import ILLEGAL_ADDRESS, OUT_OF_MEMORY
 from tests.support.samples import Sample
@@ -90,8 +90,9 @@ def test_a_lost_device_ends_a_single_process(
     """Its callers get 503, and the process ends with exit code 1 and a line that says why."""
     file = tmp_path / "says"
     service = Service(
-        tiny_bundle, tmp_path / "log", {VARIABLE: str(file)}, WITH_DEVICE, **ON_DEVICE
-    )
+        tiny_bundle, tmp_path / "log", {VARIABLE: str(file)}, WITH_DEVICE,
+        **ON_DEVICE, deadline_ms=PATIENT_MS,
+    )  # fmt: skip
     try:
         service.wait_ready()
         file.write_text(ILLEGAL_ADDRESS)

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from app.metrics.processes import CPU, GAUGES
-from tests.conftest import StartService
+from tests.conftest import PATIENT_MS, StartService
 from tests.support.processes import children
 from tests.support.programs import program
 from tests.support.samples import Sample
@@ -150,7 +150,7 @@ def wait_ready(log: Path, *words: str) -> None:
 def running(words: Sequence[str], log: Path) -> Iterator[None]:
     """A service in a process of its own, which ends with 0 after SIGTERM."""
     with log.open("wb") as file:
-        process = start(words, environment(), None, file)
+        process = start(words, environment({"CTR_DEADLINE_MS": str(PATIENT_MS)}), None, file)
     try:
         yield
         process.terminate()
@@ -187,7 +187,8 @@ def test_a_socket_that_systemd_passes_is_used(
     words = ["--bundle", str(tiny_bundle), "--workers", str(workers), "--port", "1"]
     with running([*surrounded("--socket", port), *words], tmp_path / "log"):
         wait_ready(tmp_path / "log", f"http://127.0.0.1:{port}/ready")
-        assert f"listening on http://127.0.0.1:{port}" in (tmp_path / "log").read_text()
+        listening = f"listening on http://127.0.0.1:{port}"
+        wait_until(lambda: listening in (tmp_path / "log").read_text(), "it says where it listens")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
