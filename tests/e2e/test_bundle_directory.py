@@ -118,7 +118,7 @@ def test_a_file_that_cannot_be_read_is_named_and_tried_again(
     wait_until(lambda: ready(service)["refused_bundle"] is not None, "it is refused", 60)
     told = f"{other_bundle.name}: {EXAMPLES} cannot be read: Permission denied"
     wait_until(lambda: service.metrics()["ctr_refused_bundles_total"] == 1, "it is counted", 30)
-    assert told in service.log()
+    service.wait_told(told)
     assert "Traceback" not in service.log()
     (bundles / other_bundle.name / EXAMPLES).chmod(0o644)
     wait_until(serves(service, other_bundle), "it is served", 60)
@@ -139,6 +139,7 @@ def test_a_bundle_without_access_is_seen_where_operators_look(
     assert name == other_bundle.name
     assert "manifest.json cannot be read" in reason
     assert service.metrics()["ctr_unreadable_bundles"] == 1
+    service.wait_told("is skipped")
     assert service.log().count("is skipped") == 1
     bundle.chmod(0o755)
     wait_until(serves(service, other_bundle), "it is served", 60)

@@ -305,7 +305,7 @@ def test_a_canary_whose_bundle_disappears_ends(
     wait_until(
         lambda: set(sides(admin.service, rows).values()) == {tiny_bundle.name}, "it has ended"
     )
-    assert "directory is gone" in admin.service.log()
+    admin.service.wait_told("directory is gone")
     away.rename(pinned / other_bundle.name)
     assert admin.states()[other_bundle.name] == "held"
 

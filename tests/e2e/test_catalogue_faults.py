@@ -55,6 +55,7 @@ def test_a_tenth_of_the_items_is_refused(
         assert (told["items"], told["refused_items"], told["problem"]) == (90, 10, None)
         assert ready["degraded"] == []
         assert service.metrics()["ctr_catalogue_refused_items"] == 10
+        service.wait_told("is left out", 5)
         lines = [each["message"] for each in service.events() if "is left out" in each["message"]]
         assert len(lines) == 5
         assert all("price: expected a number, got text" in each for each in lines)
