@@ -180,7 +180,7 @@ def test_nothing_works_without_a_key(
         for method, path in asked:
             answer = httpx.request(
                 method, f"http://127.0.0.1:{admin.port}/admin{path}", headers=headers,
-                trust_env=False, verify=False,
+                trust_env=False, verify=False, timeout=60,
             )  # fmt: skip
             assert error_of(answer, 401)["code"] == "unauthorized"
             assert answer.headers["www-authenticate"] == "Bearer"

@@ -144,7 +144,10 @@ def test_calibration_is_counted_exactly_over_all_workers(
 
     async def tell() -> None:
         async with httpx.AsyncClient(
-            base_url=service.url, headers={**HEADERS, "connection": "close"}, trust_env=False
+            base_url=service.url,
+            headers={**HEADERS, "connection": "close"},
+            trust_env=False,
+            timeout=60,
         ) as client:
             parts = [every[start : start + 7] for start in range(0, len(every), 7)]
             answers = await asyncio.gather(
@@ -242,7 +245,10 @@ def test_no_accepted_event_is_lost_when_workers_are_killed(
     async def drive() -> None:
         over = asyncio.Event()
         async with httpx.AsyncClient(
-            base_url=service.url, headers={**HEADERS, "connection": "close"}, trust_env=False
+            base_url=service.url,
+            headers={**HEADERS, "connection": "close"},
+            trust_env=False,
+            timeout=60,
         ) as client:
             telling = [asyncio.create_task(tell(client, over)) for _ in range(8)]
             for kills in range(5):

@@ -14,8 +14,8 @@ import httpx
 from tests.support.programs import program
 from tests.support.serving import free_port, wait_until
 
-DIRECT: dict[str, Any] = {"trust_env": False, "verify": False}
-"""No proxy, and no certificates to read, which take as long as many requests."""
+DIRECT: dict[str, Any] = {"trust_env": False, "verify": False, "timeout": 60}
+"""No proxy, no certificates to read, which take as long as many requests, and time for it."""
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ def get(url: str, **headers: str) -> httpx.Response:
     return httpx.get(url, headers=given, trust_env=False, verify=False, timeout=30)
 
 
+def post(url: str, body: Any, headers: Mapping[str, str]) -> httpx.Response:
+    """Return an answer to a request with a body and these headers."""
+    return httpx.post(url, json=body, headers=headers, trust_env=False, verify=False, timeout=30)
+
+
 def code(answer: httpx.Response, status: int) -> Any:
     """The code of an error that must have ``status``."""
     assert answer.status_code == status, answer.text
@@ -93,8 +99,8 @@ def test_rows_are_scored_on_the_admin_port_by_key(both: WithAdmin, sample: Sampl
     rank = {"context": context_of(rows[0]), "candidates": [{"features": candidate_of(rows[0])}]}
     for path, body in (("predict", {"instances": rows}), ("rank", rank), ("rank", {"context": 1})):
         url = f"{both.url}/admin/pages/{path}"
-        assert code(httpx.post(url, json=body, trust_env=False), 401) == "unauthorized"
-        answer = httpx.post(url, json=body, headers=BEARER, trust_env=False, verify=False)
+        assert code(post(url, body, {}), 401) == "unauthorized"
+        answer = post(url, body, BEARER)
         public = both.service.post(f"/{path}", body)
         assert answer.status_code == public.status_code
         shown, expected = strict(answer.content), strict(public.content)
@@ -146,7 +152,7 @@ def test_rows_that_are_tried_on_pages_do_not_drift(both: WithAdmin, sample: Samp
         (f"{both.url}/admin/pages/predict", BEARER),
         (f"{both.service.url}/pages/score/predict", {}),
     ):
-        answer = httpx.post(url, json=body, headers=key, trust_env=False, verify=False)
+        answer = post(url, body, key)
         assert answer.status_code == 200, answer.text
     wait_until(lambda: scored() == rows + 40, "the rows are counted")
     assert watched() == before

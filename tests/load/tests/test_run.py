@@ -54,7 +54,7 @@ def stub(*words: object) -> Iterator[tuple[str, Process]]:
 
 def posts(url: str) -> int:
     """The number of requests that a stub has seen."""
-    return int(httpx.get(url, trust_env=False, verify=False).json()["posts"])
+    return int(httpx.get(url, trust_env=False, verify=False, timeout=60).json()["posts"])
 
 
 class Command:
