@@ -49,7 +49,7 @@ def test_a_killed_pytest_leaves_nothing_behind(tiny_bundle: Path, tmp_path: Path
     with (tmp_path / "output").open("wb") as output:
         process = subprocess.Popen(words, cwd=ROOT, stdout=output, stderr=output)
     try:
-        wait_until(lambda: found.exists() or process.poll() is not None, "all are started", 60)
+        wait_until(lambda: found.exists() or process.poll() is not None, "all are started", 240)
         assert process.poll() is None, (tmp_path / "output").read_text()
         started = [int(word) for word in found.read_text().split()]
         left = [*started, *(each for pid in started for each in children(pid))]
