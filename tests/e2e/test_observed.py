@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.conftest import StartService
 from tests.drills.faults.slow_service import SLOW, VARIABLE
+from tests.support.held_service import Held
 from tests.support.samples import Sample, candidate_of, context_of
 from tests.support.serving import Service, Wire, strict, wait_until
 
@@ -44,8 +46,11 @@ def test_every_stage_is_measured(slow: Service, sample: Sample) -> None:
 
     async def at_once() -> None:
         wires = [await Wire.open(slow.port) for _ in bodies]
+        # It has nothing to do before all have been sent.
+        slow.process.send_signal(signal.SIGSTOP)
         for wire, body in zip(wires, bodies, strict=True):
             wire.send("/predict", body)
+        slow.process.send_signal(signal.SIGCONT)
         assert {(await wire.answer())[0] for wire in wires} == {200}
         for wire in wires:
             await wire.close()
@@ -102,14 +107,15 @@ def test_a_long_list_is_in_the_engine_up_to_its_last_row(slow: Service, sample: 
 
 
 def test_a_slow_refusal_ends_in_the_stage_that_took_its_time(
-    start_service: StartService, sample: Sample
+    start_service: StartService, sample: Sample, tmp_path: Path
 ) -> None:
     """A request that was given up before it had its scores is told, and counted, up to there."""
-    service = start_service(program=SLOW, env={VARIABLE: "150"}, slow_request_ms=20)
-    body = {"instances": sample.rows[:1]}
-    # A run that was never seen is not known to be long.
-    answer = service.post("/predict", body, X_Request_Timeout_Ms="40")
+    held = Held(start_service, tmp_path, slow_request_ms=20)
+    service = held.service
+    held.hold()
+    answer = service.post("/predict", {"instances": sample.rows[:1]}, X_Request_Timeout_Ms="1000")
     assert answer.status_code == 504
+    held.release()
     wait_until(lambda: bool(lines_of(service)), "it is told")
     (line,) = lines_of(service)
     assert (line["status"], line["rows"]) == (504, 1)
