@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.errors import EngineFailed, NotReady
+from app.errors import DeadlinePassed, EngineFailed, NotReady
 from app.features.graph_inputs import Batch, Scores
 from app.scoring.job import Job
 from app.scoring.job_queue import SHARING_SECONDS
@@ -78,6 +78,36 @@ async def test_rows_that_become_ready_are_handed_ahead() -> None:
     assert engine.rows == [8, 6, 6]
 
 
+async def test_a_growing_list_goes_on_after_its_run_ahead() -> None:
+    """The loop learns late of a run that took all that was ready; the rest is still to come."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=8) as batches:
+        engine.gate.clear()
+        listed = job([[place, 0] for place in range(24)])
+        listed.ready = 16
+        task = asyncio.create_task(score(batches, listed))
+        await until(engine.entered.is_set)
+        engine.gate.set()
+        block_until(lambda: len(engine.batches) == 2)
+        await until(lambda: listed.done == 16)
+        assert (batches.queued_rows, batches.abandoned) == (8, 0)
+        listed.ready = 24
+        batches.submit(listed)
+        assert await outcome(task) == [float(place) for place in range(24)]
+    assert engine.rows == [8, 8, 8]
+
+
+async def test_the_last_rows_of_a_list_are_handed_ahead_however_few() -> None:
+    """No more come that they could wait for."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=8) as batches:
+        listed, task = await lone_list(engine, batches, 9)
+        assert batches._ahead == (listed, 8, 9)
+        engine.gate.set()
+        assert await outcome(task) == [float(place) for place in range(9)]
+    assert engine.rows == [8, 1]
+
+
 @pytest.mark.parametrize("rows", [1, 24], ids=["a short request", "another list"])
 async def test_whoever_comes_takes_its_turn_after_one_run(rows: int) -> None:
     """Rows that were handed ahead are taken back, and turns are taken as without them."""
@@ -114,6 +144,52 @@ async def test_nothing_is_handed_ahead_while_short_requests_come_in() -> None:
         await task
 
 
+async def test_nothing_is_handed_ahead_of_a_short_request_that_waits() -> None:
+    """However long ago it came: a run may take longer than another one is expected for."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=8) as batches:
+        engine.gate.clear()
+        listed = job([[place, 0] for place in range(24)])
+        listed.ready = 8
+        task = asyncio.create_task(score(batches, listed))
+        await until(engine.entered.is_set)
+        batches.submit(short := job([[99, 0]]))
+        batches._queue._short_seen -= SHARING_SECONDS
+        listed.ready = 24
+        batches.submit(listed)
+        assert batches._ahead is None
+        engine.gate.set()
+        assert isinstance(short.caller, Waiting)
+        assert await outcome(short.caller.outcome) == [99.0]
+        assert await outcome(task) == [float(place) for place in range(24)]
+    assert engine.rows[:2] == [8, 1]
+
+
+async def test_a_list_is_not_handed_ahead_of_the_last_run_of_another() -> None:
+    """Nor is one that is late, though nobody has told its caller yet."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=8) as batches:
+        _, task = await lone_list(engine, batches, 8)
+        batches.submit(other := job([[99, 0]] * 8))
+        assert batches._ahead is None
+        engine.gate.set()
+        assert isinstance(other.caller, Waiting)
+        assert await outcome(other.caller.outcome) == [99.0] * 8
+        await task
+        engine.entered.clear()
+        engine.gate.clear()
+        late = job([[1, 0]] * 24)
+        late.ready = 8
+        batches.submit(late)
+        await until(engine.entered.is_set)
+        late.caller.deadline, late.ready = 0, 24
+        batches.submit(late)
+        assert batches._ahead is None
+        engine.gate.set()
+        assert await outcome(late.caller.outcome) is DeadlinePassed  # type: ignore[attr-defined]
+    assert engine.rows == [8, 8, 8]
+
+
 @pytest.mark.parametrize("way", ["cancelled", "departed", "late"])
 async def test_a_list_that_is_given_up_is_run_no_further(way: str) -> None:
     """What was handed ahead is not scored, and its rows leave the queue."""
@@ -139,13 +215,18 @@ async def test_a_list_that_is_given_up_is_run_no_further(way: str) -> None:
     assert engine.rows == [8]
 
 
-async def test_a_growing_list_may_be_given_up_in_its_run_ahead() -> None:
-    """The loop learns of the run after that; the rows that never came leave the queue."""
+@pytest.mark.parametrize(
+    ("rows", "ready", "dropped"),
+    [(24, 16, 1), (24, 24, 1), (16, 16, 0)],
+    ids=["growing", "queued", "in its last run"],
+)
+async def test_a_list_may_be_given_up_in_its_run_ahead(rows: int, ready: int, dropped: int) -> None:
+    """The loop learns of the run after that; rows that no run has leave the queue, counted once."""
     engine = FakeEngine()
     async with batcher(engine, max_rows=8) as batches:
         engine.gate.clear()
-        listed = job([[1, 0]] * 24)
-        listed.ready = 16
+        listed = job([[1, 0]] * rows)
+        listed.ready = ready
         batches.submit(listed)
         await until(engine.entered.is_set)
         assert batches._ahead is not None
@@ -153,7 +234,7 @@ async def test_a_growing_list_may_be_given_up_in_its_run_ahead() -> None:
         block_until(lambda: len(engine.batches) == 2)
         batches.cancel(listed)
         await until(lambda: batches.idle)
-        assert (batches.queued_rows, batches.abandoned) == (0, 1)
+        assert (batches.queued_rows, batches.abandoned) == (0, dropped)
         assert isinstance(listed.caller, Waiting)
         listed.caller.outcome.cancel()
     assert engine.rows == [8, 8]
