@@ -15,7 +15,7 @@ from app.errors import EngineFailed
 from app.features.graph_inputs import Batch, Scores
 from app.scoring.batcher import MicroBatcher
 from app.scoring.engine_runs import EngineRuns
-from app.scoring.job import Job
+from app.scoring.job import Closed, Job
 from tests.support.fakes import FakeEngine, FakeRequest
 from tests.support.turns import until
 
@@ -61,6 +61,43 @@ async def test_two_runs_are_under_way_and_no_more() -> None:
         assert [logits(caller) for _, caller in jobs] == [[0], [1], [2], [3], [4]]
         assert engine.rows == [1, 1, 3]
         assert batches.idle
+
+
+async def test_a_list_that_is_alone_has_both_runs() -> None:
+    """The second one begins at once, not when somebody else comes."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=4) as batches:
+        engine.gate.clear()
+        whole, caller = job(list(range(12)))
+        batches.submit(whole)
+        assert batches.queued_rows == 4
+        await until(lambda: len(engine.batches) == 2)
+        engine.gate.set()
+        await until(lambda: caller.answer is not None)
+        assert logits(caller) == list(range(12))
+    assert engine.rows == [4, 4, 4]
+
+
+async def test_each_of_two_runs_says_why_its_batch_was_closed() -> None:
+    """The one that began first may end last."""
+    may_end = [threading.Event(), threading.Event()]
+    told: list[tuple[int, Closed]] = []
+
+    def held(batch: Batch, scores: Scores) -> Scores:
+        may_end[batch.candidate[0, 0] // 100].wait()
+        return scores
+
+    def observe(batch: Batch, scores: Scores, seconds: float, closed: Closed) -> None:
+        told.append((len(batch.candidate), closed))
+
+    async with batcher(FakeEngine(held), max_rows=4, observe=observe) as batches:
+        jobs = [job([0, 1, 2, 3]), job([100, 101])]
+        for each, _ in jobs:
+            batches.submit(each)
+        for end, (_, caller) in reversed([*zip(may_end, jobs, strict=True)]):
+            end.set()
+            await until(lambda it=caller: it.answer is not None)  # type: ignore[misc]
+    assert told == [(2, "drained"), (4, "full")]
 
 
 async def test_runs_of_a_list_may_end_in_any_order() -> None:
@@ -164,5 +201,7 @@ async def test_a_run_that_hangs_beside_another_is_told() -> None:
             await until(lambda n=number: len(engine.batches) == min(n + 1, 2))  # type: ignore[misc]
         await until(lambda: all(caller.answer for _, caller in jobs))
         assert all(isinstance(caller.answer, EngineFailed) for _, caller in jobs)
+        for _ in range(2):  # As soon as the other one is found to hang too.
+            batches._end_hung()
         engine.gate.set()
     assert told == ["hung"]
