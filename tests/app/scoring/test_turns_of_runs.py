@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from app.errors import DeadlinePassed, EngineFailed, Overloaded
+from app.errors import DeadlinePassed, EngineFailed, NotReady, Overloaded
 from app.features.graph_inputs import Batch, Scores
 from app.scoring.batcher import LEARNING_RUNS, SWEEP_SECONDS
 from app.scoring.job import Closed, Job
@@ -68,6 +68,90 @@ async def test_a_quick_request_runs_at_once_where_nothing_is_in_its_way() -> Non
         await until(lambda: done(beside) and part.done == 4)
         batches.cancel(part)
     assert engine.rows == [1, 1, 4, 1]
+
+
+async def test_a_quick_request_may_be_as_large_as_a_run() -> None:
+    """One row more, and it waits for the end of the turn; those that follow do not overtake it."""
+    async with batcher(FakeEngine(), inline_seconds=INLINE, max_rows=8) as batches:
+        batches.submit(whole := job([[1, 0]] * 8))
+        assert done(whole)
+        await asyncio.sleep(0)
+        batches.submit(larger := job([[1, 0]] * 9))
+        batches.submit(after := job(row_of(2)))
+        assert (done(larger), done(after)) == (False, False)
+        assert batches.queued_rows == 10
+        await until(lambda: done(larger) and done(after))
+
+
+@pytest.mark.parametrize(("rows", "on_loop"), [(1, True), (10, False)])
+async def test_a_run_is_as_quick_as_its_rows(rows: int, on_loop: bool) -> None:
+    """Many of them leave the loop free where one does not hold it up."""
+    names: list[str] = []
+
+    def note(batch: Batch, scores: Scores) -> Scores:
+        names.append(threading.current_thread().name)
+        return scores
+
+    async with batcher(FakeEngine(note), inline_seconds=0.05) as batches:
+        batches.cost.base, batches.cost.per_row = 0.0, 0.01
+        await score(batches, job([[1, 0]] * rows))
+    assert [name.startswith("engine") for name in names] == [not on_loop]
+
+
+async def test_one_list_that_grows_is_enough_to_leave_the_loop_free() -> None:
+    """Though others of its run are complete."""
+    names: list[str] = []
+
+    def note(batch: Batch, scores: Scores) -> Scores:
+        names.append(threading.current_thread().name)
+        return scores
+
+    async with batcher(FakeEngine(note), inline_seconds=INLINE) as batches:
+        batches.submit(part := growing(3, ready=2))
+        batches.submit(other := job(row_of(9)))
+        await until(lambda: done(other) and part.done == 2)
+        batches.cancel(part)
+    assert [name.startswith("engine") for name in names] == [True]
+
+
+async def test_one_run_begins_after_a_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many came in it: a second one would begin beside a run that may be under way."""
+    async with batcher(FakeEngine(), linger=0.001) as batches:
+        begun, run = [], batches._run
+
+        def counted() -> None:
+            begun.append(batches.queued_rows)
+            run()
+
+        monkeypatch.setattr(batches, "_run", counted)
+        jobs = [job(row_of(number)) for number in range(3)]
+        for each in jobs:
+            batches.submit(each)
+        # Timers of the loop go off in their order.
+        asyncio.get_running_loop().call_later(0.01, (over := asyncio.Event()).set)
+        await over.wait()
+        await until(lambda: all(map(done, jobs)))
+    assert begun == [3]
+
+
+async def test_short_requests_of_the_turn_join_the_next_run_while_a_list_waits() -> None:
+    """Who was answered by a run may ask again before the next one begins."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=8) as batches:
+
+        async def twice() -> None:
+            await score(batches, job(row_of(1)))
+            await score(batches, job(row_of(2)))
+
+        engine.gate.clear()
+        task = asyncio.create_task(twice())
+        await until(engine.entered.is_set)
+        batches.submit(listed := job([[5, 0]] * 24))
+        batches.submit(short := job(row_of(3)))
+        engine.gate.set()
+        await task
+        await until(lambda: done(listed) and done(short))
+    assert engine.rows[:2] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -237,3 +321,18 @@ async def test_an_idle_batcher_wakes_nobody() -> None:
         assert await outcome(
             asyncio.create_task(score(batches, job(row_of(2), seconds=LATER)))
         ) == [2.0]
+
+
+async def test_a_batcher_that_was_left_wakes_nobody() -> None:
+    """Though its run goes on: that one may never end, and would keep the engine."""
+    engine = FakeEngine()
+    async with batcher(engine) as batches:
+        engine.gate.clear()
+        batches.submit(running := job(row_of(1)))
+        await until(engine.entered.is_set)
+        sweeper = batches._sweeper
+        assert sweeper is not None
+    assert sweeper.cancelled()
+    engine.gate.set()
+    assert isinstance(running.caller, Waiting)
+    assert await outcome(running.caller.outcome) is NotReady
