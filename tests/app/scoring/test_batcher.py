@@ -162,7 +162,7 @@ async def test_rows_gather_while_the_engine_is_busy() -> None:
 async def test_linger_gathers_later_arrivals() -> None:
     """With a linger, a row that comes a few turns of the loop later joins the run."""
     engine = FakeEngine()
-    async with batcher(engine, linger=0.02) as batches:
+    async with batcher(engine, linger=0.5) as batches:
         first = asyncio.create_task(score(batches, job(row_of(1))))
         await until(lambda: batches.queued_rows == 1)
         for _ in range(5):
@@ -576,7 +576,10 @@ async def test_expired_rows_never_reach_the_engine() -> None:
     engine = FakeEngine()
     async with batcher(engine) as batches:
         async with Busy(engine, batches):
-            late = asyncio.create_task(score(batches, job(row_of(5), seconds=0.01)))
+            asked = job(row_of(5))
+            late = asyncio.create_task(score(batches, asked))
+            await until(lambda: batches.queued_rows == 1)
+            asked.caller.deadline = 0.0
             assert await outcome(late) is DeadlinePassed
         assert await outcome(asyncio.create_task(score(batches, job(row_of(6))))) == [6.0]
     assert [5, 0] not in np.concatenate([b.candidate for b in engine.batches]).tolist()
@@ -587,7 +590,9 @@ async def test_deadline_passes_while_the_engine_hangs() -> None:
     """A caller whose own run hangs is answered when its time is up, not when the run ends."""
     engine = FakeEngine()
     async with batcher(engine) as batches:
-        async with Busy(engine, batches, seconds=0.01) as task:
+        async with Busy(engine, batches) as task:
+            for running, _, _ in batches._running:
+                running.caller.deadline = 0.0
             assert await outcome(task) is DeadlinePassed
             assert not engine.gate.is_set()
         assert await outcome(asyncio.create_task(score(batches, job(row_of(6))))) == [6.0]
@@ -635,9 +640,12 @@ async def test_the_run_in_the_engine_counts_for_the_deadline() -> None:
     async with batcher(engine, max_rows=10) as batches:
         batches.cost.base, batches.cost.per_row = 0.0, 1.0
         engine.gate.clear()
+        begun = asyncio.get_running_loop().time()
         running = asyncio.create_task(score(batches, job([[1, 0]] * 10)))
         await until(engine.entered.is_set)
+        assert batches._run_ends >= begun + 10
         now = asyncio.get_running_loop().time()
+        batches._run_ends = now + 10  # As if it had begun now.
         with pytest.raises(Overloaded, match="deadline") as caught:
             batches.admit(1, now + 9.5)
         assert caught.value.headers["retry-after"] == "12"
@@ -797,29 +805,31 @@ async def test_slow_runs_leave_the_loop_free() -> None:
 @pytest.mark.parametrize(
     ("clock", "share", "on_loop"),
     [
-        (time.thread_time, 0.5, True),
-        (time.perf_counter, 0.5, False),
-        (time.thread_time, 0.0, False),
+        ("thread_time", 0.5, True),
+        ("perf_counter", 0.5, False),
+        ("thread_time", 0.0, False),
     ],
 )
 async def test_a_run_that_waits_for_a_processor_may_go_to_the_loop(
-    clock: Callable[[], float], share: float, on_loop: bool
+    monkeypatch: pytest.MonkeyPatch, clock: str, share: float, on_loop: bool
 ) -> None:
     """On its thread a run also waits for the interpreter and a processor, and by a clock of CPU
     time that is not the run's own. One that only waits has something else to wait for."""
     engine, names = FakeEngine(), []
+    seconds = {"thread_time": 0.0, "perf_counter": 0.0}
 
     def run(batch: Batch, scores: Scores) -> Scores:
         names.append(threading.current_thread().name)
         if threading.current_thread() is not threading.main_thread():
-            end = time.thread_time() + 0.05 * share
-            while time.thread_time() < end:
-                pass
-            time.sleep(0.05)
+            seconds["thread_time"] += 0.05 * share
+            seconds["perf_counter"] += 0.05 * share + 0.05
         return scores
 
     engine.spoil = run
-    async with batcher(engine, runs=0, inline_seconds=0.04, clock=clock) as batches:
+    monkeypatch.setattr("app.scoring.engine_runs.perf_counter", lambda: seconds["perf_counter"])
+    async with batcher(
+        engine, runs=0, inline_seconds=0.04, clock=lambda: seconds[clock]
+    ) as batches:
         for i in range(LEARNING_RUNS + 2):
             await score(batches, job(row_of(i)))
             await asyncio.sleep(0)
@@ -853,7 +863,7 @@ async def test_each_run_is_observed_once() -> None:
     assert closed == ("full", "full", "drained")
 
 
-async def test_a_batch_says_why_it_was_closed() -> None:
+async def test_a_batch_says_why_it_was_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that runs at once; those that shared a run; a long list cut short beside short ones."""
     seen: list[tuple[int, Closed]] = []
 
@@ -873,6 +883,8 @@ async def test_a_batch_says_why_it_was_closed() -> None:
         return scores
 
     engine = FakeEngine(slowly)
+    # However late the list's turn comes.
+    monkeypatch.setattr("app.scoring.job_queue.SHARING_SECONDS", LATER)
     async with batcher(engine, max_rows=32, observe=observe) as batches:
         async with Busy(engine, batches):
             waiting = [

@@ -14,6 +14,7 @@ from app.features.graph_inputs import Batch, Scores
 from app.scoring.job import Job
 from app.scoring.job_queue import SHARING_SECONDS
 from tests.app.scoring.test_batcher import (
+    LATER,
     Busy,
     Waiting,
     batcher,
@@ -125,9 +126,13 @@ async def test_whoever_comes_takes_its_turn_after_one_run(rows: int) -> None:
     assert 99 in first[1:3], "it waits for one run of the list at most"
 
 
-async def test_nothing_is_handed_ahead_while_short_requests_come_in() -> None:
+async def test_nothing_is_handed_ahead_while_short_requests_come_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Another one is expected, and it must not wait for two runs."""
     engine = FakeEngine()
+    # However long the short one takes.
+    monkeypatch.setattr("app.scoring.job_queue.SHARING_SECONDS", LATER)
     async with batcher(engine, max_rows=8) as batches:
         async with Busy(engine, batches):
             pass
@@ -136,7 +141,7 @@ async def test_nothing_is_handed_ahead_while_short_requests_come_in() -> None:
         assert batches._ahead is None
         engine.gate.set()
         await task
-        batches._queue._short_seen -= SHARING_SECONDS
+        batches._queue._short_seen -= LATER
         engine.entered.clear()
         _, task = await lone_list(engine, batches, 24)
         assert batches._ahead is not None

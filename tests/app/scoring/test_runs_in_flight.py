@@ -130,8 +130,11 @@ async def test_what_is_answered_in_part_are_the_first_rows() -> None:
 
     engine.spoil = hold_the_first
     async with batcher(engine, max_rows=4) as batches:
-        whole, caller = job(list(range(20)), seconds=0.4, partial=True)
+        whole, caller = job(list(range(20)), partial=True)
         batches.submit(whole)
+        # All but the run that is held.
+        await until(lambda: whole.done == 16)
+        caller.deadline = 0.0
         await until(lambda: caller.answer is not None)
         assert logits(caller) == [0, 1, 2, 3]
         first_may_end.set()
