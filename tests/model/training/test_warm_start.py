@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from app.bundle.bundle import Bundle
 from app.features.arrangement import arrange
@@ -21,6 +23,7 @@ from model.config import NETWORKS, TrainConfig
 from model.data.encode import encode
 from model.data.input_files import InputFiles
 from model.data.prepare import Prepared, prepare
+from model.export.weights import read_weights
 from model.networks import build
 from model.networks.crosses import Operand, Pairs
 from model.pipeline import run
@@ -29,7 +32,7 @@ from model.score_files import Offline
 from model.training.evaluation import predict
 from model.training.fit import FitResult, fit
 from model.training.trainer import TrainingError
-from model.training.warm_start import NEW, WarmStart, old_rows
+from model.training.warm_start import NEW, WarmStart, learned_rows, old_rows
 from tests.support.days import CONFIG, MISSED, SPEC, Days
 from tests.support.format_1 import as_format_1
 from tests.support.frames import part_of
@@ -150,6 +153,36 @@ def test_the_second_day_starts_where_the_first_ended_and_learns_faster(
     assert warm.best.auc >= at_first.auc
 
 
+def test_a_deep_network_trains_on(days: Days, yesterday: MakeBundle) -> None:
+    """Batch norm that was set up to pass its input on learns as any other."""
+    today = prepare(days.spec, InputFiles([days.second]), yesterday("deepfm"))
+    data = today.data["train"], today.data["validation"]
+    config = replace(CONFIG, epochs=1)
+    start = WarmStart.read(yesterday("deepfm"), today.vocabulary, data[0], config)
+    result = fit(today.vocabulary.layout, *data, config, False, start.begin)
+    assert [each.step > 0 for each in result.history] == [False, True, True]
+    norms = [each for each in result.network.modules() if isinstance(each, nn.BatchNorm1d)]
+    before = [copy.deepcopy(each.state_dict()) for each in norms]
+    assert len(norms) == 2
+    predict(result.network, data[1])
+    for norm, values in zip(norms, before, strict=True):
+        for name, value in norm.state_dict().items():
+            assert torch.equal(value, values[name]), f"scoring changes {name}"
+
+
+def test_batch_norm_changes_little_in_training_too(days: Days, yesterday: MakeBundle) -> None:
+    """Normalised by the rows' own statistics the network is what it is in inference."""
+    bundle = yesterday("deepfm")
+    today = prepare(days.spec, InputFiles([days.second]), bundle)
+    _, network = begun(bundle, today, replace(CONFIG, dropout=0.0))
+    rows = today.data["train"].inputs()
+    with torch.no_grad():
+        still = network.eval()(rows)
+        moving = network.train()(rows)
+    assert still.std() > 0.05
+    torch.testing.assert_close(moving, still, atol=1e-3, rtol=0)
+
+
 def test_a_run_that_learns_nothing_keeps_what_was(
     days: Days, yesterday: MakeBundle, tmp_path: Path
 ) -> None:
@@ -166,6 +199,9 @@ def test_a_run_that_learns_nothing_keeps_what_was(
     assert told["values"]["known"] + told["values"]["new"] == sum(
         slot.size - 2 for slot in today.vocabulary.layout.slots
     )
+    # What was evaluated is what is exported: no row that yesterday trained became a mean.
+    found_auc = found.manifest.metrics["validation"]["auc"]
+    assert found_auc == pytest.approx(told["validation"]["auc"], abs=0.005)
 
 
 def test_numbers_keep_their_buckets_and_scale(days: Days, yesterday: MakeBundle) -> None:
@@ -213,6 +249,60 @@ def test_other_layers_or_fields_begin_anew(
     ffm = yesterday("ffm")
     with pytest.raises(TrainingError, match="has other fields"):
         WarmStart.read(ffm, less.vocabulary, less.data["train"], replace(CONFIG, network="ffm"))
+
+
+def test_a_number_that_is_taken_as_it_is_was_another_field_in_buckets(
+    days: Days, yesterday: MakeBundle
+) -> None:
+    """Of the same name and shape; but hidden layers have learned its multiples."""
+    bundle = yesterday("deepfm")
+    # The last single value of its side: the order of the fields stays.
+    before, _, after = SPEC.rpartition('encoding = "scaled"')
+    other = days.spec.with_name("buckets.toml")
+    other.write_text(f'{before}encoding = "edges"\nedges = [0.5]{after}', encoding="utf-8")
+    today = prepare(other, InputFiles([days.second]), bundle)
+    start, network = begun(bundle, today, CONFIG)
+    assert start.obstacle(network) == "the fields are others"
+
+
+def test_a_new_cross_leaves_the_others_their_weights(days: Days, yesterday: MakeBundle) -> None:
+    """It begins from zero; those after it begin where they ended."""
+    bundle = yesterday("wide_deep")
+    config = replace(CONFIG, network="wide_deep")
+    more = days.spec.with_name("more.toml")
+    new = '[[crosses]]\nfields = ["country", "item_id"]\n'
+    more.write_text(SPEC.replace("[[crosses]]", f"{new}[[crosses]]", 1), encoding="utf-8")
+    (_, usual), (_, network) = (
+        begun(bundle, prepare(spec, InputFiles([days.second]), bundle), config)
+        for spec in (days.spec, more)
+    )
+    first, *others = network.crosses
+    assert not first.weight.any()
+    for mine, expected in zip(others, usual.crosses, strict=True):
+        assert expected.weight.any()
+        assert torch.equal(mine.weight, expected.weight)
+
+
+def test_an_lr_has_no_embedding_size(days: Days, yesterday: MakeBundle) -> None:
+    """A default that has changed with the number of rows refuses nothing."""
+    bundle = yesterday("lr")
+    today = prepare(days.spec, InputFiles([days.second]), bundle)
+    start, network = begun(bundle, today, replace(CONFIG, network="lr", embedding_size=9))
+    assert start.obstacle(network) is None
+
+
+@pytest.mark.parametrize("name", ["lr", "fm", "deepfm"])
+def test_rows_that_nothing_has_trained_have_the_mean(name: str, yesterday: MakeBundle) -> None:
+    """A single column tells it; beside vectors the first one may round otherwise."""
+    bundle = yesterday(name)
+    layout = bundle.vocabulary.layout
+    table = read_weights(bundle.graph, name, layout)["table"].clone()
+    (placement,) = (slot for slot in layout.slots if slot.name == "placement")
+    own = slice(placement.first, placement.first + placement.size)
+    assert learned_rows(bundle, table)[own].tolist() == [False, True, True, True]
+    if table.shape[1] > 1:
+        table[placement.missing, 0] += 1e-3
+        assert learned_rows(bundle, table)[own].tolist() == [False, True, True, True]
 
 
 def test_rows_that_nothing_has_trained_are_not_carried_on(
