@@ -25,6 +25,7 @@ from model.config import NETWORKS, TrainConfig
 from model.data.dataset import Dataset
 from model.data.input_files import InputFiles
 from model.data.prepare import prepare
+from model.group import Group
 from model.pipeline import run
 from model.train_network import CHECKPOINTS, CheckpointOptions
 from model.training.checkpoint import KEPT, Checkpoints
@@ -176,6 +177,30 @@ def test_the_time_counts_from_the_last_checkpoint(
         if due[-1]:
             checkpoints.write(step, {}, {})
     assert due == [False, True, False, False, True]
+
+
+class Refusing(Group):
+    """A group whose first process says that no checkpoint is due."""
+
+    def first_says(self, answer: bool) -> bool:
+        return False
+
+
+class Another(Group):
+    """A group as a process has it that is not the first one."""
+
+    def share(self, rows: np.ndarray) -> np.ndarray:
+        return rows
+
+
+@pytest.mark.parametrize("group", [Refusing(), Another(rank=1)], ids=["not due", "another"])
+def test_the_first_process_says_when_and_writes(group: Group, tmp_path: Path) -> None:
+    """No other looks at its own clock, or writes where the first one does."""
+    checkpoints = Checkpoints(tmp_path / "run", 0, 1)
+    parts = dataset(300, 0), dataset(200, 1)
+    config = replace(CONFIG, epochs=1, oov_rate=0.0)
+    fit(LAYOUT, *parts, config, False, checkpoints=checkpoints, group=group)
+    assert not (tmp_path / "run").exists()
 
 
 def damage(path: Path, how: str) -> None:
