@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,10 +15,12 @@ import torch
 from model import progress
 from model.config import NETWORKS, TrainConfig
 from model.data.dataset import Dataset
+from model.group import Group
 from model.networks.mlp import Mlp
 from model.quality.figures import auc, log_loss
+from model.training import fit as fitting
 from model.training.evaluation import Evaluation, predict
-from model.training.fit import batch_count, fit
+from model.training.fit import batch_count, fit, reproducible, require_rows
 from model.training.learning_rate import learning_rate
 from model.training.trainer import Trainer, TrainingError
 from tests.support.clicks import CONFIG, LAYOUT, NUMBERS, PRICE, dataset, priced
@@ -134,6 +137,16 @@ def test_the_callers_random_state_and_threads_are_untouched() -> None:
     assert torch.get_num_threads() == threads
 
 
+def test_training_has_the_threads_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the caller has those of before."""
+    before = torch.get_num_threads()
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    with reproducible(1, before + 2):
+        assert asked == [before + 2]
+    assert asked == [before + 2, before]
+
+
 def test_the_best_weights_are_restored() -> None:
     """Where a huge step makes the network worse, the weights of the best evaluation come back."""
     config = replace(CONFIG, learning_rate=0.3, warmup=0.0, epochs=30, dropout=0.0, patience=0)
@@ -145,6 +158,34 @@ def test_the_best_weights_are_restored() -> None:
     assert result.best.auc == best
     assert auc(validation.label, logit) == pytest.approx(best, abs=1e-3)
     assert log_loss(validation.label, logit) == pytest.approx(result.best.log_loss, abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_validation_loss_that_is_not_finite_stops_training(
+    monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """Such weights are never the best; the step is named."""
+    usual = fitting.evaluated
+    monkeypatch.setattr(fitting, "evaluated", lambda *given: replace(usual(*given), log_loss=value))
+    with pytest.raises(TrainingError, match=rf"the validation loss is {value} at step 2,"):
+        train(CONFIG)
+
+
+def test_networks_are_made_alike_before_they_are_evaluated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The processes of a group evaluate one network together."""
+    told: list[str] = []
+    usual = fitting.evaluated
+
+    def evaluated(*given: Any) -> Evaluation:
+        told.append("evaluated")
+        return usual(*given)
+
+    monkeypatch.setattr(fitting, "evaluated", evaluated)
+    monkeypatch.setattr(Trainer, "level", lambda trainer: told.append("made alike"))
+    train(CONFIG)
+    assert told == ["made alike", "evaluated"] * 4
 
 
 def test_training_stops_when_patience_runs_out() -> None:
@@ -218,6 +259,15 @@ def test_batches_are_of_nearly_equal_size() -> None:
     assert batch_count(3, 2) == 1
 
 
+def test_each_process_of_a_group_has_two_rows_of_every_batch() -> None:
+    """Batches grow where they would have fewer, and too few rows are refused."""
+    assert [batch_count(rows, 2, 2) for rows in (4, 7, 8, 12)] == [1, 1, 2, 3]
+    require_rows(6, dataset(9), CONFIG, Group(0, 3))
+    with pytest.raises(TrainingError, match="5 training rows are too few for 3 processes"):
+        require_rows(5, dataset(9), CONFIG, Group(0, 3))
+    require_rows(1, dataset(9), replace(CONFIG, batch_norm=False))
+
+
 def test_too_few_rows_are_refused() -> None:
     """An empty part, and a single row under batch norm, are errors that say so."""
     none, one = dataset(0), dataset(1)
@@ -289,6 +339,28 @@ def test_the_rate_rises_and_falls_linearly() -> None:
     rates = [learning_rate(progress, config) for progress in (0.0, 0.1, 0.2, 0.6, 1.0)]
     assert rates == pytest.approx([0.0, 0.05, 0.1, 0.05, 0.0])
     assert learning_rate(0.0, replace(config, warmup=0.0)) == 0.1
+
+
+def test_the_history_tells_rates_and_mean_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each evaluation has its step's rate and the mean loss since the one before it."""
+    taken: list[tuple[float, float]] = []
+    usual = Trainer.step
+
+    def step(trainer: Trainer, rows: Any, rate: float) -> list[float]:
+        (loss,) = usual(trainer, rows, rate)
+        taken.append((rate, loss))
+        return [loss]
+
+    monkeypatch.setattr(Trainer, "step", step)
+    history = train(CONFIG).history
+    rates, losses = zip(*taken, strict=True)
+    # In the middle of each step, so that none has a rate of zero.
+    assert rates == pytest.approx([learning_rate((n + 0.5) / 10, CONFIG) for n in range(10)])
+    assert min(rates) > 0
+    steps = [each.step for each in history]
+    for first, each in zip([0, *steps[:-1]], history, strict=True):
+        assert each.learning_rate == rates[each.step - 1]
+        assert each.train_loss == pytest.approx(np.mean(losses[first : each.step]))
 
 
 def test_history_is_plain_json() -> None:

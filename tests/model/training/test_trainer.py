@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -46,6 +47,21 @@ def test_a_loss_that_is_not_finite_stops_training() -> None:
     with pytest.raises(TrainingError, match="nan at step 2"):
         trainer.step(rows, 0.01)
     assert torch.equal(trainer.network.table, before)
+
+
+def test_a_loss_that_overflows_stops_training_before_any_weight_moves() -> None:
+    """Infinity is no loss either, and hidden layers wait for it as the table does."""
+    trainer = Trainer(LAYOUT, dataset(64), CONFIG)
+    rows = np.arange(64)
+    trainer.step(rows, 0.01)
+    with torch.no_grad():
+        # One row's loss is finite, the sum over the rows without a click is not.
+        trainer.network.bias.fill_(3e38)
+    before = {name: value.detach().clone() for name, value in trainer.network.named_parameters()}
+    with pytest.raises(TrainingError, match=r"the loss is inf at step 2, at a rate of 0\.01"):
+        trainer.step(rows, 0.01)
+    for name, value in trainer.network.named_parameters():
+        assert torch.equal(value, before[name]), name
 
 
 def test_rows_that_no_batch_names_stay_as_they_are() -> None:
@@ -241,6 +257,41 @@ def test_a_restored_trainer_goes_on_as_the_first_did() -> None:
             assert torch.equal(weights(other)[name], value), name
 
 
+def test_a_state_has_the_mean_statistics_and_what_each_process_draws_from() -> None:
+    """A process goes on from its own random state; where there is none, from what it has."""
+
+    def add(tensors: list[Tensor]) -> None:
+        for tensor in tensors:
+            tensor.add_(3.0)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        first = torch.get_rng_state().numpy().copy()
+        group = SimpleNamespace(rank=1, size=2, add=add, all=lambda own: [first, own.copy()])
+        config = replace(CONFIG, batch_norm=True)
+        trainer = Trainer(LAYOUT, dataset(64), config, group=cast(Group, group))
+        before = {
+            name: value.clone()
+            for name, value in trainer.network.named_buffers()
+            if "running" in name
+        }
+        own = torch.get_rng_state()
+        values, arrays = copy.deepcopy(trainer.state())
+        assert len(before) == 2
+        for name, value in before.items():
+            np.testing.assert_allclose(arrays[f"network.{name}"], (value + 3.0) / 2)
+        np.testing.assert_array_equal(arrays["torch_random.0"], first)
+        np.testing.assert_array_equal(arrays["torch_random.1"], own)
+        torch.manual_seed(8)
+        anew = torch.get_rng_state()
+        trainer.restore(TrainingState(0, values, arrays))
+        assert torch.equal(torch.get_rng_state(), own)
+        del arrays["torch_random.1"]
+        torch.set_rng_state(anew)
+        trainer.restore(TrainingState(0, values, arrays))
+        assert torch.equal(torch.get_rng_state(), anew)
+
+
 def test_each_epoch_has_an_order_of_its_own() -> None:
     """And all rows once."""
     batches = list(Trainer(LAYOUT, dataset(300), CONFIG).shuffled(5))
@@ -248,6 +299,41 @@ def test_each_epoch_has_an_order_of_its_own() -> None:
     assert sorted(first) == sorted(second) == list(range(300))
     assert first != second
     assert first != sorted(first)
+
+
+def test_an_epoch_has_the_share_of_negatives_that_was_asked_for() -> None:
+    """Every click, and half of the other rows."""
+    data = dataset(400)
+    trainer = Trainer(LAYOUT, data, replace(CONFIG, negative_rate=0.5))
+    clicks = int(data.label.sum())
+    expected = clicks + round(0.5 * (400 - clicks))
+    assert trainer.epoch_rows == expected
+    batches = list(trainer.shuffled(4))
+    for epoch in (batches[:4], batches[4:]):
+        rows = np.concatenate(epoch)
+        assert (len(rows), data.label[rows].sum()) == (expected, clicks)
+
+
+def test_the_seed_decides_the_order_and_what_is_hidden() -> None:
+    """One seed draws the same again, another one others."""
+
+    def drawn(seed: int) -> tuple[list[int], list[list[int]]]:
+        trainer = Trainer(LAYOUT, dataset(300), replace(CONFIG, seed=seed, oov_rate=0.3))
+        rows = next(trainer.shuffled(5))
+        return rows.tolist(), trainer._batch(np.arange(300)).inputs.context.tolist()
+
+    one, again, other = drawn(1), drawn(1), drawn(2)
+    assert one == again
+    assert one[0] != other[0]
+    assert one[1] != other[1]
+
+
+def test_the_bias_starts_at_the_click_rate_of_all_rows() -> None:
+    """Of those too that the files, or an epoch, leave out: 10 clicks in 190 rows."""
+    label = np.repeat(np.array([1, 0], np.uint8), [10, 90])
+    data = replace(dataset(100), label=label, kept=0.5)
+    trainer = Trainer(LAYOUT, data, replace(CONFIG, negative_rate=0.5))
+    assert trainer.network.bias.item() == pytest.approx(math.log(10 / 180), rel=1e-5)
 
 
 def test_a_step_is_as_long_as_its_rate() -> None:
