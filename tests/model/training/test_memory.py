@@ -11,9 +11,14 @@ import pytest
 from app.features.layout import Layout, Slot
 from model.config import NETWORKS, TrainConfig
 from model.data.dataset import Dataset
+from model.group import Group
 from model.networks import build, weight_bytes
+from model.networks.crosses import CrossWeights, Operand, Pairs
+from model.sharding.shard import Shard
+from model.training import fit as fitting
 from model.training import memory
-from model.training.fit import fit
+from model.training.feed import CPU
+from model.training.fit import fit, require_memory
 from model.training.memory import available_memory
 from model.training.trainer import TrainingError
 from tests.support.networks import CONFIG, LAYOUT
@@ -72,3 +77,28 @@ def test_a_table_beyond_memory_is_refused(name: str) -> None:
     )
     with pytest.raises(TrainingError, match=rf"{name} over .* table rows needs .* GiB to train"):
         fit(layout, DATA, DATA, TrainConfig(network=name), progress=False)
+
+
+def test_memory_on_a_cpu_is_that_of_four_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Just enough is enough, a part of the table needs less, and nothing is refused unknown."""
+    free: list[int | None] = [4 * weight_bytes(LAYOUT, CONFIG)]
+    monkeypatch.setattr(fitting, "available_memory", lambda: free[0])
+    require_memory(LAYOUT, CONFIG)
+    free[0] = 4 * weight_bytes(LAYOUT, CONFIG) - 1
+    with pytest.raises(TrainingError, match="GiB to train"):
+        require_memory(LAYOUT, CONFIG)
+    require_memory(LAYOUT, CONFIG, (), CPU, Shard(LAYOUT.table_rows, Group(0, 2)))
+    free[0] = None
+    require_memory(LAYOUT, CONFIG)
+
+
+def test_weights_of_pairs_need_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the rest of a Wide & Deep would just fit, it is refused with them."""
+    config = replace(CONFIG, network="wide_deep")
+    pairs = Pairs(Operand.find(LAYOUT, "user"), Operand.find(LAYOUT, "item"))
+    crosses = CrossWeights(pairs, np.zeros(pairs.numbers, np.int32), 9)
+    free = 4 * weight_bytes(LAYOUT, config)
+    monkeypatch.setattr(fitting, "available_memory", lambda: free)
+    require_memory(LAYOUT, config)
+    with pytest.raises(TrainingError, match="GiB to train"):
+        fit(LAYOUT, DATA, DATA, config, False, crosses=[crosses])
