@@ -1,11 +1,11 @@
-"""The scoring endpoints: heads, turns of the event loop, the form of answers, the end."""
+"""The scoring endpoints: heads, routes, the form of answers, the end."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,95 +16,15 @@ import pytest
 from app.errors import Overloaded
 from app.features.graph_inputs import Scores
 from app.metrics.requests import SCORING, RequestMetrics
-from app.scoring.limits import Limits
 from app.scoring.scorer import Scorer
+from app.scoring.trace import Trace
 from app.web.access_log import AccessLog
 from app.web.endpoints import LONG_BODY, ROUTES, ScoringEndpoints
 from app.web.exchange import Endpoint, Exchange, Header, Route
 from app.web.known_heads import KnownHead
 from app.web.schemas import RankRequest, RankResponse
 from app.web.slow_requests import SlowRequests
-
-LISTS = 5
-LIMITS = Limits(
-    max_body_bytes=2**20,
-    max_row_bytes=2**16,
-    max_instances=5_000,
-    max_candidates=5_000,
-    max_catalogue_rows=5_000,
-    known_fields_only=False,
-    receive_seconds=60.0,
-    deadline_seconds=60.0,
-)
-
-
-class Asked(Exchange):
-    """A request whose caller stays."""
-
-    def departed(self) -> bool:
-        return False
-
-    def write(self, status: int, body: bytes, headers: Sequence[Header]) -> None:
-        pass
-
-
-@pytest.mark.parametrize(
-    ("size", "at_once"), [(LONG_BODY, 1), (2 * LONG_BODY, 1), (LONG_BODY - 1, LISTS)]
-)
-def test_one_long_body_is_begun_in_a_turn_of_the_loop(size: int, at_once: int) -> None:
-    """However many have come: what else there is to do has its turn before the next of them."""
-    begun: list[Exchange] = []
-
-    def prepare(scorer: Scorer, body: bytes, exchange: Exchange) -> Iterator[None]:
-        begun.append(exchange)
-        yield None
-
-    async def scene() -> None:
-        state = cast(Any, SimpleNamespace(scorer=SimpleNamespace(version="1"), trial=None))
-        endpoints = ScoringEndpoints(
-            state, lambda _: RequestMetrics(), SlowRequests(0), LIMITS, AccessLog()
-        )
-        route = Route(
-            "rank", {}, cast(Any, prepare), lambda *_: "", lambda *_: "", RankRequest, RankResponse
-        )
-        endpoint = Endpoint(route, RequestMetrics(), SlowRequests(0), AccessLog())
-        exchanges = [Asked(endpoint) for _ in range(LISTS)]
-        for exchange in exchanges:
-            exchange.deadline = asyncio.get_running_loop().time() + 60
-            endpoints.begin(exchange, bytes(size))
-        assert len(begun) == at_once
-        while len(begun) < LISTS:
-            before = len(begun)
-            await asyncio.sleep(0)
-            assert len(begun) <= before + 1
-        assert begun == exchanges, "they have their turns in order"
-        async with asyncio.timeout(30):
-            while endpoints._unfinished:  # noqa: ASYNC110 - nothing tells of it
-                await asyncio.sleep(0)
-        alone = Asked(endpoint)
-        alone.deadline = exchanges[0].deadline
-        endpoints.begin(alone, bytes(size))
-        assert begun[LISTS:] == [alone], "nobody is before it"
-
-    asyncio.run(scene())
-
-
-class Kept(Asked):
-    """A request that keeps its answer."""
-
-    answer: tuple[int, bytes] | None = None
-
-    def write(self, status: int, body: bytes, headers: Sequence[Header]) -> None:
-        self.answer = status, body
-
-
-def endpoints_over(
-    admit: Callable[[int, float], None] = lambda rows, deadline: None,
-) -> ScoringEndpoints:
-    """Endpoints whose scorer takes everything, or what it admits."""
-    scorer = SimpleNamespace(version="1", admit=admit)
-    state = cast(Any, SimpleNamespace(scorer=scorer, trial=None))
-    return ScoringEndpoints(state, lambda _: RequestMetrics(), SlowRequests(0), LIMITS, AccessLog())
+from tests.support.exchanges import LIMITS, Kept, answered, asked, endpoints_over
 
 
 @pytest.mark.parametrize(("given", "seconds"), [(b"250", 0.25), (b"60001", 60.0), (b"1", 0.001)])
@@ -212,31 +132,16 @@ def test_every_route_has_its_metrics_and_its_path() -> None:
         "/v1/models/a/b:predict": None,
         "/v1/models/a:b:predict": None,
         "/v1/models/:predict": None,
+        "/v1/models/ctr:predict/": None,
+        "/v1/models/ctr:predicts": None,
+        "/v2/models/ctr/infer": "infer",
+        "/v2/models/ctr/infer/more": None,
         "/explain": None,
         "/predict/": None,
         "/": None,
     }.items():
         found = endpoints.find(path)
         assert (found.route.name if found else None) == name, path
-
-
-def asked(steps: Iterator[Any], short: bool = False, seconds: float = 60.0) -> Kept:
-    """A request of a route whose steps these are; within a loop."""
-    route = Route(
-        "rank", {}, cast(Any, lambda *_: steps), lambda *_: "", lambda *_: "", RankRequest,
-        RankResponse, short=lambda *_: short,
-    )  # fmt: skip
-    found = Kept(Endpoint(route, RequestMetrics(), SlowRequests(0), AccessLog()))
-    found.deadline = asyncio.get_running_loop().time() + seconds
-    return found
-
-
-async def answered(exchange: Kept) -> int:
-    """Wait for an answer; return its status."""
-    async with asyncio.timeout(30):
-        while exchange.answer is None:  # noqa: ASYNC110 - nothing tells of it
-            await asyncio.sleep(0)
-    return exchange.answer[0]
 
 
 @pytest.mark.parametrize(
@@ -339,151 +244,105 @@ def test_the_end_leaves_alone_whose_body_has_come() -> None:
     asyncio.run(scene())
 
 
-@pytest.mark.parametrize(
-    ("error", "status"), [(Overloaded("full", 1.0), 429), (ValueError("of ours"), 500)]
-)
-@pytest.mark.parametrize("turns", [None, 0, 1, 2], ids=["no step", "first", "second", "third"])
-@pytest.mark.parametrize("size", [2, LONG_BODY])
-def test_a_step_that_fails_is_answered(
-    error: Exception, status: int, turns: int | None, size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whether it fails at once or after turns of others, in a short body or in a long one."""
-    monkeypatch.setattr("app.web.endpoints.HOLD_SECONDS", -1.0)
-
-    def steps() -> Iterator[None]:
-        for _ in range(turns or 0):
-            yield None
-        raise error
-
-    def refuse(*_: object) -> Iterator[None]:
-        raise error
-
-    async def scene() -> None:
-        exchange = asked(steps())
-        if turns is None:
-            route = replace(exchange.endpoint.route, prepare=cast(Any, refuse))
-            exchange.endpoint = replace(exchange.endpoint, route=route)
-        endpoints_over().begin(exchange, bytes(size))
-        if not turns:
-            assert exchange.answer is not None, "at once"
-        assert await answered(exchange) == status
-
-    asyncio.run(scene())
+def test_each_route_counts_with_the_metrics_of_its_name() -> None:
+    """Whatever path of it was asked."""
+    made: dict[str, RequestMetrics] = {}
+    endpoints = ScoringEndpoints(
+        cast(Any, SimpleNamespace()),
+        lambda name: made.setdefault(name, RequestMetrics()),
+        SlowRequests(0),
+        LIMITS,
+        AccessLog(),
+    )
+    for path, name in {
+        "/predict": "predict",
+        "/v1/models/ctr:predict": "predict",
+        "/rank": "rank",
+        "/v2/models/ctr/infer": "infer",
+    }.items():
+        found = endpoints.find(path)
+        assert found is not None
+        assert found.metrics is made[name]
+    assert endpoints.explain.metrics is made["explain"]
 
 
-@pytest.mark.parametrize(("hold", "at_once"), [(60.0, 5), (-1.0, 1)])
-def test_a_request_holds_the_loop_for_a_while_and_goes_on_later(
-    hold: float, at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What can be done within the time is; the rest takes its turns with everybody else."""
-    monkeypatch.setattr("app.web.endpoints.HOLD_SECONDS", hold)
+def test_a_route_takes_the_types_that_it_names() -> None:
+    """Binary tensors where tensors are read, and nowhere else."""
 
     async def scene() -> None:
-        done: list[int] = []
-
-        def steps() -> Iterator[None]:
-            for number in range(5):
-                done.append(number)
-                yield None
-
-        endpoints_over().begin(asked(steps()), b"{}")
-        assert len(done) == at_once
-        await asyncio.sleep(0)
-        for _ in range(10):
-            before = len(done)
-            await asyncio.sleep(0)
-            assert len(done) <= before + 1
-        assert len(done) == 5, "a step in a turn or two"
-        # One that had to wait goes on as far as the time allows.
-        waited: list[int] = []
-        value = asyncio.get_running_loop().create_future()
-
-        def later() -> Iterator[Any]:
-            yield value
-            for number in range(5):
-                waited.append(number)
-                yield None
-
-        endpoints_over().begin(asked(later()), b"{}")
-        await asyncio.sleep(0)
-        assert waited == []
-        value.set_result(None)
-        while not waited:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        assert len(waited) == at_once
-
-    asyncio.run(scene())
-
-
-def test_a_body_that_is_short_in_one_step_takes_no_others() -> None:
-    """The route has submitted it then."""
-
-    async def scene() -> None:
-        def steps() -> Iterator[None]:
-            raise AssertionError
-            yield
-
         endpoints = endpoints_over()
-        endpoints.begin(exchange := asked(steps(), short=True), b"{}")
-        await asyncio.sleep(0)
-        assert exchange.answer is None
-        assert exchange.version == "1"
-        assert exchange.received > 0
+        for path, status in (("/v2/models/ctr/infer", None), ("/predict", 415)):
+            endpoint = endpoints.find(path)
+            assert endpoint is not None
+            exchange = Kept(endpoint)
+            headers = [(b"content-type", b"application/octet-stream")]
+            assert endpoints.open(exchange, headers) is (status is None)
+            assert (exchange.answer and exchange.answer[0]) == status
 
     asyncio.run(scene())
 
 
-def test_a_long_body_that_waits_for_its_values_lets_the_next_one_go_on() -> None:
-    """One that is being read keeps the others in their order."""
+def test_requests_take_part_in_a_trial() -> None:
+    """While there is one; the key of a request tells whose it is."""
 
     async def scene() -> None:
-        loop = asyncio.get_running_loop()
-        value, ended = loop.create_future(), []
-
-        def steps(waits: bool) -> Iterator[Any]:
-            try:
-                yield value if waits else None
-                ended.append(waits)
-            finally:
-                ended.append("closed")
-
         endpoints = endpoints_over()
-        for waits in (True, False):
-            endpoints.begin(asked(steps(waits)), bytes(LONG_BODY))
-        async with asyncio.timeout(30):
-            while len(ended) < 2:  # noqa: ASYNC110
-                await asyncio.sleep(0)
-            assert ended == [False, "closed"]
-            value.set_result(None)
-            while len(ended) < 4:  # noqa: ASYNC110
-                await asyncio.sleep(0)
+        cast(Any, endpoints._state).trial = SimpleNamespace(
+            keys=SimpleNamespace(of_context=lambda body: body),
+            takes=lambda key: key == b"its",
+            scorer=SimpleNamespace(version="2"),
+            counts=None,
+            live_counts=None,
+        )
+        for body, version in ((b"its", "2"), (b"another's", "1")):
+            endpoints.begin(exchange := asked(iter(())), body)
+            assert exchange.version == version
 
     asyncio.run(scene())
 
 
-@pytest.mark.parametrize("gone", [True, False], ids=["departed", "late"])
-def test_steps_are_not_taken_for_nobody(gone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller that has left, or whose deadline passed: the rest of its body is not read."""
+def test_what_may_have_to_be_logged_has_a_trace() -> None:
+    """On the routes whose requests are scored; the log tells by the request's id."""
+    trace = Trace(b"{}", None)
+    log = cast(Any, SimpleNamespace(may_hold=lambda name: name == b"mine", trace=lambda *_: trace))
 
     async def scene() -> None:
-        loop, closed = asyncio.get_running_loop(), []
-        value = loop.create_future()
+        encoder = object()
+        scorer = SimpleNamespace(version="1", encoder=encoder)
+        state = cast(Any, SimpleNamespace(scorer=scorer, trial=None))
+        endpoints = ScoringEndpoints(
+            state, lambda _: RequestMetrics(), SlowRequests(0), LIMITS, AccessLog(), log
+        )
+        for path in ("/predict", "/rank", "/v1/models/ctr:predict", "/v2/models/ctr/infer"):
+            found = endpoints.find(path)
+            assert found is not None
+            assert found.request_log is log
+        assert endpoints.explain.request_log is None
+        for name, expected in ((b"mine", (trace, encoder)), (b"yours", (None, None))):
+            exchange = asked(iter(()))
+            exchange.endpoint = replace(exchange.endpoint, request_log=log)
+            exchange.request_id = name
+            endpoints.begin(exchange, b"{}")
+            assert (exchange.trace, exchange.encoder) == expected
 
-        def steps() -> Iterator[Any]:
-            try:
-                yield value
-                raise AssertionError
-            finally:
-                closed.append(True)
+    asyncio.run(scene())
 
-        exchange = asked(steps())
-        endpoints_over().begin(exchange, b"{}")
-        if gone:
-            monkeypatch.setattr(Kept, "departed", lambda _: True)
-        else:
-            exchange.deadline = loop.time() - 0.001
-        value.set_result(None)
-        assert await answered(exchange) == 504
-        assert closed == [True]
+
+def test_the_end_answers_all_whose_bodies_are_coming() -> None:
+    """An answer ends the waiting for a body, as it does on a connection."""
+
+    async def scene() -> None:
+        endpoints = endpoints_over()
+
+        class Coming(Kept):
+            def write(self, status: int, body: bytes, headers: Sequence[Header]) -> None:
+                super().write(status, body, headers)
+                endpoints.body_ended(self)
+
+        coming = [Coming(endpoints.by_path["/rank"]) for _ in range(3)]
+        for exchange in coming:
+            endpoints.await_body(exchange)
+        endpoints.close()
+        assert [exchange.answer and exchange.answer[0] for exchange in coming] == [503] * 3
 
     asyncio.run(scene())
