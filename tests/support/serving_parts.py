@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from app.main import limits_of
 from app.metrics.registry import Metrics
@@ -68,3 +69,10 @@ async def parts(
         await trials.close()
         await swapper.close()
         await builder.close_all()
+
+
+def swapper(poll_seconds: float = 3_600.0, deadline_seconds: float = 0.0, **parts: Any) -> Swapper:
+    """Return a swapper of these parts alone."""
+    names = ("versions", "loader", "builder", "state", "agreement", "refused_bundles")
+    given = cast(Any, {name: SimpleNamespace() for name in names} | parts)
+    return Swapper(**given, poll_seconds=poll_seconds, deadline_seconds=deadline_seconds)

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import logging
 import shutil
 import threading
-import weakref
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
-from app.bundle.directory import CURRENT
-from app.errors import BundleError, EngineFailed, HeldBack, ValueProblem
-from app.rollout.state_file import read_rollout
+from app.errors import BundleError
+from app.rollout.state_file import ROLLOUT, Ended, Rollout, change_rollout, read_rollout
 from app.serving import swap
 from app.serving.agreement import Agreement
 from app.serving.loading import Loaded
-from app.serving.state import BundleInUse
-from app.serving.swap import MAX_RETIRING, RETIRE_CHECK_SECONDS, Swapper, complete
-from app.store.opening import open_store
-from app.store.store import Item
+from app.serving.swap import complete
+from app.serving.versions import Attempt
 from app.workers.shared_numbers import SharedNumbers
-from tests.support.serving_parts import parts
+from tests.support.serving_parts import parts, swapper
+from tests.support.turns import until
 
 pytestmark = pytest.mark.anyio
 
@@ -40,66 +37,31 @@ def bundles(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 
 async def test_a_later_bundle_is_put_in_use_and_the_earlier_one_retired(
-    bundles: Path, tiny_bundle: Path, other_bundle: Path
+    bundles: Path, tiny_bundle: Path, other_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Requests that begin now use the new one; those under way keep theirs until their end."""
+    """Requests that begin now use the new one; those under way keep theirs until their end. The
+    collector leaves each alone from then on."""
+    frozen: list[int] = []
+    monkeypatch.setattr(swap, "freeze_heap", lambda: frozen.append(1))
     async with parts(bundles, deadline_ms=1) as worker:
         await worker.swapper.put_in_use(await worker.loader.load(bundles / tiny_bundle.name))
         first = worker.state.in_use
         await worker.swapper.swap_if_wanted()
         assert worker.state.in_use is first, "there is no other bundle"
+        assert len(frozen) == 1
         shutil.copytree(other_bundle, bundles / other_bundle.name)
         await worker.swapper.swap_if_wanted()
         assert worker.state.loaded is not None
         assert worker.state.loaded.bundle.path.name == other_bundle.name
         assert first is not None
         assert first in worker.builder._open, "its requests may still be under way"
-
-
-@pytest.mark.parametrize("stored", [False, True])
-async def test_a_replaced_bundle_is_freed_without_the_collector(
-    bundles: Path, tiny_bundle: Path, tmp_path: Path, stored: bool
-) -> None:
-    """What is in use is frozen, so nothing of it may be in a cycle; with a catalogue neither."""
-    settings: dict[str, str] = {}
-    if stored:
-        url = f"sqlite://{tmp_path}/store.db"
-        with closing(open_store(url, create=True)) as store:
-            store.put([Item(f"item{number}", {"price": 1.0}) for number in range(20)])
-        settings = {"store": url, "profile_key": "user_id", "item_key": "item_id"}
-    async with parts(bundles, deadline_ms=1, **settings) as worker, AsyncExitStack() as undo:
-        kept: list[weakref.ref[object]] = []
-        for _ in range(2):
-            loaded = await worker.loader.load(bundles / tiny_bundle.name)
-            await loaded.read_items(undo)
-            undo.pop_all()
-            await worker.swapper.put_in_use(loaded)
-            if not kept:
-                in_use = worker.state.in_use
-                assert in_use is not None
-                things = [loaded.engine, loaded.encoder, in_use.scorer, in_use.batcher]
-                if loaded.items is not None and loaded.profiles is not None:
-                    things += [loaded.items, loaded.items.catalogue, loaded.profiles]
-                kept = [weakref.ref(thing) for thing in things]
-                assert len(kept) == (7 if stored else 4)
-                del in_use, things
-            del loaded
-        gc.disable()
-        try:
-            async with asyncio.timeout(30):
-                while any(each() is not None for each in kept):  # noqa: ASYNC110
-                    await asyncio.sleep(RETIRE_CHECK_SECONDS)
-        except TimeoutError:
-            pass
-        finally:
-            gc.enable()
-        assert [type(found).__name__ for each in kept if (found := each()) is not None] == []
+        assert len(frozen) == 2
 
 
 async def test_a_bundle_that_cannot_be_loaded_is_refused_once(
-    bundles: Path, tiny_bundle: Path, other_bundle: Path
+    bundles: Path, tiny_bundle: Path, other_bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The one in use stays; metrics and state say why; the same files are not tried again."""
+    """The one in use stays; log, metrics and state say why; the same files are not tried again."""
     async with parts(bundles) as worker:
         await worker.swapper.put_in_use(await worker.loader.load(bundles / tiny_bundle.name))
         shutil.copytree(other_bundle, bundles / other_bundle.name)
@@ -111,46 +73,9 @@ async def test_a_bundle_that_cannot_be_loaded_is_refused_once(
         assert worker.state.refused is not None
         assert "examples.jsonl" in worker.state.refused
         assert worker.metrics.refused_bundles.collect()[0].samples[0].value == 1
-
-
-async def test_a_bundle_that_does_not_pass_the_gate_is_held(
-    bundles: Path, tiny_bundle: Path, other_bundle: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """It is no fault, is judged once, and serves as soon as it is chosen."""
-    gate = tmp_path_factory.mktemp("gate") / "gate.toml"
-    gate.write_text("[test]\nmin_auc = 1\n[golden]\nmax_changed_top = 0\n")
-    async with parts(bundles, gate=gate) as worker:
-        await worker.swapper.put_in_use(await worker.loader.load(bundles / tiny_bundle.name))
-        shutil.copytree(other_bundle, bundles / other_bundle.name)
-        versions = worker.swapper.versions
-        await worker.swapper.swap_if_wanted()
-        assert worker.state.loaded is not None
-        assert versions.wanted(worker.state.loaded.bundle) is None
-        assert worker.state.loaded.bundle.path.name == tiny_bundle.name
-        reason = versions.held[other_bundle.name]
-        assert "test.min_auc is 1" in reason
-        assert "golden.max_changed_top is 0" in reason
-        assert worker.state.refused is None
-        assert worker.metrics.refused_bundles.collect()[0].samples[0].value == 0
-        (bundles / CURRENT).write_text(f"{other_bundle.name}\n")
-        await worker.swapper.swap_if_wanted()
-        assert worker.state.loaded.bundle.path.name == other_bundle.name
-        assert read_rollout(bundles).serving == other_bundle.name
-        assert versions.wanted(worker.state.loaded.bundle) is None
-        assert not versions.held
-
-
-async def test_a_bundle_that_passes_the_gate_serves(
-    bundles: Path, other_bundle: Path, tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    gate = tmp_path_factory.mktemp("gate") / "gate.toml"
-    gate.write_text("[same_test]\nauc_lost = 1\nlog_loss_added = 9\n[golden]\n")
-    async with parts(bundles, gate=gate) as worker:
-        await worker.swapper.put_in_use(await worker.loader.load(bundles / tiny_bundle.name))
-        shutil.copytree(other_bundle, bundles / other_bundle.name)
-        await worker.swapper.swap_if_wanted()
-        assert worker.state.loaded is not None
-        assert worker.state.loaded.bundle.path.name == other_bundle.name
+        (told,) = (each for each in caplog.records if each.levelno == logging.ERROR)
+        assert "examples.jsonl" in told.getMessage()
+        assert not told.exc_info, "a reason, no trace"
 
 
 async def test_what_another_worker_refuses_is_neither_served_nor_announced(
@@ -176,51 +101,6 @@ async def test_what_another_worker_refuses_is_neither_served_nor_announced(
         assert worker.state.loaded is loaded
         assert worker.state.refused == "another worker cannot serve it"
         assert other.in_use(bundles) == bundles / tiny_bundle.name
-
-
-async def test_replaced_bundles_are_closed_when_they_are_idle(
-    bundles: Path, tiny_bundle: Path
-) -> None:
-    """However long requests may take: a bundle that has none is closed at once."""
-    async with parts(bundles, deadline_ms=3_600_000) as worker:
-        for _ in range(6):
-            await worker.swapper.wait_for_room()
-            loaded = await worker.loader.load(bundles / tiny_bundle.name)
-            await worker.swapper.put_in_use(loaded)
-            assert len(worker.builder._open) <= 2
-        async with asyncio.timeout(30):
-            while len(worker.builder._open) > 1:  # noqa: ASYNC110 - it has no event
-                await asyncio.sleep(0.01)
-
-
-async def test_a_bundle_is_kept_for_its_requests_and_few_are(
-    bundles: Path, tiny_bundle: Path
-) -> None:
-    """A swap waits while two replaced bundles have requests, and goes on when one has none."""
-    async with parts(bundles, deadline_ms=3_600_000) as worker:
-        held = []
-        for _ in range(1 + MAX_RETIRING):
-            loaded = await worker.loader.load(bundles / tiny_bundle.name)
-            await worker.swapper.put_in_use(loaded)
-            assert worker.state.in_use is not None
-            held.append(worker.state.in_use.scorer)
-            held[-1].reading += 1
-        waiting = asyncio.create_task(worker.swapper.wait_for_room())
-        # Long enough for several looks at the bundles, which have requests.
-        await asyncio.sleep(4 * RETIRE_CHECK_SECONDS)
-        assert not waiting.done()
-        assert len(worker.builder._open) == 1 + MAX_RETIRING
-        held[0].reading -= 1
-        async with asyncio.timeout(30):
-            await waiting
-        assert len(worker.builder._open) == MAX_RETIRING
-
-
-def swapper(poll_seconds: float = 3_600.0, **parts: Any) -> Swapper:
-    """Return a swapper of these parts alone."""
-    names = ("versions", "loader", "builder", "state", "agreement", "refused_bundles")
-    given = cast(Any, {name: SimpleNamespace() for name in names} | parts)
-    return Swapper(**given, poll_seconds=poll_seconds, deadline_seconds=0.0)
 
 
 async def test_it_goes_on_looking_whatever_happens(caplog: pytest.LogCaptureFixture) -> None:
@@ -254,8 +134,10 @@ async def test_it_goes_on_looking_whatever_happens(caplog: pytest.LogCaptureFixt
     assert "of this look" in caplog.text
 
 
-async def test_a_disk_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While it does not; when it does, what it has is put in use."""
+async def test_a_disk_that_does_not_answer_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While it does not, in the log too; when it does, what it has is put in use."""
     monkeypatch.setattr(swap, "HANGING_SECONDS", 0.01)
     versions = SimpleNamespace(directory="/bundles", problem=None)
     made, answers = swapper(versions=versions), threading.Event()
@@ -269,6 +151,7 @@ async def test_a_disk_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPat
         while versions.problem is None:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     assert versions.problem == "/bundles does not answer"
+    assert "still serving the same bundle: /bundles does not answer" in caplog.text
     assert not looking.done()
     answers.set()
     assert await looking == "the newer one"
@@ -276,55 +159,6 @@ async def test_a_disk_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(swap, "HANGING_SECONDS", 30.0)
     assert await made._look(work) == "the newer one"
     assert versions.problem is None
-
-
-async def test_a_replaced_bundle_is_closed_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the deadline of its requests, idle or not; one that is being closed is in time."""
-    monkeypatch.setattr(swap, "RETIRE_SECONDS", 0.02)
-    closed: list[object] = []
-
-    async def close(bundle: object) -> None:
-        closed.append(bundle)
-
-    made = swapper(builder=SimpleNamespace(close=close))
-    busy = cast(BundleInUse, SimpleNamespace(idle=False))
-    begun = asyncio.get_running_loop().time()
-    made.retire(busy)
-    async with asyncio.timeout(30):
-        while made._retiring:
-            await asyncio.wait(made._retiring)
-            await asyncio.sleep(0)
-    assert closed == [busy]
-    assert asyncio.get_running_loop().time() - begun >= 0.02
-    monkeypatch.setattr(swap, "RETIRE_SECONDS", 3_600.0)
-    made = swapper(builder=SimpleNamespace(close=close))
-    made.retire(busy)
-    await asyncio.sleep(0)
-    await made.close()
-    assert closed == [busy], "the builder closes what is left"
-
-
-@pytest.mark.parametrize("error", [EngineFailed("no device"), ValueProblem("no number")])
-def test_golden_requests_that_the_bundle_in_use_cannot_score_hold_the_other(
-    error: Exception, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is no fault of the other one, which an operator may choose all the same."""
-
-    def fail(*_: object) -> None:
-        raise error
-
-    def bundle(version: str) -> Any:
-        manifest = SimpleNamespace(version=version, manifest=None, examples=())
-        return SimpleNamespace(bundle=manifest, encoder=None, engine=None)
-
-    monkeypatch.setattr(swap, "golden_change", fail)
-    monkeypatch.setattr(swap, "Figures", SimpleNamespace(of=lambda manifest: manifest))
-    gate = SimpleNamespace(golden=object(), figure_problems=lambda *_: ["its AUC"])
-    made = swapper(gate=gate, state=SimpleNamespace(loaded=bundle("1")))
-    with pytest.raises(
-        HeldBack, match=r"^its AUC; 1 cannot score its golden requests: no (device|number)$"
-    ):
-        made._pass(bundle("2"))
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -386,3 +220,111 @@ async def test_an_unforeseen_error_refuses_a_bundle_too(
         assert (wanted is not None) is again
         (told,) = (each for each in caplog.records if each.levelno == logging.ERROR)
         assert told.exc_info is not None
+
+
+async def test_a_swap_begins_when_there_is_room() -> None:
+    """Not before: each bundle has an engine with its threads."""
+    order: list[object] = []
+
+    async def room() -> None:
+        order.append("room")
+
+    async def put(attempt: object) -> None:
+        order.append(attempt)
+
+    wanted: list[object] = []
+    versions = SimpleNamespace(wanted=lambda bundle: wanted.pop() if wanted else None)
+    made = swapper(versions=versions, state=SimpleNamespace(loaded=SimpleNamespace(bundle="1")))
+    made.wait_for_room = room  # type: ignore[method-assign]
+    made._swap = put  # type: ignore[method-assign]
+    await made.swap_if_wanted()
+    assert order == []
+    wanted.append("2")
+    await made.swap_if_wanted()
+    assert order == ["room", "2"]
+
+
+async def test_a_look_that_is_asked_for_during_another_follows_it() -> None:
+    """An activation that comes while a bundle is loaded does not wait for the next poll."""
+    made = swapper()
+    looks: list[int] = []
+
+    async def look() -> None:
+        looks.append(1)
+        if len(looks) == 1:
+            made.look()
+
+    made.swap_if_wanted = look  # type: ignore[method-assign]
+    watching = asyncio.create_task(made.watch())
+    made.look()
+    await until(lambda: len(looks) == 2)
+    watching.cancel()
+    await asyncio.wait([watching])
+
+
+@pytest.mark.parametrize("agreed", [True, False])
+async def test_what_a_new_bundle_has_open_is_closed_only_where_it_is_refused(agreed: bool) -> None:
+    """It is complete, and the others know of it, before it is agreed on."""
+    events: list[str] = []
+
+    async def note(event: str) -> None:
+        events.append(event)
+
+    async def wait(attempt: Attempt) -> None:
+        events.append("waits")
+        if not agreed:
+            raise BundleError("another worker cannot serve it")
+
+    async def load(path: Path) -> Any:
+        return SimpleNamespace(
+            remote=SimpleNamespace(close=lambda: note("closed"), problem=None),
+            reach_vocabulary=lambda: note("reached"),
+            read_items=lambda undo: note("read"),
+            bundle=SimpleNamespace(number=2),
+        )
+
+    agreement = SimpleNamespace(
+        prepare=lambda number: events.append(f"prepared {number}"),
+        wait=wait,
+        refuse=lambda attempt, number: events.append(f"back to {number}"),
+    )
+    used = SimpleNamespace(bundle=SimpleNamespace(version="1", number=1))
+    made = swapper(
+        loader=SimpleNamespace(load=load),
+        agreement=agreement,
+        state=SimpleNamespace(loaded=used),
+        versions=SimpleNamespace(refuse=lambda *_: None),
+        refused_bundles=SimpleNamespace(add=lambda: None),
+    )
+    made.put_in_use = lambda loaded: note("used")  # type: ignore[method-assign]
+    await made._swap(Attempt(Path("bundles/2"), (), 0))
+    end = ["used"] if agreed else ["closed", "back to 1"]
+    assert events == ["reached", "read", "prepared 2", "waits", *end]
+
+
+async def test_the_others_are_told_what_serves(bundles: Path, tiny_bundle: Path) -> None:
+    """An activation is over when all serve the same."""
+    shared = SharedNumbers(2)
+    async with parts(bundles, shared) as worker:
+        loaded = await worker.loader.load(bundles / tiny_bundle.name)
+        await worker.swapper.put_in_use(loaded)
+        shared.begin_worker(1)
+        other = Agreement(shared)
+        assert not other.reached
+        other.serve(loaded.bundle.number)
+        assert other.reached
+
+
+async def test_what_is_held_against_a_version_is_forgotten_when_it_serves(
+    bundles: Path, tiny_bundle: Path
+) -> None:
+    """Without a gate too; where there is nothing to forget, nothing is written."""
+    name = tiny_bundle.name
+    async with parts(bundles) as worker:
+        await worker.swapper.put_in_use(await worker.loader.load(bundles / name))
+        assert not (bundles / ROLLOUT).exists()
+        ended = {name: Ended("operator", "it was stopped", 1)}
+        change_rollout(bundles, lambda found: msgspec.structs.replace(found, stopped=ended))
+        await worker.swapper.swap_if_wanted()
+        await worker.swapper.put_in_use(await worker.loader.load(bundles / name))
+        assert read_rollout(bundles) == Rollout(serving=name)
