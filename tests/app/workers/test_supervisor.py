@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 import signal
@@ -11,8 +12,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from time import monotonic
 
 import pytest
 
@@ -29,7 +30,7 @@ from app.workers.supervisor import Supervisor
 
 def work(worker):
     # A worker takes signals as soon as it can: here the default action.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
 {work}
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -101,11 +102,12 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def test_it_ends_with_its_workers(tmp_path: Path) -> None:
-    """SIGTERM reaches every worker; when all have ended well, so does the supervisor."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_it_ends_with_its_workers(tmp_path: Path, number: signal.Signals) -> None:
+    """A signal to end reaches every worker; when all have ended well, so does the supervisor."""
     with supervised(tmp_path, SLEEP, workers=2) as service:
         until(lambda: len(service.pids()) == 2, "both workers run")
-        service.process.terminate()
+        service.process.send_signal(number)
         assert service.process.wait(30) == 0
         assert service.log() == ""
 
@@ -122,14 +124,16 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
         assert "worker 2 ended by signal 9" in service.log()
 
 
-def test_children_that_are_no_workers_are_passed_over(tmp_path: Path) -> None:
-    """Children of the shell that became the supervisor end, and leave nothing behind."""
-    shell = ("sh", "-c", 'sleep 0.2 & sleep 0.4 & exec "$0" "$@"')
+@pytest.mark.parametrize("children", ["sleep 0.2 & sleep 0.4", "true"], ids=["later", "before"])
+def test_children_that_are_no_workers_are_passed_over(tmp_path: Path, children: str) -> None:
+    """Children of the shell that became the supervisor end, and leave nothing behind; those too
+    that ended before it could be told."""
+    shell = ("sh", "-c", f'{children} & exec "$0" "$@"')
     with supervised(tmp_path, SLEEP, workers=2, program=shell) as service:
         until(lambda: len(service.pids()) == 2, "both workers run")
         parent = service.process.pid
-        children = Path(f"/proc/{parent}/task/{parent}/children")
-        until(lambda: len(children.read_text().split()) == 2, "only workers are left")
+        left = Path(f"/proc/{parent}/task/{parent}/children")
+        until(lambda: len(left.read_text().split()) == 2, "only workers are left")
         before = service.pids()[0]
         os.kill(before, signal.SIGKILL)
         until(lambda: service.pids()[0] != before, "a worker is replaced as before")
@@ -139,12 +143,18 @@ def test_children_that_are_no_workers_are_passed_over(tmp_path: Path) -> None:
 
 def test_workers_that_die_again_wait_longer(tmp_path: Path) -> None:
     """Pauses double from the second failure in a row on, up to the longest."""
-    dies = "    worker.shared.set_ready()\n    return 1\n"
-    begun = monotonic()
+    dies = """
+    os.write(2, f"begun {time.monotonic()}\\n".encode())
+    worker.shared.set_ready()
+    return 1
+"""
     with supervised(tmp_path, dies, FIRST_PAUSE=0.1, LONGEST_PAUSE=0.3) as service:
         until(lambda: len(service.pauses()) >= 5, "five workers died")
-        assert monotonic() - begun >= 0.6, "they wait as long as they say"
         assert service.pauses()[:5] == [0.0, 0.1, 0.2, 0.3, 0.3]
+        begun = [float(each) for each in re.findall(r"begun ([0-9.]+)\n", service.log())]
+        waited = [later - earlier for earlier, later in pairwise(begun)]
+        assert len(waited) >= 4
+        assert all(map(operator.ge, waited, (0.0, 0.1, 0.2, 0.3))), "as long as they say"
 
 
 @pytest.mark.slow
@@ -162,6 +172,7 @@ def test_a_failure_at_the_start_ends_the_service(tmp_path: Path) -> None:
     with supervised(tmp_path, first_fails, workers=2) as service:
         assert service.process.wait(30) == 1
         assert "worker 1 ended with exit code 3 before the service was ready" in service.log()
+        assert "successor" not in service.log()
 
 
 def test_a_worker_that_handles_no_signal_yet_ends_at_once(tmp_path: Path) -> None:
@@ -174,14 +185,27 @@ def test_a_worker_that_handles_no_signal_yet_ends_at_once(tmp_path: Path) -> Non
         assert "worker 1 ended by signal 15" in service.log()
 
 
-def test_a_worker_that_does_not_drain_is_killed(tmp_path: Path) -> None:
-    """A stopped worker cannot drain: the supervisor ends after the drain time and a grace."""
+def test_workers_that_do_not_drain_are_killed(tmp_path: Path) -> None:
+    """Stopped ones cannot drain, and none of them ends: the supervisor does after the drain time
+    and a grace."""
     with supervised(tmp_path, SLEEP, workers=2, GRACE_SECONDS=0.2) as service:
         until(lambda: len(service.pids()) == 2, "both workers run")
-        os.kill(service.pids()[0], signal.SIGSTOP)
+        for pid in service.pids().values():
+            os.kill(pid, signal.SIGSTOP)
         service.process.terminate()
         assert service.process.wait(30) == 1
-        assert "worker 1 ended by signal 9" in service.log()
+        for number in (1, 2):
+            assert f"worker {number} ended by signal 9" in service.log()
+
+
+def test_an_error_while_it_drains_is_the_services(tmp_path: Path) -> None:
+    """A worker that does not end well is told in the log, and seen in the exit code."""
+    fails = SLEEP.replace("os._exit(0)", "os._exit(3)")
+    with supervised(tmp_path, fails) as service:
+        until(lambda: service.pids(), "the worker runs")
+        service.process.terminate()
+        assert service.process.wait(30) == 1
+        assert service.log() == "worker 1 ended with exit code 3\n"
 
 
 def test_a_worker_has_its_own_sockets_and_is_told_twice(tmp_path: Path) -> None:
@@ -246,3 +270,68 @@ def test_of_what_ends_a_worker_at_its_start_errors_alone_end_the_service(tmp_pat
         assert "worker 1 failed" in log
         assert "RuntimeError: of its own" in log
         assert "worker 1 ended with exit code 1 before the service was ready" in log
+
+
+def test_a_worker_has_its_own_row_of_the_shared_numbers(tmp_path: Path) -> None:
+    """Its successor goes on with that, and counts as a restart."""
+    tells = """
+    shared = worker.shared
+    os.write(2, f"row {worker.number} {shared.worker} {shared.restarts}\\n".encode())
+"""
+    with supervised(tmp_path, tells + SLEEP, workers=2) as service:
+        until(lambda: len(service.pids()) == 2, "both workers run")
+        before = service.pids()
+        os.kill(before[1], signal.SIGKILL)
+        until(lambda: service.pids()[1] != before[1], "a successor runs")
+        rows = re.findall(r"row (\d) (\d) (\d)", service.log())
+        assert sorted(rows) == [("0", "0", "0"), ("1", "1", "0"), ("1", "1", "1")]
+
+
+def test_workers_notice_that_the_supervisor_is_gone(tmp_path: Path) -> None:
+    """However it ended: no worker keeps its end of the pipe open."""
+    watches = """
+    import select
+    worker.shared.set_ready()
+    os.write(1, f"{worker.number} {os.getpid()}\\n".encode())
+    noticed, _, _ = select.select([worker.alive], [], [], 120)
+    os.write(2, b"alone\\n" * len(noticed))
+    return 0
+"""
+    with supervised(tmp_path, watches, workers=2) as service:
+        until(lambda: len(service.pids()) == 2, "both workers run")
+        assert "alone" not in service.log()
+        service.process.kill()
+        until(lambda: service.log().count("alone") == 2, "both notice it")
+
+
+def test_a_worker_begins_apart(tmp_path: Path) -> None:
+    """Signals wait until it has handlers, those of a terminal are for the supervisor alone, and
+    its collector leaves alone what was in memory before."""
+    tells = """
+    import gc
+    waiting = " ".join(signal.Signals(number).name for number in blocked)
+    os.write(2, f"{waiting} wait, {gc.get_freeze_count()} are frozen\\n".encode())
+"""
+    with supervised(tmp_path, tells + SLEEP) as service:
+        until(lambda: service.pids(), "the worker runs")
+        (pid,) = service.pids().values()
+        assert os.getpgid(pid) == pid
+        told = re.search(r"(.*) wait, (\d+) are frozen", service.log())
+        assert told is not None
+        assert {"SIGTERM", "SIGINT", "SIGHUP"} <= set(told[1].split())
+        assert int(told[2]) > 0
+
+
+def test_the_last_line_of_a_worker_is_written(tmp_path: Path) -> None:
+    """It says why the worker ended, and is written in the background, here as late as can be."""
+    work = """
+    from app import logs
+    logs.FLUSH_SECONDS = 60.0
+    logs.set_up("info")
+    sys.setswitchinterval(60.0)
+    logging.getLogger("test").error("of its own")
+    return 1
+"""
+    with supervised(tmp_path, work) as service:
+        assert service.process.wait(30) == 1
+        assert '"message": "of its own"' in service.log()
