@@ -18,7 +18,7 @@ from app.serving.state import ServingState
 from app.serving.swap import Swapper
 from app.serving.trials import Trials
 from app.serving.tuning import switch_threads_quickly
-from app.wake_ups import until_next
+from app.workers.wake_ups import until_next
 
 POLL_SECONDS, IDLE_POLL_SECONDS = 0.25, 1.0
 """Greatest age of the gauges and counts of values that other workers show of this one: while they

@@ -19,8 +19,8 @@ from app.serving.loading import Loaded, Loader
 from app.serving.state import BundleInUse, ServingState
 from app.serving.tuning import freeze_heap
 from app.serving.versions import Attempt, Versions
-from app.wake_ups import until_next
 from app.workers.descriptors import out_of_descriptors
+from app.workers.wake_ups import until_next
 
 REACH_SECONDS = 30.0
 """Seconds that another bundle's vocabulary may take to be found in Redis."""

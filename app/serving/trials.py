@@ -36,8 +36,8 @@ from app.serving.state import BundleInUse, ServingState
 from app.serving.swap import Swapper, complete
 from app.serving.trial import Canary, Trial, TrialRuns
 from app.serving.tuning import freeze_heap
-from app.wake_ups import until_next
 from app.workers.shared_numbers import SharedNumbers
+from app.workers.wake_ups import until_next
 
 TICK_SECONDS = 0.1
 """Time between two looks at the guard, and at what the other workers say."""

@@ -17,7 +17,6 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.serving.state import ServingState
-from app.wake_ups import until_next
 from app.web.bounded_protocol import BoundedProtocol
 from app.web.connections import Connections
 from app.web.endpoints import ScoringEndpoints
@@ -27,6 +26,7 @@ from app.web.protocol import ScoringProtocol
 from app.workers.children import reap
 from app.workers.descriptors import DescriptorWatch
 from app.workers.signals import ignore_stops, stops
+from app.workers.wake_ups import until_next
 
 SPARE_SECONDS = 1
 """Seconds that requests have beyond the time to drain, at the end of which clients are cut, before

@@ -16,15 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # One line a folder (or a module beside the folders), from the edge down to the floor: the folders,
 # and single modules of others, that it may import. Inside a folder the modules may import each
 # other, but not in a circle.
-FLOOR = {
-    "app",
-    "app.backoff",
-    "app.errors",
-    "app.files",
-    "app.logs",
-    "app.off_loop",
-    "app.wake_ups",
-}
+FLOOR = {"app", "app.backoff", "app.errors", "app.files", "app.logs", "app.off_loop"}
 FEATURES = FLOOR | {"app.features"}
 BUNDLE = FEATURES | {"app.bundle"}
 ENGINE = BUNDLE | {"app.scoring"}
@@ -61,7 +53,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app.files": set(),
     "app.logs": set(),
     "app.off_loop": set(),
-    "app.wake_ups": set(),
     "app.settings": set(),
     "app.command_line": {"app.logs", "app.settings"},
     "app.workers": FLOOR,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from app.wake_ups import until_next
+from app.workers.wake_ups import until_next
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
