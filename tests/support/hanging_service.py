@@ -1,7 +1,8 @@
 """``python -m app``, but the engine does what the file ``ENGINE_DOES`` says, while it is there.
 
 ``hang``: a run never ends; ``hang-on-loop`` and ``hang-on-thread``: only there; ``exit``: it raises
-SystemExit. A process' number behind the word limits it to that process.
+SystemExit. A process' number behind the word limits it to that process. ``QUICK_SECONDS`` is the
+longest run for the event loop, in the place of the product's.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from pathlib import Path
 from app.__main__ import main
 from app.features.graph_inputs import Batch, Scores
 from app.scoring.engine import Engine
+from app.serving import build
 
-VARIABLE = "ENGINE_DOES"
+VARIABLE, QUICK = "ENGINE_DOES", "QUICK_SECONDS"
 HANGING = (sys.executable, "-m", "tests.support.hanging_service")
 """The program, for a :class:`tests.support.serving.Service`."""
 
@@ -40,4 +42,5 @@ def obey(file: Path) -> None:
 
 if __name__ == "__main__":
     obey(Path(os.environ[VARIABLE]))
+    build.INLINE_SECONDS = float(os.environ.get(QUICK, build.INLINE_SECONDS))
     sys.exit(main())
