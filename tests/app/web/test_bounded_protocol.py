@@ -109,7 +109,11 @@ def drip(connection: socket.socket, piece: Callable[[int], bytes]) -> bytes:
 
 
 def content_of(answer: bytes) -> bytes:
-    return answer.split(b"\r\n\r\n", 1)[1]
+    """The body; interim answers, by which a service asks who is there, are passed over."""
+    head, _, content = answer.partition(b"\r\n\r\n")
+    while head.startswith(b"HTTP/1.1 1"):
+        head, _, content = content.partition(b"\r\n\r\n")
+    return content
 
 
 # Slow ones.
