@@ -177,10 +177,11 @@ class Swapper:
         """Score every request that begins from now on with this bundle, and retire the other."""
         before = self._state.in_use
         self._state.use(await self._builder.build(loaded))
-        self._agreement.serve(loaded.bundle.number)
         if self._gate is not None or self.versions.notes(loaded.bundle.path.name):
             version = loaded.bundle.path.name
             await run_off_loop(lambda: write_serving(self.versions.directory, version))
+        # Whoever waits for all workers, as the caller who chose the bundle does, finds it noted.
+        self._agreement.serve(loaded.bundle.number)
         freeze_heap()
         if before is not None:
             self.retire(before)

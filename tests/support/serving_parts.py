@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import fcntl
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,3 +78,14 @@ def swapper(poll_seconds: float = 3_600.0, deadline_seconds: float = 0.0, **part
     names = ("versions", "loader", "builder", "state", "agreement", "refused_bundles")
     given = cast(Any, {name: SimpleNamespace() for name in names} | parts)
     return Swapper(**given, poll_seconds=poll_seconds, deadline_seconds=deadline_seconds)
+
+
+@contextmanager
+def held_up(directory: Path) -> Iterator[None]:
+    """Nobody else can change ``ROLLOUT`` meanwhile."""
+    lock = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

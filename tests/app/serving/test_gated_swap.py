@@ -22,13 +22,6 @@ from tests.support.serving_parts import parts, swapper
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def bundles(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """A directory that holds the older bundle."""
-    shutil.copytree(tiny_bundle, tmp_path / tiny_bundle.name)
-    return tmp_path
-
-
 async def test_a_bundle_that_does_not_pass_the_gate_is_held(
     bundles: Path, tiny_bundle: Path, other_bundle: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import shutil
 import weakref
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
@@ -22,13 +21,6 @@ from tests.support.serving_parts import parts, swapper
 from tests.support.turns import until
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def bundles(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """A directory that holds the older bundle."""
-    shutil.copytree(tiny_bundle, tmp_path / tiny_bundle.name)
-    return tmp_path
 
 
 @pytest.mark.parametrize("stored", [False, True])

@@ -23,17 +23,10 @@ from app.serving.loading import Loaded
 from app.serving.swap import complete
 from app.serving.versions import Attempt
 from app.workers.shared_numbers import SharedNumbers
-from tests.support.serving_parts import parts, swapper
+from tests.support.serving_parts import held_up, parts, swapper
 from tests.support.turns import until
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def bundles(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """A directory that holds the older bundle."""
-    shutil.copytree(tiny_bundle, tmp_path / tiny_bundle.name)
-    return tmp_path
 
 
 async def test_a_later_bundle_is_put_in_use_and_the_earlier_one_retired(
@@ -328,3 +321,22 @@ async def test_what_is_held_against_a_version_is_forgotten_when_it_serves(
         await worker.swapper.swap_if_wanted()
         await worker.swapper.put_in_use(await worker.loader.load(bundles / name))
         assert read_rollout(bundles) == Rollout(serving=name)
+
+
+async def test_what_serves_is_noted_before_the_others_are_told(
+    bundles: Path, tiny_bundle: Path
+) -> None:
+    """So whoever has chosen a bundle finds it forgiven; requests have it before."""
+    name, shared = tiny_bundle.name, SharedNumbers()
+    ended = {name: Ended("operator", "it was stopped", 1)}
+    change_rollout(bundles, lambda found: msgspec.structs.replace(found, stopped=ended))
+    async with parts(bundles, shared) as worker:
+        loaded = await worker.loader.load(bundles / name)
+        assert worker.swapper.versions.wanted(loaded.bundle) is None
+        with held_up(bundles):
+            putting = asyncio.create_task(worker.swapper.put_in_use(loaded))
+            await until(lambda: worker.state.in_use is not None)
+            told = shared.region("serving bundle", 1).own
+            assert (read_rollout(bundles).stopped, told[0]) == (ended, 0)
+        await putting
+        assert (read_rollout(bundles), told[0]) == (Rollout(serving=name), loaded.bundle.number)

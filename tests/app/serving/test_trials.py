@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -17,7 +15,7 @@ from app.rollout.guard import CAUSES
 from app.rollout.state_file import Candidate, Rollout, change_rollout
 from app.serving.trials import OnTrial
 from tests.support.inside import until
-from tests.support.serving_parts import Parts, parts
+from tests.support.serving_parts import Parts, held_up, parts
 
 pytestmark = pytest.mark.anyio
 
@@ -38,17 +36,6 @@ async def on_trial(
         held = worker.trials.on_trial
         assert held is not None
         yield worker, held
-
-
-@contextmanager
-def held_up(directory: Path) -> Iterator[None]:
-    """Nobody else can change ``ROLLOUT`` meanwhile."""
-    lock = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
 
 
 async def ends(worker: Parts) -> dict[str, float]:
