@@ -28,6 +28,16 @@ async def run_off_loop(work: Callable[[], Result]) -> Result:
     return await future
 
 
+def start_off_loop(work: Callable[[], Result]) -> asyncio.Task[Result]:
+    """Begin ``work`` in a thread of its own; nobody need wait for it.
+
+    Its error is raised where it is awaited; where nobody waits any longer, nobody is told of it.
+    """
+    task = asyncio.create_task(run_off_loop(work))
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
+
+
 def _work(
     loop: asyncio.AbstractEventLoop, future: asyncio.Future[Result], work: Callable[[], Result]
 ) -> None:

@@ -21,7 +21,7 @@ from app.features.column_encoding import Misses
 from app.features.encoder import SideEncoder, settle
 from app.features.spec import FeatureSpec
 from app.logs import LogLimit
-from app.off_loop import run_off_loop
+from app.off_loop import run_off_loop, start_off_loop
 from app.scoring.scorer import VocabularySource
 from app.store.opening import open_store
 from app.store.store import Change, Damaged, Position, Store
@@ -159,8 +159,7 @@ class Follower:
         """Close the store in a thread: it may hang."""
         store, self._store = self._store, None
         if store is not None:
-            closing = asyncio.ensure_future(run_off_loop(store.close))
-            closing.add_done_callback(lambda done: done.cancelled() or done.exception())
+            start_off_loop(store.close)
 
     async def _follow(self) -> None:
         while True:
@@ -223,7 +222,7 @@ class Follower:
 
     async def _answer(self, work: Callable[[], Result]) -> Result:
         """Ask the store in a thread; a store that hangs is told of, and waited for."""
-        asking = asyncio.ensure_future(run_off_loop(work))
+        asking = start_off_loop(work)
         try:
             async with asyncio.timeout(HANGING_SECONDS):
                 return await asyncio.shield(asking)

@@ -21,7 +21,7 @@ from app.features.keys import text_key
 from app.features.spec import FeatureSpec
 from app.logs import LogLimit
 from app.metrics.profiles import ProfileMetrics
-from app.off_loop import KeptThread, run_off_loop
+from app.off_loop import KeptThread, start_off_loop
 from app.profiles.memory import ProfileMemory
 from app.remote.breaker import Breaker
 from app.remote.gatherer import Gatherer
@@ -97,8 +97,7 @@ class StoredProfiles:
         """Close the store in a thread: it may hang."""
         store, self._store = self._store, None
         if store is not None:
-            closing = asyncio.ensure_future(run_off_loop(store.close))
-            closing.add_done_callback(lambda done: done.cancelled() or done.exception())
+            start_off_loop(store.close)
 
     def remembered(self, keys: Sequence[str]) -> dict[str, bytes | None]:
         return self.memory.get(keys)
@@ -145,7 +144,7 @@ class StoredProfiles:
     async def _probe(self) -> Problem | None:
         """Find out whether the store answers; only one probe is under way, however long."""
         if self._probing is None:
-            self._probing = asyncio.ensure_future(run_off_loop(self._reached))
+            self._probing = start_off_loop(self._reached)
         probing = self._probing
         try:
             async with asyncio.timeout(PROBE_SECONDS):

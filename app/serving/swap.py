@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, suppress
 
 from app.errors import BundleError, CtrError, EngineFailed, HeldBack, ValueProblem
 from app.metrics.registry import RefusedBundles
-from app.off_loop import run_off_loop
+from app.off_loop import run_off_loop, start_off_loop
 from app.rollout.gate import Figures, Gate
 from app.rollout.golden_change import Scorer, golden_change
 from app.rollout.state_file import write_serving
@@ -91,7 +91,7 @@ class Swapper:
 
     async def _look(self, work: Callable[[], Attempt | None]) -> Attempt | None:
         """Look at the disk; where it does not answer, the log and ``/ready`` say so meanwhile."""
-        looking = asyncio.ensure_future(run_off_loop(work))
+        looking = start_off_loop(work)
         try:
             async with asyncio.timeout(HANGING_SECONDS):
                 return await asyncio.shield(looking)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
 
 import pytest
 
-from app.off_loop import KeptThread, run_off_loop
+from app.off_loop import KeptThread, run_off_loop, start_off_loop
 from tests.support.serving import ROOT
 
 pytestmark = pytest.mark.anyio
@@ -40,6 +41,22 @@ async def test_nobody_may_wait_any_longer() -> None:
         await waiting
     released.set()
     assert await run_off_loop(lambda: 1) == 1
+
+
+async def test_an_error_that_nobody_waits_for_is_not_told() -> None:
+    """Whoever awaits it has the error; where nobody does, the loop has nothing to complain of."""
+    told: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    for awaited in (True, False):
+        failing = start_off_loop(lambda: 1 // 0)
+        if awaited:
+            with pytest.raises(ZeroDivisionError):
+                await failing
+        await asyncio.wait([failing])
+        del failing
+        await asyncio.sleep(0)
+        gc.collect()
+    assert told == []
 
 
 def test_a_process_ends_while_work_hangs() -> None:
