@@ -13,10 +13,8 @@ from ctr_client import calls
 from ctr_client.answers import Id, ModelInfo, Predictions, Ranking
 from ctr_client.attempts import Attempts, Budget, Pause, attempts
 from ctr_client.calls import Call, Features, OnUnknown
+from ctr_client.connections import KEEPALIVE_SECONDS
 
-KEEPALIVE_SECONDS = 4.0
-"""Time for which an idle connection is kept: less than any server or proxy does, so that no request
-meets one that is just being closed."""
 T = TypeVar("T")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -14,10 +13,8 @@ from ctr_client import calls
 from ctr_client.answers import Id, ModelInfo, Predictions, Ranking
 from ctr_client.attempts import Attempts, Budget, Pause, Send, attempts
 from ctr_client.calls import Call, Features, OnUnknown
+from ctr_client.connections import Connections
 
-KEEPALIVE_SECONDS = 4.0
-"""Time for which an idle connection is kept: less than any server or proxy does, so that no request
-meets one that is just being closed."""
 T = TypeVar("T")
 
 
@@ -40,17 +37,7 @@ class Client:
         further calls wait for one.
         """
         self._timeout, self._retries, self._budget = timeout, retries, Budget()
-        # Threads that queue in httpx' own pool can have a connection closed under them.
-        self._places = threading.BoundedSemaphore(max_connections)
-        self._http = httpx.Client(
-            base_url=url,
-            headers=headers,
-            limits=httpx.Limits(
-                max_connections=max_connections,
-                max_keepalive_connections=max_connections,
-                keepalive_expiry=KEEPALIVE_SECONDS,
-            ),
-        )
+        self._connections = Connections(url, headers, max_connections)
 
     def predict(
         self,
@@ -151,7 +138,7 @@ class Client:
 
     def close(self) -> None:
         """Close all connections."""
-        self._http.close()
+        self._connections.close()
 
     def __enter__(self) -> Self:
         return self
@@ -190,16 +177,12 @@ class Client:
 
     def _ask(self, call: Call[T], wanted: Send) -> httpx.Response:
         begun = time.monotonic()
-        if not self._places.acquire(timeout=wanted.seconds):
-            raise httpx.PoolTimeout("no connection became free")
-        try:
+        with self._connections.lend(wanted.seconds) as connection:
             left = wanted.seconds - (time.monotonic() - begun)
-            return self._http.request(
+            return connection.request(
                 call.method,
                 call.path,
                 content=call.content,
                 headers=wanted.headers,
                 timeout=max(left, 0.001),
             )
-        finally:
-            self._places.release()

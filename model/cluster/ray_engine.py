@@ -37,8 +37,10 @@ _GROUP_SECONDS = 86_400
 _CONNECT_SECONDS = 10.0
 _CONNECTIONS = 3
 """Tries of a session that Ray's client server breaks off while it begins. A busy server does so: it
-takes the client's next try for a return to a session that it does not know."""
-_BROKEN_OFF = "already been disconnected"
+takes the client's next try for a return to a session that it does not know. So do two servers of
+one machine whose sessions begin in the same moment: both give them port 23000, which gRPC lets both
+have, and each gets some of what is meant for the other. The next try has another port."""
+_BROKEN_OFF = ("already been disconnected", "Starting Ray client server failed")
 _OBJECTS_BYTES = 128 * 2**20
 """Shared memory of an own Ray: blocks and results are small."""
 Argument = TypeVar("Argument")
@@ -337,7 +339,7 @@ def _connect(ray: Any, address: str, workers: int | None) -> None:
             *(ConnectionError, RuntimeError, ValueError, OSError),
             ray.exceptions.RayError,
         ) as error:
-            if not tries_left or _BROKEN_OFF not in str(error):
+            if not tries_left or not any(words in str(error) for words in _BROKEN_OFF):
                 raise ClusterError(f"--cluster {address}: {_said(address, error)}") from error
 
 
@@ -362,6 +364,9 @@ def _said(address: str, error: Exception) -> str:
         return "no reason given"
     if lines[0].startswith("Version mismatch"):
         return " ".join(lines)
+    if lines[0].endswith(":"):
+        # The server's traceback follows.
+        lines[0] += f" {lines[-1]}"
     if address == HERE or not isinstance(error, ConnectionError):
         return lines[0]
     server = (

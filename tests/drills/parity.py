@@ -25,6 +25,7 @@ from model.data.reader import Reader
 from model.data.values import json_rows
 from model.quality.calibration import calibrated
 from model.score_files import Offline
+from tests.support.own_connections import OwnConnections
 
 LIST_ROWS = 50
 CALLERS = 8
@@ -32,7 +33,10 @@ Floats = NDArray[np.float64]
 
 
 class Check:
-    """Compares one bundle over the rows of some files with the service at one address."""
+    """Compares one bundle over the rows of some files with the service at one address.
+
+    Threads share the client: it needs connections that allow that.
+    """
 
     def __init__(self, offline: Offline, data: Sequence[Path], rows: int, client: httpx.Client):
         spec = offline.bundle.spec
@@ -138,7 +142,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     offline = Offline.open(options.bundle)
-    with httpx.Client(base_url=options.url, timeout=30) as client:
+    with httpx.Client(base_url=options.url, timeout=30, transport=OwnConnections()) as client:
         served = client.get("/model").json()
         if served.get("version") != offline.bundle.version:
             raise SystemExit(f"the service has bundle {served.get('version')}, not this one")

@@ -6,7 +6,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import polars as pl
 import pytest
@@ -109,8 +108,7 @@ def test_what_is_served_is_what_was_trained(
     """Rows agree alone and in batches, in rows and columns; and the histories were learnt from."""
     bundle, data, _ = made
     offline = Offline.open(bundle)
-    with httpx.Client(base_url=service.url, timeout=30) as client:
-        figures = Check(offline, [data], 200, client).run()
+    figures = Check(offline, [data], 200, service.client).run()
     assert max(figures.values()) <= offline.engine.tolerance, figures
     assert Bundle.open(bundle).manifest.metrics["test"]["auc"] > 0.65
 
@@ -213,12 +211,11 @@ def test_int8_serves_too(
     quick = start_service(bundle, precision="int8")
     assert quick.client.get("/ready").json()["precision"] == "int8"
     offline = Offline.open(bundle)
-    with httpx.Client(base_url=quick.url, timeout=30) as client:
-        check = Check(offline, [data], 100, client)
-        every = np.arange(100)
-        layout = offline.bundle.vocabulary.layout
-        graph = offline.bundle.graph_in("int8")
-        check.engine = open_engine(graph, offline.encoder, layout, "int8")
-        check.expected = check.offline(every, every)
-        assert check.predict(every) <= check.engine.tolerance
+    check = Check(offline, [data], 100, quick.client)
+    every = np.arange(100)
+    layout = offline.bundle.vocabulary.layout
+    graph = offline.bundle.graph_in("int8")
+    check.engine = open_engine(graph, offline.encoder, layout, "int8")
+    check.expected = check.offline(every, every)
+    assert check.predict(every) <= check.engine.tolerance
     assert quick.stop() == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import pytest
 
 from app.bundle.bundle import Bundle
@@ -53,8 +52,7 @@ def served_as_trained(bundle: Path, name: str, sample: Sample, start_service: St
     assert service.client.get("/model").json()["network"] == name
     check_ids(service, name, sample)
     offline = Offline.open(bundle)
-    with httpx.Client(base_url=service.url, timeout=30, verify=False) as client:
-        figures = Check(offline, [sample.data], ROWS, client).run()
+    figures = Check(offline, [sample.data], ROWS, service.client).run()
     assert max(figures.values()) <= offline.engine.tolerance, figures
     assert service.stop() == 0
     assert list(parts.iterdir()) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
 import pytest
 
 from model.config import TrainConfig
@@ -32,6 +31,5 @@ def test_real_rows_score_the_same_offline_and_online(
     )
     offline = Offline.open(bundle)
     service = start_service(bundle)
-    with httpx.Client(base_url=service.url, timeout=30) as client:
-        figures = Check(offline, files[-1:], 1000, client).run()
+    figures = Check(offline, files[-1:], 1000, service.client).run()
     assert max(figures.values()) <= offline.engine.tolerance, figures

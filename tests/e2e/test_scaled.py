@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
@@ -67,8 +66,7 @@ def test_a_network_scores_the_same_offline_and_online(
     assert Bundle.open(bundle).vocabulary.layout.candidate_values == 1
     service = start_service(bundle)
     offline = Offline.open(bundle)
-    with httpx.Client(base_url=service.url, timeout=30, verify=False) as client:
-        figures = Check(offline, [days.first], ROWS, client).run()
+    figures = Check(offline, [days.first], ROWS, service.client).run()
     assert max(figures.values()) <= offline.engine.tolerance, figures
     assert service.stop() == 0
 
@@ -158,17 +156,16 @@ def test_int8_has_its_numbers_too(
     quick = start_service(bundle, precision="int8")
     assert quick.client.get("/ready").json()["precision"] == "int8"
     offline = Offline.open(bundle)
-    with httpx.Client(base_url=quick.url, timeout=30, verify=False) as client:
-        check = Check(offline, [sample.data], ROWS, client)
-        every = np.arange(ROWS)
-        float32 = check.predict(every)
-        check.engine = open_engine(
-            offline.bundle.graph_in("int8"), offline.encoder, offline.bundle.vocabulary.layout,
-            "int8",
-        )  # fmt: skip
-        quantised = check.offline(every, every)
-        furthest = np.abs(quantised - check.expected).max()
-        check.expected = quantised
-        assert check.predict(every) <= check.engine.tolerance
+    check = Check(offline, [sample.data], ROWS, quick.client)
+    every = np.arange(ROWS)
+    float32 = check.predict(every)
+    check.engine = open_engine(
+        offline.bundle.graph_in("int8"), offline.encoder, offline.bundle.vocabulary.layout,
+        "int8",
+    )  # fmt: skip
+    quantised = check.offline(every, every)
+    furthest = np.abs(quantised - check.expected).max()
+    check.expected = quantised
+    assert check.predict(every) <= check.engine.tolerance
     assert 0 < float32 <= furthest + check.engine.tolerance
     assert quick.stop() == 0

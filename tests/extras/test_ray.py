@@ -60,12 +60,12 @@ import sys
 import ray
 from model.cluster.ray_engine import connected
 
-connect, tries, (address, times) = ray.init, [], sys.argv[1:]
+connect, tries, (address, times, words) = ray.init, [], sys.argv[1:]
 
 def broken_off(**given):
     tries.append(given["address"])
     if len(tries) <= int(times):
-        raise ConnectionError("the Ray client has already been disconnected due to an error.")
+        raise ConnectionError(words)
     return connect(**given)
 
 ray.init = broken_off
@@ -245,7 +245,17 @@ def test_another_version_of_ray_is_told(ray: Cluster) -> None:
     assert "was started with: Ray: 2.0.0 Python: " in said
 
 
-@pytest.mark.parametrize(("times", "said"), [(2, "1 3\n"), (3, "of the cluster? 3\n")])
-def test_a_session_that_is_broken_off_is_tried_again(ray: Cluster, times: int, said: str) -> None:
+@pytest.mark.parametrize(
+    ("times", "words", "said"),
+    [
+        (2, "the Ray client has already been disconnected due to an error.", "1 3\n"),
+        (1, "RuntimeError: Starting Ray client server failed. See the log.", "1 2\n"),
+        (3, "the Ray client has already been disconnected.", "of the cluster? 3\n"),
+        (1, "another reason", "of the cluster? 1\n"),
+    ],
+)
+def test_a_session_that_is_broken_off_is_tried_again(
+    ray: Cluster, times: int, words: str, said: str
+) -> None:
     """A busy server breaks off one that begins; the third time it is an error."""
-    assert ray.program(BROKEN_OFF, ray.client, times).endswith(said)
+    assert ray.program(BROKEN_OFF, ray.client, times, words).endswith(said)

@@ -6,12 +6,15 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 from tests.support.bytecode import PLACE
 from tests.support.children import ending_with_us
@@ -23,6 +26,7 @@ CPUS = 4
 TOKEN = secrets.token_hex(32)
 """Of all Rays of this session."""
 _OBJECTS = 128 * 2**20
+_SESSIONS = Path(tempfile.gettempdir(), "ctr-test-ray-sessions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +64,16 @@ class Cluster:
         )  # fmt: skip
 
     def program(self, text: str, *words: object) -> str:
-        """Run a program, and return what it prints."""
-        done = subprocess.run(
-            [str(self.python), "-c", text, *map(str, words)], cwd=ROOT, env=self.environment(),
-            capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
+        """Run a program, and return what it prints.
+
+        Of programs that are given the address of a client server, one runs at a time: two servers
+        on one machine may give their sessions one port.
+        """
+        with FileLock(_SESSIONS) if self.client in words else nullcontext():
+            done = subprocess.run(
+                [str(self.python), "-c", text, *map(str, words)], cwd=ROOT,
+                env=self.environment(), capture_output=True, text=True, timeout=300,
+            )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -92,6 +101,7 @@ def cluster(python: Path) -> Iterator[Cluster]:
         wait_until(
             lambda: "Ray runtime started" in (place / "log").read_text(), "Ray has started", 120
         )
+        wait_until(lambda: _listens(client), "its client server listens", 120)
         yield Cluster(python, process.pid, f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}")
     finally:
         # Told to end, it would wait for half a minute for nothing.
@@ -101,6 +111,14 @@ def cluster(python: Path) -> Iterator[Cluster]:
                 os.kill(pid, signal.SIGKILL)
         process.wait()
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def _variables() -> dict[str, str]:

@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.own_connections import OwnConnections
 from tests.support.processes import children
 from tests.support.starting import run, start
 
@@ -186,13 +187,8 @@ class Service:
             self.process = start(words, environment(env), file, file)
         # Only the service's own answers count: no proxy, no wait for a pooled connection. Reading
         # certificates takes as long as twenty requests.
-        self.client = httpx.Client(
-            base_url=self.url,
-            timeout=30.0,
-            trust_env=False,
-            verify=False,
-            limits=httpx.Limits(max_connections=64),
-        )
+        connections = OwnConnections(trust_env=False, verify=False)
+        self.client = httpx.Client(base_url=self.url, timeout=30.0, transport=connections)
 
     def log(self) -> str:
         """Return what the service has written so far."""

@@ -15,6 +15,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.drills.stack.engine import ROOT, Engine, run
+from tests.support.own_connections import OwnConnections
 from tests.support.serving import free_port
 
 PROJECT = "deepfm-serving-test"
@@ -60,7 +61,8 @@ class Stack:
             **engine.env, "STACK_PORTS": str(self.port), "STACK_PASSWORD_FILE": str(password),
             "STACK_RAY_TOKEN_FILE": str(token),
         }  # fmt: skip
-        self.client = httpx.Client(base_url=self.url, timeout=10.0, trust_env=False)
+        connections = OwnConnections(trust_env=False)
+        self.client = httpx.Client(base_url=self.url, timeout=10.0, transport=connections)
 
     def compose(self, *words: str, **env: str) -> str:
         """Run a Compose command; a failure ends the test with the containers' last lines."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import msgspec
 import numpy as np
 import pytest
@@ -268,9 +267,8 @@ def test_training_prediction_and_ranking_agree(
     bundle = bundle_of(method)
     service = start_service(bundle)
     offline = Offline.open(bundle)
-    with httpx.Client(base_url=service.url, timeout=30) as client:
-        figures = Check(offline, [sample.data], 200, client).run()
-        document = client.get("/openapi.json").json()
+    figures = Check(offline, [sample.data], 200, service.client).run()
+    document = service.client.get("/openapi.json").json()
     allowed = offline.bundle.steepest * offline.engine.tolerance
     assert max(figures.values()) <= allowed, figures
     operation = document["paths"]["/predict"]["post"]
