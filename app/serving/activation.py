@@ -237,12 +237,16 @@ class Activation:
         Raises:
             ActivationRefused: it was refused after ``CURRENT`` had been written.
         """
-        state, refusals = self._state, self._swapper.versions.refusals
+        refusals = self._swapper.versions.refusals
         self._swapper.look()
-        while (
-            state.loaded is None or state.loaded.bundle.path != path or not self._agreement.reached
-        ):
+        while not self._served_by_all(path):
             refusal = refusals.get(path)
             if refusal is not None and refusal.attempt.chosen == chosen:
                 raise ActivationRefused(refusal.reason)
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _served_by_all(self, path: Path) -> bool:
+        if self._state.loaded is None:
+            return False
+        bundle = self._state.loaded.bundle
+        return bundle.path == path and self._agreement.reached(bundle.number)

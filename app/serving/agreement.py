@@ -46,10 +46,9 @@ class Agreement:
         self._refused.own[0] = attempt.number
         self._prepared.own[0] = serving
 
-    @property
-    def reached(self) -> bool:
-        """True if all workers serve the same bundle."""
-        return self._serving.equal()
+    def reached(self, bundle: int) -> bool:
+        """True if all workers have told that they serve a bundle."""
+        return all(each == bundle for each in self._serving.each())
 
     async def wait(self, attempt: Attempt) -> None:
         """Wait until every worker has prepared the same bundle.

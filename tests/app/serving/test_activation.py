@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from app.errors import NotFound
-from app.serving.activation import Activation
-from tests.support.serving_parts import Parts, parts
+from app.rollout.state_file import Ended, change_rollout, read_rollout
+from app.serving.activation import LOOK_SECONDS, Activation
+from tests.support.serving_parts import Parts, held_up, parts
+from tests.support.turns import until
 
 pytestmark = pytest.mark.anyio
 
 
 def activation_of(worker: Parts) -> Activation:
     return Activation(worker.state, worker.swapper, worker.agreement, worker.trials)
+
+
+def serving(worker: Parts) -> str:
+    assert worker.state.loaded is not None
+    return worker.state.loaded.bundle.version
 
 
 async def test_a_bundle_with_other_requests_is_available_with_the_difference(
@@ -55,3 +64,23 @@ async def test_a_link_to_one_bundle_has_that_one_to_list(
         with pytest.raises(NotFound, match="not a directory of them"):
             await activation.activate(other_bundle.name)
         assert (await activation.activate(tiny_bundle.name)).previous == tiny_bundle.name
+
+
+async def test_an_activation_waits_until_each_worker_has_told_that_it_serves(
+    bundles: Path, tiny_bundle: Path, other_bundle: Path
+) -> None:
+    """Before, all have told the same still: the bundle that they served."""
+    shutil.copytree(other_bundle, bundles / other_bundle.name)
+    ended = {other_bundle.name: Ended("operator", "it was stopped", 1)}
+    change_rollout(bundles, lambda found: msgspec.structs.replace(found, stopped=ended))
+    async with parts(bundles) as worker:
+        await worker.swapper.put_in_use(await worker.loader.load(bundles / tiny_bundle.name))
+        watching = asyncio.create_task(worker.swapper.watch())
+        with held_up(bundles):
+            activating = asyncio.create_task(activation_of(worker).activate(other_bundle.name))
+            await until(lambda: serving(worker) == other_bundle.name)
+            await asyncio.wait([activating], timeout=10 * LOOK_SECONDS)
+            assert not activating.done()
+        assert (await activating).version == other_bundle.name
+        assert read_rollout(bundles).stopped == {}
+        watching.cancel()

@@ -70,9 +70,10 @@ def test_it_is_reached_when_all_serve_the_same() -> None:
     """An activation has succeeded when the last worker has swapped."""
     _, first, second = two_workers()
     first.serve(NEW)
-    assert not first.reached
+    assert not first.reached(NEW)
     second.serve(NEW)
-    assert first.reached
+    assert first.reached(NEW)
+    assert not first.reached(NEW + 1), "all still serve the same one, the one before"
 
 
 def test_a_successor_serves_what_was_prepared_not_the_newest(tmp_path: Path) -> None:

@@ -303,9 +303,9 @@ async def test_the_others_are_told_what_serves(bundles: Path, tiny_bundle: Path)
         await worker.swapper.put_in_use(loaded)
         shared.begin_worker(1)
         other = Agreement(shared)
-        assert not other.reached
+        assert not other.reached(loaded.bundle.number)
         other.serve(loaded.bundle.number)
-        assert other.reached
+        assert other.reached(loaded.bundle.number)
 
 
 async def test_what_is_held_against_a_version_is_forgotten_when_it_serves(

@@ -84,6 +84,15 @@ def run(url: str, tmp_path: Path, *words: object) -> tuple[int, str, dict[str, A
     return code, out, json.loads(file.read_text())
 
 
+def judged(url: str, tmp_path: Path, *words: object) -> tuple[int, str, dict[str, Any]]:
+    """Run the command until a busy machine does not distort it: such a run is not judged."""
+    for _ in range(4):
+        code, out, found = run(url, tmp_path, *words)
+        if not found["distorted"]:
+            break
+    return code, out, found
+
+
 @pytest.fixture
 def one_row(tmp_path: Path) -> Path:
     """A file with one body of one row."""
@@ -98,7 +107,7 @@ def test_a_service_that_meets_its_objectives(
     """Exit code 0; every file is written; rows of a file, both endpoints, both forms."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in sample.rows[:500]))
-    code, out, found = run(
+    code, out, found = judged(
         service.url, tmp_path, *PATIENT, "--rate", 30, "--poisson", "--burst", 5, "--duration", 2,
         "--warmup", 0.5, "--mix", "predict:1=0.6,predict:7=0.2,rank:30=0.2", "--columnar", 0.5,
         "--data", rows, "--processes", 2, "--objective", "p99<=9s", "--objective", "errors<=0%",
@@ -122,7 +131,7 @@ def test_made_up_values_fit_any_service_and_a_missed_objective_is_said(
     service: Service, tmp_path: Path
 ) -> None:
     """Nothing but the address is needed; exit code 1 where one of two objectives is not met."""
-    code, out, found = run(
+    code, out, found = judged(
         service.url, tmp_path, *PATIENT, "--rate", 20, "--duration", 1, "--warmup", 0,
         "--mix", "predict:2,rank:5", "--objective", "p50<=1us", "--objective", "errors<=0%",
     )  # fmt: skip
@@ -134,7 +143,7 @@ def test_made_up_values_fit_any_service_and_a_missed_objective_is_said(
 def test_refusals_are_told_from_failures(start_service: StartService, tmp_path: Path) -> None:
     """Bursts that a short queue cannot hold: some 429, judged apart, exit code 1."""
     short = start_service(max_queue_rows=400)
-    code, out, found = run(
+    code, out, found = judged(
         short.url, tmp_path, *PATIENT, "--burst", 30, "--every", 0.5, "--duration", 2,
         "--warmup", 0, "--mix", "rank:400", "--objective", "refused<=0%",
         "--objective", "refused.p99<=9s", "--objective", "answered.p99<=9s",
