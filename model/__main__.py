@@ -11,7 +11,6 @@ sys.excepthook = advise
 import signal
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
 
 import typer
 
@@ -22,6 +21,8 @@ from model.result_places import reason_of
 
 INTERRUPTED = 130
 """Exit code after SIGINT or SIGTERM, as shells have it."""
+AGAIN_SECONDS = 1.0
+"""Time after which a process that was told to end, and goes on, is told again."""
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "fetch": data.fetch_command,
@@ -57,12 +58,36 @@ class Interrupted(BaseException):
     """
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise Interrupted
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Unwind; once more where some code has swallowed it, as compiled code may."""
+    signal.signal(signal.SIGALRM, _interrupt)
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+    if number != signal.SIGALRM or not _is_unwinding():
+        raise Interrupted
+
+
+def _is_unwinding() -> bool:
+    """Tell whether code runs because of :class:`Interrupted`: what cleans up has its time."""
+    handled = sys.exc_info()[1]
+    while handled is not None and not isinstance(handled, Interrupted):
+        handled = handled.__context__
+    return handled is not None
+
+
+def _stop_telling() -> None:
+    if signal.getsignal(signal.SIGALRM) is _interrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def main() -> int:
     """Run a command; an expected failure is one message and exit code 1."""
+    try:
+        return _run()
+    finally:
+        _stop_telling()
+
+
+def _run() -> int:
     # SIGTERM unwinds like Ctrl-C, so that no half-written file is left.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
@@ -76,11 +101,13 @@ def main() -> int:
         say(f"error: {reason_of(error)}")
         return 1
     except (Interrupted, typer.Abort):
+        _stop_telling()
         code = INTERRUPTED
     except SystemError as error:
         # So does compiled code end, as Ray's, that was called when the signal came.
         if not isinstance(error.__cause__, Interrupted):
             raise
+        _stop_telling()
         code = INTERRUPTED
     except typer.TyperException as error:
         # Without a command typer has printed the help already, and has no message.

@@ -263,9 +263,13 @@ class MicroBatcher:
     def cancel(self, job: Job) -> None:
         """Give up the rows of a job that are not scored yet; its caller is not told."""
         job.answered = True
+        self._make_room_of(job)
+
+    def _make_room_of(self, job: Job) -> None:
+        """Drop the rows of a job that no run will take, for others; a run has begun with some."""
         self._take_back()
-        # A job that stands in a queue is dropped when a batch comes to it.
-        if job.admitted and not job.queued and job.taken < job.rows:
+        handed_ahead = self._ahead is not None and self._ahead[0] is job
+        if job.admitted and not handed_ahead:
             self._queue.drop(job)
 
     def _enqueue(self, job: Job) -> None:
@@ -383,8 +387,8 @@ class MicroBatcher:
         self._closed_by = "full" if stop - start == self._max_rows else "drained"
         self._run_ends = self._loop.time() + self.cost.seconds(stop - start)
         self._queue.take(job, stop, self._queue.long)
-        if job.answered and not job.queued and stop < job.rows:
-            # It was given up meanwhile, so no more of its rows become ready.
+        if job.answered:
+            # It was given up meanwhile.
             self._queue.drop(job)
         return [(job, start, stop)]
 
@@ -427,6 +431,7 @@ class MicroBatcher:
         for job in waiting:
             if now > job.caller.deadline:
                 job.fail(DeadlinePassed("the deadline passed before the rows were scored"))
+                self._make_room_of(job)
         self._sweeper = None
         if not self._closed:
             for flight in self._flights:

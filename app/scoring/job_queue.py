@@ -85,7 +85,12 @@ class JobQueue:
             queue.rotate(-1)
 
     def drop(self, job: Job) -> None:
-        """Drop the untaken rows of a job that is answered, departed or past its deadline."""
+        """Drop the untaken rows of a job that is answered, departed or past its deadline.
+
+        It may stand in its class until a run comes to it, without any row.
+        """
+        if job.taken == job.rows:
+            return
         self.rows -= job.rows - job.taken
         job.taken = job.rows
         job.fail(DeadlinePassed("the deadline passed before the rows were scored"))

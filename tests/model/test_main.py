@@ -311,3 +311,37 @@ def test_a_training_does_without_the_compiler_of_torch(
     done = starting.run("tests.model.telling_compiler", "train", sample.spec, sample.data, *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "not loaded"
+
+
+SWALLOWED = """\
+import os, signal, sys, time
+from model import __main__ as program
+
+def command(standalone_mode):
+    try:
+        os.kill(os.getpid(), signal.SIGNAL)
+        time.sleep(60)
+    except BaseException:
+        print("swallowed", flush=True)
+    try:
+        while True:
+            time.sleep(0.01)
+    finally:
+        time.sleep(5 * program.AGAIN_SECONDS)
+        print("cleaned up", flush=True)
+
+program.AGAIN_SECONDS = 0.1
+program.cli = command
+sys.exit(program.main())
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_that_some_code_has_swallowed_ends_the_command(name: str) -> None:
+    """It is told again, but not while it cleans up."""
+    done = subprocess.run(
+        [sys.executable, "-c", SWALLOWED.replace("SIGNAL", name)], cwd=ROOT, capture_output=True,
+        text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (130, "swallowed\ncleaned up\n"), done.stderr
+    assert done.stderr == "interrupted; no unfinished result is left\n"

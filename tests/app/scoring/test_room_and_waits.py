@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from app.errors import NotReady, Overloaded
+from app.errors import DeadlinePassed, NotReady, Overloaded
+from app.scoring import batcher as batcher_module
 from tests.app.scoring.test_batcher import (
     LATER,
     Busy,
@@ -100,3 +101,37 @@ async def test_a_list_that_is_answered_in_part_is_admitted_for_its_first_rows() 
                 batches.admit(1, asked.caller.deadline, partial=True)
             batches.cancel(asked)
         await running
+
+
+async def test_rows_that_are_given_up_leave_their_room_at_once() -> None:
+    """Refused lists keep nobody out, however long the run takes that is under way."""
+    engine = FakeEngine()
+    async with batcher(engine, max_rows=8, max_queue_rows=20) as batches:
+        async with Busy(engine, batches):
+            for _ in range(5):
+                batches.submit(refused := job([[1, 0]] * 20))
+                assert batches.queued_rows == 20
+                batches.cancel(refused)
+                batches.cancel(refused)
+                assert batches.queued_rows == 0
+            batches.submit(kept := job([[2, 0]] * 20))
+            assert (batches.queued_rows, batches.abandoned) == (20, 5)
+        assert isinstance(kept.caller, Waiting)
+        assert await outcome(kept.caller.outcome) == [2.0] * 20
+        assert (batches.queued_rows, batches.abandoned) == (0, 5)
+
+
+async def test_rows_past_their_deadline_leave_their_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As soon as their caller has been told, which is before the run under way has ended."""
+    monkeypatch.setattr(batcher_module, "SWEEP_SECONDS", 0.001)
+    engine = FakeEngine()
+    async with batcher(engine, max_queue_rows=20) as batches:
+        batches.cost.base, batches.cost.per_row = 0.0, 0.0
+        async with Busy(engine, batches):
+            batches.submit(late := job([[1, 0]] * 20, seconds=0.01))
+            assert isinstance(late.caller, Waiting)
+            assert await outcome(late.caller.outcome) is DeadlinePassed
+            assert (batches.queued_rows, batches.abandoned) == (0, 1)
+            batches.submit(kept := job([[2, 0]] * 20))
+        assert isinstance(kept.caller, Waiting)
+        assert await outcome(kept.caller.outcome) == [2.0] * 20
