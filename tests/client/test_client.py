@@ -252,6 +252,7 @@ def test_a_connection_that_never_sent_is_tried_again(make: Any) -> None:
         started: list[Scripted] = []
         late.start()
         assert ctr.predict([{}]).scores == [0.5]
+        late.join()
         started[0].close()
     # 192.0.2.0/24 is for documentation: nothing answers there, and the time ends the attempt.
     begun = time.monotonic()
