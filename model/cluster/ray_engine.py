@@ -364,7 +364,7 @@ def _said(address: str, error: Exception) -> str:
         return "no reason given"
     if lines[0].startswith("Version mismatch"):
         return " ".join(lines)
-    if lines[0].endswith(":"):
+    if lines[0].endswith(":") and len(lines) > 1:
         # The server's traceback follows.
         lines[0] += f" {lines[-1]}"
     if address == HERE or not isinstance(error, ConnectionError):

@@ -252,8 +252,12 @@ def test_another_version_of_ray_is_told(ray: Cluster) -> None:
         (1, "RuntimeError: Starting Ray client server failed. See the log.", "1 2\n"),
         (3, "the Ray client has already been disconnected.", "of the cluster? 3\n"),
         (1, "another reason", "of the cluster? 1\n"),
+        (1, "refused:", ": refused:; is it the port of Ray's client server, 10001, and is the token"
+            " that of the cluster? 1\n"),
+        (1, "from server:\nTraceback\nOSError: no room\n", ": from server: OSError: no room; is it"
+            " the port of Ray's client server, 10001, and is the token that of the cluster? 1\n"),
     ],
-)
+)  # fmt: skip
 def test_a_session_that_is_broken_off_is_tried_again(
     ray: Cluster, times: int, words: str, said: str
 ) -> None:
