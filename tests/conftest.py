@@ -24,12 +24,14 @@ from tests.support.redis_server import RedisServer, binaries
 from tests.support.samples import Sample, train_other, train_tiny
 from tests.support.serving import APP, Service
 
-# All before a test imports torch. Tests run beside each other: each trains on one thread, whatever
-# number the trainer asks for. A second one would spin where the CPUs have other tests to run.
+# All before a test imports torch or polars. Tests run beside each other: each trains and reads on
+# one thread, whatever number the trainer asks for. A second one would spin where the CPUs have
+# other tests to run.
 bound_spinning()
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_THREAD_LIMIT", "1")
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
     # Until all tests are collected: what is imported stays, and would be looked at in vain.
     gc.disable()
 

@@ -111,6 +111,7 @@ def programs(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_uv_installs_once_from_where_pip_would(project: Path, wheels: Path, programs: Path) -> None:
     """uv finds the wheels of pip's settings and keeps to the lock; only another lock is work again.
 

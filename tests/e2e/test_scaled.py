@@ -30,6 +30,8 @@ QUICK = TrainConfig(
     embedding_size=4, hidden=(16,), batch_size=256, epochs=3, learning_rate=0.02, threads=1
 )
 ROWS = 200
+AT_ONCE = ("lr", "fm", "deepfm")
+"""Networks of ``scripts/test``: all of them take half a minute."""
 COMPANY = 1e-6
 """Published bound of a score's difference between a row alone and the same row in a batch."""
 
@@ -55,7 +57,10 @@ def service(bundle: Path, start_shared_service: StartService) -> Service:
     return start_shared_service(bundle, unknown_fields="error")
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in AT_ONCE else pytest.mark.long) for name in NETWORKS],
+)
 def test_a_network_scores_the_same_offline_and_online(
     name: str, tmp_path: Path, start_service: StartService
 ) -> None:

@@ -110,7 +110,7 @@ def test_no_thread_of_the_group_outlives_it() -> None:
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("network", ["deepfm", "fm"])
+@pytest.mark.parametrize("network", ["fm", pytest.param("deepfm", marks=pytest.mark.long)])
 def test_two_or_three_learn_what_one_does(network: str, sample: Sample, tmp_path: Path) -> None:
     """Whoever names which rows: the weights of each step are the same but for rounding."""
     config = settings_file(tmp_path, network=network)

@@ -122,6 +122,7 @@ def test_the_first_trial_has_the_settings_as_they_were(search: Search) -> None:
     assert len(set(configs)) == 12
 
 
+@pytest.mark.long
 def test_a_search_goes_on_where_it_was(
     search: Search, prepared: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +139,7 @@ def test_a_search_goes_on_where_it_was(
     assert found == search(3), "those that are there are not taken back"
 
 
+@pytest.mark.long
 def test_a_trial_far_behind_is_given_up(
     prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -208,6 +210,7 @@ def test_only_what_a_network_has_is_searched_for(network: str) -> None:
     assert all(config["seed"] == base.seed for config in drawn)
 
 
+@pytest.mark.long
 def test_an_fnn_starts_from_the_same_fm_in_every_trial(prepared: Prepared, tmp_path: Path) -> None:
     """Its embedding size is then the FM's; another FM makes another search."""
     spec, data = tmp_path / "few.toml", tmp_path / "few.csv"

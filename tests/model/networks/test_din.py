@@ -245,7 +245,7 @@ def test_gradients_are_those_of_the_formula() -> None:
     assert torch.autograd.gradcheck(of_parameters, tuple(parameters))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_interest_is_learnt() -> None:
     """Where a click is a candidate that is among the past items, DIN finds it and a mean cannot.
 
