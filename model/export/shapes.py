@@ -1,7 +1,7 @@
 """Results of torch's functions over tensors without content: their shapes and types.
 
 torch tells that itself, by running over such tensors. But for the functions here it does so in
-Python, and imports its compiler for that, which takes a second of CPU time in each training.
+Python, and imports its compiler and sympy for that: one or two seconds of each training.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from torch.utils._pytree import tree_leaves, tree_map
 ELEMENTWISE = frozenset(
     {
         *("__rdiv__", "add", "clamp", "div", "exp", "ge", "gt", "minimum", "mul", "ne", "neg"),
-        *("relu", "sigmoid", "square", "sub", "tanh", "where"),
+        *("relu", "sigmoid", "square", "sub", "tanh", "where", "zeros_like"),
     }
 )
 """Functions whose result has as many elements as their operands, which are repeated to fit."""
+
+PRODUCTS = frozenset({"__matmul__", "__rmatmul__", "bmm", "matmul", "mm"})
+"""Products of matrices."""
 
 
 def result_of(
@@ -37,11 +40,12 @@ def result_of(
         return _without_content(
             np.broadcast_shapes(*shapes), _over_one_element(func, args, kwargs).dtype
         )
-    if name == "linear":
-        return _linear(*args, **kwargs)
-    if name == "cat":
-        return _cat(func, *args, **kwargs)
-    return func(*args, **kwargs)
+    if name in PRODUCTS and not kwargs and min(each.dim() for each in args) > 1:
+        return _product(func, *args)
+    if name == "embedding" and not any(args[2:]) and not kwargs.get("max_norm"):
+        return _embedding(*args[:2], **kwargs)
+    shaped = _OTHERS.get(name)
+    return func(*args, **kwargs) if shaped is None else shaped(func, *args, **kwargs)
 
 
 def _over_one_element(
@@ -57,9 +61,58 @@ def _over_one_element(
     return func(*tree_map(one, args), **tree_map(one, kwargs))
 
 
-def _linear(value: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _linear(
+    func: Callable[..., Any], input: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
     """A layer's bias, one for each of its outputs, does not change the shape."""
-    return functional.linear(value, weight)
+    dtype = _over_one_element(func, (input, weight, bias), {}).dtype
+    _match(input.shape[-1], weight.shape[-1])
+    return _without_content((*input.shape[:-1], weight.shape[0]), dtype)
+
+
+def _sum(
+    func: Callable[..., Any],
+    input: Tensor,
+    dim: int | Sequence[int] | None = None,
+    keepdim: bool = False,
+    **options: Any,
+) -> Tensor:
+    """Without axes, over all of them."""
+    one = _over_one_element(func, (input, dim, keepdim), options)
+    axes = range(input.dim())
+    summed = axes if dim is None else [axes[each] for each in np.atleast_1d(dim)]
+    sizes = (1 if axis in summed else size for axis, size in enumerate(input.shape))
+    return _without_content(
+        [size for axis, size in enumerate(sizes) if keepdim or axis not in summed], one.dtype
+    )
+
+
+def _repeat(func: Callable[..., Any], input: Tensor, *times: Any) -> Tensor:
+    """The last axes are the tensor's own, those before them have one element."""
+    one = _over_one_element(func, (input, *times), {})
+    sizes = (1,) * (one.dim() - input.dim()) + tuple(input.shape)
+    return _without_content(
+        [size * count for size, count in zip(sizes, one.shape, strict=True)], one.dtype
+    )
+
+
+def _product(func: Callable[..., Any], left: Tensor, right: Tensor) -> Tensor:
+    """Of matrices, or of stacks of them that are repeated to fit where the function does that."""
+    dtype = _over_one_element(func, (left, right), {}).dtype
+    _match(left.shape[-1], right.shape[-2])
+    if func is torch.bmm:
+        _match(left.shape[0], right.shape[0])
+    stack = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    return _without_content((*stack, left.shape[-2], right.shape[-1]), dtype)
+
+
+def _embedding(input: Tensor, weight: Tensor, **training: object) -> Tensor:
+    """A row of the table for each index, whatever the table's gradient is made of."""
+    one = functional.embedding(
+        torch.zeros([1] * input.dim(), dtype=input.dtype),
+        torch.ones([1] * weight.dim(), dtype=weight.dtype),
+    )
+    return _without_content((*input.shape, weight.shape[1]), one.dtype)
 
 
 def _cat(func: Callable[..., Any], tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
@@ -74,5 +127,15 @@ def _cat(func: Callable[..., Any], tensors: Sequence[Tensor], dim: int = 0) -> T
     return _without_content(shape, result.dtype)
 
 
+def _match(size: int, other: int) -> None:
+    if size != other:
+        raise ValueError(f"{size} elements and {other} of another tensor cannot be multiplied")
+
+
 def _without_content(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
+
+
+_OTHERS: Mapping[str, Callable[..., Tensor]] = {
+    "cat": _cat, "linear": _linear, "repeat": _repeat, "sum": _sum,
+}  # fmt: skip

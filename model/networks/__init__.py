@@ -88,7 +88,7 @@ _FILLING = (Tensor.mul_, Tensor.normal_, nn.init.normal_)
 class _Unfilled(TorchFunctionMode):
     """Weights without values stay as they are: such functions have nothing to change.
 
-    For them torch would import its compiler, which takes a second of CPU time.
+    For them torch would import its compiler, which takes a second or two.
     """
 
     def __torch_function__(
@@ -101,4 +101,6 @@ class _Unfilled(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _FILLING:
             return args[0] if args else kwargs["tensor"]
+        if func is torch.randn:
+            return torch.empty(*args, **kwargs)
         return func(*args, **kwargs)

@@ -122,12 +122,12 @@ class AttentionUnit(nn.Module):
         # Xavier's variance for the three products as one.
         std = (2 / (3 * size + units)) ** 0.5
         # [K, A], not [A, K]: what the graph multiplies by is then the parameter as it is.
-        self.of_event = nn.Parameter(torch.randn(size, units) * std)
-        self.of_candidate = nn.Parameter(torch.randn(size, units) * std)
-        self.of_product = nn.Parameter(torch.randn(size, units) * std)
+        self.of_event = nn.Parameter(torch.randn(size, units).mul_(std))
+        self.of_candidate = nn.Parameter(torch.randn(size, units).mul_(std))
+        self.of_product = nn.Parameter(torch.randn(size, units).mul_(std))
         self.bias = nn.Parameter(torch.zeros(units))
         self.slope = nn.Parameter(torch.full((units,), 0.25))
-        self.output = nn.Parameter(torch.randn(units, 1) * (2 / (units + 1)) ** 0.5)
+        self.output = nn.Parameter(torch.randn(units, 1).mul_((2 / (units + 1)) ** 0.5))
         self.output_bias = nn.Parameter(torch.ones(1))
 
     def forward(

@@ -10,4 +10,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     finally:
-        print("loaded" if "torch._dynamo" in sys.modules else "not loaded", flush=True)
+        loaded = {"torch._dynamo", "torch.fx.experimental.symbolic_shapes"} & sys.modules.keys()
+        print(*sorted(loaded) or ["not loaded"], flush=True)

@@ -301,7 +301,7 @@ def test_a_wrong_option_of_spec_is_named(words: list[str], wanted: str, run: Run
     assert Path("log.csv").read_text() == "click,user,item\n1,a,b\n0,b,a\n"
 
 
-@pytest.mark.parametrize("network", ["deepfm", "ffm", "pnn_star"])
+@pytest.mark.parametrize("network", ["deepfm", "din", "ffm", "pnn_star"])
 def test_a_training_does_without_the_compiler_of_torch(
     network: str, sample: Sample, tmp_path: Path
 ) -> None:

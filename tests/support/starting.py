@@ -47,7 +47,7 @@ IMPORTS = {
         "model.commands.scoring", "model.commands.stores", "model.commands.training",
         "model.compare", "model.group", "model.must_beat", "model.pipeline", "model.score_files",
         "model.tune", "onnx", "optuna", "pydantic_settings", "redis.asyncio", "rich.markdown",
-        "rich.traceback", "torch.distributed.nn", "torch.fx.experimental.symbolic_shapes", "typer",
+        "rich.traceback", "torch.distributed.nn", "typer",
     ),
 }  # fmt: skip
 """Modules that are imported before a program is forked; for a graph's export, also what torch
