@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map
 
 ELEMENTWISE = frozenset(
@@ -22,9 +21,6 @@ ELEMENTWISE = frozenset(
     }
 )
 """Functions whose result has as many elements as their operands, which are repeated to fit."""
-
-PRODUCTS = frozenset({"__matmul__", "__rmatmul__", "bmm", "matmul", "mm"})
-"""Products of matrices."""
 
 
 def result_of(
@@ -40,10 +36,6 @@ def result_of(
         return _without_content(
             np.broadcast_shapes(*shapes), _over_one_element(func, args, kwargs).dtype
         )
-    if name in PRODUCTS and not kwargs and min(each.dim() for each in args) > 1:
-        return _product(func, *args)
-    if name == "embedding" and not any(args[2:]) and not kwargs.get("max_norm"):
-        return _embedding(*args[:2], **kwargs)
     shaped = _OTHERS.get(name)
     return func(*args, **kwargs) if shaped is None else shaped(func, *args, **kwargs)
 
@@ -80,7 +72,8 @@ def _sum(
     """Without axes, over all of them."""
     one = _over_one_element(func, (input, dim, keepdim), options)
     axes = range(input.dim())
-    summed = axes if dim is None else [axes[each] for each in np.atleast_1d(dim)]
+    given = () if dim is None else np.atleast_1d(np.array(dim, np.int64))
+    summed = [axes[each] for each in given] or axes
     sizes = (1 if axis in summed else size for axis, size in enumerate(input.shape))
     return _without_content(
         [size for axis, size in enumerate(sizes) if keepdim or axis not in summed], one.dtype
@@ -96,19 +89,21 @@ def _repeat(func: Callable[..., Any], input: Tensor, *times: Any) -> Tensor:
     )
 
 
-def _product(func: Callable[..., Any], left: Tensor, right: Tensor) -> Tensor:
-    """Of matrices, or of stacks of them that are repeated to fit where the function does that."""
-    dtype = _over_one_element(func, (left, right), {}).dtype
-    _match(left.shape[-1], right.shape[-2])
-    if func is torch.bmm:
-        _match(left.shape[0], right.shape[0])
-    stack = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
-    return _without_content((*stack, left.shape[-2], right.shape[-1]), dtype)
+def _matmul(func: Callable[..., Any], input: Tensor, other: Tensor) -> Any:
+    """Stacks of matrices are repeated to fit; torch itself is asked of vectors."""
+    if min(input.dim(), other.dim()) < 2:
+        return func(input, other)
+    dtype = _over_one_element(func, (input, other), {}).dtype
+    _match(input.shape[-1], other.shape[-2])
+    stack = np.broadcast_shapes(input.shape[:-2], other.shape[:-2])
+    return _without_content((*stack, input.shape[-2], other.shape[-1]), dtype)
 
 
-def _embedding(input: Tensor, weight: Tensor, **training: object) -> Tensor:
-    """A row of the table for each index, whatever the table's gradient is made of."""
-    one = functional.embedding(
+def _embedding(
+    func: Callable[..., Any], input: Tensor, weight: Tensor, *training: object, **others: object
+) -> Tensor:
+    """A row of the table for each index, whatever a training does with the table."""
+    one = func(
         torch.zeros([1] * input.dim(), dtype=input.dtype),
         torch.ones([1] * weight.dim(), dtype=weight.dtype),
     )
@@ -136,6 +131,7 @@ def _without_content(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-_OTHERS: Mapping[str, Callable[..., Tensor]] = {
-    "cat": _cat, "linear": _linear, "repeat": _repeat, "sum": _sum,
+_OTHERS: Mapping[str, Callable[..., Any]] = {
+    "cat": _cat, "embedding": _embedding, "linear": _linear, "matmul": _matmul, "repeat": _repeat,
+    "sum": _sum,
 }  # fmt: skip

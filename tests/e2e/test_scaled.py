@@ -11,7 +11,7 @@ import pytest
 
 from app.bundle.bundle import Bundle
 from app.features.graph_inputs import Batch
-from model.config import NETWORKS, TrainConfig
+from model.config import TrainConfig
 from model.data.input_files import InputFiles
 from model.data.prepare import prepare
 from model.quality.offline_scoring import open_engine
@@ -19,6 +19,7 @@ from model.score_files import Offline
 from tests.conftest import StartService
 from tests.drills.parity import Check
 from tests.support.days import Days
+from tests.support.networks import long_but
 from tests.support.redis_server import RedisServer
 from tests.support.samples import Sample, candidate_of, context_of, with_scaled_numbers
 from tests.support.serving import Service
@@ -30,8 +31,6 @@ QUICK = TrainConfig(
     embedding_size=4, hidden=(16,), batch_size=256, epochs=3, learning_rate=0.02, threads=1
 )
 ROWS = 200
-AT_ONCE = ("lr", "fm", "deepfm")
-"""Networks of ``scripts/test``: all of them take half a minute."""
 COMPANY = 1e-6
 """Published bound of a score's difference between a row alone and the same row in a batch."""
 
@@ -57,10 +56,7 @@ def service(bundle: Path, start_shared_service: StartService) -> Service:
     return start_shared_service(bundle, unknown_fields="error")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name in AT_ONCE else pytest.mark.long) for name in NETWORKS],
-)
+@pytest.mark.parametrize("name", long_but("lr", "fm", "deepfm"))
 def test_a_network_scores_the_same_offline_and_online(
     name: str, tmp_path: Path, start_service: StartService
 ) -> None:

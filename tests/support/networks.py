@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from app.features.layout import Layout, Slot
-from model.config import TrainConfig
+from model.config import NETWORKS, TrainConfig
 from model.networks import build
 from model.networks.network import Network, NetworkInputs
 
@@ -32,6 +34,15 @@ SCALED = replace(
     ),
 )
 """The same, with numbers on both sides."""
+
+
+def long_but(*at_once: str) -> list[Any]:
+    """All networks as parameters, for tests that train each: those that are not named here are left
+    to ``scripts/test-faults``."""
+    assert set(at_once) <= set(NETWORKS)
+    return [
+        pytest.param(name, marks=() if name in at_once else pytest.mark.long) for name in NETWORKS
+    ]
 
 
 def with_means(layout: Layout) -> Layout:

@@ -13,7 +13,7 @@ import pytest
 from app.errors import SpecError
 from app.features.layout import Layout, Slot
 from app.features.spec import DataPart, FeatureSpec
-from model.config import NETWORKS, SHALLOW, TrainConfig
+from model.config import SHALLOW, TrainConfig
 from model.data.dataset import Dataset
 from model.data.errors import DataError
 from model.data.input_files import InputFiles
@@ -25,6 +25,7 @@ from model.training.evaluation import predict
 from model.training.fit import fit
 from model.training.sampling import Sampling
 from model.training.trainer import cut
+from tests.support.networks import long_but
 from tests.support.samples import SPEC, Sample
 
 pytestmark = pytest.mark.slow
@@ -89,16 +90,7 @@ class Full(NamedTuple):
     auc: float
 
 
-AT_ONCE = ("fm",)
-"""Networks of ``scripts/test``: all of them take a minute."""
-
-
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(name, marks=() if name in AT_ONCE else pytest.mark.long) for name in NETWORKS
-    ],
-)
+@pytest.fixture(scope="module", params=long_but("fm"))
 def full(request: pytest.FixtureRequest, parts: tuple[Dataset, Dataset, Dataset]) -> Full:
     train, validation, test = parts
     areas = []

@@ -19,7 +19,7 @@ from app.features.arrangement import arrange
 from app.features.layout import PADDING
 from app.features.spec import FeatureSpec
 from app.features.vocabulary import Edges, Integers, Texts, Vocabulary
-from model.config import NETWORKS, TrainConfig
+from model.config import TrainConfig
 from model.data.encode import encode
 from model.data.input_files import InputFiles
 from model.data.prepare import Prepared, prepare
@@ -36,6 +36,7 @@ from model.training.warm_start import NEW, WarmStart, learned_rows, old_rows
 from tests.support.days import CONFIG, MISSED, SPEC, Days
 from tests.support.format_1 import as_format_1
 from tests.support.frames import part_of
+from tests.support.networks import long_but
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +73,7 @@ def begun(bundle: Bundle, today: Prepared, config: TrainConfig) -> tuple[WarmSta
     return start, network
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", long_but("lr", "fm", "wide_deep", "deepfm"))
 def test_a_network_begins_as_the_bundle_ended(name: str, days: Days, yesterday: MakeBundle) -> None:
     """Rows without a value that has gone score as in yesterday's graph, new values as OOV."""
     bundle = yesterday(name)
