@@ -13,7 +13,7 @@ from ctr_client import calls
 from ctr_client.answers import Id, ModelInfo, Predictions, Ranking
 from ctr_client.attempts import Attempts, Budget, Pause, attempts
 from ctr_client.calls import Call, Features, OnUnknown
-from ctr_client.connections import KEEPALIVE_SECONDS, certificates
+from ctr_client.connections import KEEPALIVE_SECONDS
 
 T = TypeVar("T")
 
@@ -40,7 +40,6 @@ class AsyncClient:
         self._http = httpx.AsyncClient(
             base_url=url,
             headers=headers,
-            verify=certificates(),
             limits=httpx.Limits(
                 max_connections=max_connections,
                 max_keepalive_connections=max_connections,

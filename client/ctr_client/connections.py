@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 
 import httpx
 
 KEEPALIVE_SECONDS = 4.0
 """Time for which an idle connection is kept: less than any server or proxy does, so that no request
 meets one that is just being closed."""
-
-
-@cache
-def certificates() -> ssl.SSLContext:
-    """Return what connections check a server's certificate by; reading it takes milliseconds."""
-    return httpx.create_ssl_context()
 
 
 class Connections:
@@ -32,6 +24,7 @@ class Connections:
 
     def __init__(self, url: str, headers: Mapping[str, str] | None, count: int) -> None:
         self._url, self._headers = url, headers
+        self._certificates = httpx.create_ssl_context()
         self._places = threading.BoundedSemaphore(count)
         self._lock = threading.Lock()
         self._idle: deque[tuple[float, httpx.Client]] = deque()
@@ -92,7 +85,7 @@ class Connections:
         return httpx.Client(
             base_url=self._url,
             headers=self._headers,
-            verify=certificates(),
+            verify=self._certificates,
             limits=httpx.Limits(
                 max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEPALIVE_SECONDS
             ),

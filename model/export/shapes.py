@@ -55,8 +55,10 @@ def _over_one_element(
 
 def _linear(
     func: Callable[..., Any], input: Tensor, weight: Tensor, bias: Tensor | None = None
-) -> Tensor:
+) -> Any:
     """A layer's bias, one for each of its outputs, does not change the shape."""
+    if weight.dim() != 2:
+        return func(input, weight)
     dtype = _over_one_element(func, (input, weight, bias), {}).dtype
     _match(input.shape[-1], weight.shape[-1])
     return _without_content((*input.shape[:-1], weight.shape[0]), dtype)

@@ -166,8 +166,6 @@ def lists_of(items: Things, separator: str) -> Things:
 
 
 EDGES = (-1.5, 0.0, 0.1, 7.0)
-
-
 ENCODINGS = st.sampled_from(["quantile", "log_squared", "edges", "scaled"])
 BUCKETS = st.integers(2, 9)
 NUMERIC_TYPES = st.sampled_from([pl.Float64, pl.Float32, pl.Int64])
@@ -237,8 +235,6 @@ def time(draw: st.DrawFn, name: str, side: Side) -> tuple[Field, Things, Any]:
 
 
 NAMES = ["user", "élan/7", "get", 'quo"ted', "a,b", "pack", "x0", "None"]
-
-
 NULL_VALUES = ["NA", "-1", "0", "true"]
 
 

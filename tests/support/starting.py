@@ -50,11 +50,10 @@ IMPORTS = {
         "rich.traceback", "torch.distributed.nn", "typer",
     ),
 }  # fmt: skip
-"""Modules that are imported before a program is forked; for a graph's export, also what torch
-leaves for then, and for ``tests.load`` its client. They start no thread, which a fork would not
-have: not onnxruntime, as ``app`` has said before it is imported, nor polars' allocator, as
-:data:`THREADLESS` says. polars' only one removes files of work that memory does not hold, of which
-tests have none."""
+"""Modules that are imported before a program is forked, those of ``tests.load``'s client among
+them. They start no thread, which a fork would not have: not onnxruntime, as ``app`` has said before
+it is imported, nor polars' allocator, as :data:`THREADLESS` says. polars' only one removes files of
+work that memory does not hold, of which tests have none."""
 OF_TRAINER = ("model", "tests.model", "tests.bench.training", "torch")
 """Beginnings of the modules that need what the trainer has imported; all others are forked from
 the service's process."""

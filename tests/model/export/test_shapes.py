@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from model.config import NETWORKS
 from model.export.exporter import TORCH_FAILS
 from model.export.shapes import ELEMENTWISE, result_of
+from model.networks import weight_bytes
+from tests.support.graphs import ATTENDING, CONFIG, exported_below
+from tests.support.networks import trained
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +60,7 @@ CALLS: list[Call] = [
     ("linear", functional.linear, (WIDE, content_free(7, 3)), {"bias": content_free(7)}),
     ("linear", functional.linear, (TALL, content_free(7, 3), content_free(7)), {}),
     ("linear", functional.linear, (FLAT, content_free(7, 3)), {}),
+    ("linear", functional.linear, (WIDE, FLAT), {}),
     ("cat", torch.cat, ([WIDE, WIDE, content_free(2, 3)],), {}),
     ("cat", torch.cat, ([WIDE, TRUTH],), {"dim": 1}),
     ("cat", torch.cat, ((WHOLE, WIDE), -1), {}),
@@ -119,3 +126,21 @@ def test_what_torch_refuses_is_refused(call: Call) -> None:
 def test_every_elementwise_function_is_compared() -> None:
     """With torch's own result, above."""
     assert {call[0] for call in CALLS} >= ELEMENTWISE
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_network_asks_torch_for_what_imports_its_compiler(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where its weights are counted nor where it is exported, lists and attention included.
+
+    torch's checks of what it does in Python import the compiler.
+    """
+    network = trained(name, ATTENDING, CONFIG)
+
+    def imports(*_: object) -> None:
+        raise AssertionError("would import torch's compiler")
+
+    monkeypatch.setattr(torch, "_check_with", imports)
+    assert weight_bytes(ATTENDING, replace(CONFIG, network=name)) > 0
+    exported_below(network, ATTENDING, tmp_path / "made")
